@@ -1,0 +1,150 @@
+"""Where every file of a run lies, and atomic writing. No other module builds one of these paths."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+import socket
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from segtune.errors import RunError
+from segtune.verdict import Verdict
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+def write_atomic(path: Path, data: str | bytes) -> None:
+    """Writes a file aside, syncs it and renames it over `path`: a crash leaves the old content or the new, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        with aside.open("wb") as file:
+            file.write(data.encode() if isinstance(data, str) else data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes renames in `folder` survive a power loss."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+class TrialDir:
+    """The files of one training run, inside a search or alone."""
+
+    def __init__(self, path: Path) -> None:
+        """`path` need not exist yet."""
+        self.path = path
+        self.config = path / "config.yaml"
+        self.params = path / "params.json"
+        self.epochs = path / "epochs.jsonl"
+        self.verdict = path / "verdict.json"
+        self.attempt = path / "attempt.json"
+        self.checkpoints = path / "checkpoints"
+        self.tensorboard = path / "tb"
+
+    @property
+    def id(self) -> str:
+        """The trial's id: the folder's name."""
+        return self.path.name
+
+    def append_epoch(self, row: dict[str, Any]) -> None:
+        """Adds one validated epoch, synced before it returns."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with self.epochs.open("ab") as file:
+            file.write(json.dumps(row, allow_nan=False).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def read_epochs(self) -> list[dict[str, Any]]:
+        """Returns the rows by epoch; of an epoch told twice (after a restart) the later row; a torn last line is left out."""
+        rows: dict[int, dict[str, Any]] = {}
+        if self.epochs.exists():
+            for line in self.epochs.read_bytes().split(b"\n"):
+                with contextlib.suppress(ValueError):
+                    row = json.loads(line)
+                    rows[row["epoch"]] = row
+        return [rows[epoch] for epoch in sorted(rows)]
+
+    def cut_epochs(self, last: int) -> None:
+        """Drops the rows after epoch `last`: a run that goes on from a checkpoint tells them again."""
+        rows = [row for row in self.read_epochs() if row["epoch"] <= last]
+        if self.epochs.exists():
+            write_atomic(self.epochs, "".join(json.dumps(row) + "\n" for row in rows))
+
+    def write_verdict(self, verdict: Verdict) -> None:
+        """Writes how the run ended."""
+        write_atomic(self.verdict, json.dumps(verdict.dump(), indent=1) + "\n")
+
+    def read_verdict(self) -> Verdict | None:
+        """Returns how the run ended, or None while it has not."""
+        return Verdict.parse(json.loads(self.verdict.read_text())) if self.verdict.exists() else None
+
+
+class RunDir:
+    """The files of one search."""
+
+    def __init__(self, path: Path) -> None:
+        """`path` need not exist yet; it is made absolute, because workers change directory."""
+        self.path = path.absolute()
+        self.study = self.path / "study.yaml"
+        self.journal = self.path / "study.log"
+        self.ray = self.path / "ray"
+        self.trials = self.path / "trials"
+        self.best = self.path / "best.yaml"
+        self.environment = self.path / "environment.json"
+        self.lock = self.path / ".lock"
+        self.stop_request = self.path / "stop"
+
+    @classmethod
+    def open(cls, path: str | Path) -> RunDir:
+        """Returns the run folder at `path`. Raises RunError where there is none."""
+        run = cls(Path(path))
+        if not run.study.is_file():
+            near = ", ".join(sorted(p.parent.name for p in run.path.parent.glob("*/study.yaml"))) or "none"
+            raise RunError(f"{path}: no search has been run here (no study.yaml); runs in {run.path.parent}: {near}")
+        return run
+
+    def trial(self, number: int) -> TrialDir:
+        """Returns the folder of trial `number`."""
+        return TrialDir(self.trials / f"{number:04d}")
+
+    def trial_dirs(self) -> list[TrialDir]:
+        """Returns the folders of all trials that have been started, in their order."""
+        return [TrialDir(path) for path in sorted(self.trials.glob("[0-9]*")) if path.is_dir()]
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Holds the folder for one driver. Raises RunError that names the other one. The kernel frees it with the process."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with self.lock.open("a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                raise RunError(f"{self.path}: another search is using this folder ({file.read().strip()}); wait, or choose --name") from None
+            file.truncate(0)
+            file.write(f"host {socket.gethostname()}, process {os.getpid()}")
+            file.flush()
+            yield
+
+
+def check_name(name: str) -> str:
+    """Returns a run's name. Raises RunError for one that is not a plain folder name."""
+    if not NAME.fullmatch(name):
+        raise RunError(f"--name {name!r}: use letters, digits, '.', '_' and '-', 64 at most, starting with a letter or digit")
+    return name

@@ -1,0 +1,276 @@
+"""Strict settings from YAML: every mistake is told at once, with file, line, law, value and nearest name.
+
+Knows no particular setting; `config.py` and `study.py` say what there is.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import types
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Self, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+
+from segtune.errors import ConfigError, nearest
+
+Tree = dict[str, Any]
+
+MAX_YAML_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a tree of settings came from: a name for messages, and the line of each dotted name."""
+
+    name: str
+    lines: Mapping[str, int] = field(default_factory=dict)
+
+    def place(self, dotted: str) -> str:
+        """Returns `file:line: dotted.name`, with the line of the nearest parent where the name itself has none."""
+        parts = dotted.split(".") if dotted else []
+        while parts and ".".join(parts) not in self.lines:
+            parts.pop()
+        line = self.lines.get(".".join(parts))
+        where = f"{self.name}:{line}" if line else self.name
+        return f"{where}: {dotted}" if dotted else where
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that reads `6e-5` as a number (YAML 1.2), which PyYAML takes for a string."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag not in ("tag:yaml.org,2002:float", "tag:yaml.org,2002:timestamp")]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$|[-+]?\.(inf|Inf|INF)$|\.(nan|NaN|NAN)$"),
+    list("-+0123456789."),
+)
+
+
+def parse_yaml(text: str, name: str) -> tuple[Any, Source]:
+    """Reads YAML text into plain values and the line of every dotted key; `name` stands in messages.
+
+    Raises ConfigError for what YAML cannot read, and for duplicate keys, aliases and texts over 1 MiB.
+    """
+    if len(text) > MAX_YAML_BYTES:
+        raise ConfigError([f"{name}: larger than {MAX_YAML_BYTES} bytes; this is not a settings file"])
+    try:
+        for token in yaml.scan(text, Loader=_Loader):
+            if isinstance(token, yaml.AliasToken):
+                raise ConfigError([f"{name}:{token.start_mark.line + 1}: alias *{token.value}: write the value out instead"])
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        lines: dict[str, int] = {}
+        problems = list(_visit(node, "", lines, name)) if node else []
+        if problems:
+            raise ConfigError(problems)
+        return (loader.construct_document(node) if node else {}), Source(name, lines)
+    except (yaml.YAMLError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{name}:{mark.line + 1}" if mark else name
+        raise ConfigError([f"{where}: not readable as YAML: {getattr(error, 'problem', None) or 'nested too deeply'}"]) from None
+
+
+def _visit(node: yaml.Node, prefix: str, lines: dict[str, int], name: str) -> Iterator[str]:
+    if isinstance(node, yaml.SequenceNode):
+        for index, item in enumerate(node.value):
+            yield from _visit(item, f"{prefix}.{index}" if prefix else str(index), lines, name)
+    if not isinstance(node, yaml.MappingNode):
+        return
+    for key, value in node.value:
+        dotted = f"{prefix}.{key.value}" if prefix else str(key.value)
+        line = key.start_mark.line + 1
+        if dotted in lines:
+            yield f"{name}:{line}: {dotted}: given twice, first on line {lines[dotted]}"
+        lines[dotted] = line
+        yield from _visit(value, dotted, lines, name)
+
+
+def read_yaml(path: str | Path) -> tuple[Any, Source]:
+    """Reads a YAML file as `parse_yaml` does. Raises ConfigError where there is no such file."""
+    path = Path(path)
+    if not path.is_file():
+        folder = path.parent if path.parent.is_dir() else Path()
+        near = nearest(path.name, [p.name for p in folder.glob("*.yaml")])
+        raise ConfigError([f"{path}: no such file{near}"])
+    try:
+        return parse_yaml(path.read_text(encoding="utf-8-sig"), str(path))
+    except UnicodeDecodeError:
+        raise ConfigError([f"{path}: not a text file"]) from None
+
+
+def write_yaml(tree: Tree) -> str:
+    """Returns `tree` as YAML: keys in their order, short lists on one line."""
+    return yaml.dump(json.loads(json.dumps(tree)), Dumper=_Dumper, sort_keys=False, default_flow_style=False, width=140)
+
+
+class _Dumper(yaml.SafeDumper):
+    """SafeDumper that keeps lists of scalars on one line."""
+
+
+_Dumper.add_representer(
+    list,
+    lambda dumper, items: dumper.represent_sequence(
+        "tag:yaml.org,2002:seq", items, flow_style=not any(isinstance(i, (dict, list)) for i in items)
+    ),
+)
+
+
+def parse_assignments(assignments: Sequence[str]) -> tuple[Tree, Source]:
+    """Turns `--set a.b=value` texts into {dotted name: value}; values are read as YAML."""
+    changes: Tree = {}
+    for text in assignments:
+        name, equals, value = text.partition("=")
+        if not equals or not name.strip():
+            raise ConfigError([f"--set {text}: expected name=value, for example --set optim.lr=1e-4"])
+        changes[name.strip()], _ = parse_yaml(value, f"--set {text}")
+    return changes, Source("--set")
+
+
+class Settings(BaseModel):
+    """A frozen block of settings: unknown names are refused, types and ranges are checked without coercion."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    @classmethod
+    def parse(cls, tree: Any, source: Source | None = None) -> Self:
+        """Validates a tree of plain values. Raises ConfigError that lists every mistake with its place."""
+        source = source or Source(cls.__name__)
+        if not isinstance(tree, dict):
+            raise ConfigError([f"{source.name}: expected names and values, found {type(tree).__name__}"])
+        try:
+            # Through JSON: in strict mode a list is a tuple there, and all that crosses a process is plain JSON.
+            return cls.model_validate_json(json.dumps(tree, default=str))
+        except ValidationError as error:
+            raise ConfigError([_explain(cls, detail, source) for detail in _distinct(error.errors())]) from None
+
+    def override(self, changes: Mapping[str, Any], source: Source | None = None) -> Self:
+        """Returns a copy with {dotted name: value} set, validated as a whole. Raises ConfigError."""
+        source = source or Source("override")
+        tree, problems = self.dump(), []
+        allowed = type(self).names()
+        for dotted, value in changes.items():
+            if dotted not in allowed:
+                problems.append(f"{source.place(dotted)}: no such setting{nearest(dotted, allowed)}")
+                continue
+            *parents, last = dotted.split(".")
+            branch = tree
+            for parent in parents:
+                branch = branch[parent]
+            branch[last] = value
+        if problems:
+            raise ConfigError(problems)
+        return self.parse(tree, source)
+
+    def dump(self) -> Tree:
+        """Returns the settings as plain JSON values."""
+        return self.model_dump(mode="json")
+
+    def get(self, dotted: str) -> Any:
+        """Returns the plain value under a dotted name, which must exist."""
+        value: Any = self.dump()
+        for part in dotted.split("."):
+            value = value[part]
+        return value
+
+    @classmethod
+    def names(cls, prefix: str = "") -> dict[str, FieldInfo]:
+        """Returns every dotted name and its field, sections included."""
+        found: dict[str, FieldInfo] = {}
+        for name, info in cls.model_fields.items():
+            found[prefix + name] = info
+            section = section_of(info.annotation)
+            if section:
+                found |= section.names(f"{prefix}{name}.")
+        return found
+
+
+def section_of(annotation: Any) -> type[Settings] | None:
+    """Returns the Settings class of a field that is a section (also an optional one), otherwise None."""
+    for candidate in (annotation, *get_args(annotation)):
+        if isinstance(candidate, type) and issubclass(candidate, Settings):
+            return candidate
+    return None
+
+
+def differences(ours: Settings, theirs: Settings) -> list[str]:
+    """Returns `name: ours, theirs` for every setting in which two blocks of one kind differ."""
+    leaves = [name for name, info in type(ours).names().items() if not section_of(info.annotation)]
+    return [f"{name}: {ours.get(name)} here, {theirs.get(name)} there" for name in leaves if ours.get(name) != theirs.get(name)]
+
+
+def describe(settings: type[Settings]) -> list[tuple[str, str, str, str]]:
+    """Returns (name, allowed, default, meaning) of every setting, for tables."""
+    defaults = settings()
+    return [
+        (name, allowed_values(info), json.dumps(defaults.get(name)), info.description or "")
+        for name, info in settings.names().items()
+        if not section_of(info.annotation)
+    ]
+
+
+def allowed_values(info: FieldInfo) -> str:
+    """Returns in words what a field takes: its choices, or its type and range."""
+    bounds = _bounds(info.metadata)
+    return _words(info.annotation) + (f" {bounds}" if bounds else "")
+
+
+def _words(annotation: Any) -> str:
+    origin, args = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        return " | ".join(str(a) for a in args)
+    if origin in (Union, types.UnionType):
+        return " | ".join(_words(a) for a in args)
+    if origin is tuple:
+        return "list of " + _words(args[0]) if args[-1] is Ellipsis else "[" + ", ".join(_words(a) for a in args) + "]"
+    if hasattr(annotation, "__metadata__"):
+        inner, *metadata = args
+        bounds = _bounds([m for extra in metadata for m in (extra.metadata if isinstance(extra, FieldInfo) else [extra])])
+        return _words(inner) + (f" {bounds}" if bounds else "")
+    plain = {float: "number", int: "whole number", str: "text", bool: "true | false", type(None): "null"}
+    return plain.get(annotation) or getattr(annotation, "__name__", str(annotation))
+
+
+def _bounds(metadata: Sequence[Any]) -> str:
+    signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
+    return ", ".join(f"{sign} {getattr(m, key)}" for m in metadata for key, sign in signs.items() if getattr(m, key, None) is not None)
+
+
+def _distinct(errors: Sequence[ErrorDetails]) -> list[ErrorDetails]:
+    """Keeps one error per name: a union reports each of its branches."""
+    return list({_dotted(e["loc"]): e for e in reversed(errors)}.values())[::-1]
+
+
+def _dotted(location: Sequence[Any]) -> str:
+    """Drops the names of union branches (`int`, `literal['auto']`, `tuple[...]`) that pydantic adds to a location."""
+    branch = re.compile(r"^(str|int|float|bool|list|tuple|literal|constrained|function|dict)\b")
+    return ".".join(str(p) for p in location if not (isinstance(p, str) and branch.match(p)))
+
+
+def _explain(cls: type[Settings], detail: ErrorDetails, source: Source) -> str:
+    dotted = _dotted(detail["loc"])
+    place = source.place(dotted)
+    names = cls.names()
+    if detail["type"] == "extra_forbidden":
+        return f"{place}: no such setting{nearest(dotted, names)}"
+    if detail["type"] == "value_error":
+        return f"{place}: {detail['ctx']['error']}"
+    if detail["type"] == "missing":
+        return f"{place}: must be given"
+    info = names.get(dotted) or names.get(dotted.rpartition(".")[0])
+    if info and section_of(info.annotation):
+        return f"{place}: {detail['msg']}"
+    value = detail["input"]
+    allowed = allowed_values(info) if info else detail["msg"]
+    near = nearest(str(value), allowed.split(" | ")) if " | " in allowed else ""
+    return f"{place}: allowed is {allowed}; got {value!r}{near}"

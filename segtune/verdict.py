@@ -1,0 +1,28 @@
+"""How a trial ended, in a form that is written to disk and told to the sampler. Decides nothing; `health.py` does."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from segtune.settings import Settings
+
+State = Literal["completed", "pruned", "unhealthy", "failed", "interrupted"]
+
+
+class Verdict(Settings):
+    """The one end of a trial."""
+
+    state: State = Field(description="completed: full length; pruned: by the scheduler; unhealthy: would repeat; failed: fault of machine or code")
+    kind: str = Field("", description="what went wrong, one word: non-finite, exception, lost, …; empty where nothing did")
+    epoch: int = Field(0, ge=0, description="last epoch that was finished")
+    step: int = Field(0, ge=0, description="last optimiser step")
+    evidence: str = Field("", description="the numbers that show it")
+    advice: str = Field("", description="the setting to change, and to what")
+
+    @property
+    def reason(self) -> str:
+        """One line in plain words, empty for a healthy end."""
+        words = f"{self.kind}: {self.evidence}" if self.kind else ""
+        return f"{words}; {self.advice}" if words and self.advice else words
