@@ -200,3 +200,12 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> ExperimentCo
     config = ExperimentConfig.parse(tree, source)
     changes, command_line = parse_assignments(overrides)
     return config.override(changes, command_line) if changes else config
+
+
+def absolute_paths(config: ExperimentConfig) -> ExperimentConfig:
+    """Returns the config with its paths made absolute: workers run in folders of their own."""
+    changes: dict[str, str] = {"data.root": str(Path(config.data.root).absolute())}
+    weights = config.model.weights
+    if weights and Path(weights).exists():
+        changes["model.weights"] = str(Path(weights).absolute())
+    return config.override(changes)

@@ -63,7 +63,7 @@ class TrialDir:
         return self.path.name
 
     def append_epoch(self, row: dict[str, Any]) -> None:
-        """Adds one validated epoch, synced before it returns."""
+        """Adds one epoch, synced before it returns."""
         self.path.mkdir(parents=True, exist_ok=True)
         with self.epochs.open("ab") as file:
             file.write(json.dumps(row, allow_nan=False).encode() + b"\n")

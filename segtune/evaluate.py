@@ -1,0 +1,91 @@
+"""`segtune evaluate`: the table of IoU and accuracy per class of a checkpoint on the validation split."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from segtune.cli import add_set_argument, run_command
+from segtune.config import ExperimentConfig, load_config
+from segtune.rundir import write_atomic
+from segtune.settings import parse_assignments
+
+if TYPE_CHECKING:
+    import torch
+
+log = logging.getLogger(__name__)
+
+
+def load_model(path: str | Path, config: ExperimentConfig | None, device: torch.device) -> tuple[torch.nn.Module, ExperimentConfig, Path]:
+    """Returns the model of a checkpoint, its config (or the given one) and the checkpoint's folder.
+
+    `path` is a checkpoint, or the folder of a run or trial, which stands for its best checkpoint. Raises CheckpointError.
+    """
+    from segtune import checkpoint
+    from segtune.data.layouts import class_names
+    from segtune.models import build_model
+
+    folder = checkpoint.find(path)
+    manifest = checkpoint.verify(folder)
+    config = config or ExperimentConfig.parse(manifest.config)
+    # The checkpoint brings all weights: reading pretrained ones first would be for nothing.
+    model = build_model(config.model.override({"weights": None}), len(class_names(config.data)))
+    checkpoint.load_into(model, folder)
+    return model.to(device).eval(), config, folder
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="segtune evaluate", description="Print IoU and accuracy per class on the validation split.")
+    parser.add_argument("--checkpoint", required=True, help="a checkpoint, or the folder of a run or trial (its best one)")
+    parser.add_argument("--config", help="config file; default: the one in the checkpoint")
+    parser.add_argument("--csv", help="where the table is written as CSV; default: evaluation.csv beside the checkpoint")
+    parser.add_argument("--show-dir", help="write overlays of all validation images to this folder")
+    add_set_argument(parser)
+    arguments = parser.parse_args(argv)
+    return run_command(lambda: _evaluate(arguments))
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    from segtune.data.layouts import class_names
+    from segtune.data.loader import ValLoader
+    from segtune.distributed import Ranks
+    from segtune.metrics import csv_rows, format_table
+    from segtune.trainer import evaluate, precision_of
+
+    given = load_config(arguments.config) if arguments.config else None
+    ranks = Ranks.join()
+    model, config, folder = load_model(arguments.checkpoint, given, ranks.device)
+    if arguments.set:
+        config = config.override(*parse_assignments(arguments.set))
+    names = class_names(config.data)
+    data = ValLoader(config, ranks.rank, ranks.world_size)
+    summary = evaluate(model, data, ranks, config, len(names), precision_of(config.optim.precision, ranks.device)).summary()
+    print(format_table(summary, names))
+    target = Path(arguments.csv) if arguments.csv else folder / "evaluation.csv"
+    text = io.StringIO()
+    csv.writer(text).writerows(csv_rows(summary, names))
+    write_atomic(target, text.getvalue())
+    print(f"written: {target}")
+    if arguments.show_dir:
+        from segtune.predict import write_overlays
+
+        count = write_overlays(model, config, validation_images(config), Path(arguments.show_dir), ranks.device)
+        print(f"{count} overlays in {arguments.show_dir}")
+    return 0
+
+
+def validation_images(config: ExperimentConfig) -> list[Path]:
+    """Returns the image files of the validation split."""
+    from segtune.data.layouts import open_split
+
+    return [Path(pair.image) for pair in open_split(config.data, "val")]
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,82 @@
+"""`segtune predict`: colour overlays of a checkpoint's predictions on images."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from segtune.cli import run_command
+from segtune.config import ExperimentConfig
+from segtune.errors import DataError
+from segtune.evaluate import load_model
+
+if TYPE_CHECKING:
+    import torch
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+
+
+def images_in(paths: Iterable[str | Path]) -> list[Path]:
+    """Returns the image files that are meant: files as they are, folders by their image suffixes. Raises DataError."""
+    found: list[Path] = []
+    for path in map(Path, paths):
+        files = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
+        if not files or not files[0].is_file():
+            raise DataError(f"{path}: no such image, or a folder without images ({', '.join(SUFFIXES)})")
+        found += files
+    return found
+
+
+def write_overlays(
+    model: torch.nn.Module, config: ExperimentConfig, images: Sequence[Path], out: Path, device: torch.device, opacity: float = 0.5
+) -> int:
+    """Writes each image blended with the colours of its predicted classes, as `out/NAME.png`; returns how many.
+
+    `opacity` in 0..1 is the share of the colour. Raises DataError for a file that is no image.
+    """
+    import cv2
+    import numpy as np
+    import torch
+
+    from segtune.data.augment import resize_to_fit
+    from segtune.data.layouts import class_names, palette, read_image
+    from segtune.data.loader import normalize
+    from segtune.trainer import predict_labels
+
+    out.mkdir(parents=True, exist_ok=True)
+    colours = palette(len(class_names(config.data)))
+    for path in images:
+        rgb = read_image(path)
+        small = torch.from_numpy(np.ascontiguousarray(resize_to_fit(rgb, config.data.resize).transpose(2, 0, 1)))
+        with torch.no_grad():
+            labels = predict_labels(model(normalize(small[None].to(device))), rgb.shape[:2])[0].cpu().numpy()
+        overlay = cv2.addWeighted(rgb, 1 - opacity, colours[labels], opacity, 0)
+        cv2.imwrite(str(out / f"{path.stem}.png"), overlay[:, :, ::-1])
+    return len(images)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="segtune predict", description="Write colour overlays of predictions.")
+    parser.add_argument("--checkpoint", required=True, help="a checkpoint, or the folder of a run or trial (its best one)")
+    parser.add_argument("--out", default="predictions", help="folder of the overlays (default: predictions)")
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files, or folders of images")
+    arguments = parser.parse_args(argv)
+    return run_command(lambda: _predict(arguments))
+
+
+def _predict(arguments: argparse.Namespace) -> int:
+    from segtune.distributed import Ranks
+
+    images = images_in(arguments.images)
+    device = Ranks.join().device
+    model, config, _ = load_model(arguments.checkpoint, None, device)
+    count = write_overlays(model, config, images, Path(arguments.out), device)
+    print(f"{count} overlays in {arguments.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

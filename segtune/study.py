@@ -1,0 +1,153 @@
+"""A study: a config, the space around it, and the budget, read and validated together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from segtune.config import ExperimentConfig, absolute_paths, load_config
+from segtune.errors import ConfigError, nearest
+from segtune.settings import Settings, Source, Tree, parse_assignments, read_yaml
+from segtune.space import Space
+
+DEFAULT_CONFIG = Path("configs/shapes_segformer_b0.yaml")
+
+
+class AshaConfig(Settings):
+    """Asynchronous successive halving (Li et al. 2018), stopping form, with epochs as its clock."""
+
+    grace_epochs: int = Field(3, ge=1, description="no trial is stopped before this epoch")
+    reduction: int = Field(3, ge=2, description="one in so many trials passes each rung; rungs lie at grace_epochs * reduction^k")
+
+
+class SchedulerConfig(Settings):
+    """Which trials are stopped for being worse than others."""
+
+    asha: AshaConfig = Field(default_factory=AshaConfig, description="asynchronous successive halving")
+
+
+class SearchConfig(Settings):
+    """The budget of a study, and how its trials are drawn, stopped and placed."""
+
+    trials: int = Field(16, ge=1, description="trials in all, the config itself (trial 0) included")
+    sampler: Literal["tpe", "random"] = Field("tpe", description="how points are drawn")
+    scheduler: Literal["none"] | SchedulerConfig = Field(default_factory=SchedulerConfig, description="how trials are stopped early; or none")
+    workers_per_trial: int = Field(1, ge=1, description="ranks of one trial; two or more train with DDP")
+    cpus_per_worker: float | None = Field(None, gt=0, description="CPUs reserved for a worker; default: 1, or the cores per GPU where there are GPUs")
+    gpus_per_worker: float | None = Field(None, ge=0, description="GPUs of a worker; default: 1 where the cluster has GPUs; a fraction only with one worker per trial")
+    max_concurrent: int | None = Field(None, ge=1, description="trials at the same time; default: as many as the cluster holds")
+    known_good: tuple[dict[str, Any], ...] = Field((), description="points to try first, each {name: value}; names left out have the config's value")
+    seed: int = Field(0, ge=0, lt=2**31, description="decides which points are drawn")
+
+
+@dataclass(frozen=True)
+class Study:
+    """What a search needs to know, resolved and valid."""
+
+    config: ExperimentConfig
+    space: Space
+    search: SearchConfig
+
+    def points(self) -> list[dict[str, Any]]:
+        """Returns the points to try first: the config itself, then the known good ones, no point twice."""
+        points = [self.space.complete(point) for point in ({}, *self.search.known_good)]
+        return [p for i, p in enumerate(points) if p not in points[:i]]
+
+    def rungs(self) -> list[int]:
+        """Returns the epochs at which ASHA decides, in ascending order; empty without a scheduler."""
+        if self.search.scheduler == "none":
+            return []
+        asha, rungs = self.search.scheduler.asha, []
+        epoch = asha.grace_epochs
+        while epoch < self.config.schedule.epochs:
+            rungs.append(epoch)
+            epoch *= asha.reduction
+        return rungs
+
+    def dump(self) -> Tree:
+        """Returns the study as it is written in YAML, everything inline."""
+        return {"config": self.config.dump(), "space": self.space.dump(), "search": self.search.dump()}
+
+
+def load_study(
+    path: str | Path, config: str | Path | None = None, overrides: Sequence[str] = (), search: Mapping[str, Any] | None = None
+) -> Study:
+    """Reads a study file, or a bare space around `config`.
+
+    `overrides` are `name=value` texts that change the config; `search` are changes to the search block. Paths in the
+    result are absolute. Raises ConfigError that lists every mistake.
+    """
+    tree, source = read_yaml(path)
+    is_study = isinstance(tree, dict) and "space" in tree
+    if not is_study:
+        tree, prefix = {"space": tree}, ""
+    else:
+        prefix = "space."
+        unknown = [key for key in tree if key not in ("config", "space", "search")]
+        if unknown:
+            raise ConfigError([f"{source.place(key)}: a study has config, space and search{nearest(key, ('config', 'search'))}" for key in unknown])
+    base = load_config(config) if config else _read_config(tree.get("config"), Path(path), source)
+    if overrides:
+        base = base.override(*parse_assignments(overrides))
+    budget = SearchConfig.parse(tree.get("search") or {}, _under(source, "search")).override(dict(search or {}), Source("command line"))
+    space_tree = tree["space"]
+    if isinstance(space_tree, str):
+        space_tree, source = read_yaml(Path(path).parent / space_tree)
+        prefix = ""
+    study = Study(absolute_paths(base), Space.parse(space_tree, base, source, prefix), budget)
+    _check(study, str(path))
+    return study
+
+
+def _read_config(given: Any, study_file: Path, source: Source) -> ExperimentConfig:
+    """Reads the config of a study: written inline, or a path relative to the study file."""
+    if isinstance(given, dict):
+        return ExperimentConfig.parse(given, _under(source, "config"))
+    if given is None:
+        beside = study_file.parent.parent / DEFAULT_CONFIG
+        return load_config(DEFAULT_CONFIG if DEFAULT_CONFIG.is_file() else beside)
+    if not isinstance(given, str):
+        raise ConfigError([f"{source.place('config')}: expected a path or settings, got {given!r}"])
+    return load_config(study_file.parent / given)
+
+
+def _under(source: Source, section: str) -> Source:
+    """Returns `source` as seen from one of its sections, so that names in messages are relative to it."""
+    start = section + "."
+    lines = {name.removeprefix(start): line for name, line in source.lines.items() if name.startswith(start)}
+    return Source(source.name, lines)
+
+
+def _check(study: Study, name: str) -> None:
+    """Raises ConfigError for what each part allows and the whole does not."""
+    problems = [f"{name}: trial 0 is the config itself, but {p}; widen the space or change the config" for p in study.space.outside(study.space.complete({}))]
+    for index, point in enumerate(study.search.known_good):
+        where = f"{name}: search.known_good.{index}"
+        wrong = study.space.outside(point)
+        problems += [f"{where}: {p}" for p in wrong]
+        if not wrong:
+            try:
+                study.config.override(study.space.complete(point), Source(where))
+            except ConfigError as error:
+                problems += error.problems
+    schedule = study.config.schedule
+    validated = [epoch for epoch in range(1, schedule.epochs + 1) if schedule.validates(epoch)]
+    blind = [rung for rung in study.rungs() if rung not in validated]
+    if blind:
+        problems.append(
+            f"{name}: search.scheduler.asha: rungs at epochs {study.rungs()}, but there is no validation at {blind}; "
+            f"validated are {_few(validated)} (schedule.val_every {schedule.val_every}): choose grace_epochs among them"
+        )
+    search = study.search
+    if search.workers_per_trial > 1 and search.gpus_per_worker and search.gpus_per_worker < 1:
+        problems.append(f"{name}: search.gpus_per_worker: a fraction ({search.gpus_per_worker:g}) needs workers_per_trial 1, got {search.workers_per_trial}")
+    if problems:
+        raise ConfigError(problems)
+
+
+def _few(epochs: Sequence[int]) -> str:
+    return ", ".join(map(str, epochs)) if len(epochs) <= 8 else f"{', '.join(map(str, epochs[:4]))}, … {epochs[-1]}"
