@@ -140,7 +140,9 @@ def check_same_run(path: Path, manifest: Manifest, config: ExperimentConfig) -> 
 def load_into(model: torch.nn.Module, path: Path) -> None:
     """Copies a checkpoint's weights into a model. Raises CheckpointError that names what does not fit."""
     weights, own = load_weights(path), model.state_dict()
-    wrong = [f"{n} is {list(weights[n].shape)}, expected {list(own[n].shape)}" for n in own if n in weights and weights[n].shape != own[n].shape]
+    wrong = [
+        f"{n} is {list(weights[n].shape)}, expected {list(own[n].shape)}" for n in own if n in weights and weights[n].shape != own[n].shape
+    ]
     wrong += [f"{name} is missing" for name in own if name not in weights] + [f"{name} is unknown" for name in weights if name not in own]
     if wrong:
         raise CheckpointError(f"{path}: these weights belong to another model: {'; '.join(wrong[:3])} ({len(wrong)} in all)")

@@ -91,8 +91,12 @@ class ModelConfig(Settings):
     """The network and where its weights come from."""
 
     name: Literal["segformer", "upernet"] = Field("segformer", description="the architecture")
-    encoder: str = Field("mit_b2", description="segformer: mit_b0 to mit_b5, or mit_nano for trials on a CPU; upernet: any timm encoder with feature maps")
-    weights: str | None = Field(None, description="encoder weights: a hub id, a local HF folder, or a .pth or .safetensors file; default: random")
+    encoder: str = Field(
+        "mit_b2", description="segformer: mit_b0 to mit_b5, or mit_nano for trials on a CPU; upernet: any timm encoder with feature maps"
+    )
+    weights: str | None = Field(
+        None, description="encoder weights: a hub id, a local HF folder, or a .pth or .safetensors file; default: random"
+    )
     drop_path: Share = Field(0.1, description="stochastic depth rate of the last encoder block")
     decoder_channels: int | None = Field(None, ge=8, description="width of the head; default: the paper's for the encoder")
 
@@ -103,7 +107,9 @@ class FocalConfig(Settings):
     weight: float = Field(1.0, ge=0, description="weight in the sum; 0 switches the term off")
     gamma: float = Field(2.0, ge=0, le=8, description="focusing exponent; 0 is plain cross-entropy")
     alpha: float = Field(0.5, gt=0, lt=1, description="weight of positives against negatives (sigmoid form only)")
-    form: Literal["sigmoid", "softmax"] = Field("sigmoid", description="sigmoid: one class against the rest, as mmseg; softmax: over classes")
+    form: Literal["sigmoid", "softmax"] = Field(
+        "sigmoid", description="sigmoid: one class against the rest, as mmseg; softmax: over classes"
+    )
 
 
 class TermConfig(Settings):
@@ -173,7 +179,9 @@ class HealthConfig(Settings):
     """When a run is given up."""
 
     max_skipped_steps: int = Field(
-        20, ge=1, description="steps in a row whose gradients are not finite under fp16 before the run ends; the scaler needs a few to settle"
+        20,
+        ge=1,
+        description="steps in a row whose gradients are not finite under fp16 before the run ends; the scaler needs a few to settle",
     )
 
 

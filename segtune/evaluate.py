@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from segtune.cli import add_set_argument, run_command
+
 from segtune.config import ExperimentConfig, load_config
 from segtune.rundir import write_atomic
 from segtune.settings import parse_assignments
@@ -26,9 +27,10 @@ def load_model(path: str | Path, config: ExperimentConfig | None, device: torch.
 
     `path` is a checkpoint, or the folder of a run or trial, which stands for its best checkpoint. Raises CheckpointError.
     """
-    from segtune import checkpoint
     from segtune.data.layouts import class_names
     from segtune.models import build_model
+
+    from segtune import checkpoint
 
     folder = checkpoint.find(path)
     manifest = checkpoint.verify(folder)
@@ -54,8 +56,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _evaluate(arguments: argparse.Namespace) -> int:
     from segtune.data.layouts import class_names
     from segtune.data.loader import ValLoader
-    from segtune.distributed import Ranks
     from segtune.metrics import csv_rows, format_table
+
+    from segtune.distributed import Ranks
     from segtune.trainer import evaluate, precision_of
 
     given = load_config(arguments.config) if arguments.config else None

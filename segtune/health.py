@@ -28,7 +28,9 @@ class HealthMonitor:
         if self.skipped < limit:
             return None
         times = f" for {self.skipped} steps in a row" if self.skipped > 1 else ""
-        return self._non_finite(epoch, step, f"the gradient norm is {grad_norm}{times} at step {step}, loss {loss:.4g}, learning rate {lr:.3g}")
+        return self._non_finite(
+            epoch, step, f"the gradient norm is {grad_norm}{times} at step {step}, loss {loss:.4g}, learning rate {lr:.3g}"
+        )
 
     def _non_finite(self, epoch: int, step: int, evidence: str) -> Verdict:
         optim = self.config.optim

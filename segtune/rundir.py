@@ -136,7 +136,9 @@ class RunDir:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 file.seek(0)
-                raise RunError(f"{self.path}: another search is using this folder ({file.read().strip()}); wait, or choose --name") from None
+                raise RunError(
+                    f"{self.path}: another search is using this folder ({file.read().strip()}); wait, or choose --name"
+                ) from None
             file.truncate(0)
             file.write(f"host {socket.gethostname()}, process {os.getpid()}")
             file.flush()

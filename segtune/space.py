@@ -102,7 +102,9 @@ class Space:
         Raises ConfigError that lists every mistake: unknown names, wrong bounds, ends that the config would refuse.
         """
         if not isinstance(tree, dict) or not tree:
-            raise ConfigError([f"{source.place(prefix.rstrip('.'))}: expected settings that vary, for example optim.lr: {{loguniform: [1e-5, 1e-3]}}"])
+            raise ConfigError(
+                [f"{source.place(prefix.rstrip('.'))}: expected settings that vary, for example optim.lr: {{loguniform: [1e-5, 1e-3]}}"]
+            )
         reader = _Reader(config, source, prefix, tuple(tree))
         dimensions = [reader.read(str(name), body) for name, body in tree.items()]
         if reader.problems:
@@ -131,7 +133,9 @@ class _Reader:
         kinds = [key for key in body if key != "when"]
         if len(kinds) != 1 or kinds[0] not in KINDS:
             wrong = next((k for k in kinds if k not in KINDS), None)
-            return self._wrong(name, f"expected exactly one of {', '.join(KINDS)}, got {kinds}" + (nearest(str(wrong), KINDS) if wrong else ""))
+            return self._wrong(
+                name, f"expected exactly one of {', '.join(KINDS)}, got {kinds}" + (nearest(str(wrong), KINDS) if wrong else "")
+            )
         values = self._values(name, kinds[0], body[kinds[0]])
         when = self._when(name, body.get("when", {}))
         if values is None or when is None:

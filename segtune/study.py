@@ -35,12 +35,20 @@ class SearchConfig(Settings):
 
     trials: int = Field(16, ge=1, description="trials in all, the config itself (trial 0) included")
     sampler: Literal["tpe", "random"] = Field("tpe", description="how points are drawn")
-    scheduler: Literal["none"] | SchedulerConfig = Field(default_factory=SchedulerConfig, description="how trials are stopped early; or none")
+    scheduler: Literal["none"] | SchedulerConfig = Field(
+        default_factory=SchedulerConfig, description="how trials are stopped early; or none"
+    )
     workers_per_trial: int = Field(1, ge=1, description="ranks of one trial; two or more train with DDP")
-    cpus_per_worker: float | None = Field(None, gt=0, description="CPUs reserved for a worker; default: 1, or the cores per GPU where there are GPUs")
-    gpus_per_worker: float | None = Field(None, ge=0, description="GPUs of a worker; default: 1 where the cluster has GPUs; a fraction only with one worker per trial")
+    cpus_per_worker: float | None = Field(
+        None, gt=0, description="CPUs reserved for a worker; default: 1, or the cores per GPU where there are GPUs"
+    )
+    gpus_per_worker: float | None = Field(
+        None, ge=0, description="GPUs of a worker; default: 1 where the cluster has GPUs; a fraction only with one worker per trial"
+    )
     max_concurrent: int | None = Field(None, ge=1, description="trials at the same time; default: as many as the cluster holds")
-    known_good: tuple[dict[str, Any], ...] = Field((), description="points to try first, each {name: value}; names left out have the config's value")
+    known_good: tuple[dict[str, Any], ...] = Field(
+        (), description="points to try first, each {name: value}; names left out have the config's value"
+    )
     seed: int = Field(0, ge=0, lt=2**31, description="decides which points are drawn")
 
 
@@ -89,7 +97,9 @@ def load_study(
         prefix = "space."
         unknown = [key for key in tree if key not in ("config", "space", "search")]
         if unknown:
-            raise ConfigError([f"{source.place(key)}: a study has config, space and search{nearest(key, ('config', 'search'))}" for key in unknown])
+            raise ConfigError(
+                [f"{source.place(key)}: a study has config, space and search{nearest(key, ('config', 'search'))}" for key in unknown]
+            )
     base = load_config(config) if config else _read_config(tree.get("config"), Path(path), source)
     if overrides:
         base = base.override(*parse_assignments(overrides))
@@ -124,7 +134,10 @@ def _under(source: Source, section: str) -> Source:
 
 def _check(study: Study, name: str) -> None:
     """Raises ConfigError for what each part allows and the whole does not."""
-    problems = [f"{name}: trial 0 is the config itself, but {p}; widen the space or change the config" for p in study.space.outside(study.space.complete({}))]
+    problems = [
+        f"{name}: trial 0 is the config itself, but {p}; widen the space or change the config"
+        for p in study.space.outside(study.space.complete({}))
+    ]
     for index, point in enumerate(study.search.known_good):
         where = f"{name}: search.known_good.{index}"
         wrong = study.space.outside(point)
@@ -144,7 +157,9 @@ def _check(study: Study, name: str) -> None:
         )
     search = study.search
     if search.workers_per_trial > 1 and search.gpus_per_worker and search.gpus_per_worker < 1:
-        problems.append(f"{name}: search.gpus_per_worker: a fraction ({search.gpus_per_worker:g}) needs workers_per_trial 1, got {search.workers_per_trial}")
+        problems.append(
+            f"{name}: search.gpus_per_worker: a fraction ({search.gpus_per_worker:g}) needs workers_per_trial 1, got {search.workers_per_trial}"
+        )
     if problems:
         raise ConfigError(problems)
 

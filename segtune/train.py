@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from segtune.cli import add_config_arguments, run_command
+
 from segtune.config import ExperimentConfig, absolute_paths, load_config
 from segtune.errors import RunError
 from segtune.rundir import TrialDir
@@ -82,7 +83,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="segtune train", description="Train one config.")
     add_config_arguments(parser)
     parser.add_argument("--out", required=True, help="folder of the run; checkpoints, epochs.jsonl and verdict.json are written there")
-    parser.add_argument("--workers", type=int, default=1, help="ranks; two or more train with DDP on a Ray worker group (default: 1, this process)")
+    parser.add_argument(
+        "--workers", type=int, default=1, help="ranks; two or more train with DDP on a Ray worker group (default: 1, this process)"
+    )
     parser.add_argument("--address", help="Ray cluster for --workers 2 or more: auto, ray://… or host:port; default: a local one")
     start = parser.add_mutually_exclusive_group()
     start.add_argument("--resume", action="store_true", help="continue the run in --out exactly where its last checkpoint is")

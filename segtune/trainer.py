@@ -18,20 +18,21 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from segtune.data.layouts import class_names
+from segtune.data.loader import Batch, TrainLoader, ValLoader, normalize
+from segtune.losses import build_loss
+from segtune.metrics import ConfusionMatrix
+from segtune.models import AUXILIARY_WEIGHT, build_model, check_batch, head_parameters
+from segtune.optim import build_optimizer, learning_rate_factor, set_learning_rate
 from torch import Tensor
 
 from segtune import checkpoint
 from segtune.checkpoint import Manifest
 from segtune.config import ExperimentConfig
-from segtune.data.layouts import class_names
-from segtune.data.loader import Batch, TrainLoader, ValLoader, normalize
 from segtune.distributed import Ranks, unwrap
 from segtune.health import HealthMonitor
-from segtune.losses import build_loss
-from segtune.metrics import ConfusionMatrix
-from segtune.models import AUXILIARY_WEIGHT, build_model, check_batch, head_parameters
-from segtune.optim import build_optimizer, learning_rate_factor, set_learning_rate
 from segtune.rundir import TrialDir, write_atomic
+from segtune.scalars import ScalarLog
 from segtune.settings import write_yaml
 from segtune.verdict import Verdict
 
@@ -55,7 +56,9 @@ class EpochReport:
 class Trainer:
     """Trains one config on this process's rank and keeps the run's files up to date."""
 
-    def __init__(self, config: ExperimentConfig, out: TrialDir, ranks: Ranks, *, resume: bool = False, init_from: Path | None = None) -> None:
+    def __init__(
+        self, config: ExperimentConfig, out: TrialDir, ranks: Ranks, *, resume: bool = False, init_from: Path | None = None
+    ) -> None:
         """Builds everything; nothing is trained yet.
 
         `resume` continues from the last good checkpoint in `out`, if there is one; `init_from` takes only the weights
@@ -108,6 +111,7 @@ class Trainer:
         if self.verdict is None:
             self.verdict = Verdict(state="completed", epoch=self.finished, step=self.step)
         if self.ranks.is_first:
+            self.scalars.close()
             self.out.write_verdict(self.verdict)
 
     def _train_epoch(self, epoch: int) -> dict[str, float] | None:
@@ -211,6 +215,7 @@ class Trainer:
         if epoch % self.config.checkpoint.every == 0 or epoch == self.config.schedule.epochs:
             checkpoint.save(self.out.checkpoints, "last", model.state_dict(), self._state(), manifest)
         self.out.append_epoch(row)
+        self.scalars.add(row)
 
     def _state(self) -> dict[str, Any]:
         return {
@@ -252,6 +257,7 @@ class Trainer:
         self.out.cut_epochs(self.finished)
         self.out.verdict.unlink(missing_ok=True)
         write_atomic(self.out.config, write_yaml(self.config.dump()))
+        self.scalars = ScalarLog(self.out.tensorboard, self.classes, self.finished)
 
     def _say_plan(self) -> None:
         schedule, data = self.config.schedule, self.train_data

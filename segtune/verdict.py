@@ -14,7 +14,9 @@ State = Literal["completed", "pruned", "unhealthy", "failed", "interrupted"]
 class Verdict(Settings):
     """The one end of a trial."""
 
-    state: State = Field(description="completed: full length; pruned: by the scheduler; unhealthy: would repeat; failed: fault of machine or code")
+    state: State = Field(
+        description="completed: full length; pruned: by the scheduler; unhealthy: would repeat; failed: fault of machine or code"
+    )
     kind: str = Field("", description="what went wrong, one word: non-finite, exception, lost, …; empty where nothing did")
     epoch: int = Field(0, ge=0, description="last epoch that was finished")
     step: int = Field(0, ge=0, description="last optimiser step")

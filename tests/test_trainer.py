@@ -1,0 +1,122 @@
+"""Laws of the training loop: resumed equals unbroken, ranks agree, nothing non-finite leaves it."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from segtune.data.loader import ValLoader
+
+from segtune import checkpoint
+from segtune.distributed import Ranks
+from segtune.errors import CheckpointError, RunError
+from segtune.health import HealthMonitor
+from segtune.rundir import TrialDir
+from segtune.settings import write_yaml
+from segtune.train import run_training
+from segtune.trainer import Trainer, evaluate
+
+
+def train(config, path, epochs=None, **options):
+    trainer = Trainer(config, TrialDir(path), Ranks(), **options)
+    for report in trainer.epochs():
+        if report.epoch == epochs:
+            break
+    return trainer
+
+
+def without_times(trial):
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in trial.read_epochs()]
+
+
+def test_run_leaves_rows_checkpoints_and_a_verdict(tiny_config, tmp_path):
+    result = run_training(tiny_config, tmp_path / "a")
+    trial = TrialDir(tmp_path / "a")
+    assert result.verdict.state == "completed"
+    assert [row["epoch"] for row in trial.read_epochs()] == [1, 2]
+    assert {"loss", "focal", "dice", "lr", "miou", "aacc", "macc", "class_iou"} <= set(trial.read_epochs()[-1])
+    assert result.best_miou == max(row["miou"] for row in trial.read_epochs())
+    assert result.checkpoint is not None
+    with pytest.raises(RunError, match="holds a run already"):
+        run_training(tiny_config, tmp_path / "a")
+
+
+def test_resumed_run_equals_an_unbroken_one_bit_for_bit(tiny_config, tmp_path):
+    config = tiny_config.override({"schedule.epochs": 4, "checkpoint.every": 1, "model.drop_path": 0.3, "augment.cutout.prob": 0.5})
+    train(config, tmp_path / "whole")
+    train(config, tmp_path / "broken", epochs=2)
+    train(config, tmp_path / "broken", resume=True)
+    whole, broken = TrialDir(tmp_path / "whole"), TrialDir(tmp_path / "broken")
+    assert without_times(whole) == without_times(broken)
+    ours, theirs = (checkpoint.load_weights(t.checkpoints / "last-00004") for t in (whole, broken))
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_resume_refuses_a_new_learning_rate(tiny_config, tmp_path):
+    train(tiny_config, tmp_path / "a")
+    with pytest.raises(CheckpointError, match=r"optim\.lr"):
+        train(tiny_config.override({"optim.lr": 0.5}), tmp_path / "a", resume=True)
+
+
+def test_init_from_takes_weights_only_and_warns_of_a_large_rate(tiny_config, tmp_path, caplog):
+    train(tiny_config.override({"schedule.eta_min": 1e-5}), tmp_path / "a")
+    trainer = Trainer(tiny_config.override({"optim.lr": 0.1}), TrialDir(tmp_path / "b"), Ranks(), init_from=tmp_path / "a")
+    saved = checkpoint.load_weights(checkpoint.find(tmp_path / "a"))
+    assert all(torch.equal(value, saved[name]) for name, value in trainer.model.state_dict().items())
+    assert (trainer.finished, trainer.step) == (0, 0)
+    assert "times the rate at which" in caplog.text
+
+
+def test_accumulation_counts_optimiser_steps(tiny_config, tmp_path):
+    trainer = train(tiny_config.override({"schedule.accumulate": 2, "schedule.epochs": 1, "schedule.warmup_epochs": 0.0}), tmp_path / "a")
+    assert trainer.step == trainer.train_data.steps_per_epoch
+
+
+@pytest.mark.parametrize("clip", [None, 1.0])
+def test_non_finite_run_ends_with_its_reason_and_healthy_weights(tiny_config, tmp_path, clip):
+    config = tiny_config.override({"optim.name": "sgd", "optim.lr": 1e30, "optim.clip_norm": clip, "schedule.warmup_epochs": 0.0})
+    trainer = train(config, tmp_path / "a")
+    verdict = TrialDir(tmp_path / "a").read_verdict()
+    assert verdict is not None
+    assert verdict == trainer.verdict
+    assert (verdict.state, verdict.kind) == ("unhealthy", "non-finite")
+    assert "at step" in verdict.evidence
+    assert "optim.lr 1e+29" in verdict.advice
+
+
+def test_scaler_may_skip_some_steps_but_not_for_ever(tiny_config):
+    monitor = HealthMonitor(tiny_config.override({"health.max_skipped_steps": 3, "optim.precision": "fp16"}))
+    numbers = {"epoch": 0, "loss": 1.0, "lr": 0.1, "scaled": True}
+    ends = [monitor.step(step=i, grad_norm=norm, **numbers) for i, norm in enumerate([float("inf")] * 2 + [1.0] + [float("inf")] * 3)]
+    assert [e is not None for e in ends] == [False] * 5 + [True]
+    assert monitor.step(step=9, grad_norm=1.0, **{**numbers, "loss": float("nan")}) is not None
+
+
+def test_shards_of_validation_add_up_to_the_whole(tiny_config, tmp_path):
+    config = tiny_config
+    trainer = Trainer(config, TrialDir(tmp_path / "a"), Ranks())
+    counts = [
+        evaluate(trainer.model, ValLoader(config, r, n), Ranks(), config, len(trainer.classes), torch.float32)
+        for r, n in ((0, 1), (0, 2), (1, 2))
+    ]
+    assert int(counts[1].matrix.sum()) > 0
+    assert torch.equal(counts[0].matrix, counts[1].matrix + counts[2].matrix)
+
+
+@pytest.mark.slow
+def test_two_ranks_under_torchrun_agree_with_one(tiny_config, tmp_path):
+    # Under plain SGD without momentum and a tiny rate the weights hardly move, so both runs score the same model.
+    changes = {"optim.name": "sgd", "optim.lr": 1e-12, "schedule.epochs": 1, "schedule.warmup_epochs": 0.0}
+    config = tiny_config.override(changes)
+    train(config, tmp_path / "one")
+    (tmp_path / "c.yaml").write_text(write_yaml(config.dump()))
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
+        "-m", "segtune.train", "--config", str(tmp_path / "c.yaml"), "--out", str(tmp_path / "two"),
+    ]  # fmt: skip
+    subprocess.run(command, check=True, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    one, two = (json.loads((tmp_path / name / "epochs.jsonl").read_text()) for name in ("one", "two"))
+    assert one["class_iou"] == pytest.approx(two["class_iou"], abs=2e-3)
+    assert one["loss"] == pytest.approx(two["loss"], rel=0.05)
