@@ -19,24 +19,25 @@ Size = tuple[Annotated[int, Field(ge=32)], Annotated[int, Field(ge=32)]]
 class DataConfig(Settings):
     """Which images, which masks, which classes, and the size at which they are seen."""
 
-    layout: Literal["shapes", "voc", "ade20k", "folder"] = Field("voc", description="how the files lie on disk")
-    root: str = Field("data/VOCdevkit/VOC2012", description="folder of the data set; `shapes` are generated there once")
-    train: tuple[str, ...] = Field(("train",), min_length=1, description="split lists joined for training")
-    val: str = Field("val", description="split list for validation")
+    layout: Literal["shapes", "voc", "ade20k", "folder"] = Field(default="voc", description="how the files lie on disk")
+    root: str = Field(default="data/VOCdevkit/VOC2012", description="folder of the data set; `shapes` are generated there once")
+    train: tuple[str, ...] = Field(default=("train",), min_length=1, description="split lists joined for training")
+    val: str = Field(default="val", description="split list for validation")
     masks: str | None = Field(
-        None, description="folder of the masks under root; default: SegmentationClass, or SegmentationClassAug where `aug` is trained on"
+        default=None,
+        description="folder of the masks under root; default: SegmentationClass, or SegmentationClassAug where `aug` is trained on",
     )
     classes: str | tuple[str, ...] = Field(
-        "voc", description="voc, ade20k, shapes, a text file in root with one name per line, or the names themselves"
+        default="voc", description="voc, ade20k, shapes, a text file in root with one name per line, or the names themselves"
     )
-    ignore_index: int = Field(IGNORE_INDEX, ge=0, le=255, description="label that counts neither in the loss nor in mIoU")
+    ignore_index: int = Field(default=IGNORE_INDEX, ge=0, le=255, description="label that counts neither in the loss nor in mIoU")
     reduce_zero_label: bool | None = Field(
-        None, description="label 0 becomes ignore and every other label moves down by one; default: true for ade20k only"
+        default=None, description="label 0 becomes ignore and every other label moves down by one; default: true for ade20k only"
     )
-    resize: Size = Field((2048, 512), description="images are scaled to fit in (long side, short side), in pixels")
-    crop: Size = Field((512, 512), description="height and width of a training crop, in pixels")
-    num_images: int | None = Field(None, ge=1, description="train on the first N images only; default: all of them")
-    num_loaders: int | Literal["auto"] = Field("auto", description="loader processes per worker; auto: the free cores, 4 at most")
+    resize: Size = Field(default=(2048, 512), description="images are scaled to fit in (long side, short side), in pixels")
+    crop: Size = Field(default=(512, 512), description="height and width of a training crop, in pixels")
+    num_images: int | None = Field(default=None, ge=1, description="train on the first N images only; default: all of them")
+    num_loaders: int | Literal["auto"] = Field(default="auto", description="loader processes per worker; auto: the free cores, 4 at most")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -48,9 +49,9 @@ class DataConfig(Settings):
 class CutoutConfig(Settings):
     """Rectangles that are filled with the mean colour; their labels become ignore."""
 
-    prob: Share = Field(0.0, description="share of samples that get holes")
-    holes: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] = Field((1, 3), description="fewest and most holes")
-    size: tuple[Share, Share] = Field((0.02, 0.2), description="smallest and largest side of a hole, as a share of the crop's side")
+    prob: Share = Field(default=0.0, description="share of samples that get holes")
+    holes: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] = Field(default=(1, 3), description="fewest and most holes")
+    size: tuple[Share, Share] = Field(default=(0.02, 0.2), description="smallest and largest side of a hole, as a share of the crop's side")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -62,21 +63,21 @@ class CutoutConfig(Settings):
 class MixConfig(Settings):
     """Mixing of two samples of a batch."""
 
-    kind: Literal["none", "cutmix"] = Field("none", description="cutmix pastes a rectangle of another sample with its labels")
-    prob: Share = Field(0.0, description="share of samples that are mixed")
+    kind: Literal["none", "cutmix"] = Field(default="none", description="cutmix pastes a rectangle of another sample with its labels")
+    prob: Share = Field(default=0.0, description="share of samples that are mixed")
 
 
 class AugmentConfig(Settings):
     """What happens to a training sample, in this order: resize, crop, flip, photometric, cutout, pad, mix."""
 
     ratio: tuple[Annotated[float, Field(gt=0, le=8)], Annotated[float, Field(gt=0, le=8)]] = Field(
-        (0.5, 2.0), description="random scale relative to data.resize, smallest and largest"
+        default=(0.5, 2.0), description="random scale relative to data.resize, smallest and largest"
     )
     cat_max_ratio: Annotated[float, Field(gt=0, le=1)] = Field(
-        0.75, description="a crop is drawn again, up to 10 times, while one class covers more than this share; 1: never again"
+        default=0.75, description="a crop is drawn again, up to 10 times, while one class covers more than this share; 1: never again"
     )
-    flip: Share = Field(0.5, description="probability of a horizontal flip")
-    photometric: bool = Field(True, description="random brightness, contrast, saturation and hue")
+    flip: Share = Field(default=0.5, description="probability of a horizontal flip")
+    photometric: bool = Field(default=True, description="random brightness, contrast, saturation and hue")
     cutout: CutoutConfig = Field(default_factory=CutoutConfig, description="holes in the image")
     mix: MixConfig = Field(default_factory=MixConfig, description="mixing of samples in a batch")
 
@@ -90,32 +91,33 @@ class AugmentConfig(Settings):
 class ModelConfig(Settings):
     """The network and where its weights come from."""
 
-    name: Literal["segformer", "upernet"] = Field("segformer", description="the architecture")
+    name: Literal["segformer", "upernet"] = Field(default="segformer", description="the architecture")
     encoder: str = Field(
-        "mit_b2", description="segformer: mit_b0 to mit_b5, or mit_nano for trials on a CPU; upernet: any timm encoder with feature maps"
+        default="mit_b2",
+        description="segformer: mit_b0 to mit_b5, or mit_nano for trials on a CPU; upernet: any timm encoder with feature maps",
     )
     weights: str | None = Field(
-        None, description="encoder weights: a hub id, a local HF folder, or a .pth or .safetensors file; default: random"
+        default=None, description="encoder weights: a hub id, a local HF folder, or a .pth or .safetensors file; default: random"
     )
-    drop_path: Share = Field(0.1, description="stochastic depth rate of the last encoder block")
-    decoder_channels: int | None = Field(None, ge=8, description="width of the head; default: the paper's for the encoder")
+    drop_path: Share = Field(default=0.1, description="stochastic depth rate of the last encoder block")
+    decoder_channels: int | None = Field(default=None, ge=8, description="width of the head; default: the paper's for the encoder")
 
 
 class FocalConfig(Settings):
     """Focal loss (Lin et al. 2017)."""
 
-    weight: float = Field(1.0, ge=0, description="weight in the sum; 0 switches the term off")
-    gamma: float = Field(2.0, ge=0, le=8, description="focusing exponent; 0 is plain cross-entropy")
-    alpha: float = Field(0.5, gt=0, lt=1, description="weight of positives against negatives (sigmoid form only)")
+    weight: float = Field(default=1.0, ge=0, description="weight in the sum; 0 switches the term off")
+    gamma: float = Field(default=2.0, ge=0, le=8, description="focusing exponent; 0 is plain cross-entropy")
+    alpha: float = Field(default=0.5, gt=0, lt=1, description="weight of positives against negatives (sigmoid form only)")
     form: Literal["sigmoid", "softmax"] = Field(
-        "sigmoid", description="sigmoid: one class against the rest, as mmseg; softmax: over classes"
+        default="sigmoid", description="sigmoid: one class against the rest, as mmseg; softmax: over classes"
     )
 
 
 class TermConfig(Settings):
     """A loss term without parameters of its own."""
 
-    weight: float = Field(0.0, ge=0, description="weight in the sum; 0 switches the term off")
+    weight: float = Field(default=0.0, ge=0, description="weight in the sum; 0 switches the term off")
 
 
 class LossConfig(Settings):
@@ -135,26 +137,28 @@ class LossConfig(Settings):
 class OptimConfig(Settings):
     """The optimiser and the precision of a step."""
 
-    name: Literal["adamw", "sgd"] = Field("adamw", description="the optimiser")
-    lr: float = Field(6.0e-5, gt=0, description="peak learning rate of the encoder")
-    betas: tuple[Share, Share] = Field((0.9, 0.999), description="AdamW's moments; SGD takes the first as its momentum")
-    weight_decay: float = Field(0.01, ge=0, le=1, description="not applied to norms, biases and position embeddings")
-    head_lr_mult: float = Field(10.0, gt=0, description="learning rate of the head relative to the encoder's")
-    clip_norm: float | None = Field(None, gt=0, description="largest gradient norm; default: no clipping")
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field("auto", description="auto: bf16 where the GPU has it, otherwise fp32")
+    name: Literal["adamw", "sgd"] = Field(default="adamw", description="the optimiser")
+    lr: float = Field(default=6.0e-5, gt=0, description="peak learning rate of the encoder")
+    betas: tuple[Share, Share] = Field(default=(0.9, 0.999), description="AdamW's moments; SGD takes the first as its momentum")
+    weight_decay: float = Field(default=0.01, ge=0, le=1, description="not applied to norms, biases and position embeddings")
+    head_lr_mult: float = Field(default=10.0, gt=0, description="learning rate of the head relative to the encoder's")
+    clip_norm: float | None = Field(default=None, gt=0, description="largest gradient norm; default: no clipping")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        default="auto", description="auto: bf16 where the GPU has it, otherwise fp32"
+    )
 
 
 class ScheduleConfig(Settings):
     """How long, in what batches, along which learning rate."""
 
-    epochs: int = Field(200, ge=1, description="passes over the training images")
-    batch_size: int = Field(18, ge=1, description="images per optimiser step over all workers together")
-    accumulate: int = Field(1, ge=1, description="backward passes per optimiser step, where the batch does not fit into memory")
-    warmup_epochs: float = Field(15, ge=0, description="linear warmup, by iteration; may be a fraction")
-    warmup_start: float = Field(1.0e-6, gt=0, le=1, description="learning rate at step 0 as a share of the peak")
-    poly_power: float = Field(1.0, ge=0, description="exponent of the poly decay after warmup; 0 keeps the rate constant")
-    eta_min: float = Field(0.0, ge=0, description="learning rate at the end")
-    val_every: int = Field(10, ge=1, description="epochs between validations; the last epoch is always validated")
+    epochs: int = Field(default=200, ge=1, description="passes over the training images")
+    batch_size: int = Field(default=18, ge=1, description="images per optimiser step over all workers together")
+    accumulate: int = Field(default=1, ge=1, description="backward passes per optimiser step, where the batch does not fit into memory")
+    warmup_epochs: float = Field(default=15, ge=0, description="linear warmup, by iteration; may be a fraction")
+    warmup_start: float = Field(default=1.0e-6, gt=0, le=1, description="learning rate at step 0 as a share of the peak")
+    poly_power: float = Field(default=1.0, ge=0, description="exponent of the poly decay after warmup; 0 keeps the rate constant")
+    eta_min: float = Field(default=0.0, ge=0, description="learning rate at the end")
+    val_every: int = Field(default=10, ge=1, description="epochs between validations; the last epoch is always validated")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -172,14 +176,14 @@ class ScheduleConfig(Settings):
 class CheckpointConfig(Settings):
     """When the state of a run is written. The best and the last are always kept."""
 
-    every: int = Field(10, ge=1, description="epochs between checkpoints; the last epoch always has one")
+    every: int = Field(default=10, ge=1, description="epochs between checkpoints; the last epoch always has one")
 
 
 class HealthConfig(Settings):
     """When a run is given up."""
 
     max_skipped_steps: int = Field(
-        20,
+        default=20,
         ge=1,
         description="steps in a row whose gradients are not finite under fp16 before the run ends; the scaler needs a few to settle",
     )
@@ -188,7 +192,7 @@ class HealthConfig(Settings):
 class ExperimentConfig(Settings):
     """One training run: the only thing that training reads."""
 
-    seed: int = Field(0, ge=0, lt=2**31, description="decides the initial weights, the order of images and every augmentation")
+    seed: int = Field(default=0, ge=0, lt=2**31, description="decides the initial weights, the order of images and every augmentation")
     data: DataConfig = Field(default_factory=DataConfig, description="images, masks, classes")
     augment: AugmentConfig = Field(default_factory=AugmentConfig, description="training augmentation")
     model: ModelConfig = Field(default_factory=ModelConfig, description="network")

@@ -266,7 +266,7 @@ def _explain(cls: type[Settings], detail: ErrorDetails, source: Source) -> str:
     if detail["type"] == "extra_forbidden":
         return f"{place}: no such setting{nearest(dotted, names)}"
     if detail["type"] == "value_error":
-        return f"{place}: {detail['ctx']['error']}"
+        return f"{place}: {detail.get('ctx', {}).get('error')}"
     if detail["type"] == "missing":
         return f"{place}: must be given"
     info = names.get(dotted) or names.get(dotted.rpartition(".")[0])

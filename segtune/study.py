@@ -20,8 +20,8 @@ DEFAULT_CONFIG = Path("configs/shapes_segformer_b0.yaml")
 class AshaConfig(Settings):
     """Asynchronous successive halving (Li et al. 2018), stopping form, with epochs as its clock."""
 
-    grace_epochs: int = Field(3, ge=1, description="no trial is stopped before this epoch")
-    reduction: int = Field(3, ge=2, description="one in so many trials passes each rung; rungs lie at grace_epochs * reduction^k")
+    grace_epochs: int = Field(default=3, ge=1, description="no trial is stopped before this epoch")
+    reduction: int = Field(default=3, ge=2, description="one in so many trials passes each rung; rungs lie at grace_epochs * reduction^k")
 
 
 class SchedulerConfig(Settings):
@@ -33,23 +33,23 @@ class SchedulerConfig(Settings):
 class SearchConfig(Settings):
     """The budget of a study, and how its trials are drawn, stopped and placed."""
 
-    trials: int = Field(16, ge=1, description="trials in all, the config itself (trial 0) included")
-    sampler: Literal["tpe", "random"] = Field("tpe", description="how points are drawn")
+    trials: int = Field(default=16, ge=1, description="trials in all, the config itself (trial 0) included")
+    sampler: Literal["tpe", "random"] = Field(default="tpe", description="how points are drawn")
     scheduler: Literal["none"] | SchedulerConfig = Field(
         default_factory=SchedulerConfig, description="how trials are stopped early; or none"
     )
-    workers_per_trial: int = Field(1, ge=1, description="ranks of one trial; two or more train with DDP")
+    workers_per_trial: int = Field(default=1, ge=1, description="ranks of one trial; two or more train with DDP")
     cpus_per_worker: float | None = Field(
-        None, gt=0, description="CPUs reserved for a worker; default: 1, or the cores per GPU where there are GPUs"
+        default=None, gt=0, description="CPUs reserved for a worker; default: 1, or the cores per GPU where there are GPUs"
     )
     gpus_per_worker: float | None = Field(
-        None, ge=0, description="GPUs of a worker; default: 1 where the cluster has GPUs; a fraction only with one worker per trial"
+        default=None, ge=0, description="GPUs of a worker; default: 1 where the cluster has GPUs; a fraction only with one worker per trial"
     )
-    max_concurrent: int | None = Field(None, ge=1, description="trials at the same time; default: as many as the cluster holds")
+    max_concurrent: int | None = Field(default=None, ge=1, description="trials at the same time; default: as many as the cluster holds")
     known_good: tuple[dict[str, Any], ...] = Field(
-        (), description="points to try first, each {name: value}; names left out have the config's value"
+        default=(), description="points to try first, each {name: value}; names left out have the config's value"
     )
-    seed: int = Field(0, ge=0, lt=2**31, description="decides which points are drawn")
+    seed: int = Field(default=0, ge=0, lt=2**31, description="decides which points are drawn")
 
 
 @dataclass(frozen=True)

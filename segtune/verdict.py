@@ -17,11 +17,11 @@ class Verdict(Settings):
     state: State = Field(
         description="completed: full length; pruned: by the scheduler; unhealthy: would repeat; failed: fault of machine or code"
     )
-    kind: str = Field("", description="what went wrong, one word: non-finite, exception, lost, …; empty where nothing did")
-    epoch: int = Field(0, ge=0, description="last epoch that was finished")
-    step: int = Field(0, ge=0, description="last optimiser step")
-    evidence: str = Field("", description="the numbers that show it")
-    advice: str = Field("", description="the setting to change, and to what")
+    kind: str = Field(default="", description="what went wrong, one word: non-finite, exception, lost, …; empty where nothing did")
+    epoch: int = Field(default=0, ge=0, description="last epoch that was finished")
+    step: int = Field(default=0, ge=0, description="last optimiser step")
+    evidence: str = Field(default="", description="the numbers that show it")
+    advice: str = Field(default="", description="the setting to change, and to what")
 
     @property
     def reason(self) -> str:

@@ -77,7 +77,7 @@ def test_second_driver_is_refused_and_the_first_one_named(run):
 def test_folder_without_a_study_is_refused(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "study.yaml").write_text("")
-    with pytest.raises(RunError, match="no search has been run here.*: a"):
+    with pytest.raises(RunError, match=r"no search has been run here.*: a"):
         RunDir.open(tmp_path / "b")
 
 
