@@ -1,0 +1,37 @@
+"""What tests share: a tiny config on the generated data set."""
+
+from pathlib import Path
+
+import pytest
+
+from segtune.config import ExperimentConfig
+from segtune.data import shapes
+
+
+@pytest.fixture(scope="session")
+def shapes_root(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("data") / "shapes"
+    shapes.ensure(root, shapes.ShapesSpec(num_train=24, num_val=7, size=64))
+    return root
+
+
+@pytest.fixture
+def tiny_config(shapes_root) -> ExperimentConfig:
+    return ExperimentConfig().override(
+        {
+            "data.layout": "shapes",
+            "data.root": str(shapes_root),
+            "data.classes": "shapes",
+            "data.resize": [64, 64],
+            "data.crop": [64, 64],
+            "data.num_loaders": 0,
+            "model.encoder": "mit_nano",
+            "optim.lr": 1e-3,
+            "optim.head_lr_mult": 1.0,
+            "schedule.epochs": 2,
+            "schedule.batch_size": 8,
+            "schedule.warmup_epochs": 0.5,
+            "schedule.val_every": 1,
+            "checkpoint.every": 1,
+        }
+    )
