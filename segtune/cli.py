@@ -15,7 +15,11 @@ DONE, USER_ERROR, NO_HEALTHY_TRIAL, INTERRUPTED = 0, 2, 3, 130
 def add_set_argument(parser: argparse.ArgumentParser) -> None:
     """Adds --set, which may be given several times."""
     parser.add_argument(
-        "--set", action="append", default=[], metavar="NAME=VALUE", help="change a setting, for example --set optim.lr=1e-4; may be repeated"
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="change a setting, for example --set optim.lr=1e-4; may be repeated",
     )
 
 

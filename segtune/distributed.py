@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import cast
@@ -56,6 +57,8 @@ class Ranks:
         """Returns the model with gradients averaged over the ranks."""
         if self.world_size == 1:
             return model
+        # Depthwise convolutions have one channel per group, so two stride layouts mean the same; DDP warns all the same.
+        warnings.filterwarnings("ignore", message="Grad strides do not match")
         devices = [self.device] if self.device.type == "cuda" else None
         return nn.parallel.DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
 

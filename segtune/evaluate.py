@@ -5,13 +5,11 @@ from __future__ import annotations
 import argparse
 import csv
 import io
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from segtune.cli import add_set_argument, run_command
-
 from segtune.config import ExperimentConfig, load_config
 from segtune.rundir import write_atomic
 from segtune.settings import parse_assignments
@@ -19,18 +17,15 @@ from segtune.settings import parse_assignments
 if TYPE_CHECKING:
     import torch
 
-log = logging.getLogger(__name__)
-
 
 def load_model(path: str | Path, config: ExperimentConfig | None, device: torch.device) -> tuple[torch.nn.Module, ExperimentConfig, Path]:
     """Returns the model of a checkpoint, its config (or the given one) and the checkpoint's folder.
 
     `path` is a checkpoint, or the folder of a run or trial, which stands for its best checkpoint. Raises CheckpointError.
     """
+    from segtune import checkpoint
     from segtune.data.layouts import class_names
     from segtune.models import build_model
-
-    from segtune import checkpoint
 
     folder = checkpoint.find(path)
     manifest = checkpoint.verify(folder)
@@ -56,9 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _evaluate(arguments: argparse.Namespace) -> int:
     from segtune.data.layouts import class_names
     from segtune.data.loader import ValLoader
-    from segtune.metrics import csv_rows, format_table
-
     from segtune.distributed import Ranks
+    from segtune.metrics import csv_rows, format_table
     from segtune.trainer import evaluate, precision_of
 
     given = load_config(arguments.config) if arguments.config else None

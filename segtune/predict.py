@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from segtune.cli import run_command
-
 from segtune.config import ExperimentConfig
 from segtune.errors import DataError
 from segtune.evaluate import load_model
@@ -40,10 +39,10 @@ def write_overlays(
     import cv2
     import numpy as np
     import torch
+
     from segtune.data.augment import resize_to_fit
     from segtune.data.layouts import class_names, palette, read_image
     from segtune.data.loader import normalize
-
     from segtune.trainer import predict_labels
 
     out.mkdir(parents=True, exist_ok=True)

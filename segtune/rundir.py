@@ -87,8 +87,9 @@ class TrialDir:
             write_atomic(self.epochs, "".join(json.dumps(row) + "\n" for row in rows))
 
     def write_verdict(self, verdict: Verdict) -> None:
-        """Writes how the run ended."""
-        write_atomic(self.verdict, json.dumps(verdict.dump(), indent=1) + "\n")
+        """Writes how the run ended. The first word stands: a worker that has not yet noticed a stop cannot take it back."""
+        if not self.verdict.exists():
+            write_atomic(self.verdict, json.dumps(verdict.dump(), indent=1) + "\n")
 
     def read_verdict(self) -> Verdict | None:
         """Returns how the run ended, or None while it has not."""

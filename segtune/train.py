@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from segtune.cli import add_config_arguments, run_command
-
 from segtune.config import ExperimentConfig, absolute_paths, load_config
 from segtune.errors import RunError
 from segtune.rundir import TrialDir
 from segtune.verdict import Verdict
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("segtune.train")  # under `python -m` __name__ is __main__
 
 
 @dataclass(frozen=True)

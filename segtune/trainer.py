@@ -18,19 +18,19 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from segtune.data.layouts import class_names
-from segtune.data.loader import Batch, TrainLoader, ValLoader, normalize
-from segtune.losses import build_loss
-from segtune.metrics import ConfusionMatrix
-from segtune.models import AUXILIARY_WEIGHT, build_model, check_batch, head_parameters
-from segtune.optim import build_optimizer, learning_rate_factor, set_learning_rate
 from torch import Tensor
 
 from segtune import checkpoint
 from segtune.checkpoint import Manifest
 from segtune.config import ExperimentConfig
+from segtune.data.layouts import class_names
+from segtune.data.loader import Batch, TrainLoader, ValLoader, normalize
 from segtune.distributed import Ranks, unwrap
 from segtune.health import HealthMonitor
+from segtune.losses import build_loss
+from segtune.metrics import ConfusionMatrix
+from segtune.models import AUXILIARY_WEIGHT, build_model, check_batch, head_parameters
+from segtune.optim import build_optimizer, learning_rate_factor, set_learning_rate
 from segtune.rundir import TrialDir, write_atomic
 from segtune.scalars import ScalarLog
 from segtune.settings import write_yaml
@@ -113,6 +113,8 @@ class Trainer:
         if self.ranks.is_first:
             self.scalars.close()
             self.out.write_verdict(self.verdict)
+        # No rank goes on to read the run's files before they are complete.
+        self.ranks.wait()
 
     def _train_epoch(self, epoch: int) -> dict[str, float] | None:
         """Returns the epoch's mean losses, or None with `verdict` set where the run has to end."""

@@ -14,7 +14,29 @@ from segtune.config import DataConfig
 from segtune.data import shapes
 from segtune.errors import DataError, nearest
 
-VOC = ["background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"]
+VOC = [
+    "background",
+    "aeroplane",
+    "bicycle",
+    "bird",
+    "boat",
+    "bottle",
+    "bus",
+    "car",
+    "cat",
+    "chair",
+    "cow",
+    "diningtable",
+    "dog",
+    "horse",
+    "motorbike",
+    "person",
+    "pottedplant",
+    "sheep",
+    "sofa",
+    "train",
+    "tvmonitor",
+]
 # ADE20K's 150 names differ between releases; numbers do not.
 ADE20K = [f"class_{i}" for i in range(1, 151)]
 ADE20K_FOLDERS = {"train": "training", "val": "validation"}

@@ -1,0 +1,166 @@
+"""Optuna's ask and tell as a Tune searcher that knows verdicts.
+
+The run folder is the truth: Optuna's journal is rebuilt from it at a resume, so neither a torn journal nor a crash
+between two writes can make them disagree.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from typing import Any
+
+import optuna
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+from ray.tune.search import Searcher
+
+from segtune.rundir import RunDir, TrialDir, write_atomic
+from segtune.study import SearchConfig, Study
+from segtune.verdict import Verdict
+
+log = logging.getLogger(__name__)
+
+# Trials drawn at random before TPE has a model (Bergstra et al. 2011; Optuna's default).
+STARTUP_TRIALS = 10
+
+
+def optuna_sampler(search: SearchConfig, number: int, concurrent: int) -> optuna.samplers.BaseSampler:
+    """Returns the sampler of one trial. Its seed follows from the number, so a resumed search draws as an unbroken one."""
+    seed = search.seed * 1_000_003 + number
+    if search.sampler == "random":
+        return optuna.samplers.RandomSampler(seed=seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return optuna.samplers.TPESampler(seed=seed, n_startup_trials=STARTUP_TRIALS, multivariate=True, constant_liar=concurrent > 1)
+
+
+class StudySampler(Searcher):
+    """Draws trials for Tune and tells Optuna how they ended."""
+
+    def __init__(self, study: Study, run: RunDir, concurrent: int) -> None:
+        """Opens the study in the run folder; trials that are there already are told to Optuna anew."""
+        super().__init__(metric="miou", mode="max")
+        self.study, self.run, self.concurrent = study, run, concurrent
+        self.stopping = False
+        self.numbers: dict[str, int] = {}  # Tune's trial id -> our number
+        self.asked: dict[int, optuna.Trial] = {}
+        self.reported: dict[int, set[int]] = {}
+        self.unfinished: list[int] = []
+        self.optuna = self._open()
+        self._replay()
+
+    @property
+    def remaining(self) -> int:
+        """Trials that this session has yet to start."""
+        return self.study.search.trials - len(self.asked) + len(self.unfinished)
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """Returns {number, params, resume} of the next trial, or FINISHED."""
+        if self.stopping or self.remaining <= 0:
+            return Searcher.FINISHED
+        if self.unfinished:
+            number = self.unfinished.pop(0)
+            self.numbers[trial_id] = number
+            return {"number": number, "params": json.loads(self.run.trial(number).params.read_text()), "resume": True}
+        number, params = self._ask()
+        self.numbers[trial_id] = number
+        # Written before anybody acts on it: a crash from here on finds the trial again.
+        write_atomic(self.run.trial(number).params, json.dumps(params, indent=1) + "\n")
+        return {"number": number, "params": params, "resume": False}
+
+    def on_trial_result(self, trial_id: str, result: dict) -> None:
+        """Tells Optuna an intermediate value at its epoch."""
+        self._report(self.numbers[trial_id], result["epoch"], result["miou"])
+
+    def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
+        """Settles how the trial ended: by its own verdict, or by what Tune has done to it."""
+        number = self.numbers.pop(trial_id)
+        trial = self.run.trial(number)
+        verdict = trial.read_verdict()
+        if verdict is None:
+            verdict = self._verdict(trial, error)
+            trial.write_verdict(verdict)
+        self._tell(number, verdict)
+
+    def _verdict(self, trial: TrialDir, error: bool) -> Verdict:
+        rows = trial.read_epochs()
+        epoch, step = (rows[-1]["epoch"], rows[-1]["step"]) if rows else (0, 0)
+        if error:
+            evidence = "the trial's process died, as it does when it is killed, runs out of memory or loses its node"
+            return Verdict(
+                state="failed",
+                kind="lost",
+                epoch=epoch,
+                step=step,
+                evidence=evidence,
+                advice="--resume starts it again from its last checkpoint",
+            )
+        return Verdict(state="interrupted" if self.stopping else "pruned", epoch=epoch, step=step)
+
+    def _ask(self) -> tuple[int, dict[str, Any]]:
+        number = len(self.asked)
+        self.optuna.sampler = optuna_sampler(self.study.search, number, self.concurrent)
+        trial = self.optuna.ask()
+        assert trial.number == number
+        params = self.study.space(trial)
+        self.asked[number] = trial
+        return number, params
+
+    def _report(self, number: int, epoch: int, miou: float) -> None:
+        told = self.reported.setdefault(number, set())
+        if epoch not in told:
+            told.add(epoch)
+            self.asked[number].report(miou, epoch)
+
+    def _tell(self, number: int, verdict: Verdict) -> None:
+        """Tells Optuna the end of a trial: full length COMPLETE, stopped PRUNED, unhealthy also infeasible, fault FAIL."""
+        trial = self.asked[number]
+        rows = [row for row in self.run.trial(number).read_epochs() if row.get("miou") is not None]
+        for row in rows:
+            self._report(number, row["epoch"], row["miou"])
+        match verdict.state:
+            case "completed" if rows:
+                self.optuna.tell(trial, max(row["miou"] for row in rows))
+            case "unhealthy":
+                # TPE keeps away from what is infeasible; the best value of the study stays clean.
+                trial.set_constraint("unhealthy", 1.0)
+                trial.set_user_attr("reason", verdict.reason)
+                self.optuna.tell(trial, state=TrialState.PRUNED)
+            case "pruned":
+                self.optuna.tell(trial, state=TrialState.PRUNED)
+            case "interrupted":
+                pass  # goes on at a resume
+            case _:
+                trial.set_user_attr("reason", verdict.reason)
+                self.optuna.tell(trial, state=TrialState.FAIL)
+
+    def _open(self) -> optuna.Study:
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        for leftover in self.run.path.glob(f"{self.run.journal.name}*"):
+            leftover.unlink()
+        storage = JournalStorage(JournalFileBackend(str(self.run.journal)))
+        return optuna.create_study(storage=storage, study_name=self.run.path.name, direction="maximize")
+
+    def _replay(self) -> None:
+        """Tells Optuna every trial of the run folder, in the order of their numbers, then queues the first points."""
+        trials = [trial for trial in self.run.trial_dirs() if trial.params.exists()]
+        for number, trial in enumerate(trials):
+            assert trial.id == self.run.trial(number).id, f"trial {number} is missing in {self.run.trials}"
+            self.optuna.enqueue_trial(json.loads(trial.params.read_text()))
+            self._ask()
+            verdict = trial.read_verdict()
+            if verdict is None or verdict.state == "interrupted" or verdict.kind == "lost":
+                self.unfinished.append(number)
+            else:
+                self._tell(number, verdict)
+        for point in self.study.points()[len(trials) :]:
+            self.optuna.enqueue_trial(point)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Saves nothing: the run folder is the state."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Restores nothing: the run folder is the state."""

@@ -1,0 +1,163 @@
+"""The search: a fresh Tuner over what the run folder says is still to do. Tune's own recovery is never used."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import ray
+from ray import tune
+
+from segtune.cluster.sampler import StudySampler
+from segtune.cluster.scheduler import Halving, HalvingScheduler
+from segtune.cluster.session import WAITING_BUNDLE, Placement, plan_resources, release_orphans, session
+from segtune.cluster.trial import run_trial
+from segtune.results import best, read_trials
+from segtune.rundir import RunDir, write_atomic
+from segtune.study import Study
+
+log = logging.getLogger(__name__)
+
+RELEASE_EVERY_S = 1.0
+
+
+def run_search(study: Study, run: RunDir, *, address: str | None = None, started: Callable[[Placement, str], None] | None = None) -> None:
+    """Runs the trials of a study that its run folder does not hold yet, and returns when all have ended.
+
+    `started` is told the placement and the dashboard's URL. Ctrl-C, SIGTERM and the run's stop request end the search
+    gracefully: running trials are left to be resumed, and KeyboardInterrupt is raised.
+    """
+    with run.locked(), session(address) as dashboard:
+        run.stop_request.unlink(missing_ok=True)
+        placement = plan_resources(study.search, ray.cluster_resources())
+        if started:
+            started(placement, dashboard)
+        sampler = StudySampler(study, run, placement.concurrent)
+        watch = _Watch(run, sampler)
+        try:
+            with _signals(watch):
+                if sampler.remaining:
+                    _tuner(study, run, sampler, placement, watch).fit()
+        finally:
+            watch.release(patience_s=10.0)
+            write_best(run)
+        if watch.stopping:
+            raise KeyboardInterrupt
+
+
+def _tuner(study: Study, run: RunDir, sampler: StudySampler, placement: Placement, watch: _Watch) -> tune.Tuner:
+    trainable = partial(run_trial, base=study.config.dump(), run=str(run.path), placement=placement)
+    return tune.Tuner(
+        tune.with_resources(trainable, _bundles(placement)),
+        tune_config=tune.TuneConfig(
+            metric="miou",
+            mode="max",
+            search_alg=sampler,
+            scheduler=HalvingScheduler(_halving(study, run)),
+            num_samples=sampler.remaining,
+            max_concurrent_trials=placement.concurrent,
+            trial_dirname_creator=lambda trial: trial.trial_id,
+        ),
+        run_config=tune.RunConfig(
+            name=f"tune-{time.time_ns()}", storage_path=str(run.ray), verbose=0, callbacks=[watch], stop=_StopAll(watch)
+        ),
+    )
+
+
+def _bundles(placement: Placement) -> tune.PlacementGroupFactory:
+    if placement.workers > 1:
+        return tune.PlacementGroupFactory([WAITING_BUNDLE])
+    return tune.PlacementGroupFactory([{"CPU": placement.cpus} | ({"GPU": placement.gpus} if placement.gpus else {})])
+
+
+def _halving(study: Study, run: RunDir) -> Halving:
+    scheduler = study.search.scheduler
+    halving = Halving(study.rungs(), 2 if scheduler == "none" else scheduler.asha.reduction)
+    for trial in run.trial_dirs():
+        halving.replay(int(trial.id), trial.read_epochs())
+    return halving
+
+
+def write_best(run: RunDir) -> None:
+    """Copies the config of the best healthy trial to best.yaml, where it is not that one already."""
+    winner = best(read_trials(run))
+    if winner:
+        config = run.trial(winner.number).config.read_text()
+        if not run.best.exists() or run.best.read_text() != config:
+            write_atomic(run.best, config)
+
+
+class _Watch(tune.Callback):
+    """Sees to it that stopped trials give their workers back, that best.yaml is current, and that a stop is heard."""
+
+    def __init__(self, run: RunDir, sampler: StudySampler) -> None:
+        self.run, self.sampler = run, sampler
+        self.stopping = False
+        self._released = 0.0
+
+    def stop(self, *_: Any) -> None:
+        """Ends the search at the next step; running trials can be resumed."""
+        self.stopping = self.sampler.stopping = True
+
+    def on_step_end(self, iteration: int, trials: list, **info: Any) -> None:
+        """Looks about once a second for orphans and a stop request."""
+        if time.monotonic() - self._released > RELEASE_EVERY_S:
+            self._released = time.monotonic()
+            release_orphans()
+            if self.run.stop_request.exists():
+                self.stop()
+
+    def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+        """Keeps best.yaml current."""
+        write_best(self.run)
+
+    def release(self, patience_s: float) -> None:
+        """Waits until the last trials have given everything back, so that the next search finds it free."""
+        deadline = time.monotonic() + patience_s
+        while ray.is_initialized() and time.monotonic() < deadline:
+            release_orphans()
+            if ray.available_resources().get("CPU", 0) >= ray.cluster_resources().get("CPU", 0):
+                return
+            time.sleep(0.2)
+
+
+class _StopAll(tune.Stopper):
+    """Stops every trial once the watch has heard a stop."""
+
+    def __init__(self, watch: _Watch) -> None:
+        self.watch = watch
+
+    def __call__(self, trial_id: str, result: dict) -> bool:
+        """No trial is stopped by its results here."""
+        return False
+
+    def stop_all(self) -> bool:
+        """Whether the search is to end."""
+        return self.watch.stopping
+
+
+@contextlib.contextmanager
+def _signals(watch: _Watch) -> Iterator[None]:
+    """Ctrl-C and SIGTERM stop gracefully; a second Ctrl-C stops at once (nothing is lost: see rundir)."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def hear(number: int, _: Any) -> None:
+        if watch.stopping and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        log.warning("stopping: running trials are kept and can be resumed; press Ctrl-C again to stop at once")
+        watch.stop()
+
+    before = {number: signal.signal(number, hear) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,125 @@
+"""Starting or joining Ray, and what fits on it: workers per trial, CPUs and GPUs per worker, trials at the same time."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import ray
+
+from segtune.errors import ClusterError
+from segtune.study import SearchConfig
+
+log = logging.getLogger(__name__)
+
+# What every process of a search needs to know before it imports Ray.
+ENVIRONMENT = {
+    "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",  # the Train tab of the dashboard
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths mean the same in every process
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "120",  # 60 s is short for a busy machine that imports torch
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # saves a process per trial
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the trial's own files say the same, and survive a crash
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is ours: Tune would advise its own restore
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "NO_ALBUMENTATIONS_UPDATE": "1",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+
+# A trial with a worker group is only the one who waits for it: a bundle may not be empty, but memory costs no CPU.
+WAITING_BUNDLE = {"memory": 1024 * 1024}
+
+
+@dataclass(frozen=True)
+class Placement:
+    """What one trial takes, and how many fit at the same time."""
+
+    workers: int
+    cpus: float  # per worker
+    gpus: float  # per worker
+    concurrent: int
+
+    def describe(self) -> str:
+        """Returns the placement in words."""
+        gpus = f" and {self.gpus:g} GPU" if self.gpus else ""
+        return f"{self.concurrent} at the same time, each {self.workers} worker(s) with {self.cpus:g} CPU{gpus}"
+
+
+def plan_resources(search: SearchConfig, cluster: Mapping[str, float]) -> Placement:
+    """Returns the placement of a study on a cluster's resources ({"CPU": …, "GPU": …}).
+
+    The number of concurrent trials counts everything that a trial takes, so that a search never waits for itself.
+    Raises ClusterError where not even one trial fits.
+    """
+    have_cpus, have_gpus = cluster.get("CPU", 0.0), cluster.get("GPU", 0.0)
+    gpus = search.gpus_per_worker if search.gpus_per_worker is not None else (1.0 if have_gpus else 0.0)
+    cpus = search.cpus_per_worker or (max(1.0, have_cpus * gpus / have_gpus // 1) if gpus and have_gpus else 1.0)
+    workers = search.workers_per_trial
+    fits = [int(have_cpus / (cpus * workers) + 1e-9)] + ([int(have_gpus / (gpus * workers) + 1e-9)] if gpus else [])
+    if min(fits) < 1:
+        raise ClusterError(
+            f"one trial needs {cpus * workers:g} CPUs and {gpus * workers:g} GPUs ({workers} workers), the cluster has "
+            f"{have_cpus:g} and {have_gpus:g}; lower --workers-per-trial, search.cpus_per_worker or --gpus-per-worker, or add nodes"
+        )
+    return Placement(workers, cpus, gpus, min([*fits, search.trials, search.max_concurrent or search.trials]))
+
+
+@contextlib.contextmanager
+def session(address: str | None) -> Iterator[str]:
+    """Joins the cluster at `address`, or starts a local Ray that ends with the block; yields the dashboard's URL.
+
+    A Ray that this process is connected to already is used and left running. Raises ClusterError where none answers.
+    """
+    if ray.is_initialized():
+        yield _dashboard()
+        return
+    os.environ.update({name: os.environ.get(name, value) for name, value in ENVIRONMENT.items()})
+    try:
+        if address is None:
+            # Without the dashboard Ray's own clean-up of worker groups does nothing at all; see docs/design.md.
+            ray.init(include_dashboard=True, dashboard_host="127.0.0.1", log_to_driver=False, logging_level=logging.ERROR)
+        else:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, runtime_env={"env_vars": ENVIRONMENT})
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise ClusterError(
+            f"--address {address}: no Ray cluster answers ({str(error).splitlines()[0]}); start one with: ray start --head"
+        ) from None
+    try:
+        yield _dashboard()
+    finally:
+        ray.shutdown()
+
+
+def _dashboard() -> str:
+    url = ray._private.worker.get_dashboard_url() if hasattr(ray, "_private") else None
+    return f"http://{url}" if url else ""
+
+
+def release_orphans() -> int:
+    """Removes the placement groups of this job whose creator is dead, and returns how many there were.
+
+    A trial that is stopped or killed takes its Train controller with it, but Ray keeps the controller's placement group,
+    workers and all, for as long as the driver lives; its own cleaner asks the State API, which may be absent. The table
+    of the control store knows the creator in any case.
+    """
+    from ray._private.state import state
+    from ray._raylet import PlacementGroupID
+    from ray.core.generated.gcs_pb2 import PlacementGroupTableData
+    from ray.util.placement_group import PlacementGroup, remove_placement_group
+
+    accessor = getattr(state, "global_state_accessor", None)
+    if accessor is None:  # a client of a remote cluster has no such view; there the cleaner has to do
+        return 0
+    job = ray.get_runtime_context().get_job_id()
+    orphans = 0
+    for data in map(PlacementGroupTableData.FromString, accessor.get_placement_group_table()):
+        dead = data.creator_actor_dead and data.creator_job_id.hex() == job and not data.is_detached
+        if dead and data.state != PlacementGroupTableData.REMOVED:
+            remove_placement_group(PlacementGroup(PlacementGroupID(data.placement_group_id)))
+            orphans += 1
+    if orphans:
+        log.debug("released %d placement groups of stopped trials", orphans)
+    return orphans

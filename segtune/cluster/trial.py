@@ -1,0 +1,120 @@
+"""One trial: its config, its folder, its workers. One worker trains in the trial's own process, two or more in a worker group."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from pathlib import Path
+from typing import Any
+
+from segtune.cluster.session import Placement, plan_resources, session
+from segtune.cluster.worker import train_rank, train_worker
+from segtune.config import ExperimentConfig
+from segtune.errors import SegtuneError
+from segtune.rundir import RunDir, TrialDir, write_atomic
+from segtune.settings import write_yaml
+from segtune.study import SearchConfig
+from segtune.verdict import Verdict
+
+log = logging.getLogger(__name__)
+
+
+def task_of(
+    config: ExperimentConfig, out: Path, placement: Placement, *, resume: bool = False, init_from: str | None = None
+) -> dict[str, Any]:
+    """Returns what a worker needs, as plain values."""
+    return {"config": config.dump(), "out": str(out), "cpus": placement.cpus, "resume": resume, "init_from": init_from}
+
+
+def run_trial(drawn: dict[str, Any], *, base: dict[str, Any], run: str, placement: Placement) -> None:
+    """The function that Tune calls for one trial: `drawn` is {number, params, resume}, `base` the study's config.
+
+    Faults end in the trial's verdict and error.txt, not in an exception: Tune would repeat it or stop the search.
+    """
+    trial = RunDir(Path(run)).trial(drawn["number"])
+    trial.verdict.unlink(missing_ok=True)
+    try:
+        config = ExperimentConfig.parse(base).override(drawn["params"])
+        write_atomic(trial.config, write_yaml(config.dump()))
+        task = task_of(config, trial.path, placement, resume=drawn["resume"])
+        if placement.workers == 1:
+            _train_here(task)
+        else:
+            _train_in_group(task, f"trial-{trial.id}", Path(run) / "ray", placement, in_search=True)
+    except Exception as error:  # the fence around a trial: whatever it is, it must not take the search with it
+        write_atomic(trial.path / "error.txt", traceback.format_exc())
+        trial.write_verdict(_verdict_of(error, trial))
+
+
+def _train_here(task: dict[str, Any]) -> None:
+    """Ray Train's local mode: the loop runs in this process and reports to Tune directly."""
+    import ray.tune
+    from ray.train import RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    TorchTrainer(
+        lambda task: train_rank(task, ray.tune.report),
+        train_loop_config=task,
+        scaling_config=ScalingConfig(num_workers=0),
+        run_config=RunConfig(name=Path(task["out"]).name),
+    ).fit()
+
+
+def _train_in_group(task: dict[str, Any], name: str, storage: Path, placement: Placement, *, in_search: bool) -> None:
+    """Starts a worker group and waits for it. The name is the same at every start, so that Ray knows the run again."""
+    import ray.train
+    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.tune.integration.ray_train import TuneReportCallback
+
+    resources = {"CPU": placement.cpus} | ({"GPU": placement.gpus} if placement.gpus else {})
+    TorchTrainer(
+        train_worker,
+        train_loop_config=task,
+        torch_config=TorchConfig(timeout_s=300),
+        scaling_config=ray.train.ScalingConfig(num_workers=placement.workers, use_gpu=placement.gpus > 0, resources_per_worker=resources),
+        run_config=ray.train.RunConfig(
+            name=name,
+            storage_path=str(storage),
+            callbacks=[TuneReportCallback()] if in_search else [],
+            # A death that would repeat is a verdict, so what is raised is a fault; the search decides about trying again.
+            failure_config=ray.train.FailureConfig(max_failures=0, controller_failure_limit=3),
+        ),
+    ).fit()
+
+
+def _verdict_of(error: Exception, trial: TrialDir) -> Verdict:
+    rows = trial.read_epochs()
+    # A worker group wraps what its first failing worker has raised.
+    failures = getattr(error, "worker_failures", None) or {}
+    cause = next(iter(failures.values()), error)
+    kind = "config" if isinstance(cause, SegtuneError) else "exception"
+    lines = str(cause).strip().splitlines() or [""]
+    text = str(cause) if kind == "config" else f"{type(cause).__name__}: {lines[-1]}"
+    return Verdict(
+        state="failed",
+        kind=kind,
+        epoch=rows[-1]["epoch"] if rows else 0,
+        step=rows[-1]["step"] if rows else 0,
+        evidence=text[:500],
+        advice=f"the whole message is in {trial.path / 'error.txt'}",
+    )
+
+
+def train_on_workers(
+    config: ExperimentConfig, out: Path, workers: int, *, address: str | None = None, resume: bool = False, init_from: str | None = None
+) -> None:
+    """Trains one config on a worker group of its own, without a search. Raises ClusterError where it does not fit."""
+    import ray
+    from ray.train.v2.api.exceptions import TrainingFailedError
+
+    with session(address):
+        placement = plan_resources(SearchConfig(trials=1, workers_per_trial=workers), ray.cluster_resources())
+        task = task_of(config, out, placement, resume=resume, init_from=init_from)
+        try:
+            _train_in_group(task, out.name, out / "ray", placement, in_search=False)
+        except TrainingFailedError as error:
+            failures = getattr(error, "worker_failures", None) or {}
+            cause = next(iter(failures.values()), error)
+            if isinstance(cause, SegtuneError):
+                raise cause from None
+            raise
