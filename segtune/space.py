@@ -105,7 +105,7 @@ class Space:
             raise ConfigError(
                 [f"{source.place(prefix.rstrip('.'))}: expected settings that vary, for example optim.lr: {{loguniform: [1e-5, 1e-3]}}"]
             )
-        reader = _Reader(config, source, prefix, tuple(tree))
+        reader = _Reader(config, source, prefix, tree)
         dimensions = [reader.read(str(name), body) for name, body in tree.items()]
         if reader.problems:
             raise ConfigError(reader.problems)
@@ -117,8 +117,10 @@ class Space:
 class _Reader:
     """Reads dimensions one by one and collects what is wrong with them."""
 
-    def __init__(self, config: ExperimentConfig, source: Source, prefix: str, order: tuple[str, ...]) -> None:
-        self.config, self.source, self.prefix, self.order = config, source, prefix, order
+    def __init__(self, config: ExperimentConfig, source: Source, prefix: str, tree: Mapping[str, Any]) -> None:
+        self.config, self.source, self.prefix, self.order = config, source, prefix, tuple(tree)
+        bodies = {name: [v for k, v in body.items() if k in KINDS] for name, body in tree.items() if isinstance(body, dict)}
+        self.tops = {name: found[0][-1] for name, found in bodies.items() if found and isinstance(found[0], list) and found[0]}
         self.problems: list[str] = []
         self.allowed = [n for n, info in ExperimentConfig.names().items() if not section_of(info.annotation)]
 
@@ -174,7 +176,9 @@ class _Reader:
 
     def _check_ends(self, name: str, values: tuple[Any, ...], when: Mapping[str, Any]) -> None:
         for value in values:
-            if problem := self._refused({**when, name: value}):
+            problem = self._refused({**when, name: value})
+            # A weight of 0 is possible as long as another weight of the space is not 0 too.
+            if problem and self._refused({**self.tops, **when, name: value}):
                 self._wrong(name, f"value {value!r} is not possible: {problem}")
 
     def _refused(self, changes: Mapping[str, Any]) -> str:

@@ -1,0 +1,193 @@
+"""`segtune search`: searches a space of configs on a local Ray or on a cluster, and exports the best."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from segtune.cli import DONE, INTERRUPTED, NO_HEALTHY_TRIAL, add_set_argument, run_command
+from segtune.config import ExperimentConfig, load_config
+from segtune.errors import ConfigError, RunError
+from segtune.results import best, read_trials, to_frame
+from segtune.rundir import RunDir, check_name, write_atomic
+from segtune.settings import differences, write_yaml
+from segtune.study import Study, load_study
+
+if TYPE_CHECKING:
+    import pandas
+
+# Settings of the search block that may change at a resume: they place trials or add some, and change no draw.
+FREE_ON_RESUME = ("trials", "max_concurrent", "cpus_per_worker")
+
+
+@dataclass(frozen=True)
+class Winner:
+    """The best trial of a study."""
+
+    config: ExperimentConfig
+    miou: float  # in 0..1
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """What a search has found. `best` is None where no trial was healthy."""
+
+    best: Winner | None
+    trials: pandas.DataFrame
+    run: Path
+
+
+def run_study(
+    study: Study, out: str | Path = "runs", name: str = "study", *, resume: bool = False, address: str | None = None, **options: Any
+) -> StudyResult:
+    """Runs a study in the folder out/name and returns its trials as a table and the best of them.
+
+    Raises RunError where the folder holds another run, KeyboardInterrupt after a graceful stop (see `segtune stop`).
+    """
+    run = RunDir(Path(out) / check_name(name))
+    prepare(run, study, resume)
+    from segtune.cluster.search import run_search
+
+    run_search(study, run, address=address, **options)
+    trials = read_trials(run)
+    winner = best(trials)
+    found = Winner(load_config(run.best), winner.miou) if winner and winner.miou is not None else None
+    return StudyResult(found, to_frame(trials), run.path)
+
+
+def prepare(run: RunDir, study: Study, resume: bool) -> None:
+    """Writes the study into a new run folder, or checks at a resume that it is the one that was begun. Raises RunError."""
+    if resume:
+        begun = load_study(RunDir.open(run.path).study)
+        changed = differences(study.config, begun.config)
+        changed += [line for line in differences(study.search, begun.search) if line.split(":")[0] not in FREE_ON_RESUME]
+        changed += [f"space {n}: {a} here, {b} there" for n, a, b in _different_dimensions(study, begun)]
+        if changed:
+            listed = "\n  ".join(changed)
+            raise RunError(
+                f"{run.path}: --resume goes on with the study that was begun, but these differ:\n  {listed}\nundo them, or choose another --name"
+            )
+    elif run.study.exists() or run.trials.exists():
+        raise RunError(f"{run.path}: holds a run already; go on with --resume, or choose another --name")
+    run.trials.mkdir(parents=True, exist_ok=True)
+    write_atomic(run.study, write_yaml(study.dump()))
+
+
+def _different_dimensions(ours: Study, theirs: Study) -> list[tuple[str, Any, Any]]:
+    a, b = ours.space.dump(), theirs.space.dump()
+    return [(name, a.get(name), b.get(name)) for name in dict.fromkeys([*a, *b]) if a.get(name) != b.get(name)]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="segtune search", description="Search a space of configs.")
+    parser.add_argument("--space", required=True, metavar="FILE", help="a study (config, space, search), or a bare space around --config")
+    parser.add_argument("--config", metavar="FILE", help="base config; default: the study's, or configs/shapes_segformer_b0.yaml")
+    parser.add_argument("--name", help="name of the run; default: the file's name and a number")
+    parser.add_argument("--out", default="runs", help="folder of all runs (default: runs); on a cluster, storage that all nodes see")
+    parser.add_argument("--trials", type=int, help="trials in all")
+    parser.add_argument("--workers-per-trial", type=int, metavar="N", help="ranks of one trial; two or more train with DDP")
+    parser.add_argument("--gpus-per-worker", type=float, metavar="F", help="GPUs of a worker; default: 1 where there are GPUs")
+    parser.add_argument("--max-concurrent", type=int, metavar="N", help="trials at the same time; default: as many as fit")
+    parser.add_argument("--address", help="Ray cluster: auto, ray://… or host:port; default: a local Ray of its own")
+    parser.add_argument("--seed", type=int, help="decides which points are drawn")
+    parser.add_argument("--resume", action="store_true", help="go on with the run --name, or with the newest run of this file")
+    parser.add_argument("--dry-run", action="store_true", help="check everything, print the plan, start nothing")
+    add_set_argument(parser)
+    arguments = parser.parse_args(argv)
+    return run_command(lambda: _search(arguments))
+
+
+def _search(arguments: argparse.Namespace) -> int:
+    names = ("trials", "workers_per_trial", "gpus_per_worker", "max_concurrent", "seed")
+    changes = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
+    study = load_study(arguments.space, arguments.config, arguments.set, changes)
+    if arguments.dry_run:
+        print(plan(study))
+        return DONE
+    out, stem = Path(arguments.out), Path(arguments.space).stem
+    name = arguments.name or (newest_name(out, stem) if arguments.resume else next_name(out, stem))
+    return _run(study, out, name, arguments)
+
+
+def _run(study: Study, out: Path, name: str, arguments: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from segtune.table import live_table, print_summary
+
+    console = Console(stderr=False)
+    run = RunDir(out / check_name(name))
+
+    def started(placement: Any, dashboard: str) -> None:
+        console.print(f"run {run.path}: {study.search.trials} trials, {placement.describe()}", highlight=False, soft_wrap=True)
+        console.print(
+            f"Ray dashboard {dashboard}   tensorboard --logdir {run.trials}   segtune status {run.path}", highlight=False, soft_wrap=True
+        )
+
+    prepare(run, study, arguments.resume)
+    try:
+        with live_table(run, study, console):
+            result = run_study(study, out, name, resume=True, address=arguments.address, started=started)
+    except KeyboardInterrupt:
+        print_summary(run, study, console)
+        told = " ".join(sys.argv[1:]) if "--name" in sys.argv else " ".join([*sys.argv[1:], "--name", name])
+        console.print(
+            f"stopped; go on with: python -m segtune.search {told.replace(' --resume', '')} --resume", markup=False, soft_wrap=True
+        )
+        return INTERRUPTED
+    print_summary(run, study, console)
+    return DONE if result.best else NO_HEALTHY_TRIAL
+
+
+def next_name(out: Path, stem: str) -> str:
+    """Returns the first free name stem-1, stem-2, …"""
+    number = 1
+    while (out / f"{stem}-{number}").exists():
+        number += 1
+    return f"{stem}-{number}"
+
+
+def newest_name(out: Path, stem: str) -> str:
+    """Returns the name of the run of this file that was begun last. Raises RunError where there is none."""
+    runs = [path for path in out.glob(f"{stem}-*") if (path / "study.yaml").exists() and path.name.rpartition("-")[2].isdigit()]
+    if not runs:
+        raise RunError(f"--resume: no run {stem}-… in {out}; give its --name")
+    return max(runs, key=lambda path: int(path.name.rpartition("-")[2])).name
+
+
+def plan(study: Study) -> str:
+    """Returns in words what a search would do: trials, rungs, epochs and steps, resources on this machine, first points.
+
+    Reads the lists of the data set. Raises DataError where it is incomplete, ConfigError where batches cannot be formed.
+    """
+    import os
+
+    from segtune.data.layouts import class_names, open_split
+
+    config, search = study.config, study.search
+    train, val = open_split(config.data, "train"), open_split(config.data, "val")
+    classes = class_names(config.data)
+    steps = len(train) // config.schedule.batch_size
+    if not steps:
+        raise ConfigError([f"schedule.batch_size: {config.schedule.batch_size} is more than the {len(train)} training images"])
+    rungs = ", ".join(map(str, study.rungs())) or "none"
+    lines = [
+        f"data:      {len(train)} training and {len(val)} validation images, {len(classes)} classes, in {config.data.root}",
+        f"model:     {config.model.name} with {config.model.encoder}",
+        f"trials:    {search.trials}, drawn by {search.sampler} (seed {search.seed}); trial 0 is the config itself",
+        f"epochs:    {config.schedule.epochs} of {steps} steps; validation every {config.schedule.val_every}; rungs at {rungs}",
+        f"resources: {search.workers_per_trial} worker(s) per trial; this machine has {len(os.sched_getaffinity(0))} cores",
+        "space:",
+        *(f"  {name}: {body}" for name, body in study.space.dump().items()),
+        "first points:",
+        *(f"  {number}: {point}" for number, point in enumerate(study.points())),
+    ]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
