@@ -47,7 +47,10 @@ class Halving:
 
 
 class HalvingScheduler(FIFOScheduler):
-    """`Halving` as a Tune scheduler; trials know their number through their config."""
+    """`Halving` as a Tune scheduler; trials know their number through their config.
+
+    Trial 0, the config as it stands, is recorded but never stopped: a winner needs something to be better than.
+    """
 
     def __init__(self, halving: Halving) -> None:
         super().__init__()
@@ -60,4 +63,4 @@ class HalvingScheduler(FIFOScheduler):
         if not math.isnan(miou):
             self.best[number] = max(self.best.get(number, -math.inf), miou)
         goes_on = self.halving.decide(number, result["epoch"], self.best.get(number, math.nan))
-        return TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP
+        return TrialScheduler.CONTINUE if goes_on or number == 0 else TrialScheduler.STOP

@@ -1,0 +1,185 @@
+"""Laws of augmentation and loading: what a sample looks like depends on (seed, epoch, index) and on nothing else."""
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from segtune.config import AugmentConfig, DataConfig
+from segtune.data.augment import Augmentation, PhotometricDistortion, cutmix, fit_scale, resize_to_fit
+from segtune.data.loader import MEAN, STD, TrainLoader, ValLoader, normalize
+from segtune.errors import ConfigError
+
+EVERYTHING = {
+    "augment.cutout.prob": 0.7,
+    "augment.mix.kind": "cutmix",
+    "augment.mix.prob": 0.7,
+    "augment.photometric": True,
+    "augment.ratio": [0.5, 2.0],
+}
+
+
+def batches(config, epoch=1, rank=0, world_size=1):
+    return [(b.images.clone(), b.masks.clone()) for b in TrainLoader(config, rank, world_size).epoch(epoch)]
+
+
+def same(one, two):
+    return len(one) == len(two) and all(torch.equal(a, c) and torch.equal(b, d) for (a, b), (c, d) in zip(one, two, strict=True))
+
+
+@pytest.mark.slow
+def test_loaders_make_no_difference(tiny_config):
+    config = tiny_config.override(EVERYTHING)
+    alone = batches(config)
+    assert same(alone, batches(config.override({"data.num_loaders": 2})))
+    assert same(alone, batches(config.override({"data.num_loaders": 4})))
+
+
+def test_ranks_see_together_what_one_sees(tiny_config):
+    config = tiny_config.override(EVERYTHING)
+    parts = [batches(config, rank=rank, world_size=2) for rank in (0, 1)]
+    joined = [tuple(torch.cat(pair) for pair in zip(a, b, strict=True)) for a, b in zip(*parts, strict=True)]
+    assert same(batches(config), joined)
+
+
+def test_accumulation_sees_the_same_global_batches(tiny_config):
+    parts = batches(tiny_config.override({"schedule.accumulate": 2}))
+    joined = [tuple(torch.cat(pair) for pair in zip(a, b, strict=True)) for a, b in zip(parts[::2], parts[1::2], strict=True)]
+    assert same(batches(tiny_config), joined)
+
+
+@pytest.mark.parametrize("loaders", [0, pytest.param(2, marks=pytest.mark.slow)])
+def test_epochs_differ_and_repeat(tiny_config, loaders):
+    loader = TrainLoader(tiny_config.override({"data.num_loaders": loaders}), 0, 1)
+    epochs = [[(b.images.clone(), b.masks.clone()) for b in loader.epoch(e)] for e in (1, 2, 1)]
+    assert not same(epochs[0], epochs[1])
+    assert same(epochs[0], epochs[2])
+
+
+def test_samples_of_one_batch_differ_in_their_augmentation(tiny_config):
+    sample = TrainLoader(tiny_config.override(EVERYTHING), 0, 1)._loader.dataset
+    assert not np.array_equal(sample[(1, 0, 1)][0], sample[(2, 0, 1)][0])
+    assert np.array_equal(sample[(1, 0, 1)][0], sample[(1, 0, 1)][0])
+
+
+def test_every_image_is_validated_once_over_all_ranks(tiny_config):
+    names = [name for rank in range(3) for b in ValLoader(tiny_config, rank, 3) for name in b.names]
+    assert len(names) == len(set(names)) == 7
+
+
+def test_batches_that_cannot_be_formed_are_refused(tiny_config):
+    with pytest.raises(ConfigError, match="8 does not divide among 3 workers x accumulate 1; the nearest is 6"):
+        TrainLoader(tiny_config, 0, 3)
+    with pytest.raises(ConfigError, match="25 is more than the 24 training images"):
+        TrainLoader(tiny_config.override({"schedule.batch_size": 25}), 0, 1)
+
+
+def augmentation(data=None, **augment):
+    plain = {"ratio": [1.0, 1.0], "cat_max_ratio": 1.0, "flip": 0.0, "photometric": False}
+    return Augmentation(
+        DataConfig.parse({"resize": [64, 64], "crop": [32, 32], **(data or {})}), AugmentConfig.parse({**plain, **augment})
+    )
+
+
+@pytest.fixture
+def scene():
+    rng = np.random.default_rng(0)
+    image = cv2.resize(rng.integers(0, 255, (8, 8, 3), np.uint8), (64, 64))
+    labels = np.zeros((64, 64), np.uint8)
+    labels[20:40, 20:40] = 1
+    labels[:, 60:] = 255
+    return image, labels
+
+
+@pytest.mark.parametrize("scale", [0.5, 0.8, 1.0, 1.7])
+def test_cropping_first_equals_resizing_first(scene, scale):
+    # The plain way: resize the whole image, then cut the same window out of it.
+    image, labels = scene
+    cut = augmentation({"crop": [32, 40]}, ratio=[scale, scale])
+    ours, our_labels = cut(image, labels, np.random.default_rng(5))
+    top, left, height, width = cut._draw_window(64, 64, scale, _after_scale(5, scale))
+    size = round(64 * scale)
+    whole = cv2.resize(image, (size, size), interpolation=cv2.INTER_LINEAR)[top : top + height, left : left + width]
+    assert np.abs(ours[:height, :width].astype(int) - whole.astype(int)).max() <= 2
+    ys = ((np.arange(size) + 0.5) / scale).astype(int).clip(0, 63)
+    plain_labels = labels[ys][:, ys][top : top + height, left : left + width]
+    assert (our_labels[:height, :width] == plain_labels).mean() > 0.97
+
+
+def _after_scale(seed, scale):
+    rng = np.random.default_rng(seed)
+    rng.uniform(scale, scale)
+    return rng
+
+
+def test_small_images_are_padded_with_mean_colour_and_ignore(scene):
+    image, labels = augmentation({"crop": [96, 80]})(*scene, np.random.default_rng(0))
+    assert image.shape == (96, 80, 3)
+    assert (labels[64:] == 255).all()
+    assert image[95, 79].tolist() == [124, 116, 104]
+    assert np.array_equal(image[:64, :64], scene[0])
+
+
+def test_crops_of_one_class_are_drawn_again(scene):
+    image, labels = scene
+    shares = {}
+    for ratio in (1.0, 0.75):
+        cut = augmentation(cat_max_ratio=ratio)
+        crops = [cut(image, labels, np.random.default_rng(i))[1] for i in range(200)]
+        shares[ratio] = np.mean([(c == 0).mean() > 0.75 for c in crops])
+    assert shares[0.75] < 0.5 * shares[1.0]
+
+
+def test_flip_turns_image_and_mask_together(scene):
+    image, labels = augmentation({"crop": [64, 64]}, flip=1.0)(*scene, np.random.default_rng(0))
+    assert np.array_equal(image, scene[0][:, ::-1])
+    assert np.array_equal(labels, scene[1][:, ::-1])
+
+
+def test_cutout_fills_image_with_mean_and_labels_with_ignore(scene):
+    image, labels = augmentation({"crop": [64, 64]}, cutout={"prob": 1.0})(*scene, np.random.default_rng(0))
+    holes = (image == (124, 116, 104)).all(-1)
+    assert 0 < holes.mean() < 0.2
+    assert (labels[holes] == 255).all()
+    assert np.array_equal(labels[~holes], scene[1][~holes])
+
+
+def test_photometric_distortion_leaves_labels_and_size_alone(scene):
+    image, labels = augmentation({"crop": [64, 64]}, photometric=True)(*scene, np.random.default_rng(1))
+    assert np.array_equal(labels, scene[1])
+    assert image.shape == scene[0].shape
+    assert image.dtype == np.uint8
+    assert not np.array_equal(image, scene[0])
+
+
+def test_photometric_distortion_is_the_formula_when_everything_is_drawn():
+    params = {"brightness": 20.0, "contrast": 0.5, "saturation": 1.5, "hue": 10.0, "contrast_first": True}
+    pixel = np.array([[[100, 60, 20]]], np.uint8)
+    hsv = cv2.cvtColor(((pixel + 20) * 0.5).astype(np.uint8), cv2.COLOR_RGB2HSV).astype(float)
+    hsv[..., 0] = (hsv[..., 0] + 10) % 180
+    hsv[..., 1] = (hsv[..., 1] * 1.5).clip(0, 255)
+    expected = cv2.cvtColor(hsv.astype(np.uint8), cv2.COLOR_HSV2RGB)
+    assert np.array_equal(PhotometricDistortion().apply(pixel, **params), expected)
+    neutral = {"brightness": 0.0, "contrast": 1.0, "saturation": 1.0, "hue": 0.0, "contrast_first": False}
+    assert np.array_equal(PhotometricDistortion().apply(pixel, **neutral), pixel)
+
+
+def test_cutmix_brings_labels_with_the_pixels():
+    zeros = np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8), np.uint8)
+    ones = np.ones((8, 8, 3), np.uint8), np.ones((8, 8), np.uint8)
+    image, labels = cutmix(*zeros, ones, np.random.default_rng(0))
+    assert 0 < labels.sum() < 64
+    assert np.array_equal(image[..., 0], labels)
+    assert zeros[1].sum() == 0
+
+
+def test_images_fit_the_long_and_the_short_side():
+    assert fit_scale(360, 480, (2048, 512)) == pytest.approx(512 / 360)
+    assert fit_scale(100, 1000, (2048, 512)) == pytest.approx(2.048)
+    assert resize_to_fit(np.zeros((360, 480, 3), np.uint8), (240, 240)).shape == (180, 240, 3)
+
+
+def test_normalised_mean_colour_is_zero():
+    image = torch.tensor(MEAN).round().to(torch.uint8).view(1, 3, 1, 1)
+    assert normalize(image).abs().max() < 0.01
+    assert normalize(image + 50)[0, 0, 0, 0] == pytest.approx((174 - MEAN[0]) / STD[0], abs=1e-4)
