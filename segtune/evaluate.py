@@ -7,33 +7,12 @@ import csv
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from segtune.cli import add_set_argument, run_command
 from segtune.config import ExperimentConfig, load_config
+from segtune.predict import load_model, write_overlays
 from segtune.rundir import write_atomic
 from segtune.settings import parse_assignments
-
-if TYPE_CHECKING:
-    import torch
-
-
-def load_model(path: str | Path, config: ExperimentConfig | None, device: torch.device) -> tuple[torch.nn.Module, ExperimentConfig, Path]:
-    """Returns the model of a checkpoint, its config (or the given one) and the checkpoint's folder.
-
-    `path` is a checkpoint, or the folder of a run or trial, which stands for its best checkpoint. Raises CheckpointError.
-    """
-    from segtune import checkpoint
-    from segtune.data.layouts import class_names
-    from segtune.models import build_model
-
-    folder = checkpoint.find(path)
-    manifest = checkpoint.verify(folder)
-    config = config or ExperimentConfig.parse(manifest.config)
-    # The checkpoint brings all weights: reading pretrained ones first would be for nothing.
-    model = build_model(config.model.override({"weights": None}), len(class_names(config.data)))
-    checkpoint.load_into(model, folder)
-    return model.to(device).eval(), config, folder
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -70,8 +49,6 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     write_atomic(target, text.getvalue())
     print(f"written: {target}")
     if arguments.show_dir:
-        from segtune.predict import write_overlays
-
         count = write_overlays(model, config, validation_images(config), Path(arguments.show_dir), ranks.device)
         print(f"{count} overlays in {arguments.show_dir}")
     return 0

@@ -10,12 +10,29 @@ from typing import TYPE_CHECKING
 from segtune.cli import run_command
 from segtune.config import ExperimentConfig
 from segtune.errors import DataError
-from segtune.evaluate import load_model
 
 if TYPE_CHECKING:
     import torch
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+
+
+def load_model(path: str | Path, config: ExperimentConfig | None, device: torch.device) -> tuple[torch.nn.Module, ExperimentConfig, Path]:
+    """Returns the model of a checkpoint, its config (or the given one) and the checkpoint's folder.
+
+    `path` is a checkpoint, or the folder of a run or trial, which stands for its best checkpoint. Raises CheckpointError.
+    """
+    from segtune import checkpoint
+    from segtune.data.layouts import class_names
+    from segtune.models import build_model
+
+    folder = checkpoint.find(path)
+    manifest = checkpoint.verify(folder)
+    config = config or ExperimentConfig.parse(manifest.config)
+    # The checkpoint brings all weights: reading pretrained ones first would be for nothing.
+    model = build_model(config.model.override({"weights": None}), len(class_names(config.data)))
+    checkpoint.load_into(model, folder)
+    return model.to(device).eval(), config, folder
 
 
 def images_in(paths: Iterable[str | Path]) -> list[Path]:

@@ -115,11 +115,9 @@ def _search(arguments: argparse.Namespace) -> int:
 
 
 def _run(study: Study, out: Path, name: str, arguments: argparse.Namespace) -> int:
-    from rich.console import Console
+    from segtune.table import live_table, print_summary, wide_console
 
-    from segtune.table import live_table, print_summary
-
-    console = Console(stderr=False)
+    console = wide_console()
     run = RunDir(out / check_name(name))
 
     def started(placement: Any, dashboard: str) -> None:

@@ -20,14 +20,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _status(arguments: argparse.Namespace) -> int:
-    from rich.console import Console
-
     from segtune.results import read_trials, to_frame
     from segtune.rundir import write_atomic
-    from segtune.table import print_summary
+    from segtune.table import print_summary, wide_console
 
     run = RunDir.open(arguments.run)
-    print_summary(run, load_study(run.study), Console())
+    print_summary(run, load_study(run.study), wide_console())
     if arguments.csv:
         from pathlib import Path
 

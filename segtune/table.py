@@ -25,6 +25,12 @@ COLOURS = {"completed": "green", "pruned": "yellow", "unhealthy": "red", "failed
 REFRESH_S = 1.0
 
 
+def wide_console() -> Console:
+    """Returns a console as wide as the terminal, or wide enough for a table where the output goes to a file."""
+    console = Console()
+    return console if console.is_terminal else Console(width=180)
+
+
 def short(value: Any) -> str:
     """Returns a parameter's value as it is read best."""
     if isinstance(value, bool):

@@ -76,9 +76,7 @@ def test_batches_that_cannot_be_formed_are_refused(tiny_config):
 
 def augmentation(data=None, **augment):
     plain = {"ratio": [1.0, 1.0], "cat_max_ratio": 1.0, "flip": 0.0, "photometric": False}
-    return Augmentation(
-        DataConfig.parse({"resize": [64, 64], "crop": [32, 32], **(data or {})}), AugmentConfig.parse({**plain, **augment})
-    )
+    return Augmentation(DataConfig.parse({"resize": [64, 64], "crop": [32, 32], **(data or {})}), AugmentConfig.parse({**plain, **augment}))
 
 
 @pytest.fixture

@@ -27,9 +27,7 @@ def test_head_learns_faster_and_norms_and_biases_do_not_decay(name, encoder):
             assert decay == 0.1, parameter
 
 
-@pytest.mark.parametrize(
-    ("step", "expected"), [(0, 0.01), (1, 0.505), (2, 1.0), (6, 0.5), (10, 0.0)]
-)
+@pytest.mark.parametrize(("step", "expected"), [(0, 0.01), (1, 0.505), (2, 1.0), (6, 0.5), (10, 0.0)])
 def test_rate_warms_up_in_a_line_and_decays_by_the_power(step, expected):
     assert learning_rate_factor(step, total=10, warmup=2, warmup_start=0.01, power=1.0) == pytest.approx(expected)
 

@@ -7,9 +7,9 @@ import sys
 
 import pytest
 import torch
-from segtune.data.loader import ValLoader
 
 from segtune import checkpoint
+from segtune.data.loader import ValLoader
 from segtune.distributed import Ranks
 from segtune.errors import CheckpointError, RunError
 from segtune.health import HealthMonitor

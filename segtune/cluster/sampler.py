@@ -139,6 +139,7 @@ class StudySampler(Searcher):
 
     def _open(self) -> optuna.Study:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.run.path.mkdir(parents=True, exist_ok=True)
         for leftover in self.run.path.glob(f"{self.run.journal.name}*"):
             leftover.unlink()
         storage = JournalStorage(JournalFileBackend(str(self.run.journal)))

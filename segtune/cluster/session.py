@@ -24,9 +24,7 @@ ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the trial's own files say the same, and survive a crash
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is ours: Tune would advise its own restore
-    "RAY_AIR_NEW_OUTPUT": "0",
     "NO_ALBUMENTATIONS_UPDATE": "1",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 
 # A trial with a worker group is only the one who waits for it: a bundle may not be empty, but memory costs no CPU.
@@ -79,7 +77,7 @@ def session(address: str | None) -> Iterator[str]:
     os.environ.update({name: os.environ.get(name, value) for name, value in ENVIRONMENT.items()})
     try:
         if address is None:
-            # Without the dashboard Ray's own clean-up of worker groups does nothing at all; see docs/design.md.
+            # Without the dashboard Ray's own clean-up of worker groups does nothing at all; .
             ray.init(include_dashboard=True, dashboard_host="127.0.0.1", log_to_driver=False, logging_level=logging.ERROR)
         else:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, runtime_env={"env_vars": ENVIRONMENT})

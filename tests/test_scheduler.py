@@ -1,0 +1,78 @@
+"""Laws of successive halving: what a rung has seen decides, non-finite is worst, and replaying gives the same rungs."""
+
+import math
+import random
+
+import pytest
+
+from segtune.cluster.scheduler import Halving, HalvingScheduler
+
+
+def test_first_arrival_goes_on_and_below_the_reduction_only_the_best_does():
+    halving = Halving([2], reduction=3)
+    assert [halving.decide(n, 2, s) for n, s in enumerate([0.5, 0.4, 0.6])] == [True, False, True]
+
+
+def test_one_in_reduction_goes_on():
+    halving = Halving([1], reduction=2)
+    for number, score in enumerate([0.1, 0.2, 0.3, 0.4]):
+        halving.decide(number, 1, score)
+    # Six have come with this one, three may go on; 0.35 is second.
+    assert halving.decide(4, 1, 0.35)
+    assert not halving.decide(5, 1, 0.15)
+
+
+@pytest.mark.parametrize("score", [math.nan, math.inf, -math.inf])
+def test_what_is_not_finite_is_worst_even_alone(score):
+    halving = Halving([1], reduction=2)
+    assert not halving.decide(0, 1, score)
+    assert halving.decide(1, 1, 0.0)
+
+
+def test_rung_decides_once_and_between_rungs_nothing_is_decided():
+    halving = Halving([2, 6], reduction=2)
+    assert halving.decide(0, 2, 0.9)
+    assert halving.decide(1, 1, 0.0)
+    assert not halving.decide(1, 2, 0.1)
+    assert halving.decide(1, 3, 0.1)
+    # The next validation after rung 6 may be epoch 8.
+    assert halving.decide(0, 8, 0.5)
+    assert halving.recorded == {2: {0: 0.9, 1: 0.1}, 6: {0: 0.5}}
+
+
+def test_without_rungs_nothing_is_stopped():
+    assert Halving([], reduction=2).decide(0, 5, -1.0)
+
+
+def test_replayed_rungs_equal_those_of_an_unbroken_search():
+    rng = random.Random(0)
+    curves = [[{"epoch": e, "miou": rng.random()} for e in range(1, 10)] for _ in range(30)]
+    live, decisions = Halving([1, 3], 3), {}
+    rows = {n: [] for n in range(30)}
+    for number, curve in enumerate(curves):
+        best = 0.0
+        for row in curve:
+            best = max(best, row["miou"])
+            rows[number].append(row)
+            if not live.decide(number, row["epoch"], best):
+                decisions[number] = row["epoch"]
+                break
+    again = Halving([1, 3], 3)
+    for number in range(30):
+        again.replay(number, [*rows[number], {"epoch": 99, "loss": 1.0}])
+    assert again.recorded == live.recorded
+    assert 0 < len(decisions) < 30
+
+
+class FakeTrial:
+    def __init__(self, number):
+        self.config = {"number": number}
+
+
+def test_scheduler_scores_by_the_best_so_far_and_spares_trial_0():
+    scheduler = HalvingScheduler(Halving([2], reduction=2))
+    ends = []
+    for number, curve in ((1, [0.9, 0.1]), (2, [0.5, 0.6]), (0, [0.1, 0.1]), (3, [math.nan, math.nan])):
+        ends.append([scheduler.on_trial_result(None, FakeTrial(number), {"epoch": e, "miou": m}) for e, m in enumerate(curve, 1)][-1])
+    assert ends == ["CONTINUE", "STOP", "CONTINUE", "STOP"]
+    assert scheduler.halving.recorded[2][1] == 0.9

@@ -1,0 +1,173 @@
+"""Laws of the search, on a real local Ray: trials end with a verdict, workers come back, a stopped search goes on."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import ray
+import torch
+
+from segtune.cluster.search import run_search
+from segtune.cluster.session import plan_resources, release_orphans, session
+from segtune.config import load_config
+from segtune.errors import ClusterError
+from segtune.results import read_trials
+from segtune.rundir import RunDir
+from segtune.search import prepare, run_study
+from segtune.settings import write_yaml
+from segtune.study import SearchConfig, load_study
+from segtune.train import run_training
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    with session(None):
+        yield
+
+
+@pytest.fixture
+def study_file(tiny_config, tmp_path):
+    tree = {
+        "config": tiny_config.override({"schedule.epochs": 3}).dump(),
+        "space": {"optim.lr": {"loguniform": [1e-5, 1e30]}, "optim.name": {"choice": ["adamw", "sgd"]}},
+        "search": {"trials": 3, "scheduler": {"asha": {"grace_epochs": 1, "reduction": 2}}, "cpus_per_worker": 1.0},
+    }
+    (tmp_path / "s.yaml").write_text(write_yaml(tree))
+    return tmp_path / "s.yaml"
+
+
+def free_cpus():
+    return ray.available_resources().get("CPU", 0.0)
+
+
+def wait_for_free_cluster(seconds):
+    deadline = time.monotonic() + seconds
+    while free_cpus() < ray.cluster_resources()["CPU"] and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return free_cpus() == ray.cluster_resources()["CPU"]
+
+
+@pytest.mark.parametrize(
+    ("cluster_has", "asked", "expected"),
+    [
+        ({"CPU": 2}, {}, (1, 1.0, 0.0, 2)),
+        ({"CPU": 2}, {"workers_per_trial": 2}, (2, 1.0, 0.0, 1)),
+        ({"CPU": 16, "GPU": 4}, {}, (1, 4.0, 1.0, 4)),
+        ({"CPU": 16, "GPU": 4}, {"gpus_per_worker": 0.5}, (1, 2.0, 0.5, 8)),
+        ({"CPU": 16, "GPU": 4}, {"workers_per_trial": 2, "max_concurrent": 1}, (2, 4.0, 1.0, 1)),
+        ({"CPU": 64}, {"trials": 3}, (1, 1.0, 0.0, 3)),
+    ],
+)
+def test_concurrency_counts_all_that_a_trial_takes(cluster_has, asked, expected):
+    placement = plan_resources(SearchConfig(**asked), cluster_has)
+    assert (placement.workers, placement.cpus, placement.gpus, placement.concurrent) == expected
+
+
+def test_trial_that_can_never_start_is_refused():
+    with pytest.raises(ClusterError, match="one trial needs 4 CPUs and 0 GPUs \\(4 workers\\), the cluster has 2 and 0"):
+        plan_resources(SearchConfig(workers_per_trial=4), {"CPU": 2})
+
+
+@pytest.mark.slow
+def test_search_ends_with_verdicts_and_a_best_config_that_trains(cluster, study_file, tmp_path):
+    known_bad = [{"optim.lr": 1e30, "optim.name": "sgd"}]
+    result = run_study(load_study(study_file, search={"known_good": known_bad}), tmp_path / "runs", "a")
+    states = dict(zip(result.trials["trial"], result.trials["state"], strict=True))
+    assert states["0000"] == "completed"
+    assert states["0001"] == "unhealthy"
+    assert "non-finite" in read_trials(RunDir(result.run))[1].reason
+    assert result.best is not None
+    assert result.best.miou == result.trials[result.trials["state"] != "unhealthy"]["miou"].max()
+    # On as many threads as the trial had, the sums are taken in the same order.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    again = run_training(load_config(result.run / "best.yaml"), tmp_path / "again")
+    torch.set_num_threads(threads)
+    assert again.best_miou == result.best.miou
+    assert wait_for_free_cluster(10)
+
+
+@pytest.mark.slow
+def test_failing_trial_is_told_with_its_reason_and_does_not_stop_the_search(cluster, study_file, tmp_path):
+    # A batch larger than the data set is found only when the loader is built.
+    tree = load_study(study_file).dump()
+    tree["space"] = {"schedule.batch_size": {"choice": [8, 512]}}
+    tree["search"]["known_good"] = [{"schedule.batch_size": 512}]
+    tree["search"]["trials"] = 2
+    study_file.write_text(write_yaml(tree))
+    result = run_study(load_study(study_file), tmp_path / "runs", "b")
+    trial = read_trials(RunDir(result.run))[1]
+    assert (trial.state, trial.kind) == ("failed", "config")
+    assert "512 is more than the 24 training images" in trial.reason
+    assert "Traceback" in (result.run / "trials" / "0001" / "error.txt").read_text()
+    assert result.best is not None
+
+
+@pytest.mark.slow
+def test_workers_of_a_group_come_back_after_a_stop(cluster, study_file, tmp_path):
+    # Rates of 1e-5 after the config's own are pruned at the first rung, in the middle of their run.
+    changes = {"workers_per_trial": 2, "trials": 2, "known_good": [{"optim.lr": 1e-5, "optim.name": "sgd"}], "cpus_per_worker": 0.5}
+    study = load_study(study_file, search=changes, overrides=["schedule.epochs=6"])
+    result = run_study(study, tmp_path / "runs", "c")
+    assert list(result.trials["state"]) == ["completed", "pruned"]
+    assert wait_for_free_cluster(10)
+    assert release_orphans() == 0
+
+
+@pytest.mark.slow
+def test_killed_driver_resumes_with_the_same_trials(study_file, tmp_path):
+    command = [sys.executable, "-m", "segtune.search", "--space", str(study_file), "--trials", "4", "--max-concurrent", "1"]
+    command += ["--set", "schedule.epochs=8", "--out", str(tmp_path / "runs")]
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    subprocess.run([*command, "--name", "whole"], env=environment, check=True, capture_output=True)
+    with subprocess.Popen([*command, "--name", "broken"], env=environment, stdout=subprocess.DEVNULL, start_new_session=True) as driver:
+        rows = tmp_path / "runs" / "broken" / "trials" / "0001" / "epochs.jsonl"
+        deadline = time.monotonic() + 90
+        while not rows.exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert rows.exists()
+        driver.send_signal(signal.SIGKILL)
+    first = read_trials(RunDir(tmp_path / "runs" / "broken"))
+    assert len(first) < 4
+    ended = subprocess.run([*command, "--name", "broken", "--resume"], env=environment, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    whole, broken = (read_trials(RunDir(tmp_path / "runs" / name)) for name in ("whole", "broken"))
+    assert [(t.params, t.state, t.miou) for t in whole] == [(t.params, t.state, t.miou) for t in broken]
+
+
+@pytest.mark.slow
+def test_interrupt_stops_gracefully_and_says_how_to_go_on(study_file, tmp_path):
+    command = [sys.executable, "-m", "segtune.search", "--space", str(study_file), "--out", str(tmp_path / "runs"), "--name", "i"]
+    command += ["--set", "schedule.epochs=200", "--set", "checkpoint.every=1", "--max-concurrent", "1"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as driver:
+        trial = tmp_path / "runs" / "i" / "trials" / "0000"
+        deadline = time.monotonic() + 90
+        while not (trial / "epochs.jsonl").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        driver.send_signal(signal.SIGINT)
+        told, _ = driver.communicate(timeout=60)
+    assert driver.returncode == 130, told
+    assert "--name i --resume" in told
+    assert json.loads((trial / "verdict.json").read_text())["state"] == "interrupted"
+    before = read_trials(RunDir(tmp_path / "runs" / "i"))[0].epoch
+    assert before >= 1
+
+
+@pytest.mark.slow
+def test_stop_request_is_heard(cluster, study_file, tmp_path):
+    study, run = load_study(study_file, overrides=["schedule.epochs=200"]), RunDir(tmp_path / "runs" / "d")
+    prepare(run, study, resume=False)
+    code = "import sys, time, pathlib\nrun = pathlib.Path(sys.argv[1])\nwhile not list(run.glob('trials/*/epochs.jsonl')): time.sleep(0.1)\n"
+    code += "(run / 'stop').write_text('stop')"
+    with subprocess.Popen([sys.executable, "-c", code, str(run.path)]) as asker:
+        with pytest.raises(KeyboardInterrupt):
+            run_search(study, run)
+        asker.wait(10)
+    assert "interrupted" in {t.state for t in read_trials(run)}
+    assert wait_for_free_cluster(10)
