@@ -6,7 +6,13 @@ The few public names; those that need torch or Ray are imported when they are fi
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from segtune.config import load_config
+    from segtune.search import run_study
+    from segtune.study import load_study
+    from segtune.train import run_training
 
 __version__ = "0.1.0"
 

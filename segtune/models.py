@@ -50,7 +50,7 @@ class SegFormer(nn.Module):
                 num_attention_heads=[1, 2, 4, 8] if config.encoder == "mit_nano" else [1, 2, 5, 8],
                 decoder_hidden_size=config.decoder_channels or width,
                 drop_path_rate=config.drop_path,
-                num_labels=num_classes,
+                num_labels=num_classes,  # pyright: ignore[reportCallIssue]
             )
         )
         if config.weights:
@@ -72,7 +72,7 @@ class UPerNet(nn.Module):
         self.encoder, self.indices = _timm_encoder(config)
         info = self.encoder.feature_info  # type: ignore[union-attr]
         channels = [info.channels()[i] for i in self.indices]  # type: ignore[operator]
-        head = UperNetConfig(hidden_size=config.decoder_channels or 512, num_labels=num_classes, auxiliary_channels=256)
+        head = UperNetConfig(hidden_size=config.decoder_channels or 512, num_labels=num_classes, auxiliary_channels=256)  # pyright: ignore[reportCallIssue]
         self.decode_head = UperNetHead(head, channels)
         self.auxiliary_head = UperNetFCNHead(head, channels)
         self.channels = channels

@@ -163,7 +163,9 @@ def test_interrupt_stops_gracefully_and_says_how_to_go_on(study_file, tmp_path):
 def test_stop_request_is_heard(cluster, study_file, tmp_path):
     study, run = load_study(study_file, overrides=["schedule.epochs=200"]), RunDir(tmp_path / "runs" / "d")
     prepare(run, study, resume=False)
-    code = "import sys, time, pathlib\nrun = pathlib.Path(sys.argv[1])\nwhile not list(run.glob('trials/*/epochs.jsonl')): time.sleep(0.1)\n"
+    code = (
+        "import sys, time, pathlib\nrun = pathlib.Path(sys.argv[1])\nwhile not list(run.glob('trials/*/epochs.jsonl')): time.sleep(0.1)\n"
+    )
     code += "(run / 'stop').write_text('stop')"
     with subprocess.Popen([sys.executable, "-c", code, str(run.path)]) as asker:
         with pytest.raises(KeyboardInterrupt):

@@ -57,7 +57,7 @@ class StudySampler(Searcher):
         """Trials that this session has yet to start."""
         return self.study.search.trials - len(self.asked) + len(self.unfinished)
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+    def suggest(self, trial_id: str) -> Any:
         """Returns {number, params, resume} of the next trial, or FINISHED."""
         if self.stopping or self.remaining <= 0:
             return Searcher.FINISHED

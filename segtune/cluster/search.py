@@ -13,6 +13,7 @@ from typing import Any
 
 import ray
 from ray import tune
+from ray.tune.progress_reporter import TrialProgressCallback
 
 from segtune.cluster.sampler import StudySampler
 from segtune.cluster.scheduler import Halving, HalvingScheduler
@@ -65,7 +66,7 @@ def _tuner(study: Study, run: RunDir, sampler: StudySampler, placement: Placemen
             trial_dirname_creator=lambda trial: trial.trial_id,
         ),
         run_config=tune.RunConfig(
-            name=f"tune-{time.time_ns()}", storage_path=str(run.ray), verbose=0, callbacks=[watch], stop=_StopAll(watch)
+            name=f"tune-{time.time_ns()}", storage_path=str(run.ray), verbose=0, callbacks=[watch, _Silence()], stop=_StopAll(watch)
         ),
     )
 
@@ -125,6 +126,13 @@ class _Watch(tune.Callback):
             if ray.available_resources().get("CPU", 0) >= ray.cluster_resources().get("CPU", 0):
                 return
             time.sleep(0.2)
+
+
+class _Silence(TrialProgressCallback):
+    """Takes the place of the callback that prints each trial's end, at verbosity 0 too; the table says it better."""
+
+    def _print(self, msg: str) -> None:
+        """Prints nothing."""
 
 
 class _StopAll(tune.Stopper):

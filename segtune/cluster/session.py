@@ -24,11 +24,12 @@ ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the trial's own files say the same, and survive a crash
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is ours: Tune would advise its own restore
+    "RAY_AIR_NEW_OUTPUT": "0",  # the new one prints a box even at verbosity 0
     "NO_ALBUMENTATIONS_UPDATE": "1",
 }
 
 # A trial with a worker group is only the one who waits for it: a bundle may not be empty, but memory costs no CPU.
-WAITING_BUNDLE = {"memory": 1024 * 1024}
+WAITING_BUNDLE = {"memory": 1024.0 * 1024}
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def session(address: str | None) -> Iterator[str]:
     os.environ.update({name: os.environ.get(name, value) for name, value in ENVIRONMENT.items()})
     try:
         if address is None:
-            # Without the dashboard Ray's own clean-up of worker groups does nothing at all; .
+            # Without the dashboard there is no State API, and Ray's own clean-up of worker groups does nothing at all.
             ray.init(include_dashboard=True, dashboard_host="127.0.0.1", log_to_driver=False, logging_level=logging.ERROR)
         else:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, runtime_env={"env_vars": ENVIRONMENT})
@@ -92,7 +93,9 @@ def session(address: str | None) -> Iterator[str]:
 
 
 def _dashboard() -> str:
-    url = ray._private.worker.get_dashboard_url() if hasattr(ray, "_private") else None
+    from ray._private.worker import get_dashboard_url
+
+    url = get_dashboard_url()
     return f"http://{url}" if url else ""
 
 
@@ -105,7 +108,7 @@ def release_orphans() -> int:
     """
     from ray._private.state import state
     from ray._raylet import PlacementGroupID
-    from ray.core.generated.gcs_pb2 import PlacementGroupTableData
+    from ray.core.generated.gcs_pb2 import PlacementGroupTableData  # pyright: ignore[reportAttributeAccessIssue]
     from ray.util.placement_group import PlacementGroup, remove_placement_group
 
     accessor = getattr(state, "global_state_accessor", None)

@@ -6,6 +6,7 @@ Everything random is drawn from the generator that is handed in, so that a sampl
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import cv2
 import numpy as np
@@ -55,10 +56,11 @@ class Augmentation:
 
     def _window(self, mask: np.ndarray, scale: float, rng: np.random.Generator) -> tuple[int, int, int, int]:
         """Draws top, left, height and width of the crop, in pixels of the resized image."""
-        for _ in range(CROP_TRIES):
-            window = self._draw_window(mask.shape[0], mask.shape[1], scale, rng)
+        window = self._draw_window(mask.shape[0], mask.shape[1], scale, rng)
+        for _ in range(CROP_TRIES - 1):
             if self.augment.cat_max_ratio == 1 or self._is_varied(mask, window, scale):
                 break
+            window = self._draw_window(mask.shape[0], mask.shape[1], scale, rng)
         return window
 
     def _draw_window(self, height: int, width: int, scale: float, rng: np.random.Generator) -> tuple[int, int, int, int]:
@@ -91,7 +93,7 @@ def _cut(image: np.ndarray, mask: np.ndarray, window: tuple[int, int, int, int],
     return part, labels
 
 
-def _flip(augment: AugmentConfig) -> list[A.BasicTransform]:
+def _flip(augment: AugmentConfig) -> list[Any]:
     return [A.HorizontalFlip(p=augment.flip)] if augment.flip else []
 
 
@@ -138,11 +140,11 @@ def _affine(image: np.ndarray, alpha: float, beta: float) -> np.ndarray:
     return cv2.LUT(image, (np.arange(256) * alpha + beta).clip(0, 255).astype(np.uint8))
 
 
-def _photometric(augment: AugmentConfig) -> list[A.BasicTransform]:
+def _photometric(augment: AugmentConfig) -> list[Any]:
     return [PhotometricDistortion(p=1.0)] if augment.photometric else []
 
 
-def _cutout(cutout: CutoutConfig, data: DataConfig) -> list[A.BasicTransform]:
+def _cutout(cutout: CutoutConfig, data: DataConfig) -> list[Any]:
     if not cutout.prob:
         return []
     return [
