@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -132,13 +133,17 @@ def _run(study: Study, out: Path, name: str, arguments: argparse.Namespace) -> i
             result = run_study(study, out, name, resume=True, address=arguments.address, started=started)
     except KeyboardInterrupt:
         print_summary(run, study, console)
-        told = " ".join(sys.argv[1:]) if "--name" in sys.argv else " ".join([*sys.argv[1:], "--name", name])
-        console.print(
-            f"stopped; go on with: python -m segtune.search {told.replace(' --resume', '')} --resume", markup=False, soft_wrap=True
-        )
+        console.print(f"stopped; go on with: {resume_command(sys.argv[1:], name)}", markup=False, highlight=False, soft_wrap=True)
         return INTERRUPTED
     print_summary(run, study, console)
     return DONE if result.best else NO_HEALTHY_TRIAL
+
+
+def resume_command(argv: Sequence[str], name: str) -> str:
+    """Returns the command that goes on with run `name`, for one that was started with `argv`."""
+    words = [word for word in argv if word not in ("--resume", "search")]
+    named = any(word == "--name" or word.startswith("--name=") for word in words)
+    return shlex.join(["python", "-m", "segtune.search", *words, *([] if named else ["--name", name]), "--resume"])
 
 
 def next_name(out: Path, stem: str) -> str:

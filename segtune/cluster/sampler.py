@@ -85,6 +85,11 @@ class StudySampler(Searcher):
             trial.write_verdict(verdict)
         self._tell(number, verdict)
 
+    def settle(self) -> None:
+        """Settles the trials that Tune has ended without a word, as it does when everything is stopped."""
+        for trial_id in list(self.numbers):
+            self.on_trial_complete(trial_id)
+
     def _verdict(self, trial: TrialDir, error: bool) -> Verdict:
         rows = trial.read_epochs()
         epoch, step = (rows[-1]["epoch"], rows[-1]["step"]) if rows else (0, 0)

@@ -47,6 +47,7 @@ def run_search(study: Study, run: RunDir, *, address: str | None = None, started
                     _tuner(study, run, sampler, placement, watch).fit()
         finally:
             watch.release(patience_s=10.0)
+            sampler.settle()
             write_best(run)
         if watch.stopping:
             raise KeyboardInterrupt

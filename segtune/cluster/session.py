@@ -103,21 +103,22 @@ def release_orphans() -> int:
     """Removes the placement groups of this job whose creator is dead, and returns how many there were.
 
     A trial that is stopped or killed takes its Train controller with it, but Ray keeps the controller's placement group,
-    workers and all, for as long as the driver lives; its own cleaner asks the State API, which may be absent. The table
-    of the control store knows the creator in any case.
+    workers and all, for as long as the driver lives: its own cleaner asks the State API, and was seen to wait for ever with
+    the dashboard running. The table of the control store knows the creator in any case.
     """
     from ray._private.state import state
-    from ray._raylet import PlacementGroupID
+    from ray._raylet import ActorID, PlacementGroupID
     from ray.core.generated.gcs_pb2 import PlacementGroupTableData  # pyright: ignore[reportAttributeAccessIssue]
     from ray.util.placement_group import PlacementGroup, remove_placement_group
 
-    accessor = getattr(state, "global_state_accessor", None)
-    if accessor is None:  # a client of a remote cluster has no such view; there the cleaner has to do
+    if ray.util.client.ray.is_connected():  # a client of a remote cluster has no such view; there the cleaner has to do
         return 0
     job = ray.get_runtime_context().get_job_id()
     orphans = 0
-    for data in map(PlacementGroupTableData.FromString, accessor.get_placement_group_table()):
-        dead = data.creator_actor_dead and data.creator_job_id.hex() == job and not data.is_detached
+    for data in map(PlacementGroupTableData.FromString, state._connect_and_get_accessor().get_placement_group_table()):
+        # What no actor has created belongs to this process: the groups of Tune's trials.
+        by_actor = data.creator_actor_id != ActorID.nil().binary()
+        dead = by_actor and data.creator_actor_dead and data.creator_job_id.hex() == job and not data.is_detached
         if dead and data.state != PlacementGroupTableData.REMOVED:
             remove_placement_group(PlacementGroup(PlacementGroupID(data.placement_group_id)))
             orphans += 1
