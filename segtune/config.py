@@ -187,6 +187,15 @@ class HealthConfig(Settings):
         ge=1,
         description="steps in a row whose gradients are not finite under fp16 before the run ends; the scaler needs a few to settle",
     )
+    diverged_factor: float = Field(
+        default=20.0,
+        gt=1,
+        description="the run ends when the median loss of 10 steps is more than this many times the first one; healthy losses fall",
+    )
+    forgotten_share: Share = Field(
+        default=0.5, description="the run ends when mIoU stays below this share of its best; validation noise is a few per cent"
+    )
+    patience: int = Field(default=2, ge=1, description="validations in a row for which mIoU must stay that low; one may be an accident")
 
 
 class ExperimentConfig(Settings):

@@ -28,6 +28,11 @@ class ConfusionMatrix:
         """Adds the counts of another matrix of the same classes."""
         self.matrix = self.matrix + other.matrix.to(self.matrix.device)
 
+    def constant_miou(self) -> float:
+        """Returns the mIoU in 0..1 of predicting the most frequent class everywhere: what a run has to be better than."""
+        labels = self.matrix.sum(1)
+        return float(labels.max() / labels.sum() / (labels > 0).sum()) if labels.sum() else 0.0
+
     def summary(self) -> dict[str, Any]:
         """Returns aAcc, mIoU, mAcc and mDice in 0..1, and the arrays iou, acc and dice per class.
 

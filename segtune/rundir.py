@@ -53,7 +53,6 @@ class TrialDir:
         self.params = path / "params.json"
         self.epochs = path / "epochs.jsonl"
         self.verdict = path / "verdict.json"
-        self.attempt = path / "attempt.json"
         self.checkpoints = path / "checkpoints"
         self.tensorboard = path / "tb"
 
@@ -107,7 +106,6 @@ class RunDir:
         self.ray = self.path / "ray"
         self.trials = self.path / "trials"
         self.best = self.path / "best.yaml"
-        self.environment = self.path / "environment.json"
         self.lock = self.path / ".lock"
         self.stop_request = self.path / "stop"
 

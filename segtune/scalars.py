@@ -26,7 +26,7 @@ class ScalarLog:
         for name, iou in zip(self.class_names, row.get("class_iou", ()), strict=False):
             if iou is not None:
                 self.writer.add_scalar(f"class_iou/{name}", iou, epoch)
-        for name in set(row) - {"epoch", "step", "seconds", "miou", "aacc", "macc", "class_iou"}:
+        for name in set(row) - {"epoch", "step", "seconds", "miou", "aacc", "macc", "constant_miou", "class_iou"}:
             self.writer.add_scalar(f"train/{name}", row[name], epoch)
         self.writer.flush()
 

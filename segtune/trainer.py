@@ -83,6 +83,7 @@ class Trainer:
         elif resume:
             self._resume(model)
         self._prepare_folder()
+        self.health.replay(row for row in out.read_epochs() if row["epoch"] <= self.finished)
         # Every rank reads the folder above before the first one may write to it.
         ranks.wait()
         self.model = ranks.wrap(model)
@@ -107,7 +108,13 @@ class Trainer:
             self.seconds += time.monotonic() - start
             row = {"epoch": epoch, "step": self.step, "seconds": round(self.seconds, 3), **row}
             self._write(epoch, row)
+            self.verdict = self.health.validation(row)
+            if self.verdict and self.ranks.is_first:
+                # Before the report: a scheduler that stops the trial for it would hide why it was bad.
+                self.out.write_verdict(self.verdict)
             yield EpochReport(epoch, self.step, row)
+            if self.verdict:
+                break
         if self.verdict is None:
             self.verdict = Verdict(state="completed", epoch=self.finished, step=self.step)
         if self.ranks.is_first:
@@ -194,10 +201,12 @@ class Trainer:
         self.lr = optim.lr * factor
 
     def _validate(self) -> dict[str, Any]:
-        summary = evaluate(unwrap(self.model), self.val_data, self.ranks, self.config, len(self.classes), self.precision).summary()
+        matrix = evaluate(unwrap(self.model), self.val_data, self.ranks, self.config, len(self.classes), self.precision)
+        summary = matrix.summary()
         # JSON has no NaN: a class that is neither present nor predicted has no IoU.
         ious = [None if math.isnan(iou) else round(float(iou), 6) for iou in summary["iou"]]
-        return {"miou": float(summary["mIoU"]), "aacc": float(summary["aAcc"]), "macc": float(summary["mAcc"]), "class_iou": ious}
+        scores = {"miou": float(summary["mIoU"]), "aacc": float(summary["aAcc"]), "macc": float(summary["mAcc"])}
+        return {**scores, "constant_miou": matrix.constant_miou(), "class_iou": ious}
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.ranks.device.type, dtype=self.precision, enabled=self.precision is not torch.float32)

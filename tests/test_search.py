@@ -36,7 +36,7 @@ def cluster():
 def study_file(tiny_config, tmp_path):
     tree = {
         "config": tiny_config.override({"schedule.epochs": 3}).dump(),
-        "space": {"optim.lr": {"loguniform": [1e-5, 1e30]}, "optim.name": {"choice": ["adamw", "sgd"]}},
+        "space": {"optim.lr": {"loguniform": [1e-5, 1e-1]}, "optim.name": {"choice": ["adamw", "sgd"]}},
         "search": {"trials": 3, "scheduler": {"asha": {"grace_epochs": 1, "reduction": 2}}, "cpus_per_worker": 1.0},
     }
     (tmp_path / "s.yaml").write_text(write_yaml(tree))
@@ -77,8 +77,11 @@ def test_trial_that_can_never_start_is_refused():
 
 @pytest.mark.slow
 def test_search_ends_with_verdicts_and_a_best_config_that_trains(cluster, study_file, tmp_path):
-    known_bad = [{"optim.lr": 1e30, "optim.name": "sgd"}]
-    result = run_study(load_study(study_file, search={"known_good": known_bad}), tmp_path / "runs", "a")
+    tree = load_study(study_file).dump()
+    tree["space"]["optim.lr"] = {"loguniform": [1e-5, 1e30]}
+    tree["search"]["known_good"] = [{"optim.lr": 1e30, "optim.name": "sgd"}]
+    study_file.write_text(write_yaml(tree))
+    result = run_study(load_study(study_file), tmp_path / "runs", "a")
     states = dict(zip(result.trials["trial"], result.trials["state"], strict=True))
     assert states["0000"] == "completed"
     assert states["0001"] == "unhealthy"

@@ -12,7 +12,6 @@ from segtune import checkpoint
 from segtune.data.loader import ValLoader
 from segtune.distributed import Ranks
 from segtune.errors import CheckpointError, RunError
-from segtune.health import HealthMonitor
 from segtune.rundir import TrialDir
 from segtune.settings import write_yaml
 from segtune.train import run_training
@@ -84,14 +83,6 @@ def test_non_finite_run_ends_with_its_reason_and_healthy_weights(tiny_config, tm
     assert (verdict.state, verdict.kind) == ("unhealthy", "non-finite")
     assert "at step" in verdict.evidence
     assert "optim.lr 1e+29" in verdict.advice
-
-
-def test_scaler_may_skip_some_steps_but_not_for_ever(tiny_config):
-    monitor = HealthMonitor(tiny_config.override({"health.max_skipped_steps": 3, "optim.precision": "fp16"}))
-    numbers = {"epoch": 0, "loss": 1.0, "lr": 0.1, "scaled": True}
-    ends = [monitor.step(step=i, grad_norm=norm, **numbers) for i, norm in enumerate([float("inf")] * 2 + [1.0] + [float("inf")] * 3)]
-    assert [e is not None for e in ends] == [False] * 5 + [True]
-    assert monitor.step(step=9, grad_norm=1.0, **{**numbers, "loss": float("nan")}) is not None
 
 
 def test_shards_of_validation_add_up_to_the_whole(tiny_config, tmp_path):
