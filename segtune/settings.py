@@ -207,8 +207,16 @@ def section_of(annotation: Any) -> type[Settings] | None:
 
 def differences(ours: Settings, theirs: Settings) -> list[str]:
     """Returns `name: ours, theirs` for every setting in which two blocks of one kind differ."""
-    leaves = [name for name, info in type(ours).names().items() if not section_of(info.annotation)]
-    return [f"{name}: {ours.get(name)} here, {theirs.get(name)} there" for name in leaves if ours.get(name) != theirs.get(name)]
+    a, b = _leaves(ours.dump()), _leaves(theirs.dump())
+    return [f"{name}: {a.get(name)} here, {b.get(name)} there" for name in dict.fromkeys([*a, *b]) if a.get(name) != b.get(name)]
+
+
+def _leaves(tree: Tree, prefix: str = "") -> Tree:
+    """Returns {dotted name: value} of everything in a tree that is no section itself."""
+    found: Tree = {}
+    for name, value in tree.items():
+        found |= _leaves(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return found
 
 
 def describe(settings: type[Settings]) -> list[tuple[str, str, str, str]]:

@@ -6,6 +6,7 @@ import yaml
 from segtune.config import ExperimentConfig, ScheduleConfig, load_config
 from segtune.errors import ConfigError
 from segtune.settings import Source, allowed_values, describe, differences, parse_yaml, section_of, write_yaml
+from segtune.study import SearchConfig
 
 WRONG = """\
 seed: 1.5
@@ -99,6 +100,12 @@ def test_every_setting_is_described():
 def test_differences_name_the_settings():
     ours = ExperimentConfig()
     assert differences(ours, ours.override({"optim.lr": 1e-3})) == ["optim.lr: 6e-05 here, 0.001 there"]
+
+
+def test_differences_of_an_optional_section_are_told():
+    changed = differences(SearchConfig(), SearchConfig(scheduler="none"))
+    assert "scheduler: None here, none there" in changed
+    assert "scheduler.asha.reduction: 3 here, None there" in changed
 
 
 def test_last_epoch_is_always_validated():

@@ -109,9 +109,10 @@ def release_orphans() -> int:
     from ray._private.state import state
     from ray._raylet import ActorID, PlacementGroupID
     from ray.core.generated.gcs_pb2 import PlacementGroupTableData  # pyright: ignore[reportAttributeAccessIssue]
+    from ray.util.client import ray as client
     from ray.util.placement_group import PlacementGroup, remove_placement_group
 
-    if ray.util.client.ray.is_connected():  # a client of a remote cluster has no such view; there the cleaner has to do
+    if client.is_connected():  # a client of a remote cluster has no such view; there the cleaner has to do
         return 0
     job = ray.get_runtime_context().get_job_id()
     orphans = 0
