@@ -157,10 +157,11 @@ def print_summary(run: RunDir, study: Study, console: Console) -> None:
         return
     baseline = next((t for t in trials if t.number == 0 and t.miou is not None), None)
     against = f"; the config itself (trial 0, *): {100 * baseline.miou:.2f}" if baseline and baseline.miou is not None else ""
+    workers = f" --workers {study.search.workers_per_trial}" if study.search.workers_per_trial > 1 else ""
     lines = [
         f"best: trial {winner.id}, mIoU {100 * winner.miou:.2f} at epoch {winner.best_epoch}{against}",
         f"its config: {run.best}",
-        f"retrain it: python -m segtune.train --config {run.best} --out {run.path / 'retrain'}",
+        f"retrain it: python -m segtune.train --config {run.best} --out {run.path / 'retrain'}{workers}",
         f"curves:     tensorboard --logdir {run.trials}",
         f"study:      optuna-dashboard {run.journal}",
     ]

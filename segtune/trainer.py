@@ -125,12 +125,14 @@ class Trainer:
 
     def _train_epoch(self, epoch: int) -> dict[str, float] | None:
         """Returns the epoch's mean losses, or None with `verdict` set where the run has to end."""
+        batches = self.train_data.epoch(epoch)
+        # After the iterator: a DataLoader draws from this generator when it starts, but not as often with processes as without.
         torch.manual_seed(int(np.random.SeedSequence((self.config.seed, epoch, self.ranks.rank)).generate_state(1)[0]))
         self.model.train()
         sums: dict[str, float] = {}
         micro: list[Batch] = []
         norms: list[float] = []
-        for batch in self.train_data.epoch(epoch):
+        for batch in batches:
             micro.append(batch)
             if len(micro) < self.config.schedule.accumulate:
                 continue

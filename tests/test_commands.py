@@ -130,7 +130,7 @@ def test_status_ranks_the_trials_and_tells_reasons(run, capsys, tmp_path):
     assert out.index("0001") < out.index("0000")
     assert "trial 0002 unhealthy: non-finite: the loss is nan" in out
     assert "best: trial 0001, mIoU 40.00 at epoch 1; the config itself (trial 0, *): 20.00" in out
-    assert "--config " + str(run.best) in out
+    assert f"--config {run.best} --out {run.path / 'retrain'}\n" in out
     assert (tmp_path / "t.csv").read_text().splitlines()[0] == "trial,state,kind,miou,epoch,seconds,optim.lr"
 
 

@@ -53,6 +53,14 @@ def test_resumed_run_equals_an_unbroken_one_bit_for_bit(tiny_config, tmp_path):
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
+@pytest.mark.slow
+def test_loader_processes_do_not_change_the_numbers(tiny_config, tmp_path):
+    config = tiny_config.override({"model.drop_path": 0.5, "schedule.epochs": 3})
+    for loaders in (0, 1):
+        train(config.override({"data.num_loaders": loaders}), tmp_path / str(loaders))
+    assert without_times(TrialDir(tmp_path / "0")) == without_times(TrialDir(tmp_path / "1"))
+
+
 def test_resume_refuses_a_new_learning_rate(tiny_config, tmp_path):
     train(tiny_config, tmp_path / "a")
     with pytest.raises(CheckpointError, match=r"optim\.lr"):
