@@ -31,8 +31,8 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from segtune.data.layouts import class_names
     from segtune.data.loader import ValLoader
     from segtune.distributed import Ranks
+    from segtune.inference import evaluate, precision_of
     from segtune.metrics import csv_rows, format_table
-    from segtune.trainer import evaluate, precision_of
 
     given = load_config(arguments.config) if arguments.config else None
     ranks = Ranks.join()

@@ -60,7 +60,7 @@ def write_overlays(
     from segtune.data.augment import resize_to_fit
     from segtune.data.layouts import class_names, palette, read_image
     from segtune.data.loader import normalize
-    from segtune.trainer import predict_labels
+    from segtune.inference import predict_labels
 
     out.mkdir(parents=True, exist_ok=True)
     colours = palette(len(class_names(config.data)))

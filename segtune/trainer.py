@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from segtune import checkpoint
@@ -27,8 +26,8 @@ from segtune.data.layouts import class_names
 from segtune.data.loader import Batch, TrainLoader, ValLoader, normalize
 from segtune.distributed import Ranks, unwrap
 from segtune.health import HealthMonitor
+from segtune.inference import evaluate, precision_of
 from segtune.losses import build_loss
-from segtune.metrics import ConfusionMatrix
 from segtune.models import AUXILIARY_WEIGHT, build_model, check_batch, head_parameters
 from segtune.optim import build_optimizer, learning_rate_factor, set_learning_rate
 from segtune.rundir import TrialDir, write_atomic
@@ -280,33 +279,3 @@ class Trainer:
                 data.num_images, schedule.batch_size, self.ranks.world_size, data.steps_per_epoch, schedule.epochs, self.total_steps,
                 str(self.precision).removeprefix("torch."), self.ranks.device,
             )  # fmt: skip
-
-
-@torch.no_grad()
-def evaluate(
-    model: torch.nn.Module, data: ValLoader, ranks: Ranks, config: ExperimentConfig, num_classes: int, precision: torch.dtype
-) -> ConfusionMatrix:
-    """Returns the confusion matrix over all images of all ranks, each counted once, at the labels' own size."""
-    model.eval()
-    matrix = ConfusionMatrix(num_classes, config.data.ignore_index)
-    matrix.matrix = matrix.matrix.to(ranks.device)
-    for batch in data:
-        images = normalize(batch.images.to(ranks.device, non_blocking=True))
-        with torch.autocast(ranks.device.type, dtype=precision, enabled=precision is not torch.float32):
-            logits = model(images)
-        masks = batch.masks.to(ranks.device, non_blocking=True)
-        matrix.update(predict_labels(logits, masks.shape[-2:]), masks)
-    ranks.sum(matrix.matrix)
-    return matrix
-
-
-def predict_labels(logits: Tensor, size: tuple[int, ...] | torch.Size) -> Tensor:
-    """Returns the most likely class of every pixel: logits [B, C, h, w] to int64 [B, H, W], bilinear before the argmax as mmseg."""
-    return F.interpolate(logits.float(), size=tuple(size), mode="bilinear", align_corners=False).argmax(dim=1)
-
-
-def precision_of(name: str, device: torch.device) -> torch.dtype:
-    """Returns the dtype of autocast; auto is bf16 on a GPU that has it, otherwise float32."""
-    if name == "auto":
-        return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
-    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[name]

@@ -12,10 +12,11 @@ from segtune import checkpoint
 from segtune.data.loader import ValLoader
 from segtune.distributed import Ranks
 from segtune.errors import CheckpointError, RunError
+from segtune.inference import evaluate
 from segtune.rundir import TrialDir
 from segtune.settings import write_yaml
 from segtune.train import run_training
-from segtune.trainer import Trainer, evaluate
+from segtune.trainer import Trainer
 
 
 def train(config, path, epochs=None, **options):
