@@ -24,12 +24,13 @@ def sigmoid_focal(logits: Tensor, target: Tensor, gamma: float, alpha: float, ig
     """
     valid = target != ignore_index
     index = target.where(valid, 0).unsqueeze(1)
-    # All classes as negatives first, then the one positive per pixel: no one-hot of C channels.
-    negative = (1 - alpha) * F.softplus(logits) * _modulation(logits, gamma)
+    # All classes as negatives first, then the one positive per pixel in its place: no one-hot of C channels.
     own = logits.gather(1, index)
     positive = alpha * F.softplus(-own) * _modulation(-own, gamma)
-    per_pixel = negative.sum(1, keepdim=True) - negative.gather(1, index) + positive
-    return (per_pixel.squeeze(1) * valid).sum() / logits.numel()
+    negative = (1 - alpha) * F.softplus(logits) * _modulation(logits, gamma)
+    # Not sum - wrong + right: on a confident pixel the wrong term is the largest by far, and takes the digits of the rest along.
+    per_pixel = negative.scatter_(1, index, positive).sum(1)
+    return (per_pixel * valid).sum() / logits.numel()
 
 
 def _modulation(logits: Tensor, gamma: float) -> Tensor:

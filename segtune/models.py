@@ -6,16 +6,19 @@ Images of any size from 32 pixels come in normalised, logits at a quarter of the
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import timm
+import torch.nn.functional as F
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import SegformerConfig, SegformerForSemanticSegmentation, SegformerModel, UperNetConfig
 from transformers.models.upernet.modeling_upernet import UperNetFCNHead, UperNetHead
 
 from segtune.config import ModelConfig
-from segtune.errors import ConfigError, nearest
+from segtune.errors import ConfigError, WeightsError, nearest
 from segtune.weights import absent, load_encoder, read_weights, to_transformers_names, without_prefix
 
 # Weight of UPerNet's auxiliary loss (Zhao et al. 2017, and mmseg's configs).
@@ -76,11 +79,15 @@ class UPerNet(nn.Module):
         self.decode_head = UperNetHead(head, channels)
         self.auxiliary_head = UperNetFCNHead(head, channels)
         self.channels = channels
+        # Swin keeps channels last, and takes no image that its patches do not tile.
+        self.channels_last = getattr(self.encoder, "output_fmt", "NCHW") == "NHWC"
+        self.patch = 4 if config.encoder.startswith("swin") else 1
 
     def forward(self, images: Tensor, with_auxiliary: bool = False) -> Any:
         """Returns logits [N, C, h/4, w/4] for images [N, 3, h, w]; with `with_auxiliary` also those of the FCN head."""
-        maps = self.encoder(images)
-        features = [_channels_first(maps[i], c) for i, c in zip(self.indices, self.channels, strict=True)]
+        height, width = images.shape[-2:]
+        maps = self.encoder(F.pad(images, (0, -width % self.patch, 0, -height % self.patch)))
+        features = [maps[i].permute(0, 3, 1, 2).contiguous() if self.channels_last else maps[i] for i in self.indices]
         logits = self.decode_head(features)
         return (logits, self.auxiliary_head(features)) if with_auxiliary else logits
 
@@ -108,13 +115,10 @@ def check_batch(config: ModelConfig, images: int) -> None:
         )
 
 
-def _channels_first(features: Tensor, channels: int) -> Tensor:
-    """Swin keeps channels last; the heads want [N, C, h, w]."""
-    return features if features.shape[1] == channels and features.shape[-1] != channels else features.permute(0, 3, 1, 2).contiguous()
-
-
 def _timm_encoder(config: ModelConfig) -> tuple[nn.Module, list[int]]:
-    options: dict[str, Any] = {"features_only": True, "pretrained": False, "drop_path_rate": config.drop_path}
+    options: dict[str, Any] = {"features_only": True, "pretrained": False}
+    if config.drop_path:
+        options["drop_path_rate"] = config.drop_path
     if not timm.is_model(config.encoder):
         raise ConfigError([f"model.encoder: timm has no {config.encoder!r}{nearest(config.encoder, timm.list_models())}"])
     if config.encoder.startswith("swin"):
@@ -122,7 +126,8 @@ def _timm_encoder(config: ModelConfig) -> tuple[nn.Module, list[int]]:
     try:
         encoder = timm.create_model(config.encoder, **options)
     except (RuntimeError, TypeError, NotImplementedError) as error:
-        raise ConfigError([f"model.encoder: {config.encoder!r} gives no feature maps with drop_path: {error}"]) from None
+        way_out = "; it has no stochastic depth: set model.drop_path: 0" if "drop_path_rate" in str(error) else ""
+        raise ConfigError([f"model.encoder: {config.encoder!r} gives no feature maps{way_out or f': {error}'}"]) from None
     reductions: list[int] = encoder.feature_info.reduction()  # type: ignore[union-attr, operator]
     if not {4, 8, 16, 32} <= set(reductions):
         raise ConfigError([f"model.encoder: upernet needs feature maps at 1/4, 1/8, 1/16 and 1/32; {config.encoder!r} has 1/{reductions}"])
@@ -139,8 +144,12 @@ def _load_timm(encoder: nn.Module, config: ModelConfig) -> None:
     if path.is_dir():
         path = next(iter([*path.glob("*.safetensors"), *path.glob("pytorch_model.bin")]), path)
     if path.is_file():
-        # features_only renames `layers.0` to `layers_0`, `stages.0` to `stages_0`.
-        weights = {_features_name(name, encoder): value for name, value in without_prefix(read_weights(path)).items()}
+        own = encoder.state_dict()
+        weights = {_features_name(name, own): value for name, value in without_prefix(read_weights(path)).items()}
+        if not weights.keys() <= own.keys():
+            # What lies between the last feature map and the classifier (`conv_head`, `final_conv`): only the whole model has it.
+            whole = timm.create_model(config.encoder, pretrained=False).state_dict()
+            weights = {name: value for name, value in weights.items() if name in own or name not in whole}
         return load_encoder(encoder, weights, str(path))
     try:
         name = f"hf-hub:{given}" if "/" in given else config.encoder
@@ -150,12 +159,9 @@ def _load_timm(encoder: nn.Module, config: ModelConfig) -> None:
     load_encoder(encoder, pretrained.state_dict(), given)
 
 
-def _features_name(name: str, encoder: nn.Module) -> str:
-    own = encoder.state_dict()
-    first, dot, rest = name.partition(".")
-    number, _, tail = rest.partition(".")
-    joined = f"{first}_{number}.{tail}"
-    return joined if dot and name not in own and joined in own else name
+def _features_name(name: str, own: Collection[str]) -> str:
+    """Returns what `features_only` calls a parameter: `layers.0.x` is `layers_0.x` there, or `model.layers.0.x`."""
+    return next((given for given in (name, name.replace(".", "_", 1), f"model.{name}") if given in own), name)
 
 
 def _load_mit(encoder: nn.Module, given: str) -> None:
@@ -167,7 +173,12 @@ def _load_mit(encoder: nn.Module, given: str) -> None:
         raise absent(given, "not a hub id of the form owner/name")
     try:
         offline = path.is_dir() or bool(os.environ.get("HF_HUB_OFFLINE"))
-        pretrained = SegformerModel.from_pretrained(given, local_files_only=offline)
-    except (OSError, ValueError) as error:
+        pretrained, report = SegformerModel.from_pretrained(given, local_files_only=offline, output_loading_info=True)  # pyright: ignore[reportGeneralTypeIssues]
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        if path.is_dir():
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise WeightsError(f"model.weights: {given}: expected config.json and model.safetensors of a SegFormer: {reason}") from None
         raise absent(given, error) from None
-    load_encoder(encoder, pretrained.state_dict(), given)
+    # transformers leaves what a file lacks at random, with no more than a warning.
+    weights = {name: value for name, value in pretrained.state_dict().items() if name not in report["missing_keys"]}
+    load_encoder(encoder, weights, given)

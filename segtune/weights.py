@@ -1,7 +1,8 @@
 """Pretrained encoder weights: reads the kinds of files that users have, and renames their keys to transformers' names.
 
 Kinds are told apart by content: mmseg's MiT (`layers.0.1.0.attn.attn.in_proj_weight`), the original MiT
-(`block1.0.attn.q.weight`), and names that fit as they are.
+(`block1.0.attn.q.weight`), transformers' files (`encoder.block.0.0.attention.self.query.weight`), and names that fit as
+they are.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 from segtune.errors import WeightsError
 
-# Inside a block, mmseg's and the original's names on the left; what follows (`.weight`, `.bias`) stays.
+# Inside a block, mmseg's, the original's and the saved names of transformers on the left; what follows (`.weight`, `.bias`) stays.
 BLOCK_NAMES = {
     "norm1": "layernorm_before",
     "norm2": "layernorm_after",
@@ -33,8 +34,30 @@ BLOCK_NAMES = {
     "mlp.fc1": "mlp.fc1",
     "mlp.dwconv.dwconv": "mlp.dwconv.dwconv",
     "mlp.fc2": "mlp.fc2",
+    "layer_norm_1": "layernorm_before",
+    "layer_norm_2": "layernorm_after",
+    "attention.output.dense": "attention.o_proj",
+    "attention.self.query": "attention.q_proj",
+    "attention.self.key": "attention.k_proj",
+    "attention.self.value": "attention.v_proj",
+    "attention.self.sr": "attention.sequence_reduction.sequence_reduction",
+    "attention.self.layer_norm": "attention.sequence_reduction.layer_norm",
+    "mlp.dense1": "mlp.fc1",
+    "mlp.dense2": "mlp.fc2",
 }
-PATCH_NAMES = {"projection": "proj", "proj": "proj", "norm": "layer_norm"}
+PATCH_NAMES = {"projection": "proj", "norm": "layer_norm"}
+# The name of a stage's part, the number of its first stage (the original counts from 1), and what transformers calls it.
+STAGE_PARTS = [
+    (r"layers\.(\d)\.0\.(.+)", 0, "patch_embeddings"),
+    (r"layers\.(\d)\.1\.(\d+)\.(.+)", 0, "blocks"),
+    (r"layers\.(\d)\.2\.(.+)", 0, "layer_norm"),
+    (r"patch_embed(\d)\.(.+)", 1, "patch_embeddings"),
+    (r"block(\d)\.(\d+)\.(.+)", 1, "blocks"),
+    (r"norm(\d)\.(.+)", 1, "layer_norm"),
+    (r"patch_embeddings\.(\d)\.(.+)", 0, "patch_embeddings"),
+    (r"block\.(\d)\.(\d+)\.(.+)", 0, "blocks"),
+    (r"layer_norm\.(\d)\.(.+)", 0, "layer_norm"),
+]
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -65,7 +88,7 @@ def without_prefix(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def to_transformers_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Renames MiT weights of mmseg or of the original to those of transformers' SegformerModel."""
+    """Renames MiT weights of mmseg, of the original or of transformers' files to those of its SegformerModel in memory."""
     renamed: dict[str, Tensor] = {}
     for name, value in without_prefix(weights).items():
         if name.startswith(("decode_head", "auxiliary_head", "head.")):
@@ -75,15 +98,17 @@ def to_transformers_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _rename(name: str, value: Tensor) -> dict[str, Tensor]:
-    if found := re.fullmatch(r"layers\.(\d)\.0\.(\w+)\.(\w+)", name) or re.fullmatch(r"patch_embed(\d)\.(\w+)\.(\w+)", name):
-        stage = int(found[1]) - (not name.startswith("layers"))
-        return {f"stages.{stage}.patch_embeddings.{PATCH_NAMES.get(found[2], found[2])}.{found[3]}": value}
-    if found := re.fullmatch(r"layers\.(\d)\.2\.(\w+)", name) or re.fullmatch(r"norm(\d)\.(\w+)", name):
-        stage = int(found[1]) - (not name.startswith("layers"))
-        return {f"stages.{stage}.layer_norm.{found[2]}": value}
-    if found := re.fullmatch(r"layers\.(\d)\.1\.(\d+)\.(.+)", name) or re.fullmatch(r"block(\d)\.(\d+)\.(.+)", name):
-        stage = int(found[1]) - (not name.startswith("layers"))
-        return {f"stages.{stage}.blocks.{found[2]}.{key}": part for key, part in _rename_in_block(found[3], value).items()}
+    name = name.removeprefix("segformer.").removeprefix("encoder.")
+    for pattern, first, part in STAGE_PARTS:
+        if not (found := re.fullmatch(pattern, name)):
+            continue
+        stage, rest = f"stages.{int(found[1]) - first}", found[2]
+        if part == "blocks":
+            return {f"{stage}.blocks.{found[2]}.{key}": piece for key, piece in _rename_in_block(found[3], value).items()}
+        if part == "patch_embeddings":
+            module, _, kind = rest.rpartition(".")
+            rest = f"{PATCH_NAMES.get(module, module)}.{kind}"
+        return {f"{stage}.{part}.{rest}": value}
     return {name: value}
 
 

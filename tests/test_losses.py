@@ -44,6 +44,15 @@ def reference_dice(logits, target):
     return torch.stack(losses).mean()
 
 
+@pytest.mark.parametrize("own", [-12.0, 12.0])
+def test_focal_keeps_its_digits_on_confident_pixels(own):
+    logits = torch.full((1, C, 2, 2), -8.0, dtype=torch.float64)
+    logits[:, 1] = own
+    target = torch.ones(1, 2, 2, dtype=torch.int64)
+    expected = reference_sigmoid_focal(logits, target, 2.0, 0.25).item()
+    assert sigmoid_focal(logits.float(), target, 2.0, 0.25).item() == pytest.approx(expected, rel=1e-5, abs=0)
+
+
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0, 3.7, 8.0])
 def test_focal_equals_its_formula(batch, gamma):
     logits, target = batch
@@ -96,8 +105,11 @@ def test_values_and_gradients_are_finite_at_every_corner(form, gamma, scale, ign
     config = LossConfig.parse({"focal": {"gamma": gamma, "form": form}, "dice": {"weight": 1.0}, "ce": {"weight": 1.0}})
     logits = torch.zeros(1, C, 4, 4)
     logits[:, 1] = scale
+    logits[:, :, 2:] = scale * (-1.0) ** torch.arange(C)[:, None, None]  # half of the pixels: saturated in every class
     logits.requires_grad_()
     target = torch.full((1, 4, 4), IGNORE if ignored else 1)
+    if not ignored:
+        target[:, :, 2:] = 0
     terms = build_loss(config, C)(logits, target)
     terms["total"].backward()
     assert all(torch.isfinite(v) for v in terms.values())
@@ -127,7 +139,33 @@ def test_small_logits_are_upsampled_to_the_labels(batch):
         loss(torch.zeros(2, 4, 6, 7), target)
 
 
-def test_half_precision_is_computed_in_float32(batch):
+@pytest.mark.parametrize("form", ["sigmoid", "softmax"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_computed_in_float32(batch, form, dtype):
     logits, target = batch
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert build_loss(LossConfig(), C)(logits.bfloat16(), target)["total"].dtype == torch.float32
+    half = logits.to(dtype)
+    loss = build_loss(LossConfig.parse({"focal": {"form": form}, "dice": {"weight": 1.0}, "ce": {"weight": 1.0}}), C)
+    with torch.autocast("cpu", dtype=dtype):
+        terms = loss(half, target)
+    assert {value.dtype for value in terms.values()} == {torch.float32}
+    assert terms == loss(half.float(), target)
+
+
+def test_another_ignore_index_is_obeyed(batch):
+    logits, target = batch
+    moved = target.where(target != IGNORE, -100)
+    config = LossConfig.parse({"dice": {"weight": 1.0}, "ce": {"weight": 1.0}})
+    assert build_loss(config, C, ignore_index=-100)(logits.float(), moved) == build_loss(config, C)(logits.float(), target)
+
+
+def test_sample_without_a_valid_pixel_leaves_the_others_finite(batch):
+    logits, target = batch
+    target = target.clone()
+    target[0] = IGNORE
+    x = logits.float().requires_grad_()
+    terms = build_loss(LossConfig.parse({"dice": {"weight": 1.0}, "ce": {"weight": 1.0}}), C)(x, target)
+    terms["total"].backward()
+    assert x.grad is not None
+    assert x.grad[0].abs().max() == 0
+    assert x.grad[1].abs().max() > 0
+    assert terms["dice"].item() == pytest.approx(reference_dice(logits[1:], target[1:]).item() / 2, rel=1e-5)

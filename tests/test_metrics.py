@@ -46,6 +46,28 @@ def test_parts_merge_to_the_whole():
     assert torch.equal(first.matrix, 2 * second.matrix)
 
 
+def test_batches_in_any_cut_give_the_same_counts():
+    generator = torch.Generator().manual_seed(0)
+    prediction, target = (torch.randint(0, 4, (6, 5, 5), generator=generator) for _ in range(2))
+    target[0, 0] = 255
+    whole, parts = ConfusionMatrix(4), ConfusionMatrix(4)
+    whole.update(prediction, target)
+    for one, label in zip(prediction, target, strict=True):
+        parts.update(one, label)
+    assert torch.equal(whole.matrix, parts.matrix)
+    assert whole.matrix.dtype == torch.int64
+    assert whole.matrix[1, 2] == ((prediction == 2) & (target == 1)).sum()  # rows are labels, columns predictions
+
+
+def test_constant_prediction_is_worth_the_share_of_its_class():
+    confusion = matrix()  # labels 0, 0, 1: always saying 0 gives an IoU of 2/3 and one of 0
+    assert confusion.constant_miou() == pytest.approx(1 / 3)
+    always = ConfusionMatrix(4)
+    always.update(torch.zeros_like(PREDICTED), LABEL)
+    assert confusion.constant_miou() == pytest.approx(always.summary()["mIoU"])
+    assert ConfusionMatrix(3).constant_miou() == 0.0
+
+
 def test_empty_matrix_is_zero_not_nan():
     summary = ConfusionMatrix(3).summary()
     assert (summary["mIoU"], summary["aAcc"]) == (0.0, 0.0)
@@ -56,4 +78,6 @@ def test_table_has_the_classes_and_the_means():
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
     assert rows[:3] == [["Class", "IoU", "Acc"], ["road", "50.00", "50.00"], ["sky", "50.00", "100.00"]]
     assert rows[-2:] == [["aAcc", "mIoU", "mAcc"], ["66.67", "50.00", "75.00"]]
+    assert rows[3:5] == [["car", "nan", "nan"], ["dog", "nan", "nan"]]
+    assert csv_rows(matrix().summary(), "abcd")[:2] == [["Class", "IoU", "Acc"], ["a", "50.00", "50.00"]]
     assert csv_rows(matrix().summary(), "abcd")[-2:] == [["mean", "50.00", "75.00"], ["aAcc", "", "66.67"]]

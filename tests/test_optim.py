@@ -1,6 +1,7 @@
 """Laws of the optimiser's groups and of the learning rate."""
 
 import pytest
+import torch
 
 from segtune.config import ModelConfig, OptimConfig
 from segtune.models import build_model, head_parameters
@@ -25,6 +26,39 @@ def test_head_learns_faster_and_norms_and_biases_do_not_decay(name, encoder):
             assert decay == 0, parameter
         elif parameter.endswith("weight"):
             assert decay == 0.1, parameter
+
+
+def test_position_tables_do_not_decay_and_depthwise_convolutions_do():
+    decay = {}
+    for name, encoder in (("upernet", "swin_tiny_patch4_window7_224"), ("segformer", "mit_nano")):
+        model = build_model(ModelConfig.parse({"name": name, "encoder": encoder, "decoder_channels": 16}), 3)
+        names = {id(p): n for n, p in model.named_parameters()}
+        groups = parameter_groups(model, OptimConfig(weight_decay=0.1), head_parameters(model))
+        decay |= {names[id(p)]: group["weight_decay"] for group in groups for p in group["params"]}
+    tables = [n for n in decay if n.endswith("relative_position_bias_table")]
+    depthwise = [n for n in decay if n.endswith("dwconv.weight")]
+    assert tables
+    assert depthwise
+    assert {decay[n] for n in tables} == {0.0}
+    assert {decay[n] for n in depthwise} == {0.1}
+
+
+def test_frozen_parameters_are_left_out():
+    model = torch.nn.Linear(2, 2)
+    model.bias.requires_grad_(False)
+    assert [group["params"] for group in parameter_groups(model, OptimConfig(), ())] == [[model.weight]]
+
+
+def test_one_step_of_adamw_is_the_formula():
+    model = torch.nn.Linear(1, 1)
+    torch.nn.init.constant_(model.weight, 2.0)
+    torch.nn.init.constant_(model.bias, 2.0)
+    optimizer = build_optimizer(model, OptimConfig(lr=0.1, weight_decay=0.5), ())
+    model(torch.ones(1, 1)).sum().backward()
+    optimizer.step()
+    # decay first: 2 - 0.1 * 0.5 * 2; the first step of Adam is lr * sign(gradient)
+    assert model.weight.item() == pytest.approx(2 - 0.1 - 0.1, abs=1e-6)
+    assert model.bias.item() == pytest.approx(2 - 0.1, abs=1e-6)
 
 
 @pytest.mark.parametrize(("step", "expected"), [(0, 0.01), (1, 0.505), (2, 1.0), (6, 0.5), (10, 0.0)])
