@@ -69,6 +69,13 @@ def test_dice_and_cross_entropy_equal_their_formulas(batch):
     assert cross_entropy(logits.float(), target).item() == pytest.approx(expected.item(), rel=1e-5)
 
 
+def test_dice_of_one_pixel_is_the_number_by_hand():
+    logits = torch.full((1, C, 1, 1), -40.0)
+    logits[0, 2] = 0.0  # probability 1/2 for the label, 0 for the rest
+    expected = 1 - 2 * 0.5 / (0.25 + 1e-3 + 1 + 1e-3)
+    assert dice(logits, torch.full((1, 1, 1), 2)).item() == pytest.approx(expected, rel=1e-5)
+
+
 def losses():
     return {
         "sigmoid": lambda x, t: sigmoid_focal(x, t, 1.3, 0.3),

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from segtune.config import ModelConfig
 from segtune.errors import ConfigError, WeightsError
-from segtune.models import MIT, build_model, check_batch
+from segtune.models import build_model, check_batch
 
 
 def config(**changes):
@@ -65,13 +65,24 @@ def test_gradient_reaches_every_parameter_through_both_heads():
         assert [n for n, p in model.named_parameters() if p.grad is None] == []
 
 
-@pytest.mark.parametrize("name", list(MIT))
-def test_every_mit_is_built_as_the_paper_says(name):
-    sizes, depths, width = MIT[name]
+# Millions of parameters with the head for ADE20K's 150 classes, as published with the paper.
+PUBLISHED_SIZES = {"mit_b0": 3.8, "mit_b1": 13.7, "mit_b2": 27.5, "mit_b3": 47.3, "mit_b4": 64.1, "mit_b5": 84.7}
+
+
+@pytest.mark.parametrize("name", list(PUBLISHED_SIZES))
+def test_every_mit_is_as_large_as_the_paper_says(name):
     with torch.device("meta"):
-        model = build_model(config(encoder=name), 21)
-    found = model.net.config
-    assert (found.hidden_sizes, found.depths, found.decoder_hidden_size) == (sizes, depths, width)
+        model = build_model(config(encoder=name), 150)
+    assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(PUBLISHED_SIZES[name], abs=0.055)
+    assert model.net.config.num_attention_heads == [1, 2, 5, 8]  # the count of parameters does not show them
+
+
+def test_width_of_the_head_is_the_papers_unless_it_is_given():
+    widths = {"mit_b0": 256, "mit_b1": 256, "mit_b2": 768, "mit_b5": 768}
+    with torch.device("meta"):
+        found = {name: build_model(config(encoder=name), 3).net.config.decoder_hidden_size for name in widths}
+        assert build_model(config(decoder_channels=24), 3).net.config.decoder_hidden_size == 24
+    assert found == widths
 
 
 def test_drop_path_reaches_the_encoder():

@@ -9,9 +9,10 @@ from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
 from segtune.cluster.sampler import StudySampler
+from segtune.cluster.search import replayed_scheduler
 from segtune.rundir import RunDir
 from segtune.settings import write_yaml
-from segtune.study import load_study
+from segtune.study import SearchConfig, load_study
 from segtune.verdict import Verdict
 
 
@@ -129,3 +130,57 @@ def test_params_are_on_disk_before_the_trial_starts(study, tmp_path):
     sampler = StudySampler(study, RunDir(tmp_path / "r"), 1)
     suggestion = sampler.suggest("a")
     assert json.loads(sampler.run.trial(0).params.read_text()) == suggestion["params"]
+
+
+def test_trials_of_a_search_that_broke_off_are_left_to_a_resume(study, tmp_path):
+    run = RunDir(tmp_path / "r")
+    sampler = StudySampler(study, run, 2)
+    sampler.suggest("a")
+    run.trial(0).append_epoch({"epoch": 1, "step": 1, "miou": 0.1, "seconds": 1.0})
+    sampler.settle()
+    assert run.trial(0).read_verdict() == Verdict(state="interrupted", epoch=1, step=1)
+    assert StudySampler(study, run, 2).unfinished == [0]
+
+
+def test_epochs_after_a_stop_are_not_told(study, tmp_path):
+    run = RunDir(tmp_path / "r")
+    sampler = StudySampler(study, run, 1)
+    sampler.suggest("a")
+
+    def validate(epoch):
+        run.trial(0).append_epoch({"epoch": epoch, "step": epoch, "miou": epoch / 10, "seconds": 1.0})
+
+    # The workers of a group are ahead of Tune by an epoch when they are stopped at the first, and go on for another.
+    validate(1)
+    validate(2)
+    sampler.on_trial_result("a", {"epoch": 1, "miou": 0.1})
+    sampler.on_trial_complete("a", {"epoch": 1})
+    validate(3)
+    assert run.trial(0).read_verdict() == Verdict(state="pruned", epoch=1, step=1)
+    for told in (sampler, StudySampler(study, run, 1)):
+        assert told.optuna.trials[0].intermediate_values == {1: 0.1}
+
+
+@pytest.fixture
+def halving_study(study):
+    return study.__class__(
+        study.config.override({"schedule.epochs": 4}),
+        study.space,
+        SearchConfig.parse({"trials": 5, "scheduler": {"asha": {"grace_epochs": 1}}}),
+    )
+
+
+@pytest.mark.parametrize("running", [1, 2])
+def test_trial_is_stopped_at_resume_where_the_crash_came_before_its_stop(halving_study, tmp_path, running):
+    run = RunDir(tmp_path / "r")
+    sampler = StudySampler(halving_study, run, running)
+    for number, miou in enumerate([0.5] + [0.1] * running):
+        sampler.suggest(str(number))
+        run.trial(number).append_epoch({"epoch": 1, "step": 7, "miou": miou, "seconds": 1.0})
+    run.trial(0).write_verdict(Verdict(state="completed", epoch=4))
+    scheduler = replayed_scheduler(halving_study, run)
+    assert scheduler.halving.recorded[1] == dict(enumerate([0.5] + [0.1] * running))
+    # Of several that were running nobody knows in which order they had come: they go on.
+    verdict = Verdict(state="pruned", epoch=1, step=7) if running == 1 else None
+    assert run.trial(1).read_verdict() == verdict
+    assert StudySampler(halving_study, run, running).unfinished == ([] if running == 1 else [1, 2])

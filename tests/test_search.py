@@ -57,12 +57,18 @@ def wait_for_free_cluster(seconds):
 @pytest.mark.parametrize(
     ("cluster_has", "asked", "expected"),
     [
-        ({"CPU": 2}, {}, (1, 1.0, 0.0, 2)),
-        ({"CPU": 2}, {"workers_per_trial": 2}, (2, 1.0, 0.0, 1)),
-        ({"CPU": 16, "GPU": 4}, {}, (1, 4.0, 1.0, 4)),
-        ({"CPU": 16, "GPU": 4}, {"gpus_per_worker": 0.5}, (1, 2.0, 0.5, 8)),
-        ({"CPU": 16, "GPU": 4}, {"workers_per_trial": 2, "max_concurrent": 1}, (2, 4.0, 1.0, 1)),
-        ({"CPU": 64}, {"trials": 3}, (1, 1.0, 0.0, 3)),
+        ([{"CPU": 2}], {}, (1, 1.0, 0.0, 2)),
+        ([{"CPU": 2}], {"workers_per_trial": 2}, (2, 1.0, 0.0, 1)),
+        ([{"CPU": 16, "GPU": 4}], {}, (1, 4.0, 1.0, 4)),
+        ([{"CPU": 16, "GPU": 4}], {"gpus_per_worker": 0.5}, (1, 2.0, 0.5, 8)),
+        ([{"CPU": 16, "GPU": 4}], {"workers_per_trial": 2, "max_concurrent": 1}, (2, 4.0, 1.0, 1)),
+        ([{"CPU": 64}], {"trials": 3}, (1, 1.0, 0.0, 3)),
+        # A worker cannot straddle nodes: of 3 CPUs one is left over on each.
+        ([{"CPU": 3}] * 4, {"cpus_per_worker": 2.0}, (1, 2.0, 0.0, 4)),
+        # The many cores of a head node are of no use to the GPUs of the others.
+        ([{"CPU": 64}, *[{"CPU": 4, "GPU": 1}] * 3], {}, (1, 4.0, 1.0, 3)),
+        # Two times 0.4 fit on a GPU, and what is left of two GPUs makes no third.
+        ([{"CPU": 8, "GPU": 2}], {"gpus_per_worker": 0.4, "cpus_per_worker": 1.0}, (1, 1.0, 0.4, 4)),
     ],
 )
 def test_concurrency_counts_all_that_a_trial_takes(cluster_has, asked, expected):
@@ -70,9 +76,14 @@ def test_concurrency_counts_all_that_a_trial_takes(cluster_has, asked, expected)
     assert (placement.workers, placement.cpus, placement.gpus, placement.concurrent) == expected
 
 
+def test_nodes_that_fit_only_together_are_refused():
+    with pytest.raises(ClusterError, match="the cluster has 4 and 0 on 4 nodes, where 0 such workers find a place"):
+        plan_resources(SearchConfig(cpus_per_worker=2.0), [{"CPU": 1}] * 4)
+
+
 def test_trial_that_can_never_start_is_refused():
     with pytest.raises(ClusterError, match="one trial needs 4 CPUs and 0 GPUs \\(4 workers\\), the cluster has 2 and 0"):
-        plan_resources(SearchConfig(workers_per_trial=4), {"CPU": 2})
+        plan_resources(SearchConfig(workers_per_trial=4), [{"CPU": 2}])
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import warnings
 from typing import Any
 
@@ -35,6 +36,19 @@ def optuna_sampler(search: SearchConfig, number: int, concurrent: int) -> optuna
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         return optuna.samplers.TPESampler(seed=seed, n_startup_trials=STARTUP_TRIALS, multivariate=True, constant_liar=concurrent > 1)
+
+
+def is_unfinished(trial: TrialDir) -> bool:
+    """Whether a resumed search goes on with this trial."""
+    verdict = trial.read_verdict()
+    return verdict is None or verdict.state == "interrupted" or verdict.kind == "lost"
+
+
+def scored_rows(trial: TrialDir) -> list[dict[str, Any]]:
+    """Returns the validated epochs that Tune has seen: the workers of a stopped group may have gone on for a moment."""
+    verdict = trial.read_verdict()
+    last = verdict.epoch if verdict and verdict.state == "pruned" else math.inf
+    return [row for row in trial.read_epochs() if row.get("miou") is not None and row["epoch"] <= last]
 
 
 class StudySampler(Searcher):
@@ -81,17 +95,19 @@ class StudySampler(Searcher):
         trial = self.run.trial(number)
         verdict = trial.read_verdict()
         if verdict is None:
-            verdict = self._verdict(trial, error)
+            verdict = self._verdict(trial, result, error)
             trial.write_verdict(verdict)
         self._tell(number, verdict)
 
     def settle(self) -> None:
-        """Settles the trials that Tune has ended without a word, as it does when everything is stopped."""
+        """Leaves to a resume the trials that have had no end: everything was stopped, or the search broke off."""
+        self.stopping = True
         for trial_id in list(self.numbers):
             self.on_trial_complete(trial_id)
 
-    def _verdict(self, trial: TrialDir, error: bool) -> Verdict:
-        rows = trial.read_epochs()
+    def _verdict(self, trial: TrialDir, result: dict | None, error: bool) -> Verdict:
+        last = result["epoch"] if result and not error else math.inf
+        rows = [row for row in trial.read_epochs() if row["epoch"] <= last]
         epoch, step = (rows[-1]["epoch"], rows[-1]["step"]) if rows else (0, 0)
         if error:
             evidence = "the trial's process died, as it does when it is killed, runs out of memory or loses its node"
@@ -123,7 +139,7 @@ class StudySampler(Searcher):
     def _tell(self, number: int, verdict: Verdict) -> None:
         """Tells Optuna the end of a trial: full length COMPLETE, stopped PRUNED, unhealthy also infeasible, fault FAIL."""
         trial = self.asked[number]
-        rows = [row for row in self.run.trial(number).read_epochs() if row.get("miou") is not None]
+        rows = scored_rows(self.run.trial(number))
         for row in rows:
             self._report(number, row["epoch"], row["miou"])
         match verdict.state:
@@ -158,7 +174,7 @@ class StudySampler(Searcher):
             self.optuna.enqueue_trial(json.loads(trial.params.read_text()))
             self._ask()
             verdict = trial.read_verdict()
-            if verdict is None or verdict.state == "interrupted" or verdict.kind == "lost":
+            if verdict is None or is_unfinished(trial):
                 self.unfinished.append(number)
             else:
                 self._tell(number, verdict)

@@ -37,14 +37,6 @@ class Halving:
         better = sum(other > scores[number] for other in scores.values())
         return better < places and math.isfinite(scores[number])
 
-    def replay(self, number: int, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Records what a trial of an earlier session has validated, as `decide` did then."""
-        best = -math.inf
-        for row in rows:
-            if row.get("miou") is not None:
-                best = max(best, row["miou"])
-                self.decide(number, row["epoch"], best)
-
 
 class HalvingScheduler(FIFOScheduler):
     """`Halving` as a Tune scheduler; trials know their number through their config.
@@ -59,8 +51,17 @@ class HalvingScheduler(FIFOScheduler):
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict) -> str:
         """Returns CONTINUE or STOP for a result with `epoch` and `miou`."""
-        number, miou = trial.config["number"], result.get("miou", math.nan)
+        goes_on = self._judge(trial.config["number"], result["epoch"], result.get("miou", math.nan))
+        return TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP
+
+    def replay(self, number: int, rows: Iterable[Mapping[str, Any]]) -> bool:
+        """Judges the validated epochs of an earlier session again; returns whether the trial goes on after the last."""
+        goes_on = True
+        for row in rows:
+            goes_on = self._judge(number, row["epoch"], row["miou"])
+        return goes_on
+
+    def _judge(self, number: int, epoch: int, miou: float) -> bool:
         if not math.isnan(miou):
             self.best[number] = max(self.best.get(number, -math.inf), miou)
-        goes_on = self.halving.decide(number, result["epoch"], self.best.get(number, math.nan))
-        return TrialScheduler.CONTINUE if goes_on or number == 0 else TrialScheduler.STOP
+        return self.halving.decide(number, epoch, self.best.get(number, math.nan)) or number == 0

@@ -15,13 +15,14 @@ import ray
 from ray import tune
 from ray.tune.progress_reporter import TrialProgressCallback
 
-from segtune.cluster.sampler import StudySampler
+from segtune.cluster.sampler import StudySampler, is_unfinished, scored_rows
 from segtune.cluster.scheduler import Halving, HalvingScheduler
-from segtune.cluster.session import WAITING_BUNDLE, Placement, plan_resources, release_orphans, session
+from segtune.cluster.session import WAITING_BUNDLE, Placement, live_nodes, plan_resources, release_orphans, session
 from segtune.cluster.trial import run_trial
 from segtune.results import best, read_trials
 from segtune.rundir import RunDir, write_atomic
 from segtune.study import Study
+from segtune.verdict import Verdict
 
 log = logging.getLogger(__name__)
 
@@ -36,15 +37,17 @@ def run_search(study: Study, run: RunDir, *, address: str | None = None, started
     """
     with run.locked(), session(address) as dashboard:
         run.stop_request.unlink(missing_ok=True)
-        placement = plan_resources(study.search, ray.cluster_resources())
+        placement = plan_resources(study.search, live_nodes())
         if started:
             started(placement, dashboard)
+        # The scheduler first: it may find that a trial had been stopped when the last session broke off.
+        scheduler = replayed_scheduler(study, run)
         sampler = StudySampler(study, run, placement.concurrent)
         watch = _Watch(run, sampler)
         try:
             with _signals(watch):
                 if sampler.remaining:
-                    _tuner(study, run, sampler, placement, watch).fit()
+                    _tuner(study, run, sampler, scheduler, placement, watch).fit()
         finally:
             watch.release(patience_s=10.0)
             sampler.settle()
@@ -53,7 +56,9 @@ def run_search(study: Study, run: RunDir, *, address: str | None = None, started
             raise KeyboardInterrupt
 
 
-def _tuner(study: Study, run: RunDir, sampler: StudySampler, placement: Placement, watch: _Watch) -> tune.Tuner:
+def _tuner(
+    study: Study, run: RunDir, sampler: StudySampler, scheduler: HalvingScheduler, placement: Placement, watch: _Watch
+) -> tune.Tuner:
     trainable = partial(run_trial, base=study.config.dump(), run=str(run.path), placement=placement)
     return tune.Tuner(
         tune.with_resources(trainable, _bundles(placement)),
@@ -61,7 +66,7 @@ def _tuner(study: Study, run: RunDir, sampler: StudySampler, placement: Placemen
             metric="miou",
             mode="max",
             search_alg=sampler,
-            scheduler=HalvingScheduler(_halving(study, run)),
+            scheduler=scheduler,
             num_samples=sampler.remaining,
             max_concurrent_trials=placement.concurrent,
             trial_dirname_creator=lambda trial: trial.trial_id,
@@ -78,12 +83,22 @@ def _bundles(placement: Placement) -> tune.PlacementGroupFactory:
     return tune.PlacementGroupFactory([{"CPU": placement.cpus} | ({"GPU": placement.gpus} if placement.gpus else {})])
 
 
-def _halving(study: Study, run: RunDir) -> Halving:
-    scheduler = study.search.scheduler
-    halving = Halving(study.rungs(), 2 if scheduler == "none" else scheduler.asha.reduction)
-    for trial in run.trial_dirs():
-        halving.replay(int(trial.id), trial.read_epochs())
-    return halving
+def replayed_scheduler(study: Study, run: RunDir) -> HalvingScheduler:
+    """Returns the scheduler with the rungs and scores of the run folder.
+
+    Where one trial alone is unfinished, as at concurrency 1, all that its rung had seen is known: if the session broke off
+    between the trial's last validation and its stop, the trial is stopped now.
+    """
+    settings = study.search.scheduler
+    scheduler = HalvingScheduler(Halving(study.rungs(), 2 if settings == "none" else settings.asha.reduction))
+    trials = run.trial_dirs()
+    unfinished = [trial.id for trial in trials if is_unfinished(trial)]
+    for trial in trials:
+        rows = scored_rows(trial)
+        if not scheduler.replay(int(trial.id), rows) and unfinished == [trial.id]:
+            trial.verdict.unlink(missing_ok=True)
+            trial.write_verdict(Verdict(state="pruned", epoch=rows[-1]["epoch"], step=rows[-1]["step"]))
+    return scheduler
 
 
 def write_best(run: RunDir) -> None:

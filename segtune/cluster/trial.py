@@ -7,7 +7,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from segtune.cluster.session import Placement, plan_resources, session
+from segtune.cluster.session import Placement, live_nodes, plan_resources, session
 from segtune.cluster.worker import train_rank, train_worker
 from segtune.config import ExperimentConfig
 from segtune.errors import SegtuneError
@@ -82,21 +82,36 @@ def _train_in_group(task: dict[str, Any], name: str, storage: Path, placement: P
     ).fit()
 
 
+def _cause(error: Exception) -> Exception:
+    """Returns what is behind the error of a worker group: a user's mistake, else a lost worker, else what one has raised.
+
+    The others of a dead worker raise too, for the connection that it has left.
+    """
+    causes = [*(getattr(error, "worker_failures", None) or {}).values()] or [getattr(error, "controller_failure", error)]
+    return next((c for c in causes if isinstance(c, SegtuneError)), None) or next(filter(_is_loss, causes), causes[0])
+
+
+def _is_loss(cause: Exception) -> bool:
+    """Whether Ray itself tells of it: a worker, a controller or a node that is no more, or that has never come up."""
+    from ray.exceptions import RayError
+    from ray.train.v2._internal.exceptions import RayTrainError
+
+    return isinstance(cause, (RayError, RayTrainError))
+
+
 def _verdict_of(error: Exception, trial: TrialDir) -> Verdict:
-    rows = trial.read_epochs()
-    # A worker group wraps what its first failing worker has raised.
-    failures = getattr(error, "worker_failures", None) or {}
-    cause = next(iter(failures.values()), error)
-    kind = "config" if isinstance(cause, SegtuneError) else "exception"
+    rows, cause = trial.read_epochs(), _cause(error)
+    kind = "config" if isinstance(cause, SegtuneError) else "lost" if _is_loss(cause) else "exception"
     lines = str(cause).strip().splitlines() or [""]
-    text = str(cause) if kind == "config" else f"{type(cause).__name__}: {lines[-1]}"
+    text = str(cause) if kind == "config" else f"{type(cause).__name__}: {lines[0 if kind == 'lost' else -1]}"
+    again = "--resume starts it again from its last checkpoint; " if kind == "lost" else ""
     return Verdict(
         state="failed",
         kind=kind,
         epoch=rows[-1]["epoch"] if rows else 0,
         step=rows[-1]["step"] if rows else 0,
         evidence=text[:500],
-        advice=f"the whole message is in {trial.path / 'error.txt'}",
+        advice=f"{again}the whole message is in {trial.path / 'error.txt'}",
     )
 
 
@@ -104,17 +119,15 @@ def train_on_workers(
     config: ExperimentConfig, out: Path, workers: int, *, address: str | None = None, resume: bool = False, init_from: str | None = None
 ) -> None:
     """Trains one config on a worker group of its own, without a search. Raises ClusterError where it does not fit."""
-    import ray
     from ray.train.v2.api.exceptions import TrainingFailedError
 
     with session(address):
-        placement = plan_resources(SearchConfig(trials=1, workers_per_trial=workers), ray.cluster_resources())
+        placement = plan_resources(SearchConfig(trials=1, workers_per_trial=workers), live_nodes())
         task = task_of(config, out, placement, resume=resume, init_from=init_from)
         try:
             _train_in_group(task, out.name, out / "ray", placement, in_search=False)
         except TrainingFailedError as error:
-            failures = getattr(error, "worker_failures", None) or {}
-            cause = next(iter(failures.values()), error)
+            cause = _cause(error)
             if isinstance(cause, SegtuneError):
                 raise cause from None
             raise
