@@ -196,6 +196,12 @@ class HealthConfig(Settings):
         default=0.5, description="the run ends when mIoU stays below this share of its best; validation noise is a few per cent"
     )
     patience: int = Field(default=2, ge=1, description="validations in a row for which mIoU must stay that low; one may be an accident")
+    hung_factor: float = Field(
+        default=50.0, ge=1, description="a search starts a trial again that makes no step for this many times its median step"
+    )
+    hung_after_s: float = Field(
+        default=300.0, ge=1, description="but never before so many seconds: writing a checkpoint to slow storage takes its time"
+    )
 
 
 class ExperimentConfig(Settings):

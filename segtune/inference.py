@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from segtune.config import ExperimentConfig
-from segtune.data.loader import ValLoader, normalize
+from segtune.data.loader import ValBatch, normalize
 from segtune.distributed import Ranks
 from segtune.metrics import ConfusionMatrix
 
 
 @torch.no_grad()
 def evaluate(
-    model: torch.nn.Module, data: ValLoader, ranks: Ranks, config: ExperimentConfig, num_classes: int, precision: torch.dtype
+    model: torch.nn.Module, data: Iterable[ValBatch], ranks: Ranks, config: ExperimentConfig, num_classes: int, precision: torch.dtype
 ) -> ConfusionMatrix:
     """Returns the confusion matrix over all images of all ranks, each counted once, at the labels' own size."""
     model.eval()

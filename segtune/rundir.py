@@ -43,16 +43,26 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-class TrialDir:
-    """The files of one training run, inside a search or alone."""
+class StaleAttemptError(Exception):
+    """This process trains a trial that has been started again elsewhere; it must write nothing more."""
 
-    def __init__(self, path: Path) -> None:
-        """`path` need not exist yet."""
-        self.path = path
+
+class TrialDir:
+    """The files of one training run, inside a search or alone.
+
+    A search starts a trial again after the loss of its machine, while a part of the old attempt may still be alive: with
+    `attempt`, writing raises StaleAttemptError once another one has begun.
+    """
+
+    def __init__(self, path: Path, attempt: int | None = None) -> None:
+        """`path` need not exist yet; without `attempt` writing is never refused."""
+        self.path, self.attempt = path, attempt
         self.config = path / "config.yaml"
         self.params = path / "params.json"
         self.epochs = path / "epochs.jsonl"
         self.verdict = path / "verdict.json"
+        self.attempts = path / "attempts"
+        self.pulse = path / "pulse.json"
         self.checkpoints = path / "checkpoints"
         self.tensorboard = path / "tb"
 
@@ -61,8 +71,30 @@ class TrialDir:
         """The trial's id: the folder's name."""
         return self.path.name
 
+    def attempts_begun(self) -> int:
+        """Returns how often this trial has been started by a search."""
+        return int(self.attempts.read_text()) if self.attempts.exists() else 0
+
+    def begin_attempt(self) -> int:
+        """Begins another attempt, from which on older ones may not write, and returns its number, from 1."""
+        number = self.attempts_begun() + 1
+        for of_older in (self.pulse, self.verdict):
+            of_older.unlink(missing_ok=True)
+        write_atomic(self.attempts, f"{number}\n")
+        return number
+
+    def is_current(self) -> bool:
+        """Whether no other attempt has begun since this one."""
+        return self.attempt is None or self.attempts_begun() == self.attempt
+
+    def check_current(self) -> None:
+        """Raises StaleAttemptError where another attempt has begun since this one."""
+        if not self.is_current():
+            raise StaleAttemptError(f"{self.path}: attempt {self.attempt} writes no more, attempt {self.attempts_begun()} has begun")
+
     def append_epoch(self, row: dict[str, Any]) -> None:
         """Adds one epoch, synced before it returns."""
+        self.check_current()
         self.path.mkdir(parents=True, exist_ok=True)
         with self.epochs.open("ab") as file:
             file.write(json.dumps(row, allow_nan=False).encode() + b"\n")
@@ -87,6 +119,7 @@ class TrialDir:
 
     def write_verdict(self, verdict: Verdict) -> None:
         """Writes how the run ended. The first word stands: a worker that has not yet noticed a stop cannot take it back."""
+        self.check_current()
         if not self.verdict.exists():
             write_atomic(self.verdict, json.dumps(verdict.dump(), indent=1) + "\n")
 
@@ -118,9 +151,9 @@ class RunDir:
             raise RunError(f"{path}: no search has been run here (no study.yaml); runs in {run.path.parent}: {near}")
         return run
 
-    def trial(self, number: int) -> TrialDir:
-        """Returns the folder of trial `number`."""
-        return TrialDir(self.trials / f"{number:04d}")
+    def trial(self, number: int, attempt: int | None = None) -> TrialDir:
+        """Returns the folder of trial `number`, as one of its attempts sees it or as everybody else."""
+        return TrialDir(self.trials / f"{number:04d}", attempt)
 
     def trial_dirs(self) -> list[TrialDir]:
         """Returns the folders of all trials that have been started, in their order."""

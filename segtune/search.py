@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import pandas
 
 # Settings of the search block that may change at a resume: they place trials or add some, and change no draw.
-FREE_ON_RESUME = ("trials", "max_concurrent", "cpus_per_worker")
+FREE_ON_RESUME = ("trials", "max_concurrent", "cpus_per_worker", "retries")
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--workers-per-trial", type=int, metavar="N", help="ranks of one trial; two or more train with DDP")
     parser.add_argument("--gpus-per-worker", type=float, metavar="F", help="GPUs of a worker; default: 1 where there are GPUs")
     parser.add_argument("--max-concurrent", type=int, metavar="N", help="trials at the same time; default: as many as fit")
-    parser.add_argument("--address", help="Ray cluster: auto, ray://… or host:port; default: a local Ray of its own")
+    parser.add_argument("--address", help="Ray cluster: auto or host:port; default: a local Ray of its own")
     parser.add_argument("--seed", type=int, help="decides which points are drawn")
     parser.add_argument("--resume", action="store_true", help="go on with the run --name, or with the newest run of this file")
     parser.add_argument("--dry-run", action="store_true", help="check everything, print the plan, start nothing")

@@ -46,6 +46,7 @@ class SearchConfig(Settings):
         default=None, ge=0, description="GPUs of a worker; default: 1 where the cluster has GPUs; a fraction only with one worker per trial"
     )
     max_concurrent: int | None = Field(default=None, ge=1, description="trials at the same time; default: as many as the cluster holds")
+    retries: int = Field(default=2, ge=0, description="how often a session starts a trial again whose process or node died or stood still")
     known_good: tuple[dict[str, Any], ...] = Field(
         default=(), description="points to try first, each {name: value}; names left out have the config's value"
     )

@@ -85,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--workers", type=int, default=1, help="ranks; two or more train with DDP on a Ray worker group (default: 1, this process)"
     )
-    parser.add_argument("--address", help="Ray cluster for --workers 2 or more: auto, ray://… or host:port; default: a local one")
+    parser.add_argument("--address", help="Ray cluster for --workers 2 or more: auto or host:port; default: a local one")
     start = parser.add_mutually_exclusive_group()
     start.add_argument("--resume", action="store_true", help="continue the run in --out exactly where its last checkpoint is")
     start.add_argument("--init-from", metavar="CKPT", help="take the weights of a checkpoint, with a fresh optimiser and schedule")

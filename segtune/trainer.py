@@ -30,6 +30,7 @@ from segtune.inference import evaluate, precision_of
 from segtune.losses import build_loss
 from segtune.models import AUXILIARY_WEIGHT, build_model, check_batch, head_parameters
 from segtune.optim import build_optimizer, learning_rate_factor, set_learning_rate
+from segtune.pulse import Pulse
 from segtune.rundir import TrialDir, write_atomic
 from segtune.scalars import ScalarLog
 from segtune.settings import write_yaml
@@ -66,6 +67,7 @@ class Trainer:
         self.config, self.out, self.ranks = config, out, ranks
         self.verdict: Verdict | None = None
         self.health = HealthMonitor(config)
+        self.pulse = Pulse(out if ranks.is_first else None, config.health)
         self.classes = class_names(config.data)
         self.train_data = TrainLoader(config, ranks.rank, ranks.world_size)
         self.val_data = ValLoader(config, ranks.rank, ranks.world_size)
@@ -131,7 +133,7 @@ class Trainer:
         sums: dict[str, float] = {}
         micro: list[Batch] = []
         norms: list[float] = []
-        for batch in batches:
+        for batch in self.pulse.along(batches):
             micro.append(batch)
             if len(micro) < self.config.schedule.accumulate:
                 continue
@@ -202,7 +204,8 @@ class Trainer:
         self.lr = optim.lr * factor
 
     def _validate(self) -> dict[str, Any]:
-        matrix = evaluate(unwrap(self.model), self.val_data, self.ranks, self.config, len(self.classes), self.precision)
+        images = self.pulse.along(self.val_data)
+        matrix = evaluate(unwrap(self.model), images, self.ranks, self.config, len(self.classes), self.precision)
         summary = matrix.summary()
         # JSON has no NaN: a class that is neither present nor predicted has no IoU.
         ious = [None if math.isnan(iou) else round(float(iou), 6) for iou in summary["iou"]]
@@ -220,6 +223,7 @@ class Trainer:
             self.best_miou = miou
         if not self.ranks.is_first:
             return
+        self.out.check_current()
         model = unwrap(self.model)
         manifest = Manifest(epoch, self.step, self.lr, miou, self.config.dump())
         if improved:
@@ -265,6 +269,7 @@ class Trainer:
     def _prepare_folder(self) -> None:
         if not self.ranks.is_first:
             return
+        self.out.check_current()
         checkpoint.sweep(self.out.checkpoints)
         self.out.cut_epochs(self.finished)
         self.out.verdict.unlink(missing_ok=True)

@@ -8,6 +8,9 @@ from pydantic import Field
 
 from segtune.settings import Settings
 
+# What is no fault of the config: such a trial is started again from its last checkpoint.
+MACHINE_FAULTS = ("lost", "hung")
+
 State = Literal["completed", "pruned", "unhealthy", "failed", "interrupted"]
 
 
@@ -28,3 +31,8 @@ class Verdict(Settings):
         """One line in plain words, empty for a healthy end."""
         words = f"{self.kind}: {self.evidence}" if self.kind else ""
         return f"{words}; {self.advice}" if words and self.advice else words
+
+    @property
+    def is_machine_fault(self) -> bool:
+        """Whether the trial would have gone on elsewhere: its process or node died, or stood still."""
+        return self.kind in MACHINE_FAULTS

@@ -12,8 +12,10 @@ FLOORS = {
     "parts": [
         "data.shapes", "data.layouts", "data.augment", "data.loader", "weights", "models", "losses", "metrics", "optim", "health",
     ],
-    "one run": ["distributed", "checkpoint", "scalars", "inference", "trainer"],
-    "many runs": ["cluster.session", "cluster.worker", "cluster.trial", "cluster.sampler", "cluster.scheduler", "cluster.search"],
+    "one run": ["distributed", "checkpoint", "scalars", "pulse", "inference", "trainer"],
+    "many runs": [
+        "cluster.session", "cluster.worker", "cluster.trial", "cluster.sampler", "cluster.scheduler", "cluster.watch", "cluster.search",
+    ],
     "commands": [
         "cli", "table", "train", "predict", "evaluate", "search", "status", "stop", "export", "data_tools", "config_tools", "__main__",
     ],

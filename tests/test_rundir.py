@@ -8,7 +8,7 @@ import pytest
 
 from segtune.errors import RunError
 from segtune.results import best, ranked, read_trials, to_frame
-from segtune.rundir import RunDir, check_name, write_atomic
+from segtune.rundir import RunDir, StaleAttemptError, TrialDir, check_name, write_atomic
 from segtune.verdict import Verdict
 
 
@@ -85,3 +85,15 @@ def test_folder_without_a_study_is_refused(tmp_path):
 def test_hostile_run_names_are_refused(name):
     with pytest.raises(RunError):
         check_name(name)
+
+
+def test_older_attempt_writes_nothing_more(tmp_path):
+    trial = TrialDir(tmp_path / "0000")
+    old = TrialDir(trial.path, trial.begin_attempt())
+    old.append_epoch({"epoch": 1})
+    new = TrialDir(trial.path, trial.begin_attempt())
+    for write in (lambda: old.append_epoch({"epoch": 2}), lambda: old.write_verdict(Verdict(state="failed"))):
+        with pytest.raises(StaleAttemptError, match="attempt 1 writes no more, attempt 2 has begun"):
+            write()
+    new.append_epoch({"epoch": 2, "by": "new"})
+    assert (trial.read_epochs(), trial.read_verdict()) == ([{"epoch": 1}, {"epoch": 2, "by": "new"}], None)

@@ -55,7 +55,8 @@ def test_first_points_are_the_config_and_the_known_good(study, tmp_path):
 
 
 def test_ends_are_told_as_what_they_are(study, tmp_path):
-    sampler = StudySampler(study, RunDir(tmp_path / "r"), 1)
+    without = study.__class__(study.config, study.space, study.search.override({"retries": 0}))
+    sampler = StudySampler(without, RunDir(tmp_path / "r"), 1)
     play(sampler, 5, ["completed", "pruned", "unhealthy", "failed", "lost"])
     told = sampler.optuna.trials
     assert [t.state for t in told] == [TrialState.COMPLETE, TrialState.PRUNED, TrialState.PRUNED, TrialState.FAIL, TrialState.FAIL]
@@ -64,6 +65,30 @@ def test_ends_are_told_as_what_they_are(study, tmp_path):
     assert sampler.optuna.best_trial.number == 0
     verdicts = [sampler.run.trial(n).read_verdict() for n in (1, 4)]
     assert [(v.state, v.kind) for v in verdicts if v] == [("pruned", ""), ("failed", "lost")]
+
+
+def test_lost_trial_is_started_again_and_counts_once(study, tmp_path):
+    sampler = StudySampler(study, RunDir(tmp_path / "r"), 1)
+    drawn = play(sampler, 15, ["lost", "lost", "lost", "lost"])
+    # Trial 0 three times, then it is given up, and 1 is lost once: what was drawn is the same as without any fault.
+    assert drawn[:3] == [drawn[0]] * 3
+    assert drawn[3] == drawn[4] != drawn[0]
+    told = sampler.optuna.trials
+    assert [t.state for t in told[:2]] == [TrialState.FAIL, TrialState.COMPLETE]
+    assert [sampler.run.trial(n).attempts_begun() for n in range(3)] == [3, 2, 1]
+
+
+def test_search_waits_for_what_may_be_lost_yet(study, tmp_path):
+    sampler = StudySampler(study, RunDir(tmp_path / "r"), 2)
+    play(sampler, 13)
+    assert sampler.suggest("last")["number"] == 13
+    assert sampler.suggest("none") is None
+    sampler.on_trial_complete("last", error=True)
+    assert sampler.suggest("again") == {
+        "number": 13,
+        "params": sampler.study.space.complete(sampler.optuna.trials[13].params),
+        "attempt": 2,
+    }
 
 
 def test_journal_opens_with_optuna_alone(study, tmp_path):

@@ -10,6 +10,7 @@ import json
 import logging
 import math
 import warnings
+from collections import Counter
 from typing import Any
 
 import optuna
@@ -41,7 +42,7 @@ def optuna_sampler(search: SearchConfig, number: int, concurrent: int) -> optuna
 def is_unfinished(trial: TrialDir) -> bool:
     """Whether a resumed search goes on with this trial."""
     verdict = trial.read_verdict()
-    return verdict is None or verdict.state == "interrupted" or verdict.kind == "lost"
+    return verdict is None or verdict.state == "interrupted" or verdict.is_machine_fault
 
 
 def scored_rows(trial: TrialDir) -> list[dict[str, Any]]:
@@ -63,6 +64,7 @@ class StudySampler(Searcher):
         self.asked: dict[int, optuna.Trial] = {}
         self.reported: dict[int, set[int]] = {}
         self.unfinished: list[int] = []
+        self.lost: Counter[int] = Counter()  # machine faults of each trial in this session
         self.optuna = self._open()
         self._replay()
 
@@ -72,18 +74,20 @@ class StudySampler(Searcher):
         return self.study.search.trials - len(self.asked) + len(self.unfinished)
 
     def suggest(self, trial_id: str) -> Any:
-        """Returns {number, params, resume} of the next trial, or FINISHED."""
-        if self.stopping or self.remaining <= 0:
+        """Returns {number, params, attempt} of the next trial, None while there may be another one later, or FINISHED."""
+        if self.stopping or (self.remaining <= 0 and not self.numbers):
             return Searcher.FINISHED
+        if self.remaining <= 0:
+            return None  # one that runs may yet be lost, and has to be started again
         if self.unfinished:
             number = self.unfinished.pop(0)
-            self.numbers[trial_id] = number
-            return {"number": number, "params": json.loads(self.run.trial(number).params.read_text()), "resume": True}
-        number, params = self._ask()
+            params = json.loads(self.run.trial(number).params.read_text())
+        else:
+            number, params = self._ask(optuna_sampler(self.study.search, len(self.asked), self.concurrent))
+            # Written before anybody acts on it: a crash from here on finds the trial again.
+            write_atomic(self.run.trial(number).params, json.dumps(params, indent=1) + "\n")
         self.numbers[trial_id] = number
-        # Written before anybody acts on it: a crash from here on finds the trial again.
-        write_atomic(self.run.trial(number).params, json.dumps(params, indent=1) + "\n")
-        return {"number": number, "params": params, "resume": False}
+        return {"number": number, "params": params, "attempt": self.run.trial(number).begin_attempt()}
 
     def on_trial_result(self, trial_id: str, result: dict) -> None:
         """Tells Optuna an intermediate value at its epoch."""
@@ -97,7 +101,12 @@ class StudySampler(Searcher):
         if verdict is None:
             verdict = self._verdict(trial, result, error)
             trial.write_verdict(verdict)
-        self._tell(number, verdict)
+        if verdict.is_machine_fault and self.lost[number] < self.study.search.retries and not self.stopping:
+            self.lost[number] += 1
+            self.unfinished.append(number)
+            log.info("trial %s: %s; it is started again from its last checkpoint", trial.id, verdict.evidence)
+        else:
+            self._tell(number, verdict)
 
     def settle(self) -> None:
         """Leaves to a resume the trials that have had no end: everything was stopped, or the search broke off."""
@@ -111,19 +120,12 @@ class StudySampler(Searcher):
         epoch, step = (rows[-1]["epoch"], rows[-1]["step"]) if rows else (0, 0)
         if error:
             evidence = "the trial's process died, as it does when it is killed, runs out of memory or loses its node"
-            return Verdict(
-                state="failed",
-                kind="lost",
-                epoch=epoch,
-                step=step,
-                evidence=evidence,
-                advice="--resume starts it again from its last checkpoint",
-            )
+            return Verdict(state="failed", kind="lost", epoch=epoch, step=step, evidence=evidence)
         return Verdict(state="interrupted" if self.stopping else "pruned", epoch=epoch, step=step)
 
-    def _ask(self) -> tuple[int, dict[str, Any]]:
+    def _ask(self, sampler: optuna.samplers.BaseSampler) -> tuple[int, dict[str, Any]]:
         number = len(self.asked)
-        self.optuna.sampler = optuna_sampler(self.study.search, number, self.concurrent)
+        self.optuna.sampler = sampler
         trial = self.optuna.ask()
         assert trial.number == number
         params = self.study.space(trial)
@@ -169,10 +171,11 @@ class StudySampler(Searcher):
     def _replay(self) -> None:
         """Tells Optuna every trial of the run folder, in the order of their numbers, then queues the first points."""
         trials = [trial for trial in self.run.trial_dirs() if trial.params.exists()]
+        drawn_already = optuna.samplers.RandomSampler(seed=0)  # every value is given: no model need be fitted
         for number, trial in enumerate(trials):
             assert trial.id == self.run.trial(number).id, f"trial {number} is missing in {self.run.trials}"
             self.optuna.enqueue_trial(json.loads(trial.params.read_text()))
-            self._ask()
+            self._ask(drawn_already)
             verdict = trial.read_verdict()
             if verdict is None or is_unfinished(trial):
                 self.unfinished.append(number)

@@ -2,31 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
-from typing import Any
 
-import ray
 from ray import tune
-from ray.tune.progress_reporter import TrialProgressCallback
 
 from segtune.cluster.sampler import StudySampler, is_unfinished, scored_rows
 from segtune.cluster.scheduler import Halving, HalvingScheduler
-from segtune.cluster.session import WAITING_BUNDLE, Placement, live_nodes, plan_resources, release_orphans, session
+from segtune.cluster.session import WAITING_BUNDLE, Placement, live_nodes, plan_resources, session
 from segtune.cluster.trial import run_trial
-from segtune.results import best, read_trials
-from segtune.rundir import RunDir, write_atomic
+from segtune.cluster.watch import Silence, StopAll, Watch, signals, write_best
+from segtune.rundir import RunDir
 from segtune.study import Study
 from segtune.verdict import Verdict
-
-log = logging.getLogger(__name__)
-
-RELEASE_EVERY_S = 1.0
 
 
 def run_search(study: Study, run: RunDir, *, address: str | None = None, started: Callable[[Placement, str], None] | None = None) -> None:
@@ -43,9 +32,9 @@ def run_search(study: Study, run: RunDir, *, address: str | None = None, started
         # The scheduler first: it may find that a trial had been stopped when the last session broke off.
         scheduler = replayed_scheduler(study, run)
         sampler = StudySampler(study, run, placement.concurrent)
-        watch = _Watch(run, sampler)
+        watch = Watch(run, sampler)
         try:
-            with _signals(watch):
+            with signals(watch):
                 if sampler.remaining:
                     _tuner(study, run, sampler, scheduler, placement, watch).fit()
         finally:
@@ -56,9 +45,7 @@ def run_search(study: Study, run: RunDir, *, address: str | None = None, started
             raise KeyboardInterrupt
 
 
-def _tuner(
-    study: Study, run: RunDir, sampler: StudySampler, scheduler: HalvingScheduler, placement: Placement, watch: _Watch
-) -> tune.Tuner:
+def _tuner(study: Study, run: RunDir, sampler: StudySampler, scheduler: HalvingScheduler, placement: Placement, watch: Watch) -> tune.Tuner:
     trainable = partial(run_trial, base=study.config.dump(), run=str(run.path), placement=placement)
     return tune.Tuner(
         tune.with_resources(trainable, _bundles(placement)),
@@ -67,12 +54,13 @@ def _tuner(
             mode="max",
             search_alg=sampler,
             scheduler=scheduler,
-            num_samples=sampler.remaining,
+            # Tune counts every start, also those after the loss of a machine; the sampler says when it is the last.
+            num_samples=sampler.remaining * (1 + study.search.retries),
             max_concurrent_trials=placement.concurrent,
             trial_dirname_creator=lambda trial: trial.trial_id,
         ),
         run_config=tune.RunConfig(
-            name=f"tune-{time.time_ns()}", storage_path=str(run.ray), verbose=0, callbacks=[watch, _Silence()], stop=_StopAll(watch)
+            name=f"tune-{time.time_ns()}", storage_path=str(run.ray), verbose=0, callbacks=[watch, Silence()], stop=StopAll(watch)
         ),
     )
 
@@ -99,89 +87,3 @@ def replayed_scheduler(study: Study, run: RunDir) -> HalvingScheduler:
             trial.verdict.unlink(missing_ok=True)
             trial.write_verdict(Verdict(state="pruned", epoch=rows[-1]["epoch"], step=rows[-1]["step"]))
     return scheduler
-
-
-def write_best(run: RunDir) -> None:
-    """Copies the config of the best healthy trial to best.yaml, where it is not that one already."""
-    winner = best(read_trials(run))
-    if winner:
-        config = run.trial(winner.number).config.read_text()
-        if not run.best.exists() or run.best.read_text() != config:
-            write_atomic(run.best, config)
-
-
-class _Watch(tune.Callback):
-    """Sees to it that stopped trials give their workers back, that best.yaml is current, and that a stop is heard."""
-
-    def __init__(self, run: RunDir, sampler: StudySampler) -> None:
-        self.run, self.sampler = run, sampler
-        self.stopping = False
-        self._released = 0.0
-
-    def stop(self, *_: Any) -> None:
-        """Ends the search at the next step; running trials can be resumed."""
-        self.stopping = self.sampler.stopping = True
-
-    def on_step_end(self, iteration: int, trials: list, **info: Any) -> None:
-        """Looks about once a second for orphans and a stop request."""
-        if time.monotonic() - self._released > RELEASE_EVERY_S:
-            self._released = time.monotonic()
-            release_orphans()
-            if self.run.stop_request.exists():
-                self.stop()
-
-    def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
-        """Keeps best.yaml current."""
-        write_best(self.run)
-
-    def release(self, patience_s: float) -> None:
-        """Waits until the last trials have given everything back, so that the next search finds it free."""
-        deadline = time.monotonic() + patience_s
-        while ray.is_initialized() and time.monotonic() < deadline:
-            release_orphans()
-            if ray.available_resources().get("CPU", 0) >= ray.cluster_resources().get("CPU", 0):
-                return
-            time.sleep(0.2)
-
-
-class _Silence(TrialProgressCallback):
-    """Takes the place of the callback that prints each trial's end, at verbosity 0 too; the table says it better."""
-
-    def _print(self, msg: str) -> None:
-        """Prints nothing."""
-
-
-class _StopAll(tune.Stopper):
-    """Stops every trial once the watch has heard a stop."""
-
-    def __init__(self, watch: _Watch) -> None:
-        self.watch = watch
-
-    def __call__(self, trial_id: str, result: dict) -> bool:
-        """No trial is stopped by its results here."""
-        return False
-
-    def stop_all(self) -> bool:
-        """Whether the search is to end."""
-        return self.watch.stopping
-
-
-@contextlib.contextmanager
-def _signals(watch: _Watch) -> Iterator[None]:
-    """Ctrl-C and SIGTERM stop gracefully; a second Ctrl-C stops at once (nothing is lost: see rundir)."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def hear(number: int, _: Any) -> None:
-        if watch.stopping and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        log.warning("stopping: running trials are kept and can be resumed; press Ctrl-C again to stop at once")
-        watch.stop()
-
-    before = {number: signal.signal(number, hear) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

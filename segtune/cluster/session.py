@@ -90,8 +90,15 @@ def _places(node: Mapping[str, float], cpus: float, gpus: float) -> int:
 def session(address: str | None) -> Iterator[str]:
     """Joins the cluster at `address`, or starts a local Ray that ends with the block; yields the dashboard's URL.
 
-    A Ray that this process is connected to already is used and left running. Raises ClusterError where none answers.
+    A Ray that this process is connected to already is used and left running. Raises ClusterError where none answers, and
+    for a client's address.
     """
+    if address and address.startswith("ray://"):
+        raise ClusterError(
+            f"--address {address}: a search cannot be driven through the Ray client, because its files are written where the driver is; "
+            "run the command on a node of the cluster with --address auto, or submit it there: "
+            "ray job submit --address http://HEAD:8265 -- python -m segtune.search --address auto …"
+        )
     if ray.is_initialized():
         yield _dashboard()
         return
@@ -120,7 +127,7 @@ def _dashboard() -> str:
 
 
 def release_orphans() -> int:
-    """Removes the placement groups of this job whose creator is dead, and returns how many there were.
+    """Removes the placement groups of this job whose creator is dead; returns how many groups the job holds besides.
 
     A trial that is stopped or killed takes its Train controller with it, but Ray keeps the controller's placement group,
     workers and all, for as long as the driver lives: its own cleaner asks the State API, and was seen to wait for ever with
@@ -129,20 +136,17 @@ def release_orphans() -> int:
     from ray._private.state import state
     from ray._raylet import ActorID, PlacementGroupID
     from ray.core.generated.gcs_pb2 import PlacementGroupTableData  # pyright: ignore[reportAttributeAccessIssue]
-    from ray.util.client import ray as client
     from ray.util.placement_group import PlacementGroup, remove_placement_group
 
-    if client.is_connected():  # a client of a remote cluster has no such view; there the cleaner has to do
-        return 0
     job = ray.get_runtime_context().get_job_id()
-    orphans = 0
+    held = 0
     for data in map(PlacementGroupTableData.FromString, state._connect_and_get_accessor().get_placement_group_table()):
+        if data.creator_job_id.hex() != job or data.is_detached or data.state == PlacementGroupTableData.REMOVED:
+            continue
         # What no actor has created belongs to this process: the groups of Tune's trials.
-        by_actor = data.creator_actor_id != ActorID.nil().binary()
-        dead = by_actor and data.creator_actor_dead and data.creator_job_id.hex() == job and not data.is_detached
-        if dead and data.state != PlacementGroupTableData.REMOVED:
+        if data.creator_actor_id != ActorID.nil().binary() and data.creator_actor_dead:
+            log.debug("releasing a placement group of a trial that has ended")
             remove_placement_group(PlacementGroup(PlacementGroupID(data.placement_group_id)))
-            orphans += 1
-    if orphans:
-        log.debug("released %d placement groups of stopped trials", orphans)
-    return orphans
+        else:
+            held += 1
+    return held

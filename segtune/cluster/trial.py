@@ -20,30 +20,32 @@ log = logging.getLogger(__name__)
 
 
 def task_of(
-    config: ExperimentConfig, out: Path, placement: Placement, *, resume: bool = False, init_from: str | None = None
+    config: ExperimentConfig, out: TrialDir, placement: Placement, *, resume: bool = False, init_from: str | None = None
 ) -> dict[str, Any]:
     """Returns what a worker needs, as plain values."""
-    return {"config": config.dump(), "out": str(out), "cpus": placement.cpus, "resume": resume, "init_from": init_from}
+    where = {"out": str(out.path), "attempt": out.attempt}
+    return {"config": config.dump(), **where, "cpus": placement.cpus, "resume": resume, "init_from": init_from}
 
 
 def run_trial(drawn: dict[str, Any], *, base: dict[str, Any], run: str, placement: Placement) -> None:
-    """The function that Tune calls for one trial: `drawn` is {number, params, resume}, `base` the study's config.
+    """The function that Tune calls for one trial: `drawn` is {number, params, attempt}, `base` the study's config.
 
     Faults end in the trial's verdict and error.txt, not in an exception: Tune would repeat it or stop the search.
     """
-    trial = RunDir(Path(run)).trial(drawn["number"])
-    trial.verdict.unlink(missing_ok=True)
+    trial = RunDir(Path(run)).trial(drawn["number"], drawn["attempt"])
     try:
+        trial.check_current()
         config = ExperimentConfig.parse(base).override(drawn["params"])
         write_atomic(trial.config, write_yaml(config.dump()))
-        task = task_of(config, trial.path, placement, resume=drawn["resume"])
+        task = task_of(config, trial, placement, resume=drawn["attempt"] > 1)
         if placement.workers == 1:
             _train_here(task)
         else:
             _train_in_group(task, f"trial-{trial.id}", Path(run) / "ray", placement, in_search=True)
     except Exception as error:  # the fence around a trial: whatever it is, it must not take the search with it
-        write_atomic(trial.path / "error.txt", traceback.format_exc())
-        trial.write_verdict(_verdict_of(error, trial))
+        if trial.is_current():
+            write_atomic(trial.path / "error.txt", traceback.format_exc())
+            trial.write_verdict(_verdict_of(error, trial))
 
 
 def _train_here(task: dict[str, Any]) -> None:
@@ -104,14 +106,13 @@ def _verdict_of(error: Exception, trial: TrialDir) -> Verdict:
     kind = "config" if isinstance(cause, SegtuneError) else "lost" if _is_loss(cause) else "exception"
     lines = str(cause).strip().splitlines() or [""]
     text = str(cause) if kind == "config" else f"{type(cause).__name__}: {lines[0 if kind == 'lost' else -1]}"
-    again = "--resume starts it again from its last checkpoint; " if kind == "lost" else ""
     return Verdict(
         state="failed",
         kind=kind,
         epoch=rows[-1]["epoch"] if rows else 0,
         step=rows[-1]["step"] if rows else 0,
         evidence=text[:500],
-        advice=f"{again}the whole message is in {trial.path / 'error.txt'}",
+        advice=f"the whole message is in {trial.path / 'error.txt'}",
     )
 
 
@@ -123,7 +124,7 @@ def train_on_workers(
 
     with session(address):
         placement = plan_resources(SearchConfig(trials=1, workers_per_trial=workers), live_nodes())
-        task = task_of(config, out, placement, resume=resume, init_from=init_from)
+        task = task_of(config, TrialDir(out), placement, resume=resume, init_from=init_from)
         try:
             _train_in_group(task, out.name, out / "ray", placement, in_search=False)
         except TrainingFailedError as error:

@@ -27,9 +27,8 @@ def train_rank(task: dict[str, Any], tell: Callable[[Row], None]) -> None:
     # Ray gives a process a share of the cores, torch would take them all.
     torch.set_num_threads(max(1, int(task["cpus"])))
     init_from = Path(task["init_from"]) if task["init_from"] else None
-    trainer = Trainer(
-        ExperimentConfig.parse(task["config"]), TrialDir(Path(task["out"])), Ranks.join(), resume=task["resume"], init_from=init_from
-    )
+    out = TrialDir(Path(task["out"]), task["attempt"])
+    trainer = Trainer(ExperimentConfig.parse(task["config"]), out, Ranks.join(), resume=task["resume"], init_from=init_from)
     for report in trainer.epochs():
         if report.miou is not None:
             # Tune counts calls; after a resume the only clock that goes on is the epoch.
