@@ -190,12 +190,36 @@ class HealthConfig(Settings):
     diverged_factor: float = Field(
         default=20.0,
         gt=1,
-        description="the run ends when the median loss of 10 steps is more than this many times the first one; healthy losses fall",
+        description="the run ends when the median loss of 10 steps is more than this many times the first one (healthy losses fall), "
+        "or the norm of the weights is while mIoU is that of a constant prediction (healthy norms stay within a few times)",
+    )
+    gradient_factor: float = Field(
+        default=1000.0,
+        gt=1,
+        description="the same for the median gradient norm, against the median of the first 10 steps; it may well rise a hundredfold",
     )
     forgotten_share: Share = Field(
         default=0.5, description="the run ends when mIoU stays below this share of its best; validation noise is a few per cent"
     )
     patience: int = Field(default=2, ge=1, description="validations in a row for which mIoU must stay that low; one may be an accident")
+    stuck_share: Share = Field(
+        default=0.75,
+        description="the run ends when one class has been predicted, or nothing has been learnt, for this share of its epochs; "
+        "healthy runs were seen to begin after 0.6 of a short schedule",
+    )
+    stuck_steps: int = Field(
+        default=1000,
+        ge=1,
+        description="or for so many optimiser steps after warmup, whichever is sooner: long schedules need no longer to begin",
+    )
+    constant_share: Share = Field(
+        default=0.999,
+        description="one class on more than this share of the pixels is a constant prediction; a few stray pixels are not a model",
+    )
+    vanished_share: Share = Field(
+        default=0.05,
+        description="a focal term that leaves less than this share of the gradient has killed it; the run ends after half the time of stuck_share",
+    )
     hung_factor: float = Field(
         default=50.0, ge=1, description="a search starts a trial again that makes no step for this many times its median step"
     )

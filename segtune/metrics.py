@@ -33,6 +33,12 @@ class ConfusionMatrix:
         labels = self.matrix.sum(1)
         return float(labels.max() / labels.sum() / (labels > 0).sum()) if labels.sum() else 0.0
 
+    def most_predicted(self) -> tuple[int, float]:
+        """Returns the class that is predicted most often, and its share of the valid pixels in 0..1."""
+        predicted = self.matrix.sum(0)
+        index = int(predicted.argmax())
+        return index, float(predicted[index] / predicted.sum()) if predicted.sum() else 0.0
+
     def summary(self) -> dict[str, Any]:
         """Returns aAcc, mIoU, mAcc and mDice in 0..1, and the arrays iou, acc and dice per class.
 

@@ -136,11 +136,17 @@ class RunDir:
         self.path = path.absolute()
         self.study = self.path / "study.yaml"
         self.journal = self.path / "study.log"
+        self.warm_start = self.path / "warm_start.json"
         self.ray = self.path / "ray"
         self.trials = self.path / "trials"
         self.best = self.path / "best.yaml"
         self.lock = self.path / ".lock"
         self.stop_request = self.path / "stop"
+
+    @property
+    def full(self) -> RunDir:
+        """The run of the trials that a search on a proxy has carried to full length."""
+        return RunDir(self.path / "full")
 
     @classmethod
     def open(cls, path: str | Path) -> RunDir:

@@ -8,6 +8,9 @@ from typing import Any
 
 from torch.utils.tensorboard.writer import SummaryWriter
 
+VALIDATED = ("miou", "aacc", "macc", "top_share")
+NOT_OF_TRAINING = {"epoch", "step", "seconds", "constant_miou", "init_miou", "top_class", "class_iou", *VALIDATED}
+
 
 class ScalarLog:
     """Writes one run's rows. After a resume TensorBoard hides what an earlier attempt wrote past the checkpoint."""
@@ -20,14 +23,15 @@ class ScalarLog:
     def add(self, row: dict[str, Any]) -> None:
         """Adds the row of one epoch."""
         epoch = row["epoch"]
-        for name in ("miou", "aacc", "macc"):
+        for name in VALIDATED:
             if name in row:
                 self.writer.add_scalar(f"val/{name}", row[name], epoch)
         for name, iou in zip(self.class_names, row.get("class_iou", ()), strict=False):
             if iou is not None:
                 self.writer.add_scalar(f"class_iou/{name}", iou, epoch)
-        for name in set(row) - {"epoch", "step", "seconds", "miou", "aacc", "macc", "constant_miou", "class_iou"}:
-            self.writer.add_scalar(f"train/{name}", row[name], epoch)
+        for name in set(row) - NOT_OF_TRAINING:
+            if row[name] is not None:
+                self.writer.add_scalar(f"train/{name}", row[name], epoch)
         self.writer.flush()
 
     def close(self) -> None:

@@ -168,6 +168,8 @@ class Settings(BaseModel):
             *parents, last = dotted.split(".")
             branch = tree
             for parent in parents:
+                if not isinstance(branch[parent], dict):
+                    branch[parent] = {}  # a section that is left out, or a word in its place
                 branch = branch[parent]
             branch[last] = value
         if problems:
@@ -179,10 +181,10 @@ class Settings(BaseModel):
         return self.model_dump(mode="json")
 
     def get(self, dotted: str) -> Any:
-        """Returns the plain value under a dotted name, which must exist."""
+        """Returns the plain value under a dotted name, which must exist; None inside a section that is left out."""
         value: Any = self.dump()
         for part in dotted.split("."):
-            value = value[part]
+            value = value[part] if isinstance(value, dict) else None
         return value
 
     @classmethod
@@ -223,10 +225,16 @@ def describe(settings: type[Settings]) -> list[tuple[str, str, str, str]]:
     """Returns (name, allowed, default, meaning) of every setting, for tables."""
     defaults = settings()
     return [
-        (name, allowed_values(info), json.dumps(defaults.get(name)), info.description or "")
+        (name, allowed_values(info), json.dumps(_default(defaults, name, info)), info.description or "")
         for name, info in settings.names().items()
         if not section_of(info.annotation)
     ]
+
+
+def _default(defaults: Settings, name: str, info: FieldInfo) -> Any:
+    """Returns the value of a name that nobody gives; of one in a section that is left out, the value once the section is there."""
+    section = defaults.get(name.rpartition(".")[0]) if "." in name else {}
+    return defaults.get(name) if isinstance(section, dict) else info.get_default(call_default_factory=True)
 
 
 def allowed_values(info: FieldInfo) -> str:

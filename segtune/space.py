@@ -36,6 +36,31 @@ class Dimension:
             case _:
                 return trial.suggest_float(self.name, *self.values, log=self.kind == "loguniform")
 
+    def grid(self, points: int) -> list[Any]:
+        """Returns the choices, or `points` values of a range at equal distances (in the logarithm where it is drawn so)."""
+        if self.kind == "choice":
+            return list(self.values)
+        low, high = self.values
+        shares = [i / (points - 1) for i in range(points)]
+        if self.kind == "int":
+            return sorted({round(low + share * (high - low)) for share in shares})
+        if self.kind == "loguniform":
+            # The ends as they are written: a rounding error would lie outside.
+            return [low, *(math.exp(math.log(low) + s * math.log(high / low)) for s in shares[1:-1]), high]
+        return [low, *(low + s * (high - low) for s in shares[1:-1]), high]
+
+    def distribution(self) -> optuna.distributions.BaseDistribution:
+        """Returns what `suggest` draws from, as Optuna records it."""
+        from optuna import distributions
+
+        match self.kind:
+            case "choice":
+                return distributions.CategoricalDistribution(self.values)
+            case "int":
+                return distributions.IntDistribution(*self.values)
+            case _:
+                return distributions.FloatDistribution(*self.values, log=self.kind == "loguniform")
+
     def contains(self, value: Any) -> bool:
         """Whether `value` lies in the range, ends included, or among the choices."""
         if self.kind == "choice":
@@ -76,6 +101,17 @@ class Space:
             if self._active(dimension, chosen):
                 chosen[dimension.name] = point.get(dimension.name, self.base[dimension.name])
         return chosen
+
+    def grid(self, points: int) -> list[dict[str, Any]]:
+        """Returns every combination of the dimensions' grids, inactive settings left out, no combination twice."""
+        found: list[dict[str, Any]] = [{}]
+        for dimension in self.dimensions:
+            found = [
+                {**chosen, **extra}
+                for chosen in found
+                for extra in ([{dimension.name: v} for v in dimension.grid(points)] if self._active(dimension, chosen) else [{}])
+            ]
+        return found
 
     def outside(self, point: Mapping[str, Any]) -> list[str]:
         """Returns one message per setting of `point` that this space cannot draw."""

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from segtune.config import ExperimentConfig, absolute_paths, load_config
 from segtune.errors import ConfigError, nearest
+from segtune.proxy import ProxyConfig, shorten
 from segtune.settings import Settings, Source, Tree, parse_assignments, read_yaml
 from segtune.space import Space
 
@@ -22,21 +25,58 @@ class AshaConfig(Settings):
 
     grace_epochs: int = Field(default=3, ge=1, description="no trial is stopped before this epoch")
     reduction: int = Field(default=3, ge=2, description="one in so many trials passes each rung; rungs lie at grace_epochs * reduction^k")
+    brackets: int = Field(
+        default=1, ge=1, description="so many halvings side by side, each beginning a rung later: for curves that cross late"
+    )
+
+
+class HyperbandConfig(Settings):
+    """Hyperband (Li et al. 2017) without waiting: halving in as many brackets as there are rungs, and one that stops nothing."""
+
+    grace_epochs: int = Field(default=3, ge=1, description="no trial is stopped before this epoch")
+    reduction: int = Field(default=3, ge=2, description="one in so many trials passes each rung; rungs lie at grace_epochs * reduction^k")
+
+
+class MedianConfig(Settings):
+    """A trial ends that is worse than the median of the others at the same epoch (Golovin et al. 2017)."""
+
+    grace_epochs: int = Field(default=3, ge=1, description="no trial is stopped before this epoch")
+    min_trials: int = Field(default=4, ge=1, description="others that must have come to an epoch before anybody is stopped there")
 
 
 class SchedulerConfig(Settings):
-    """Which trials are stopped for being worse than others."""
+    """Which trials are stopped for being worse than others: one of these."""
 
-    asha: AshaConfig = Field(default_factory=AshaConfig, description="asynchronous successive halving")
+    asha: AshaConfig | None = Field(default=None, description="asynchronous successive halving")
+    hyperband: HyperbandConfig | None = Field(default=None, description="halving in several brackets")
+    median: MedianConfig | None = Field(default=None, description="the median rule")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if sum(one is not None for one in (self.asha, self.hyperband, self.median)) != 1:
+            raise ValueError("exactly one of asha, hyperband and median, or the word none, as in scheduler: {asha: {grace_epochs: 3}}")
+        return self
+
+    @property
+    def chosen(self) -> AshaConfig | HyperbandConfig | MedianConfig:
+        """The one that is given."""
+        found = self.asha or self.hyperband or self.median
+        assert found
+        return found
 
 
 class SearchConfig(Settings):
     """The budget of a study, and how its trials are drawn, stopped and placed."""
 
     trials: int = Field(default=16, ge=1, description="trials in all, the config itself (trial 0) included")
-    sampler: Literal["tpe", "random"] = Field(default="tpe", description="how points are drawn")
+    sampler: Literal["tpe", "random", "grid", "cmaes", "gp"] = Field(
+        default="tpe",
+        description="how points are drawn: tpe (any space), random, grid, cmaes (numbers only, nothing conditional), gp (learns from "
+        "trials of full length only)",
+    )
+    grid_points: int = Field(default=3, ge=2, description="values of each range for the sampler grid; choices are taken as they are")
     scheduler: Literal["none"] | SchedulerConfig = Field(
-        default_factory=SchedulerConfig, description="how trials are stopped early; or none"
+        default_factory=lambda: SchedulerConfig(asha=AshaConfig()), description="how trials are stopped early; or none"
     )
     workers_per_trial: int = Field(default=1, ge=1, description="ranks of one trial; two or more train with DDP")
     cpus_per_worker: float | None = Field(
@@ -47,9 +87,14 @@ class SearchConfig(Settings):
     )
     max_concurrent: int | None = Field(default=None, ge=1, description="trials at the same time; default: as many as the cluster holds")
     retries: int = Field(default=2, ge=0, description="how often a session starts a trial again whose process or node died or stood still")
+    storage: str | None = Field(
+        default=None,
+        description="where Optuna keeps the study: a URL such as sqlite:///study.db or postgresql://…; default: a journal in the run's folder",
+    )
     known_good: tuple[dict[str, Any], ...] = Field(
         default=(), description="points to try first, each {name: value}; names left out have the config's value"
     )
+    proxy: ProxyConfig | None = Field(default=None, description="search on a shorter or smaller stand-in for the config, then check it")
     seed: int = Field(default=0, ge=0, lt=2**31, description="decides which points are drawn")
 
 
@@ -61,20 +106,40 @@ class Study:
     space: Space
     search: SearchConfig
 
+    def trial_config(self, params: Mapping[str, Any]) -> ExperimentConfig:
+        """Returns the config that a trial with these values trains: the study's own, at the proxy's size if there is one."""
+        config = self.config.override(params)
+        return shorten(config, self.search.proxy) if self.search.proxy else config
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of a trial of full length."""
+        return (self.search.proxy and self.search.proxy.epochs) or self.config.schedule.epochs
+
     def points(self) -> list[dict[str, Any]]:
-        """Returns the points to try first: the config itself, then the known good ones, no point twice."""
+        """Returns the points to try first: the config itself, the known good ones, and the grid if it is one; none twice."""
         points = [self.space.complete(point) for point in ({}, *self.search.known_good)]
-        return [p for i, p in enumerate(points) if p not in points[:i]]
+        if self.search.sampler == "grid":
+            grid = self.space.grid(self.search.grid_points)
+            # In random order, so that a part of the grid covers all of the space.
+            random.Random(self.search.seed).shuffle(grid)
+            points += grid
+        return list({json.dumps(p, sort_keys=True): p for p in points}.values())
+
+    @property
+    def num_trials(self) -> int:
+        """Trials in all: what is asked for, or fewer where a grid has no more."""
+        return min(self.search.trials, len(self.points())) if self.search.sampler == "grid" else self.search.trials
 
     def rungs(self) -> list[int]:
-        """Returns the epochs at which ASHA decides, in ascending order; empty without a scheduler."""
-        if self.search.scheduler == "none":
+        """Returns the epochs at which halving decides, in ascending order; empty where no trial is halved."""
+        if self.search.scheduler == "none" or isinstance(self.search.scheduler.chosen, MedianConfig):
             return []
-        asha, rungs = self.search.scheduler.asha, []
-        epoch = asha.grace_epochs
-        while epoch < self.config.schedule.epochs:
+        chosen, rungs = self.search.scheduler.chosen, []
+        epoch = chosen.grace_epochs
+        while epoch < self.epochs:
             rungs.append(epoch)
-            epoch *= asha.reduction
+            epoch *= chosen.reduction
         return rungs
 
     def dump(self) -> Tree:
@@ -148,15 +213,23 @@ def _check(study: Study, name: str) -> None:
                 study.config.override(study.space.complete(point), Source(where))
             except ConfigError as error:
                 problems += error.problems
-    schedule = study.config.schedule
+    proxy = study.search.proxy
+    if proxy and proxy.epochs and proxy.epochs > study.config.schedule.epochs:
+        problems.append(f"{name}: search.proxy.epochs: {proxy.epochs} is more than the config's own {study.config.schedule.epochs}")
+    schedule = study.trial_config({}).schedule
     validated = [epoch for epoch in range(1, schedule.epochs + 1) if schedule.validates(epoch)]
     blind = [rung for rung in study.rungs() if rung not in validated]
     if blind:
         problems.append(
-            f"{name}: search.scheduler.asha: rungs at epochs {study.rungs()}, but there is no validation at {blind}; "
+            f"{name}: search.scheduler: rungs at epochs {study.rungs()}, but there is no validation at {blind}; "
             f"validated are {_few(validated)} (schedule.val_every {schedule.val_every}): choose grace_epochs among them"
         )
     search = study.search
+    if search.sampler == "cmaes":
+        wrong = [d.name for d in study.space.dimensions if d.kind == "choice" or d.when]
+        if wrong or len(study.space.dimensions) < 2:
+            what = f"but these are choices or conditional: {', '.join(wrong)}" if wrong else "and at least two of them"
+            problems.append(f"{name}: search.sampler: cmaes needs settings that are numbers, {what}; choose tpe")
     if search.workers_per_trial > 1 and search.gpus_per_worker and search.gpus_per_worker < 1:
         problems.append(
             f"{name}: search.gpus_per_worker: a fraction ({search.gpus_per_worker:g}) needs workers_per_trial 1, got {search.workers_per_trial}"

@@ -72,7 +72,7 @@ class Progress:
 
     def __init__(self, study: Study, ended_before: int) -> None:
         """`ended_before` trials of an earlier session do not count for the pace."""
-        self.total, self.ended_before, self.start = study.search.trials, ended_before, time.monotonic()
+        self.total, self.ended_before, self.start = study.num_trials, ended_before, time.monotonic()
 
     def seconds_left(self, ended: int) -> float | None:
         """Returns the estimate, or None before the first trial of this session has ended."""
@@ -116,7 +116,7 @@ def _redraw(run: RunDir, study: Study, progress: Progress, console: Console, sto
     def view() -> RenderableType:
         trials = read_trials(run)
         bar = ProgressBar(total=progress.total, completed=ended(trials), width=40)
-        table = trials_table(trials, study.space.names, study.config.schedule.epochs, limit=max(5, console.height - 10))
+        table = trials_table(trials, study.space.names, study.epochs, limit=max(5, console.height - 10))
         return Group(table, bar, Text(progress.line(ended(trials))))
 
     with Live(view(), console=console, auto_refresh=False, transient=True) as live:
@@ -147,7 +147,7 @@ def _event(trial: TrialResult, study: Study) -> str:
 def print_summary(run: RunDir, study: Study, console: Console) -> None:
     """Prints the final table, the ends that need a word, the winner against trial 0, and what to do with it."""
     trials = read_trials(run)
-    console.print(trials_table(trials, study.space.names, study.config.schedule.epochs))
+    console.print(trials_table(trials, study.space.names, study.epochs))
     for trial in trials:
         if trial.reason:
             console.print(f"trial {trial.id} {trial.state}: {trial.reason}", markup=False, highlight=False, soft_wrap=True)
@@ -163,6 +163,6 @@ def print_summary(run: RunDir, study: Study, console: Console) -> None:
         f"its config: {run.best}",
         f"retrain it: python -m segtune.train --config {run.best} --out {run.path / 'retrain'}{workers}",
         f"curves:     tensorboard --logdir {run.trials}",
-        f"study:      optuna-dashboard {run.journal}",
+        f"study:      optuna-dashboard {study.search.storage or run.journal}",
     ]
     console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)

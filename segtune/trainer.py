@@ -6,34 +6,36 @@ equals one that never stopped.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from segtune import checkpoint
 from segtune.checkpoint import Manifest
 from segtune.config import ExperimentConfig
 from segtune.data.layouts import class_names
-from segtune.data.loader import Batch, TrainLoader, ValLoader, normalize
+from segtune.data.loader import Batch, TrainLoader, ValLoader
 from segtune.distributed import Ranks, unwrap
-from segtune.health import HealthMonitor
+from segtune.health import HealthMonitor, out_of_memory
 from segtune.inference import evaluate, precision_of
 from segtune.losses import build_loss
-from segtune.models import AUXILIARY_WEIGHT, build_model, check_batch, head_parameters
+from segtune.memory import OutOfMemoryError, is_out_of_memory, largest_that_fits
+from segtune.models import build_model, check_batch, head_parameters
 from segtune.optim import build_optimizer, learning_rate_factor, set_learning_rate
 from segtune.pulse import Pulse
 from segtune.rundir import TrialDir, write_atomic
 from segtune.scalars import ScalarLog
 from segtune.settings import write_yaml
+from segtune.signs import weight_norm
+from segtune.steps import Steps
 from segtune.verdict import Verdict
 
 log = logging.getLogger(__name__)
@@ -74,20 +76,23 @@ class Trainer:
         check_batch(config.model, config.schedule.batch_size // (ranks.world_size * config.schedule.accumulate))
         torch.manual_seed(config.seed)
         model = build_model(config.model, len(self.classes)).to(ranks.device)
-        self.loss = build_loss(config.loss, len(self.classes), config.data.ignore_index).to(ranks.device)
         self.optimizer = build_optimizer(model, config.optim, head_parameters(model))
         self.precision = precision_of(config.optim.precision, ranks.device)
         self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=self.precision == torch.float16)
         self.finished, self.step, self.best_miou, self.lr, self.seconds = 0, 0, -1.0, 0.0, 0.0
+        self.initialised = init_from is not None
         if init_from:
             self._init_from(model, init_from)
-        elif resume:
+        self.first_weight_norm = weight_norm(model)
+        if resume:
             self._resume(model)
         self._prepare_folder()
         self.health.replay(row for row in out.read_epochs() if row["epoch"] <= self.finished)
         # Every rank reads the folder above before the first one may write to it.
         ranks.wait()
         self.model = ranks.wrap(model)
+        loss = build_loss(config.loss, len(self.classes), config.data.ignore_index)
+        self.steps = Steps(config.optim, self.model, loss, self.optimizer, self.scaler, self.precision, ranks)
         self._say_plan()
 
     @property
@@ -98,6 +103,8 @@ class Trainer:
     def epochs(self) -> Iterator[EpochReport]:
         """Trains and yields one report per epoch; files are written before the report is out. Ends with `verdict` set."""
         schedule = self.config.schedule
+        # What a run starts from may be what it has to lose.
+        known = {"init_miou": self._validate()["miou"]} if self.initialised else {}
         for epoch in range(self.finished + 1, schedule.epochs + 1):
             start = time.monotonic()
             row = self._train_epoch(epoch)
@@ -107,7 +114,7 @@ class Trainer:
                 row |= self._validate()
             self.finished = epoch
             self.seconds += time.monotonic() - start
-            row = {"epoch": epoch, "step": self.step, "seconds": round(self.seconds, 3), **row}
+            row = {"epoch": epoch, "step": self.step, "seconds": round(self.seconds, 3), **known, **row}
             self._write(epoch, row)
             self.verdict = self.health.validation(row)
             if self.verdict and self.ranks.is_first:
@@ -137,7 +144,11 @@ class Trainer:
             micro.append(batch)
             if len(micro) < self.config.schedule.accumulate:
                 continue
-            terms, norm = self._backward(micro)
+            last = self.step + 1 == self.train_data.steps_per_epoch * epoch
+            done = self._try_backward(micro, last)
+            if done is None:
+                return None
+            terms, norm = done
             micro = []
             self.verdict = self.health.step(
                 epoch=self.finished, step=self.step + 1, loss=terms["loss"], grad_norm=norm, lr=self.lr, scaled=self.scaler.is_enabled()
@@ -152,48 +163,29 @@ class Trainer:
             for name, value in terms.items():
                 sums[name] = sums.get(name, 0.0) + value
         row = {name: value / self.train_data.steps_per_epoch for name, value in sums.items()}
-        return {**row, "grad_norm": float(np.median(norms)) if norms else 0.0, "lr": self.lr}
+        growth = weight_norm(unwrap(self.model)) / self.first_weight_norm
+        signs = {"gradient_left": self.steps.gradient_left, "weight_growth": growth if math.isfinite(growth) else None}
+        return {**row, "grad_norm": float(np.median(norms)) if norms else 0.0, **signs, "lr": self.lr}
 
-    def _backward(self, micro: list[Batch]) -> tuple[dict[str, float], float]:
-        """Runs forward and backward of one optimiser step; returns the mean losses of all ranks and the gradient norm."""
+    def _try_backward(self, micro: list[Batch], last: bool) -> tuple[dict[str, float], float] | None:
+        """Returns losses and gradient norm, or None with `verdict` set where memory runs out.
+
+        Raises OutOfMemoryError instead where other ranks wait for this one.
+        """
         self._set_learning_rate()
-        self.optimizer.zero_grad(set_to_none=True)
-        parts: list[dict[str, Tensor]] = []
-        for number, batch in enumerate(micro, 1):
-            # DDP sends gradients once per optimiser step, with the last micro-batch.
-            silent = getattr(self.model, "no_sync", contextlib.nullcontext) if number < len(micro) else contextlib.nullcontext
-            with silent():
-                terms = self._forward(batch)
-                self.scaler.scale(terms["loss"] / len(micro)).backward()
-            parts.append(terms)
-        self.scaler.unscale_(self.optimizer)
-        norm = self._gradient_norm()
-        names = list(parts[0])
-        # One sum carries the numbers for the log and, because NaN spreads, the agreement that a loss is not finite.
-        shared = torch.stack([torch.stack([part[name].detach() for part in parts]).mean() for name in names])
-        values = (self.ranks.sum(shared) / self.ranks.world_size).tolist()
-        return dict(zip(names, values, strict=True)), float(norm)
-
-    def _gradient_norm(self) -> Tensor:
-        """Returns the norm over all gradients before clipping, and clips them where the config asks for it."""
-        parameters = list(self.model.parameters())
-        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        if self.config.optim.clip_norm is not None:
-            torch.nn.utils.clip_grads_with_norm_(parameters, self.config.optim.clip_norm, norm)
-        return norm
-
-    def _forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Returns the loss to minimise under `loss`, and each term of the main head unweighted."""
-        device = self.ranks.device
-        images = normalize(batch.images.to(device, non_blocking=True))
-        masks = batch.masks.to(device, non_blocking=True)
-        with self._autocast():
-            logits, auxiliary = self.model(images, with_auxiliary=True)
-        terms = dict(self.loss(logits, masks))
-        total = terms.pop("total")
-        if auxiliary is not None:
-            total = total + AUXILIARY_WEIGHT * self.loss(auxiliary, masks)["total"]
-        return {"loss": total, **terms}
+        try:
+            return self.steps.backward(micro, look=last)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            words = str(error).strip().splitlines()[0]
+        # Outside of the except block, which keeps every tensor of the failed step alive.
+        fits = largest_that_fits(partial(self.steps.rehearse, micro[0]), len(micro[0].images))
+        self.verdict = out_of_memory(self.config, self.finished, self.step, len(micro[0].images), fits, words)
+        if self.ranks.world_size > 1:
+            self.out.write_verdict(self.verdict)
+            raise OutOfMemoryError(self.verdict.reason)
+        return None
 
     def _set_learning_rate(self) -> None:
         schedule, optim = self.config.schedule, self.config.optim
@@ -210,10 +202,9 @@ class Trainer:
         # JSON has no NaN: a class that is neither present nor predicted has no IoU.
         ious = [None if math.isnan(iou) else round(float(iou), 6) for iou in summary["iou"]]
         scores = {"miou": float(summary["mIoU"]), "aacc": float(summary["aAcc"]), "macc": float(summary["mAcc"])}
-        return {**scores, "constant_miou": matrix.constant_miou(), "class_iou": ious}
-
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.ranks.device.type, dtype=self.precision, enabled=self.precision is not torch.float32)
+        index, share = matrix.most_predicted()
+        one = {"constant_miou": matrix.constant_miou(), "top_class": self.classes[index], "top_share": share}
+        return {**scores, **one, "class_iou": ious}
 
     def _write(self, epoch: int, row: dict[str, Any]) -> None:
         """Keeps the run's files up to date, on the first rank: checkpoints first, so that no row is ahead of its weights."""
@@ -238,6 +229,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "best_miou": self.best_miou,
+            "first_weight_norm": self.first_weight_norm,
             "seconds": self.seconds,
         }
 
@@ -252,7 +244,7 @@ class Trainer:
         state = checkpoint.load_state(path)
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
-        self.best_miou, self.seconds = state["best_miou"], state["seconds"]
+        self.best_miou, self.first_weight_norm, self.seconds = state["best_miou"], state["first_weight_norm"], state["seconds"]
         self.finished, self.step, self.lr = manifest.epoch, manifest.step, manifest.lr
         log.info("resumed from %s: epoch %d, step %d", path, self.finished, self.step)
 

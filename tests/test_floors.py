@@ -8,16 +8,16 @@ import pytest
 ROOT = Path(__file__).parent.parent / "segtune"
 
 FLOORS = {
-    "words": ["errors", "settings", "config", "verdict", "rundir", "space", "study", "results"],
+    "words": ["errors", "settings", "config", "verdict", "rundir", "space", "proxy", "study", "results", "warm_start"],
     "parts": [
         "data.shapes", "data.layouts", "data.augment", "data.loader", "weights", "models", "losses", "metrics", "optim", "health",
     ],
-    "one run": ["distributed", "checkpoint", "scalars", "pulse", "inference", "trainer"],
+    "one run": ["distributed", "checkpoint", "scalars", "pulse", "signs", "memory", "inference", "steps", "trainer"],
     "many runs": [
-        "cluster.session", "cluster.worker", "cluster.trial", "cluster.sampler", "cluster.scheduler", "cluster.watch", "cluster.search",
+        "cluster.session", "cluster.worker", "cluster.trial", "cluster.storage", "cluster.sampler", "cluster.scheduler", "cluster.watch", "cluster.search",
     ],
     "commands": [
-        "cli", "table", "train", "predict", "evaluate", "search", "status", "stop", "export", "data_tools", "config_tools", "__main__",
+        "cli", "table", "train", "predict", "evaluate", "carry", "search", "status", "stop", "export", "data_tools", "config_tools", "__main__",
     ],
 }  # fmt: skip
 ORDER = [name for floor in FLOORS.values() for name in floor]

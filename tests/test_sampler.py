@@ -204,7 +204,7 @@ def test_trial_is_stopped_at_resume_where_the_crash_came_before_its_stop(halving
         run.trial(number).append_epoch({"epoch": 1, "step": 7, "miou": miou, "seconds": 1.0})
     run.trial(0).write_verdict(Verdict(state="completed", epoch=4))
     scheduler = replayed_scheduler(halving_study, run)
-    assert scheduler.halving.recorded[1] == dict(enumerate([0.5] + [0.1] * running))
+    assert scheduler.rule.halvings[0].recorded[1] == dict(enumerate([0.5] + [0.1] * running))
     # Of several that were running nobody knows in which order they had come: they go on.
     verdict = Verdict(state="pruned", epoch=1, step=7) if running == 1 else None
     assert run.trial(1).read_verdict() == verdict

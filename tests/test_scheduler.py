@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from segtune.cluster.scheduler import Halving, HalvingScheduler
+from segtune.cluster.scheduler import Halving, StoppingScheduler
 
 
 def test_first_arrival_goes_on_and_below_the_reduction_only_the_best_does():
@@ -57,10 +57,10 @@ def test_replayed_rungs_equal_those_of_an_unbroken_search():
             if not live.decide(number, row["epoch"], best):
                 decisions[number] = row["epoch"]
                 break
-    again = HalvingScheduler(Halving([1, 3], 3))
+    again = StoppingScheduler(Halving([1, 3], 3))
     # Trial 0 is never stopped; what comes last decides about the others as it did then.
     assert [again.replay(n, rows[n]) for n in range(30)] == [n == 0 or n not in decisions for n in range(30)]
-    assert again.halving.recorded == live.recorded
+    assert again.rule.recorded == live.recorded
     assert 0 < len(decisions) < 30
 
 
@@ -70,17 +70,17 @@ class FakeTrial:
 
 
 def test_scheduler_scores_by_the_best_so_far_and_spares_trial_0():
-    scheduler = HalvingScheduler(Halving([2], reduction=2))
+    scheduler = StoppingScheduler(Halving([2], reduction=2))
     ends = []
     for number, curve in ((1, [0.9, 0.1]), (2, [0.5, 0.6]), (0, [0.1, 0.1]), (3, [math.nan, math.nan])):
         ends.append([scheduler.on_trial_result(None, FakeTrial(number), {"epoch": e, "miou": m}) for e, m in enumerate(curve, 1)][-1])
     assert ends == ["CONTINUE", "STOP", "CONTINUE", "STOP"]
-    assert scheduler.halving.recorded[2][1] == 0.9
+    assert scheduler.rule.recorded[2][1] == 0.9
 
 
 def test_resumed_trial_is_judged_by_the_best_of_both_sessions():
-    scheduler = HalvingScheduler(Halving([4], reduction=2))
+    scheduler = StoppingScheduler(Halving([4], reduction=2))
     scheduler.replay(1, [{"epoch": 2, "miou": 0.2}, {"epoch": 4, "miou": 0.5}])
     scheduler.replay(2, [{"epoch": 2, "miou": 0.6}])
     assert scheduler.on_trial_result(None, FakeTrial(2), {"epoch": 4, "miou": 0.3}) == "CONTINUE"
-    assert scheduler.halving.recorded[4] == {1: 0.5, 2: 0.6}
+    assert scheduler.rule.recorded[4] == {1: 0.5, 2: 0.6}

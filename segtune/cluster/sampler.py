@@ -9,34 +9,20 @@ from __future__ import annotations
 import json
 import logging
 import math
-import warnings
 from collections import Counter
 from typing import Any
 
 import optuna
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
+from segtune import warm_start
+from segtune.cluster.storage import UNHEALTHY, known_trial, open_study, replay_sampler, sampler_of
 from segtune.rundir import RunDir, TrialDir, write_atomic
-from segtune.study import SearchConfig, Study
+from segtune.study import Study
 from segtune.verdict import Verdict
 
 log = logging.getLogger(__name__)
-
-# Trials drawn at random before TPE has a model (Bergstra et al. 2011; Optuna's default).
-STARTUP_TRIALS = 10
-
-
-def optuna_sampler(search: SearchConfig, number: int, concurrent: int) -> optuna.samplers.BaseSampler:
-    """Returns the sampler of one trial. Its seed follows from the number, so a resumed search draws as an unbroken one."""
-    seed = search.seed * 1_000_003 + number
-    if search.sampler == "random":
-        return optuna.samplers.RandomSampler(seed=seed)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return optuna.samplers.TPESampler(seed=seed, n_startup_trials=STARTUP_TRIALS, multivariate=True, constant_liar=concurrent > 1)
 
 
 def is_unfinished(trial: TrialDir) -> bool:
@@ -65,13 +51,16 @@ class StudySampler(Searcher):
         self.reported: dict[int, set[int]] = {}
         self.unfinished: list[int] = []
         self.lost: Counter[int] = Counter()  # machine faults of each trial in this session
-        self.optuna = self._open()
+        self.optuna = open_study(run, study.search.storage)
+        self.known = warm_start.read(run)
+        for known in self.known.trials:
+            self.optuna.add_trial(known_trial(known, study.space))
         self._replay()
 
     @property
     def remaining(self) -> int:
         """Trials that this session has yet to start."""
-        return self.study.search.trials - len(self.asked) + len(self.unfinished)
+        return self.study.num_trials - len(self.asked) + len(self.unfinished)
 
     def suggest(self, trial_id: str) -> Any:
         """Returns {number, params, attempt} of the next trial, None while there may be another one later, or FINISHED."""
@@ -83,7 +72,7 @@ class StudySampler(Searcher):
             number = self.unfinished.pop(0)
             params = json.loads(self.run.trial(number).params.read_text())
         else:
-            number, params = self._ask(optuna_sampler(self.study.search, len(self.asked), self.concurrent))
+            number, params = self._ask(sampler_of(self.study.search, len(self.asked), self.concurrent))
             # Written before anybody acts on it: a crash from here on finds the trial again.
             write_atomic(self.run.trial(number).params, json.dumps(params, indent=1) + "\n")
         self.numbers[trial_id] = number
@@ -127,7 +116,7 @@ class StudySampler(Searcher):
         number = len(self.asked)
         self.optuna.sampler = sampler
         trial = self.optuna.ask()
-        assert trial.number == number
+        assert trial.number == number + len(self.known.trials)
         params = self.study.space(trial)
         self.asked[number] = trial
         return number, params
@@ -149,7 +138,7 @@ class StudySampler(Searcher):
                 self.optuna.tell(trial, max(row["miou"] for row in rows))
             case "unhealthy":
                 # TPE keeps away from what is infeasible; the best value of the study stays clean.
-                trial.set_constraint("unhealthy", 1.0)
+                trial.set_constraint(UNHEALTHY, 1.0)
                 trial.set_user_attr("reason", verdict.reason)
                 self.optuna.tell(trial, state=TrialState.PRUNED)
             case "pruned":
@@ -160,28 +149,20 @@ class StudySampler(Searcher):
                 trial.set_user_attr("reason", verdict.reason)
                 self.optuna.tell(trial, state=TrialState.FAIL)
 
-    def _open(self) -> optuna.Study:
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self.run.path.mkdir(parents=True, exist_ok=True)
-        for leftover in self.run.path.glob(f"{self.run.journal.name}*"):
-            leftover.unlink()
-        storage = JournalStorage(JournalFileBackend(str(self.run.journal)))
-        return optuna.create_study(storage=storage, study_name=self.run.path.name, direction="maximize")
-
     def _replay(self) -> None:
         """Tells Optuna every trial of the run folder, in the order of their numbers, then queues the first points."""
         trials = [trial for trial in self.run.trial_dirs() if trial.params.exists()]
-        drawn_already = optuna.samplers.RandomSampler(seed=0)  # every value is given: no model need be fitted
         for number, trial in enumerate(trials):
             assert trial.id == self.run.trial(number).id, f"trial {number} is missing in {self.run.trials}"
-            self.optuna.enqueue_trial(json.loads(trial.params.read_text()))
-            self._ask(drawn_already)
+            # A space that was widened since may have settings that the trial had not: they had the config's own value.
+            self.optuna.enqueue_trial(self.study.space.complete(json.loads(trial.params.read_text())))
+            self._ask(replay_sampler(self.study.search, number, self.concurrent))
             verdict = trial.read_verdict()
             if verdict is None or is_unfinished(trial):
                 self.unfinished.append(number)
             else:
                 self._tell(number, verdict)
-        for point in self.study.points()[len(trials) :]:
+        for point in [*self.study.points(), *self.known.points][len(trials) :]:
             self.optuna.enqueue_trial(point)
 
     def save(self, checkpoint_path: str) -> None:

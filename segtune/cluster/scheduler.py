@@ -1,17 +1,31 @@
-"""Asynchronous successive halving that treats what is not finite as worst, counts in epochs, and can be rebuilt."""
+"""Which trials are stopped for being worse than others. Counts in epochs, treats what is not finite as worst, can be rebuilt."""
 
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
+from segtune.study import HyperbandConfig, MedianConfig, Study
+
+# The golden section spreads consecutive numbers evenly over 0..1, whatever is counted off there.
+GOLDEN = (math.sqrt(5) - 1) / 2
+
+
+class Rule(Protocol):
+    """Says after each validated epoch whether a trial goes on; the same numbers in the same order give the same answers."""
+
+    def decide(self, number: int, epoch: int, score: float) -> bool:
+        """Records the best score of trial `number` by `epoch`, higher is better, and returns whether it goes on."""
+        ...
+
 
 class Halving:
-    """The rule itself: at each rung a trial goes on only among the best 1/reduction of those that have come there.
+    """At each rung a trial goes on only among the best 1/reduction of those that have come there.
 
     Stopping form of ASHA (Li et al. 2018): nobody waits, nobody is promoted later. Below `reduction` arrivals only the
     best so far goes on, as in Optuna; Ray lets the first `reduction - 1` pass unseen.
@@ -23,11 +37,7 @@ class Halving:
         self.recorded: dict[int, dict[int, float]] = {rung: {} for rung in rungs}
 
     def decide(self, number: int, epoch: int, score: float) -> bool:
-        """Records trial `number` at the rung that `epoch` has reached and returns whether it goes on.
-
-        `score` is its best value so far, higher is better; what is not finite counts as worst. A rung decides once about
-        a trial: told again, it goes on.
-        """
+        """As `Rule` says. What is not finite counts as worst. A rung decides once about a trial: told again, it goes on."""
         rung = max((r for r in self.recorded if r <= epoch), default=None)
         if rung is None or number in self.recorded[rung]:
             return True
@@ -38,16 +48,74 @@ class Halving:
         return better < places and math.isfinite(scores[number])
 
 
-class HalvingScheduler(FIFOScheduler):
-    """`Halving` as a Tune scheduler; trials know their number through their config.
+class Brackets:
+    """Several halvings side by side, each beginning one rung later than the one before: Hyperband without waiting.
 
-    Trial 0, the config as it stands, is recorded but never stopped: a winner needs something to be better than.
+    A bracket that begins late takes fewer trials, so that each spends about the same number of epochs (Li et al. 2017,
+    section 3). A trial's bracket follows from its number.
     """
 
-    def __init__(self, halving: Halving) -> None:
+    def __init__(self, rungs: Sequence[int], reduction: int, brackets: int) -> None:
+        """The last of len(rungs) + 1 possible brackets stops nothing."""
+        self.halvings = [Halving(rungs[first:], reduction) for first in range(min(brackets, len(rungs) + 1))]
+        last = len(rungs)
+        weights = [reduction ** (last - first) / (last - first + 1) for first in range(len(self.halvings))]
+        self.ends = [sum(weights[: n + 1]) / sum(weights) for n in range(len(weights))]
+
+    def bracket(self, number: int) -> int:
+        """Returns the bracket of a trial, 0 for the one that stops earliest."""
+        place = number * GOLDEN % 1.0
+        return next((n for n, end in enumerate(self.ends) if place < end), len(self.ends) - 1)
+
+    def decide(self, number: int, epoch: int, score: float) -> bool:
+        """As `Rule` says."""
+        return self.halvings[self.bracket(number)].decide(number, epoch, score)
+
+
+class Median:
+    """A trial goes on while it is not worse than the median of the others' best scores by the same epoch.
+
+    Source: the median rule of Golovin et al. 2017 (Vizier), section 3.2.1.
+    """
+
+    def __init__(self, grace_epochs: int, min_trials: int) -> None:
+        """Nobody is stopped before `grace_epochs`, or where fewer than `min_trials` others have come."""
+        self.grace_epochs, self.min_trials = grace_epochs, min_trials
+        self.recorded: dict[int, dict[int, float]] = {}
+
+    def decide(self, number: int, epoch: int, score: float) -> bool:
+        """As `Rule` says. What is not finite is worse than any median."""
+        scores = self.recorded.setdefault(epoch, {})
+        scores[number] = score if math.isfinite(score) else -math.inf
+        others = [other for trial, other in scores.items() if trial != number]
+        if epoch < self.grace_epochs or len(others) < self.min_trials:
+            return True
+        return math.isfinite(score) and score >= statistics.median(others)
+
+
+def rule_of(study: Study) -> Rule:
+    """Returns the rule that a study asks for."""
+    match study.search.scheduler:
+        case "none":
+            return Halving([], 2)
+        case scheduler:
+            chosen = scheduler.chosen
+    if isinstance(chosen, MedianConfig):
+        return Median(chosen.grace_epochs, chosen.min_trials)
+    rungs = study.rungs()
+    return Brackets(rungs, chosen.reduction, len(rungs) + 1 if isinstance(chosen, HyperbandConfig) else chosen.brackets)
+
+
+class StoppingScheduler(FIFOScheduler):
+    """A `Rule` as a Tune scheduler; trials know their number through their config.
+
+    Judged by the best mIoU so far: that is what a trial is worth, and a late dip must not hide an early peak. Trial 0, the
+    config itself, counts at the rungs but is never stopped: the winner is set against its full length.
+    """
+
+    def __init__(self, rule: Rule) -> None:
         super().__init__()
-        self.halving = halving
-        self.best: dict[int, float] = {}
+        self.rule, self.best = rule, dict[int, float]()
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict) -> str:
         """Returns CONTINUE or STOP for a result with `epoch` and `miou`."""
@@ -64,4 +132,4 @@ class HalvingScheduler(FIFOScheduler):
     def _judge(self, number: int, epoch: int, miou: float) -> bool:
         if not math.isnan(miou):
             self.best[number] = max(self.best.get(number, -math.inf), miou)
-        return self.halving.decide(number, epoch, self.best.get(number, math.nan)) or number == 0
+        return self.rule.decide(number, epoch, self.best.get(number, math.nan)) or number == 0

@@ -9,7 +9,7 @@ from functools import partial
 from ray import tune
 
 from segtune.cluster.sampler import StudySampler, is_unfinished, scored_rows
-from segtune.cluster.scheduler import Halving, HalvingScheduler
+from segtune.cluster.scheduler import StoppingScheduler, rule_of
 from segtune.cluster.session import WAITING_BUNDLE, Placement, live_nodes, plan_resources, session
 from segtune.cluster.trial import run_trial
 from segtune.cluster.watch import Silence, StopAll, Watch, signals, write_best
@@ -32,7 +32,7 @@ def run_search(study: Study, run: RunDir, *, address: str | None = None, started
         # The scheduler first: it may find that a trial had been stopped when the last session broke off.
         scheduler = replayed_scheduler(study, run)
         sampler = StudySampler(study, run, placement.concurrent)
-        watch = Watch(run, sampler)
+        watch = Watch(study, run, sampler)
         try:
             with signals(watch):
                 if sampler.remaining:
@@ -40,13 +40,15 @@ def run_search(study: Study, run: RunDir, *, address: str | None = None, started
         finally:
             watch.release(patience_s=10.0)
             sampler.settle()
-            write_best(run)
+            write_best(study, run)
         if watch.stopping:
             raise KeyboardInterrupt
 
 
-def _tuner(study: Study, run: RunDir, sampler: StudySampler, scheduler: HalvingScheduler, placement: Placement, watch: Watch) -> tune.Tuner:
-    trainable = partial(run_trial, base=study.config.dump(), run=str(run.path), placement=placement)
+def _tuner(
+    study: Study, run: RunDir, sampler: StudySampler, scheduler: StoppingScheduler, placement: Placement, watch: Watch
+) -> tune.Tuner:
+    trainable = partial(run_trial, study=study, run=str(run.path), placement=placement)
     return tune.Tuner(
         tune.with_resources(trainable, _bundles(placement)),
         tune_config=tune.TuneConfig(
@@ -71,14 +73,13 @@ def _bundles(placement: Placement) -> tune.PlacementGroupFactory:
     return tune.PlacementGroupFactory([{"CPU": placement.cpus} | ({"GPU": placement.gpus} if placement.gpus else {})])
 
 
-def replayed_scheduler(study: Study, run: RunDir) -> HalvingScheduler:
+def replayed_scheduler(study: Study, run: RunDir) -> StoppingScheduler:
     """Returns the scheduler with the rungs and scores of the run folder.
 
     Where one trial alone is unfinished, as at concurrency 1, all that its rung had seen is known: if the session broke off
     between the trial's last validation and its stop, the trial is stopped now.
     """
-    settings = study.search.scheduler
-    scheduler = HalvingScheduler(Halving(study.rungs(), 2 if settings == "none" else settings.asha.reduction))
+    scheduler = StoppingScheduler(rule_of(study))
     trials = run.trial_dirs()
     unfinished = [trial.id for trial in trials if is_unfinished(trial)]
     for trial in trials:

@@ -13,7 +13,7 @@ from segtune.config import ExperimentConfig
 from segtune.errors import SegtuneError
 from segtune.rundir import RunDir, TrialDir, write_atomic
 from segtune.settings import write_yaml
-from segtune.study import SearchConfig
+from segtune.study import SearchConfig, Study
 from segtune.verdict import Verdict
 
 log = logging.getLogger(__name__)
@@ -27,15 +27,15 @@ def task_of(
     return {"config": config.dump(), **where, "cpus": placement.cpus, "resume": resume, "init_from": init_from}
 
 
-def run_trial(drawn: dict[str, Any], *, base: dict[str, Any], run: str, placement: Placement) -> None:
-    """The function that Tune calls for one trial: `drawn` is {number, params, attempt}, `base` the study's config.
+def run_trial(drawn: dict[str, Any], *, study: Study, run: str, placement: Placement) -> None:
+    """The function that Tune calls for one trial: `drawn` is {number, params, attempt}.
 
     Faults end in the trial's verdict and error.txt, not in an exception: Tune would repeat it or stop the search.
     """
     trial = RunDir(Path(run)).trial(drawn["number"], drawn["attempt"])
     try:
         trial.check_current()
-        config = ExperimentConfig.parse(base).override(drawn["params"])
+        config = study.trial_config(drawn["params"])
         write_atomic(trial.config, write_yaml(config.dump()))
         task = task_of(config, trial, placement, resume=drawn["attempt"] > 1)
         if placement.workers == 1:

@@ -19,6 +19,8 @@ from segtune.cluster.sampler import StudySampler
 from segtune.cluster.session import release_orphans
 from segtune.results import best, read_trials
 from segtune.rundir import RunDir, TrialDir, write_atomic
+from segtune.settings import write_yaml
+from segtune.study import Study
 from segtune.verdict import Verdict
 
 log = logging.getLogger(__name__)
@@ -26,11 +28,11 @@ log = logging.getLogger(__name__)
 LOOK_EVERY_S = 1.0
 
 
-def write_best(run: RunDir) -> None:
-    """Copies the config of the best healthy trial to best.yaml, where it is not that one already."""
+def write_best(study: Study, run: RunDir) -> None:
+    """Writes the config of the best healthy trial to best.yaml, at its full length, where it is not that one already."""
     winner = best(read_trials(run))
     if winner:
-        config = run.trial(winner.number).config.read_text()
+        config = write_yaml(study.config.override(winner.params).dump())
         if not run.best.exists() or run.best.read_text() != config:
             write_atomic(run.best, config)
 
@@ -58,8 +60,8 @@ class Stillness:
 class Watch(tune.Callback):
     """Sees to it that stopped trials give their workers back, that best.yaml is current, and that a stop is heard."""
 
-    def __init__(self, run: RunDir, sampler: StudySampler) -> None:
-        self.run, self.sampler = run, sampler
+    def __init__(self, study: Study, run: RunDir, sampler: StudySampler) -> None:
+        self.study, self.run, self.sampler = study, run, sampler
         self.stopping = False
         self.stillness = Stillness()
         self._looked = 0.0
@@ -79,7 +81,7 @@ class Watch(tune.Callback):
 
     def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         """Keeps best.yaml current."""
-        write_best(self.run)
+        write_best(self.study, self.run)
 
     def release(self, patience_s: float) -> None:
         """Waits until the last trials have given everything back, so that the next search finds it free."""

@@ -1,0 +1,106 @@
+"""Where Optuna keeps a study, and how it draws: a journal in the run's folder or a database, and the samplers by name."""
+
+from __future__ import annotations
+
+import warnings
+
+import optuna
+from optuna.storages import BaseStorage, JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+
+from segtune.errors import ClusterError
+from segtune.rundir import RunDir
+from segtune.space import Space
+from segtune.study import SearchConfig
+from segtune.warm_start import KnownTrial
+
+# Trials drawn at random before TPE, CMA-ES and GP have a model (Bergstra et al. 2011; Optuna's default).
+STARTUP_TRIALS = 10
+# What the sampler has to keep away from; above 0 is infeasible.
+UNHEALTHY = "unhealthy"
+# Marks a study in a database as a run's own.
+RUN_ATTRIBUTE = "run"
+
+
+def sampler_of(search: SearchConfig, number: int, concurrent: int) -> optuna.samplers.BaseSampler:
+    """Returns the sampler of one trial. Its seed follows from the number, so a resumed search draws as an unbroken one."""
+    seed = search.seed * 1_000_003 + number
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        match search.sampler:
+            case "tpe":
+                return optuna.samplers.TPESampler(
+                    seed=seed, n_startup_trials=STARTUP_TRIALS, multivariate=True, constant_liar=concurrent > 1
+                )
+            case "cmaes":
+                return optuna.samplers.CmaEsSampler(seed=seed, n_startup_trials=STARTUP_TRIALS, consider_pruned_trials=True)
+            case "gp":
+                return optuna.samplers.GPSampler(seed=seed, n_startup_trials=STARTUP_TRIALS)
+            case "random" | "grid":  # the points of a grid are given, see Study.points
+                return optuna.samplers.RandomSampler(seed=seed)
+
+
+def replay_sampler(search: SearchConfig, number: int, concurrent: int) -> optuna.samplers.BaseSampler:
+    """Returns the sampler under which a trial is told again whose values are all given.
+
+    Only CMA-ES notes in each trial where it stands; the models of the others need not be fitted for nothing.
+    """
+    return sampler_of(search if search.sampler == "cmaes" else search.override({"sampler": "random"}), number, concurrent)
+
+
+def open_study(run: RunDir, url: str | None) -> optuna.Study:
+    """Returns an empty study under the run's name, in place of what an earlier session has left there.
+
+    Raises ClusterError where the database does not answer, or holds somebody else's study of that name.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    run.path.mkdir(parents=True, exist_ok=True)
+    if url is None:
+        for leftover in run.path.glob(f"{run.journal.name}*"):
+            leftover.unlink()
+        storage: BaseStorage = JournalStorage(JournalFileBackend(str(run.journal)))
+    else:
+        storage = _database(url)
+        _remove_own(storage, run, url)
+    study = optuna.create_study(storage=storage, study_name=run.path.name, direction="maximize")
+    study.set_user_attr(RUN_ATTRIBUTE, str(run.path))
+    return study
+
+
+def _database(url: str) -> BaseStorage:
+    from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+
+    try:
+        return optuna.storages.get_storage(url)
+    except ArgumentError:
+        why = "this is not the URL of a database; examples: sqlite:///study.db, postgresql://user@host/name"
+    except ImportError as error:
+        why = f"the driver of this database is not installed ({error})"
+    except SQLAlchemyError as error:
+        why = f"the database does not answer ({str(error).splitlines()[0]})"
+    raise ClusterError(f"search.storage: {url.split('@')[-1]}: {why}")
+
+
+def _remove_own(storage: BaseStorage, run: RunDir, url: str) -> None:
+    for found in storage.get_all_studies():
+        if found.study_name == run.path.name:
+            if (owner := found.user_attrs.get(RUN_ATTRIBUTE)) != str(run.path):
+                raise ClusterError(
+                    f"search.storage: {url.split('@')[-1]} holds a study {run.path.name!r} already (of {owner or 'unknown origin'}); choose another --name"
+                )
+            storage.delete_study(found._study_id)
+
+
+def known_trial(known: KnownTrial, space: Space) -> optuna.trial.FrozenTrial:
+    """Returns a trial of an earlier run as Optuna keeps it."""
+    dimensions = {d.name: d for d in space.dimensions if d.name in known.params}
+    completed = known.state == "completed"
+    return optuna.trial.create_trial(
+        state=TrialState.COMPLETE if completed else TrialState.PRUNED,
+        value=max(known.mious.values()) if completed else None,
+        params=known.params,
+        distributions={name: d.distribution() for name, d in dimensions.items()},
+        intermediate_values=known.mious,
+        constraints={UNHEALTHY: 1.0} if known.state == "unhealthy" else None,
+    )
