@@ -42,7 +42,14 @@ def carried_study(study: Study, run: RunDir) -> Study:
     """Returns the study of the full length: the config itself and the trials that are carried, without stopping any."""
     assert study.search.proxy
     points = [t.params for t in picked(read_trials(run), study.search.proxy.carry)]
-    changes: dict[str, Any] = {"trials": 1 + len(points), "known_good": points, "proxy": None, "scheduler": "none", "sampler": "random", "storage": None}
+    changes: dict[str, Any] = {
+        "trials": 1 + len(points),
+        "known_good": points,
+        "proxy": None,
+        "scheduler": "none",
+        "sampler": "random",
+        "storage": None,
+    }
     full = replace(study, search=study.search.override(changes))
     return replace(full, search=full.search.override({"trials": len(full.points())}))
 

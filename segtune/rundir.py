@@ -59,6 +59,7 @@ class TrialDir:
         self.path, self.attempt = path, attempt
         self.config = path / "config.yaml"
         self.params = path / "params.json"
+        self.notes = path / "sampler.json"
         self.epochs = path / "epochs.jsonl"
         self.verdict = path / "verdict.json"
         self.attempts = path / "attempts"

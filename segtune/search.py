@@ -244,7 +244,11 @@ def plan(study: Study) -> str:
         f"model:     {config.model.name} with {config.model.encoder}",
         f"trials:    {study.num_trials}, drawn by {search.sampler} (seed {search.seed}); trial 0 is the config itself",
         f"epochs:    {config.schedule.epochs} of {steps} steps; validation every {config.schedule.val_every}; rungs at {rungs}",
-        *([f"proxy:     {search.proxy.carry} trials and the config go on to {study.config.schedule.epochs} epochs"] if search.proxy else []),
+        *(
+            [f"proxy:     {search.proxy.carry} trials and the config go on to {study.config.schedule.epochs} epochs"]
+            if search.proxy
+            else []
+        ),
         f"resources: {search.workers_per_trial} worker(s) per trial; this machine has {len(os.sched_getaffinity(0))} cores",
         "space:",
         *(f"  {name}: {body}" for name, body in study.space.dump().items()),

@@ -265,8 +265,15 @@ def _bounds(metadata: Sequence[Any]) -> str:
 
 
 def _distinct(errors: Sequence[ErrorDetails]) -> list[ErrorDetails]:
-    """Keeps one error per name: a union reports each of its branches."""
-    return list({_dotted(e["loc"]): e for e in reversed(errors)}.values())[::-1]
+    """Keeps one error per name: a union reports each of its branches. Of a word or a section the one that was not meant is left out."""
+    words = {_dotted(e["loc"]) for e in errors if e["type"] == "literal_error" and not isinstance(e["input"], dict)}
+    meant = [
+        e
+        for e in errors
+        if not (e["type"] == "literal_error" and isinstance(e["input"], dict))
+        and not (e["type"].startswith("model_") and _dotted(e["loc"]) in words)
+    ]
+    return list({_dotted(e["loc"]): e for e in reversed(meant or errors)}.values())[::-1]
 
 
 def _dotted(location: Sequence[Any]) -> str:
@@ -287,7 +294,7 @@ def _explain(cls: type[Settings], detail: ErrorDetails, source: Source) -> str:
         return f"{place}: must be given"
     info = names.get(dotted) or names.get(dotted.rpartition(".")[0])
     if info and section_of(info.annotation):
-        return f"{place}: {detail['msg']}"
+        return f"{place}: {detail['msg']}" + (", or settings" if detail["type"] == "literal_error" else "")
     value = detail["input"]
     allowed = allowed_values(info) if info else detail["msg"]
     near = nearest(str(value), allowed.split(" | ")) if " | " in allowed else ""

@@ -45,9 +45,10 @@ class Dimension:
         if self.kind == "int":
             return sorted({round(low + share * (high - low)) for share in shares})
         if self.kind == "loguniform":
-            # The ends as they are written: a rounding error would lie outside.
-            return [low, *(math.exp(math.log(low) + s * math.log(high / low)) for s in shares[1:-1]), high]
-        return [low, *(low + s * (high - low) for s in shares[1:-1]), high]
+            inner = [math.exp(math.log(low) + share * math.log(high / low)) for share in shares[1:-1]]
+        else:
+            inner = [low + share * (high - low) for share in shares[1:-1]]
+        return [low, *(float(f"{value:.6g}") for value in inner), high]
 
     def distribution(self) -> optuna.distributions.BaseDistribution:
         """Returns what `suggest` draws from, as Optuna records it."""

@@ -5,7 +5,10 @@ import random
 
 import pytest
 
-from segtune.cluster.scheduler import Halving, StoppingScheduler
+from segtune.cluster.scheduler import Brackets, Halving, Median, StoppingScheduler, rule_of
+from segtune.errors import ConfigError
+from segtune.settings import write_yaml
+from segtune.study import load_study
 
 
 def test_first_arrival_goes_on_and_below_the_reduction_only_the_best_does():
@@ -84,3 +87,50 @@ def test_resumed_trial_is_judged_by_the_best_of_both_sessions():
     scheduler.replay(2, [{"epoch": 2, "miou": 0.6}])
     assert scheduler.on_trial_result(None, FakeTrial(2), {"epoch": 4, "miou": 0.3}) == "CONTINUE"
     assert scheduler.rule.recorded[4] == {1: 0.5, 2: 0.6}
+
+
+def test_brackets_begin_a_rung_later_each_and_take_about_equal_epochs():
+    rule = Brackets([1, 3, 9], reduction=3, brackets=4)
+    assert [list(h.recorded) for h in rule.halvings] == [[1, 3, 9], [3, 9], [9], []]
+    counts = [sum(rule.bracket(n) == b for n in range(1000)) for b in range(4)]
+    # 27/4, 9/3, 3/2 and 1/1 of 12.25, as Hyperband divides them.
+    assert counts == pytest.approx([551, 245, 122, 82], abs=5)
+    assert len({rule.bracket(n) for n in range(12)}) >= 3
+
+
+def test_bracket_judges_only_its_own():
+    rule = Brackets([1], reduction=2, brackets=2)
+    first, second = ([n for n in range(20) if rule.bracket(n) == b] for b in (0, 1))
+    assert rule.decide(first[0], 1, 0.9)
+    assert not rule.decide(first[1], 1, 0.1)
+    assert rule.decide(second[0], 1, 0.1)
+
+
+def test_median_stops_what_is_worse_than_half_of_the_others():
+    rule = Median(grace_epochs=2, min_trials=3)
+    for number, score in enumerate([0.1, 0.2, 0.3]):
+        assert rule.decide(number, 1, score)
+        assert rule.decide(number, 2, score) or number < 3
+    assert rule.decide(3, 1, 0.0)  # before the grace is over
+    assert not rule.decide(3, 2, 0.15)
+    assert rule.decide(4, 2, 0.18)  # the median of 0.1, 0.2, 0.3 and 0.15 is 0.175
+    assert not rule.decide(5, 2, math.nan)
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "kind", "rungs"),
+    [("none", Halving, []), ({"median": {}}, Median, []), ({"hyperband": {"grace_epochs": 1}}, Brackets, [1, 3, 9])],
+)
+def test_study_names_its_rule(tiny_config, tmp_path, scheduler, kind, rungs):
+    tree = {"config": tiny_config.override({"schedule.epochs": 12}).dump(), "space": {"optim.lr": {"loguniform": [1e-5, 1e-1]}}}
+    (tmp_path / "s.yaml").write_text(write_yaml({**tree, "search": {"scheduler": scheduler}}))
+    study = load_study(tmp_path / "s.yaml")
+    assert isinstance(rule_of(study), kind)
+    assert study.rungs() == rungs
+
+
+def test_two_schedulers_at_once_are_refused(tiny_config, tmp_path):
+    tree = {"config": tiny_config.dump(), "space": {"optim.lr": {"loguniform": [1e-5, 1e-1]}}}
+    (tmp_path / "s.yaml").write_text(write_yaml({**tree, "search": {"scheduler": {"asha": {}, "median": {}}}}))
+    with pytest.raises(ConfigError, match="exactly one of asha, hyperband and median"):
+        load_study(tmp_path / "s.yaml")

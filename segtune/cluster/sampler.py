@@ -17,7 +17,7 @@ from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
 from segtune import warm_start
-from segtune.cluster.storage import UNHEALTHY, known_trial, open_study, replay_sampler, sampler_of
+from segtune.cluster.storage import UNHEALTHY, known_trial, notes_of, open_study, restore_notes, sampler_of
 from segtune.rundir import RunDir, TrialDir, write_atomic
 from segtune.study import Study
 from segtune.verdict import Verdict
@@ -74,6 +74,8 @@ class StudySampler(Searcher):
         else:
             number, params = self._ask(sampler_of(self.study.search, len(self.asked), self.concurrent))
             # Written before anybody acts on it: a crash from here on finds the trial again.
+            if notes := notes_of(self.asked[number]):
+                write_atomic(self.run.trial(number).notes, json.dumps(notes) + "\n")
             write_atomic(self.run.trial(number).params, json.dumps(params, indent=1) + "\n")
         self.numbers[trial_id] = number
         return {"number": number, "params": params, "attempt": self.run.trial(number).begin_attempt()}
@@ -152,11 +154,14 @@ class StudySampler(Searcher):
     def _replay(self) -> None:
         """Tells Optuna every trial of the run folder, in the order of their numbers, then queues the first points."""
         trials = [trial for trial in self.run.trial_dirs() if trial.params.exists()]
+        all_given = optuna.samplers.RandomSampler(seed=0)  # no model need be fitted to draw what is known
         for number, trial in enumerate(trials):
             assert trial.id == self.run.trial(number).id, f"trial {number} is missing in {self.run.trials}"
             # A space that was widened since may have settings that the trial had not: they had the config's own value.
             self.optuna.enqueue_trial(self.study.space.complete(json.loads(trial.params.read_text())))
-            self._ask(replay_sampler(self.study.search, number, self.concurrent))
+            self._ask(all_given)
+            if trial.notes.exists():
+                restore_notes(self.asked[number], json.loads(trial.notes.read_text()))
             verdict = trial.read_verdict()
             if verdict is None or is_unfinished(trial):
                 self.unfinished.append(number)

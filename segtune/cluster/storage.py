@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
+from typing import Any
 
 import optuna
 from optuna.storages import BaseStorage, JournalStorage
@@ -41,12 +43,15 @@ def sampler_of(search: SearchConfig, number: int, concurrent: int) -> optuna.sam
                 return optuna.samplers.RandomSampler(seed=seed)
 
 
-def replay_sampler(search: SearchConfig, number: int, concurrent: int) -> optuna.samplers.BaseSampler:
-    """Returns the sampler under which a trial is told again whose values are all given.
+def notes_of(trial: optuna.Trial) -> dict[str, Any]:
+    """Returns what the sampler has noted in a trial that it has drawn, as CMA-ES does with its state. Plain JSON values."""
+    return {name: value for name, value in trial.storage.get_trial_system_attrs(trial._trial_id).items() if name != "fixed_params"}
 
-    Only CMA-ES notes in each trial where it stands; the models of the others need not be fitted for nothing.
-    """
-    return sampler_of(search if search.sampler == "cmaes" else search.override({"sampler": "random"}), number, concurrent)
+
+def restore_notes(trial: optuna.Trial, notes: Mapping[str, Any]) -> None:
+    """Gives a trial that is told again the notes that its sampler had made."""
+    for name, value in notes.items():
+        trial.storage.set_trial_system_attr(trial._trial_id, name, value)
 
 
 def open_study(run: RunDir, url: str | None) -> optuna.Study:

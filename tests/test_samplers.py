@@ -1,0 +1,183 @@
+"""Laws of how points are drawn and where the study lies: every sampler, databases, what earlier runs know."""
+
+import json
+import math
+import statistics
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+from ray.tune.search import Searcher
+
+from segtune import warm_start
+from segtune.cluster.sampler import StudySampler
+from segtune.errors import ClusterError, ConfigError, RunError
+from segtune.rundir import RunDir
+from segtune.search import prepare
+from segtune.settings import write_yaml
+from segtune.study import load_study
+from segtune.verdict import Verdict
+
+SPACE = {"optim.lr": {"loguniform": [1e-5, 1e-1]}, "loss.focal.gamma": {"uniform": [0.0, 4.0]}}
+
+
+@pytest.fixture
+def make(tiny_config, tmp_path):
+    def study(space=SPACE, config=(), **search):
+        tree = {"config": tiny_config.override(dict(config)).dump(), "space": space, "search": {"scheduler": "none", **search}}
+        (tmp_path / "s.yaml").write_text(write_yaml(tree))
+        return load_study(tmp_path / "s.yaml")
+
+    return study
+
+
+def play(sampler, states=()):
+    """Runs a study to its end; the score is best at lr 1e-2 and gamma 0, and `states` are the ends of the first trials."""
+    drawn = []
+    while (suggestion := sampler.suggest(f"t{len(drawn)}")) != Searcher.FINISHED:
+        name, params = f"t{len(drawn)}", suggestion["params"]
+        state = states[len(drawn)] if len(drawn) < len(states) else "completed"
+        drawn.append(params)
+        trial = sampler.run.trial(suggestion["number"])
+        miou = 1 / (1 + abs(math.log10(params["optim.lr"]) + 2) + params.get("loss.focal.gamma", 0.0))
+        trial.append_epoch({"epoch": 1, "step": 1, "miou": miou, "seconds": 1.0})
+        sampler.on_trial_result(name, {"epoch": 1, "miou": miou})
+        if state != "pruned":
+            trial.write_verdict(Verdict(state=state, kind="diverged" if state == "unhealthy" else "", epoch=1))
+        sampler.on_trial_complete(name, {"epoch": 1})
+    return drawn
+
+
+@pytest.mark.parametrize("name", ["tpe", "cmaes", "gp"])
+def test_sampler_with_a_model_comes_nearer_than_chance(make, tmp_path, name):
+    def late(sampler):
+        return statistics.median(abs(math.log10(p["optim.lr"]) + 2) + p["loss.focal.gamma"] for p in drawn[sampler][-20:])
+
+    drawn = {n: play(StudySampler(make(trials=40, sampler=n), RunDir(tmp_path / n), 1)) for n in (name, "random")}
+    assert late(name) < 0.7 * late("random")
+
+
+@pytest.mark.parametrize("name", ["tpe", "cmaes", "gp", "random"])
+def test_every_sampler_goes_on_as_if_unbroken(make, tmp_path, name):
+    whole = play(StudySampler(make(trials=18, sampler=name), RunDir(tmp_path / "whole"), 1))
+    part = play(StudySampler(make(trials=13, sampler=name), RunDir(tmp_path / "part"), 1))
+    rest = play(StudySampler(make(trials=18, sampler=name), RunDir(tmp_path / "part"), 1))
+    assert part + rest == whole
+
+
+def test_grid_is_every_combination_once_after_the_config(make, tmp_path):
+    space = {
+        "optim.lr": {"loguniform": [1e-5, 1e-1]},
+        "augment.mix.kind": {"choice": ["none", "cutmix"]},
+        "augment.mix.prob": {"uniform": [0.0, 1.0], "when": {"augment.mix.kind": "cutmix"}},
+        "schedule.batch_size": {"int": [4, 8]},
+    }
+    study = make(space, trials=1000, sampler="grid", grid_points=3)
+    points = study.points()
+    assert points[0] == {"optim.lr": 1e-3, "augment.mix.kind": "none", "schedule.batch_size": 8}
+    # Three rates and three sizes, without mixing or with three shares of it; the config itself is one of them.
+    assert len(points) == study.num_trials == 3 * (1 + 3) * 3
+    assert {p["optim.lr"] for p in points} == {1e-5, 1e-3, 1e-1}
+    assert {p["schedule.batch_size"] for p in points} == {4, 6, 8}
+    assert {p.get("augment.mix.prob") for p in points} == {None, 0.0, 0.5, 1.0}
+    assert play(StudySampler(study, RunDir(tmp_path / "r"), 1)) == points
+
+
+def test_grid_of_a_part_is_the_start_of_the_whole(make):
+    assert make(trials=5, sampler="grid").points()[:5] == make(trials=500, sampler="grid").points()[:5]
+
+
+def test_cmaes_is_refused_for_choices(make):
+    with pytest.raises(ConfigError, match=r"search\.sampler: cmaes needs settings that are numbers, but these are choices.*: optim\.name"):
+        make({**SPACE, "optim.name": {"choice": ["adamw", "sgd"]}}, sampler="cmaes")
+
+
+def test_study_lies_in_a_database_and_is_rebuilt_there(make, tmp_path):
+    url = f"sqlite:///{tmp_path}/study.db"
+    study, run = make(trials=6, storage=url), RunDir(tmp_path / "a" / "r")
+    play(StudySampler(study, run, 1), ["completed", "pruned", "unhealthy"])
+    StudySampler(study, run, 1)
+    told = optuna.load_study(study_name="r", storage=url).trials
+    assert [t.state for t in told[:3]] == [TrialState.COMPLETE, TrialState.PRUNED, TrialState.PRUNED]
+    assert len(told) == 6
+    assert not run.journal.exists()
+    with pytest.raises(ClusterError, match="holds a study 'r' already"):
+        StudySampler(study, RunDir(tmp_path / "b" / "r"), 1)
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("nonsense", "not the URL of a database"),
+        ("mysql+mysqldb://u:secret@host/x", "driver of this database is not installed"),
+        ("sqlite:////no/such/folder/x.db", "the database does not answer"),
+    ],
+)
+def test_database_that_cannot_be_used_is_told_without_the_password(make, tmp_path, url, why):
+    with pytest.raises(ClusterError, match=why) as told:
+        StudySampler(make(storage=url), RunDir(tmp_path / "r"), 1)
+    assert "secret" not in str(told.value)
+
+
+def finished_run(make, tmp_path, name, **changes):
+    study, run = make(trials=6, **changes), RunDir(tmp_path / name)
+    prepare(run, study, resume=False)
+    play(StudySampler(study, run, 1), ["completed", "completed", "unhealthy", "pruned"])
+    return run
+
+
+def test_trials_of_the_same_config_count_as_known(make, tmp_path):
+    old = finished_run(make, tmp_path, "old", config={"seed": 7})
+    study, run = make(trials=3), RunDir(tmp_path / "new")
+    prepare(run, study, resume=False, known=warm_start.collect(study, [old.path]))
+    sampler = StudySampler(study, run, 1)
+    told = sampler.optuna.trials
+    assert [t.state for t in told[:4]] == [TrialState.COMPLETE, TrialState.COMPLETE, TrialState.PRUNED, TrialState.PRUNED]
+    assert told[2].constraints["unhealthy"] > 0
+    assert told[1].value == old.trial(1).read_epochs()[0]["miou"]
+    # The new study draws its own trials, from 0, and knows the old ones after a resume too.
+    assert sampler.suggest("a")["number"] == 0
+    assert len(StudySampler(study, run, 1).optuna.trials) == 6 + 1 + 0
+
+
+def test_points_of_another_config_are_only_tried_first(make, tmp_path):
+    old = finished_run(make, tmp_path, "old", config={"schedule.epochs": 7})
+    study = make(trials=8)
+    known = warm_start.collect(study, [old.path])
+    assert known.trials == ()
+    best = max((0, 1, 3, 4, 5), key=lambda n: old.trial(n).read_epochs()[0]["miou"])
+    assert known.points[0] == json.loads(old.trial(best).params.read_text())
+    run = RunDir(tmp_path / "new")
+    prepare(run, study, resume=False, known=known)
+    assert play(StudySampler(study, run, 1))[1:4] == list(known.points)
+
+
+def test_run_outside_of_the_space_is_refused(make, tmp_path):
+    old = finished_run(make, tmp_path, "old")
+    with pytest.raises(RunError, match="none of its trials lies in the space"):
+        warm_start.collect(make({"schedule.poly_power": {"uniform": [0.5, 2.0]}}), [old.path])
+
+
+def test_space_may_be_widened_but_not_narrowed(make, tmp_path):
+    run = finished_run(make, tmp_path, "old")
+    wider = make(
+        {
+            "optim.lr": {"loguniform": [1e-6, 1.0]},
+            "loss.focal.gamma": {"uniform": [0.0, 8.0]},
+            "optim.name": {"choice": ["adamw", "sgd"]},
+        },
+        trials=9,
+    )
+    with pytest.raises(RunError, match=r"space optim\.lr(.|\n)*widen the space with --extend"):
+        prepare(run, wider, resume=True)
+    prepare(run, wider, resume=True, extend=True)
+    sampler = StudySampler(wider, run, 1)
+    assert sampler.remaining == 3
+    assert [t.params["optim.name"] for t in sampler.optuna.trials] == ["adamw"] * 6
+    play(sampler)
+    narrower = make({**SPACE, "optim.lr": {"loguniform": [9e-4, 1e-1]}})
+    with pytest.raises(RunError, match=r"trial 000\d: optim\.lr: .* is outside loguniform"):
+        prepare(run, narrower, resume=True, extend=True)
+    other = make(config={"schedule.epochs": 9}, space=wider.space.dump())
+    with pytest.raises(RunError, match=r"config schedule\.epochs: 9 here, 2 there"):
+        prepare(run, other, resume=True, extend=True)
