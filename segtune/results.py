@@ -58,9 +58,26 @@ def read_trial(trial: TrialDir) -> TrialResult:
     )
 
 
-def read_trials(run: RunDir) -> list[TrialResult]:
-    """Returns the trials that have been started, by number."""
-    return [read_trial(trial) for trial in run.trial_dirs()]
+Seen = dict[str, tuple[int, TrialResult]]
+
+
+def read_trials(run: RunDir, seen: Seen | None = None) -> list[TrialResult]:
+    """Returns the trials that have been started, by number.
+
+    Who looks again and again hands in the same `seen`: trials that have ended are then read once.
+    """
+    seen = {} if seen is None else seen
+    return [_read_once(trial, seen) for trial in run.trial_dirs()]
+
+
+def _read_once(trial: TrialDir, seen: Seen) -> TrialResult:
+    try:
+        ended = trial.verdict.stat().st_mtime_ns
+    except FileNotFoundError:
+        return read_trial(trial)
+    if trial.id not in seen or seen[trial.id][0] != ended:
+        seen[trial.id] = ended, read_trial(trial)
+    return seen[trial.id][1]
 
 
 def ranked(trials: Iterable[TrialResult]) -> list[TrialResult]:

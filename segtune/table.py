@@ -17,7 +17,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from segtune.results import RUNNING, TrialResult, best, ranked, read_trials
+from segtune.results import RUNNING, Seen, TrialResult, best, ranked, read_trials
 from segtune.rundir import RunDir
 from segtune.study import Study
 
@@ -113,8 +113,10 @@ def live_table(run: RunDir, study: Study, console: Console) -> Iterator[None]:
 
 
 def _redraw(run: RunDir, study: Study, progress: Progress, console: Console, stop: threading.Event) -> None:
+    seen: Seen = {}
+
     def view() -> RenderableType:
-        trials = read_trials(run)
+        trials = read_trials(run, seen)
         bar = ProgressBar(total=progress.total, completed=ended(trials), width=40)
         table = trials_table(trials, study.space.names, study.epochs, limit=max(5, console.height - 10))
         return Group(table, bar, Text(progress.line(ended(trials))))
@@ -125,13 +127,14 @@ def _redraw(run: RunDir, study: Study, progress: Progress, console: Console, sto
 
 
 def _print_events(run: RunDir, study: Study, progress: Progress, console: Console, stop: threading.Event) -> None:
-    seen = {t.number for t in read_trials(run) if t.state not in (RUNNING, "interrupted")}
+    seen: Seen = {}
+    told = {t.number for t in read_trials(run, seen) if t.state not in (RUNNING, "interrupted")}
     while True:
         last = stop.wait(REFRESH_S)
-        trials = read_trials(run)
+        trials = read_trials(run, seen)
         for trial in trials:
-            if trial.state != RUNNING and trial.number not in seen:
-                seen.add(trial.number)
+            if trial.state != RUNNING and trial.number not in told:
+                told.add(trial.number)
                 console.print(_event(trial, study) + f" [{progress.line(ended(trials))}]", markup=False, highlight=False, soft_wrap=True)
         if last:
             return

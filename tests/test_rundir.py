@@ -97,3 +97,19 @@ def test_older_attempt_writes_nothing_more(tmp_path):
             write()
     new.append_epoch({"epoch": 2, "by": "new"})
     assert (trial.read_epochs(), trial.read_verdict()) == ([{"epoch": 1}, {"epoch": 2, "by": "new"}], None)
+
+
+def test_ended_trials_are_read_once_and_running_ones_each_time(run):
+    finished(run, 0, [0.5])
+    run.trial(1).append_epoch({"epoch": 1, "step": 1, "miou": 0.1, "seconds": 1.0})
+    seen = {}
+    first = read_trials(run, seen)
+    run.trial(0).epochs.write_text("")
+    run.trial(1).append_epoch({"epoch": 2, "step": 2, "miou": 0.2, "seconds": 2.0})
+    again = read_trials(run, seen)
+    assert again[0] is first[0]
+    assert again[1].epoch == 2
+    # Started again and ended anew: another verdict is another reading.
+    run.trial(0).begin_attempt()
+    run.trial(0).write_verdict(Verdict(state="failed", kind="lost"))
+    assert read_trials(run, seen)[0].state == "failed"

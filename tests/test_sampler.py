@@ -58,11 +58,11 @@ def test_ends_are_told_as_what_they_are(study, tmp_path):
     without = study.__class__(study.config, study.space, study.search.override({"retries": 0}))
     sampler = StudySampler(without, RunDir(tmp_path / "r"), 1)
     play(sampler, 5, ["completed", "pruned", "unhealthy", "failed", "lost"])
-    told = sampler.optuna.trials
+    told = sampler.record.study.trials
     assert [t.state for t in told] == [TrialState.COMPLETE, TrialState.PRUNED, TrialState.PRUNED, TrialState.FAIL, TrialState.FAIL]
     assert told[2].constraints["unhealthy"] > 0
     assert told[0].intermediate_values == {1: pytest.approx(told[0].value / 2), 2: told[0].value}
-    assert sampler.optuna.best_trial.number == 0
+    assert sampler.record.study.best_trial.number == 0
     verdicts = [sampler.run.trial(n).read_verdict() for n in (1, 4)]
     assert [(v.state, v.kind) for v in verdicts if v] == [("pruned", ""), ("failed", "lost")]
 
@@ -73,7 +73,7 @@ def test_lost_trial_is_started_again_and_counts_once(study, tmp_path):
     # Trial 0 three times, then it is given up, and 1 is lost once: what was drawn is the same as without any fault.
     assert drawn[:3] == [drawn[0]] * 3
     assert drawn[3] == drawn[4] != drawn[0]
-    told = sampler.optuna.trials
+    told = sampler.record.study.trials
     assert [t.state for t in told[:2]] == [TrialState.FAIL, TrialState.COMPLETE]
     assert [sampler.run.trial(n).attempts_begun() for n in range(3)] == [3, 2, 1]
 
@@ -86,7 +86,7 @@ def test_search_waits_for_what_may_be_lost_yet(study, tmp_path):
     sampler.on_trial_complete("last", error=True)
     assert sampler.suggest("again") == {
         "number": 13,
-        "params": sampler.study.space.complete(sampler.optuna.trials[13].params),
+        "params": sampler.study.space.complete(sampler.record.study.trials[13].params),
         "attempt": 2,
     }
 
@@ -148,7 +148,7 @@ def test_tpe_keeps_away_from_unhealthy_regions(study, tmp_path):
         sampler.on_trial_complete(f"t{index}", {"epoch": 1})
     # By chance a quarter of the last thirty draws would lie there (one decade of four).
     assert counts[True] <= 2
-    assert sampler.optuna.best_value <= 0.5
+    assert sampler.record.study.best_value <= 0.5
 
 
 def test_params_are_on_disk_before_the_trial_starts(study, tmp_path):
@@ -183,7 +183,7 @@ def test_epochs_after_a_stop_are_not_told(study, tmp_path):
     validate(3)
     assert run.trial(0).read_verdict() == Verdict(state="pruned", epoch=1, step=1)
     for told in (sampler, StudySampler(study, run, 1)):
-        assert told.optuna.trials[0].intermediate_values == {1: 0.1}
+        assert told.record.study.trials[0].intermediate_values == {1: 0.1}
 
 
 @pytest.fixture

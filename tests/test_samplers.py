@@ -10,6 +10,7 @@ from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
 from segtune import warm_start
+from segtune.cluster.book import View
 from segtune.cluster.sampler import StudySampler
 from segtune.errors import ClusterError, ConfigError, RunError
 from segtune.rundir import RunDir
@@ -131,13 +132,13 @@ def test_trials_of_the_same_config_count_as_known(make, tmp_path):
     study, run = make(trials=3), RunDir(tmp_path / "new")
     prepare(run, study, resume=False, known=warm_start.collect(study, [old.path]))
     sampler = StudySampler(study, run, 1)
-    told = sampler.optuna.trials
+    told = sampler.record.study.trials
     assert [t.state for t in told[:4]] == [TrialState.COMPLETE, TrialState.COMPLETE, TrialState.PRUNED, TrialState.PRUNED]
     assert told[2].constraints["unhealthy"] > 0
     assert told[1].value == old.trial(1).read_epochs()[0]["miou"]
     # The new study draws its own trials, from 0, and knows the old ones after a resume too.
     assert sampler.suggest("a")["number"] == 0
-    assert len(StudySampler(study, run, 1).optuna.trials) == 6 + 1 + 0
+    assert len(StudySampler(study, run, 1).record.study.trials) == 6 + 1 + 0
 
 
 def test_points_of_another_config_are_only_tried_first(make, tmp_path):
@@ -173,7 +174,7 @@ def test_space_may_be_widened_but_not_narrowed(make, tmp_path):
     prepare(run, wider, resume=True, extend=True)
     sampler = StudySampler(wider, run, 1)
     assert sampler.remaining == 3
-    assert [t.params["optim.name"] for t in sampler.optuna.trials] == ["adamw"] * 6
+    assert [t.params["optim.name"] for t in sampler.record.study.trials] == ["adamw"] * 6
     play(sampler)
     narrower = make({**SPACE, "optim.lr": {"loguniform": [9e-4, 1e-1]}})
     with pytest.raises(RunError, match=r"trial 000\d: optim\.lr: .* is outside loguniform"):
@@ -181,3 +182,21 @@ def test_space_may_be_widened_but_not_narrowed(make, tmp_path):
     other = make(config={"schedule.epochs": 9}, space=wider.space.dump())
     with pytest.raises(RunError, match=r"config schedule\.epochs: 9 here, 2 there"):
         prepare(run, other, resume=True, extend=True)
+
+
+def test_view_of_a_long_search_is_bounded_and_the_same_after_a_resume(make, tmp_path, monkeypatch):
+    monkeypatch.setattr(View, "LIMIT", 15)
+    monkeypatch.setattr(View, "BLOCK", 5)
+    ends = ["completed"] * 12 + ["unhealthy", "pruned", "unhealthy"]
+    whole = StudySampler(make(trials=41), RunDir(tmp_path / "whole"), 1)
+    drawn = play(whole, ends)
+    assert whole.view is not None
+    seen = whole.view.book.study.trials
+    assert len(seen) <= 20
+    assert len(whole.record.study.trials) == 41
+    # The best and the sick stay in sight, whenever they were.
+    best = max(drawn, key=lambda p: -abs(math.log10(p["optim.lr"]) + 2) - p["loss.focal.gamma"])
+    assert best in [t.params for t in seen]
+    assert sum(t.constraints.get("unhealthy", 0.0) > 0 for t in seen) == 2
+    part = play(StudySampler(make(trials=28), RunDir(tmp_path / "part"), 1), ends)
+    assert part + play(StudySampler(make(trials=41), RunDir(tmp_path / "part"), 1)) == drawn

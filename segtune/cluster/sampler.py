@@ -12,12 +12,11 @@ import math
 from collections import Counter
 from typing import Any
 
-import optuna
-from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
 from segtune import warm_start
-from segtune.cluster.storage import UNHEALTHY, known_trial, notes_of, open_study, restore_notes, sampler_of
+from segtune.cluster.book import Book, View
+from segtune.cluster.storage import known_trial, notes_of, open_study, restore_notes, sampler_of
 from segtune.rundir import RunDir, TrialDir, write_atomic
 from segtune.study import Study
 from segtune.verdict import Verdict
@@ -47,20 +46,24 @@ class StudySampler(Searcher):
         self.study, self.run, self.concurrent = study, run, concurrent
         self.stopping = False
         self.numbers: dict[str, int] = {}  # Tune's trial id -> our number
-        self.asked: dict[int, optuna.Trial] = {}
-        self.reported: dict[int, set[int]] = {}
+        self.started = 0  # trials that have a number
         self.unfinished: list[int] = []
         self.lost: Counter[int] = Counter()  # machine faults of each trial in this session
-        self.optuna = open_study(run, study.search.storage)
-        self.known = warm_start.read(run)
-        for known in self.known.trials:
-            self.optuna.add_trial(known_trial(known, study.space))
+        self.record = Book(open_study(run, study.search.storage), study.space)
+        # CMA-ES keeps its state in the record itself; a random draw needs no view.
+        self.view = View(study.space) if study.search.sampler in ("tpe", "gp") else None
+        known = warm_start.read(run)
+        self.points = [*study.points(), *known.points]
+        for trial in known.trials:
+            self.record.study.add_trial(known_trial(trial, study.space))
+            if self.view:
+                self.view.add(trial)
         self._replay()
 
     @property
     def remaining(self) -> int:
         """Trials that this session has yet to start."""
-        return self.study.num_trials - len(self.asked) + len(self.unfinished)
+        return self.study.num_trials - self.started + len(self.unfinished)
 
     def suggest(self, trial_id: str) -> Any:
         """Returns {number, params, attempt} of the next trial, None while there may be another one later, or FINISHED."""
@@ -72,9 +75,10 @@ class StudySampler(Searcher):
             number = self.unfinished.pop(0)
             params = json.loads(self.run.trial(number).params.read_text())
         else:
-            number, params = self._ask(sampler_of(self.study.search, len(self.asked), self.concurrent))
+            number = self.started
+            params = self._ask(self.points[number] if number < len(self.points) else None)
             # Written before anybody acts on it: a crash from here on finds the trial again.
-            if notes := notes_of(self.asked[number]):
+            if notes := notes_of(self.record.asked[number]):
                 write_atomic(self.run.trial(number).notes, json.dumps(notes) + "\n")
             write_atomic(self.run.trial(number).params, json.dumps(params, indent=1) + "\n")
         self.numbers[trial_id] = number
@@ -82,7 +86,8 @@ class StudySampler(Searcher):
 
     def on_trial_result(self, trial_id: str, result: dict) -> None:
         """Tells Optuna an intermediate value at its epoch."""
-        self._report(self.numbers[trial_id], result["epoch"], result["miou"])
+        for book in self._books:
+            book.report(self.numbers[trial_id], result["epoch"], result["miou"])
 
     def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
         """Settles how the trial ended: by its own verdict, or by what Tune has done to it."""
@@ -114,61 +119,40 @@ class StudySampler(Searcher):
             return Verdict(state="failed", kind="lost", epoch=epoch, step=step, evidence=evidence)
         return Verdict(state="interrupted" if self.stopping else "pruned", epoch=epoch, step=step)
 
-    def _ask(self, sampler: optuna.samplers.BaseSampler) -> tuple[int, dict[str, Any]]:
-        number = len(self.asked)
-        self.optuna.sampler = sampler
-        trial = self.optuna.ask()
-        assert trial.number == number + len(self.known.trials)
-        params = self.study.space(trial)
-        self.asked[number] = trial
-        return number, params
+    @property
+    def _books(self) -> list[Book]:
+        return [self.record, *([self.view.book] if self.view else [])]
 
-    def _report(self, number: int, epoch: int, miou: float) -> None:
-        told = self.reported.setdefault(number, set())
-        if epoch not in told:
-            told.add(epoch)
-            self.asked[number].report(miou, epoch)
+    def _ask(self, given: dict[str, Any] | None) -> dict[str, Any]:
+        """Opens the next trial with values that are given, or that the sampler draws."""
+        number = self.started
+        self.started += 1
+        sampler = sampler_of(self.study.search, self.study.space, number, self.concurrent)
+        if self.view:
+            given = self.view.ask(number, sampler, given)
+        return self.record.ask(number, sampler, given)
 
     def _tell(self, number: int, verdict: Verdict) -> None:
-        """Tells Optuna the end of a trial: full length COMPLETE, stopped PRUNED, unhealthy also infeasible, fault FAIL."""
-        trial = self.asked[number]
-        rows = scored_rows(self.run.trial(number))
-        for row in rows:
-            self._report(number, row["epoch"], row["miou"])
-        match verdict.state:
-            case "completed" if rows:
-                self.optuna.tell(trial, max(row["miou"] for row in rows))
-            case "unhealthy":
-                # TPE keeps away from what is infeasible; the best value of the study stays clean.
-                trial.set_constraint(UNHEALTHY, 1.0)
-                trial.set_user_attr("reason", verdict.reason)
-                self.optuna.tell(trial, state=TrialState.PRUNED)
-            case "pruned":
-                self.optuna.tell(trial, state=TrialState.PRUNED)
-            case "interrupted":
-                pass  # goes on at a resume
-            case _:
-                trial.set_user_attr("reason", verdict.reason)
-                self.optuna.tell(trial, state=TrialState.FAIL)
+        """Tells Optuna the end of a trial."""
+        mious = {row["epoch"]: row["miou"] for row in scored_rows(self.run.trial(number))}
+        for one in (self.record, self.view):
+            if one:
+                one.tell(number, verdict, mious)
 
     def _replay(self) -> None:
-        """Tells Optuna every trial of the run folder, in the order of their numbers, then queues the first points."""
+        """Tells Optuna every trial of the run folder, in the order of their numbers."""
         trials = [trial for trial in self.run.trial_dirs() if trial.params.exists()]
-        all_given = optuna.samplers.RandomSampler(seed=0)  # no model need be fitted to draw what is known
         for number, trial in enumerate(trials):
             assert trial.id == self.run.trial(number).id, f"trial {number} is missing in {self.run.trials}"
             # A space that was widened since may have settings that the trial had not: they had the config's own value.
-            self.optuna.enqueue_trial(self.study.space.complete(json.loads(trial.params.read_text())))
-            self._ask(all_given)
+            self._ask(self.study.space.complete(json.loads(trial.params.read_text())))
             if trial.notes.exists():
-                restore_notes(self.asked[number], json.loads(trial.notes.read_text()))
+                restore_notes(self.record.asked[number], json.loads(trial.notes.read_text()))
             verdict = trial.read_verdict()
             if verdict is None or is_unfinished(trial):
                 self.unfinished.append(number)
             else:
                 self._tell(number, verdict)
-        for point in [*self.study.points(), *self.known.points][len(trials) :]:
-            self.optuna.enqueue_trial(point)
 
     def save(self, checkpoint_path: str) -> None:
         """Saves nothing: the run folder is the state."""

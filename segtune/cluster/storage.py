@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import optuna
+from optuna.distributions import BaseDistribution
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from segtune.errors import ClusterError
 from segtune.rundir import RunDir
@@ -25,16 +26,26 @@ UNHEALTHY = "unhealthy"
 RUN_ATTRIBUTE = "run"
 
 
-def sampler_of(search: SearchConfig, number: int, concurrent: int) -> optuna.samplers.BaseSampler:
+class SpaceTPE(optuna.samplers.TPESampler):
+    """Multivariate TPE that is told which settings are always there; Optuna looks that up in all trials at every draw."""
+
+    def __init__(self, space: Space, **options: Any) -> None:
+        super().__init__(multivariate=True, **options)
+        self.always = {d.name: d.distribution() for d in sorted(space.dimensions, key=lambda d: d.name) if not d.when}
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """Returns the settings that are drawn together."""
+        return self.always
+
+
+def sampler_of(search: SearchConfig, space: Space, number: int, concurrent: int) -> optuna.samplers.BaseSampler:
     """Returns the sampler of one trial. Its seed follows from the number, so a resumed search draws as an unbroken one."""
     seed = search.seed * 1_000_003 + number
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         match search.sampler:
             case "tpe":
-                return optuna.samplers.TPESampler(
-                    seed=seed, n_startup_trials=STARTUP_TRIALS, multivariate=True, constant_liar=concurrent > 1
-                )
+                return SpaceTPE(space, seed=seed, n_startup_trials=STARTUP_TRIALS, constant_liar=concurrent > 1)
             case "cmaes":
                 return optuna.samplers.CmaEsSampler(seed=seed, n_startup_trials=STARTUP_TRIALS, consider_pruned_trials=True)
             case "gp":
@@ -97,7 +108,7 @@ def _remove_own(storage: BaseStorage, run: RunDir, url: str) -> None:
             storage.delete_study(found._study_id)
 
 
-def known_trial(known: KnownTrial, space: Space) -> optuna.trial.FrozenTrial:
+def known_trial(known: KnownTrial, space: Space) -> FrozenTrial:
     """Returns a trial of an earlier run as Optuna keeps it."""
     dimensions = {d.name: d for d in space.dimensions if d.name in known.params}
     completed = known.state == "completed"

@@ -17,7 +17,7 @@ from ray.tune.progress_reporter import TrialProgressCallback
 
 from segtune.cluster.sampler import StudySampler
 from segtune.cluster.session import release_orphans
-from segtune.results import best, read_trials
+from segtune.results import Seen, best, read_trials
 from segtune.rundir import RunDir, TrialDir, write_atomic
 from segtune.settings import write_yaml
 from segtune.study import Study
@@ -28,9 +28,9 @@ log = logging.getLogger(__name__)
 LOOK_EVERY_S = 1.0
 
 
-def write_best(study: Study, run: RunDir) -> None:
+def write_best(study: Study, run: RunDir, seen: Seen | None = None) -> None:
     """Writes the config of the best healthy trial to best.yaml, at its full length, where it is not that one already."""
-    winner = best(read_trials(run))
+    winner = best(read_trials(run, seen))
     if winner:
         config = write_yaml(study.config.override(winner.params).dump())
         if not run.best.exists() or run.best.read_text() != config:
@@ -63,6 +63,7 @@ class Watch(tune.Callback):
     def __init__(self, study: Study, run: RunDir, sampler: StudySampler) -> None:
         self.study, self.run, self.sampler = study, run, sampler
         self.stopping = False
+        self.seen: Seen = {}
         self.stillness = Stillness()
         self._looked = 0.0
 
@@ -81,7 +82,7 @@ class Watch(tune.Callback):
 
     def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         """Keeps best.yaml current."""
-        write_best(self.study, self.run)
+        write_best(self.study, self.run, self.seen)
 
     def release(self, patience_s: float) -> None:
         """Waits until the last trials have given everything back, so that the next search finds it free."""

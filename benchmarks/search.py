@@ -1,0 +1,121 @@
+"""How many epochs does a search need? Ours against stock parts, on the same curves, the same budget, eight trials at a time.
+
+    python -m benchmarks.search                     # all tasks, 20 repetitions
+    python -m benchmarks.search --tasks shapes --methods random,segtune --repetitions 5
+
+The clock is virtual: an epoch takes one unit of time, a little more or less for each trial, so that trials do not arrive in
+step. A search has found what any of its trials has validated so far.
+"""
+
+import argparse
+import csv
+import functools
+import heapq
+import logging
+import multiprocessing
+from pathlib import Path
+
+import numpy as np
+import optuna
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.methods import METHODS, make_method
+from benchmarks.tasks import Recorded, make_task
+
+CONCURRENT = 8
+FULL_TRIALS = 100  # the budget, in trials of full length
+WITHIN = 0.99
+
+
+def search(task: Recorded, name: str, seed: int) -> list[tuple[int, float]]:
+    """Runs one search to the end of the budget; returns (epochs spent, best mIoU) at each improvement."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    logging.disable(logging.INFO)
+    method, random = make_method(name, task, seed), np.random.default_rng(seed)
+    waiting: list[tuple[float, int, float]] = []
+    curves: dict[int, tuple] = {}
+    spent, best, trace, number = 0, 0.0, [(0, 0.0)], 0
+    while spent < FULL_TRIALS * task.epochs:
+        while len(waiting) < CONCURRENT:
+            curve = task.curve(method.suggest(number), seed * 100_003 + number)
+            curves[number] = (curve, iter(sorted(curve.mious)), 0)
+            heapq.heappush(waiting, (waiting[0][0] if waiting else 0.0, number, random.uniform(0.8, 1.25)))
+            number += 1
+        now, trial, pace = heapq.heappop(waiting)
+        curve, epochs, before = curves[trial]
+        epoch = next(epochs, None)
+        if epoch is None:
+            spent += curve.epochs - before
+            method.end(trial, "unhealthy" if curve.end else "completed")
+            continue
+        spent += epoch - before
+        curves[trial] = (curve, epochs, epoch)
+        # The score of a run that ends sick is no score: nobody would take its config.
+        if not curve.end and curve.mious[epoch] > best:
+            best = curve.mious[epoch]
+            trace.append((spent, best))
+        if method.report(trial, epoch, curve.mious[epoch]):
+            heapq.heappush(waiting, (now + pace * (epoch - before), trial, pace))
+        else:
+            method.end(trial, "pruned")
+    method.close()
+    return trace
+
+
+def arrival(trace: list[tuple[int, float]], target: float, budget: int) -> int:
+    """Returns the epochs spent when the target was reached, or the budget where it never was."""
+    return next((spent for spent, best in trace if best >= target), budget)
+
+
+def measure(task: Recorded, methods: list[str], repetitions: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Returns for each method the epochs of its repetitions and their regrets in mIoU points at a quarter of it."""
+    budget, best = FULL_TRIALS * task.epochs, task.best()
+    found = {}
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        for name in methods:
+            traces = pool.map(functools.partial(search, task, name), range(repetitions), chunksize=1)
+            epochs = np.array([arrival(t, WITHIN * best, budget) for t in traces])
+            regrets = np.array([100 * (best - max(b for s, b in t if s <= budget // 4)) for t in traces])
+            found[name] = (epochs, regrets)
+    return found
+
+
+def table(task: Recorded, found: dict[str, tuple[np.ndarray, np.ndarray]]) -> list[list[str]]:
+    """Returns one row per method."""
+    budget, rows = FULL_TRIALS * task.epochs, []
+    base = np.median(found["random"][0]) if "random" in found else None
+    for name, (epochs, regrets) in found.items():
+        low, middle, high = np.percentile(epochs, [25, 50, 75])
+        lower, regret, upper = np.percentile(regrets, [25, 50, 75])
+        ratio = f"{base / middle:.2f}" if base is not None else "-"
+        arrived = f"{100 * np.mean(epochs < budget):.0f} %"
+        rows.append([task.name, name, f"{middle:.0f} [{low:.0f}, {high:.0f}]", arrived, ratio, f"{regret:.2f} [{lower:.2f}, {upper:.2f}]"])
+    return rows
+
+
+HEADER = ["task", "method", "epochs to 99 % [quartiles]", "arrived", "times fewer than random", "regret at a quarter of the budget"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tasks", default="shapes,camvid,long")
+    parser.add_argument("--methods", default=",".join(METHODS))
+    parser.add_argument("--repetitions", type=int, default=20)
+    parser.add_argument("--out", type=Path, help="also write the table as CSV")
+    arguments = parser.parse_args()
+    rows = []
+    for name in arguments.tasks.split(","):
+        task = make_task(name)
+        rows += table(task, measure(task, arguments.methods.split(","), arguments.repetitions))
+        shown = Table(*HEADER)
+        for row in rows:
+            shown.add_row(*row)
+        Console(width=180).print(shown)
+    if arguments.out:
+        with arguments.out.open("w", newline="") as file:
+            csv.writer(file).writerows([HEADER, *rows])
+
+
+if __name__ == "__main__":
+    main()
