@@ -16,8 +16,8 @@ def weight_norm(model: nn.Module) -> float:
 def gradient_left(loss: SegmentationLoss, logits: Tensor, target: Tensor) -> float:
     """Returns which share of the gradient the focal term's (1 - p)^gamma has left: the norm over the logits against gamma 0.
 
-    Shapes as in `SegmentationLoss`; nothing reaches the model. 1 where there is no focal term, 0 where there is no gradient
-    at all. The factor was made to quieten easy pixels (Lin et al. 2017); with a large gamma it quietens all of them.
+    Shapes as in `SegmentationLoss`; nothing reaches the model. 1 where there is no focal term, or no
+    valid pixel to say anything. The factor was made to quieten easy pixels (Lin et al. 2017); with a large gamma it quietens all of them.
     """
     focal = loss.config.focal
     if not focal.weight or not focal.gamma:
@@ -29,4 +29,4 @@ def gradient_left(loss: SegmentationLoss, logits: Tensor, target: Tensor) -> flo
         with torch.enable_grad():
             (gradient,) = torch.autograd.grad(one(free, target)["total"], free)
         norms.append(float(gradient.norm()))
-    return norms[0] / norms[1] if norms[1] else 0.0
+    return norms[0] / norms[1] if norms[1] else 1.0

@@ -70,7 +70,8 @@ class Steps:
         with torch.autocast(device.type, dtype=self.precision, enabled=self.precision is not torch.float32):
             logits, auxiliary = model(images, with_auxiliary=True)
         if look:
-            left = torch.tensor(gradient_left(self.loss, logits, masks), device=device)
+            # One image of the batch will do: a monitor may not cost more than a hundredth of what it watches.
+            left = torch.tensor(gradient_left(self.loss, logits[:1], masks[:1]), device=device)
             self.gradient_left = float(self.ranks.sum(left) / self.ranks.world_size)
         terms = dict(self.loss(logits, masks))
         total = terms.pop("total")

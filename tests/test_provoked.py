@@ -83,7 +83,7 @@ def test_gradient_left_by_a_focal_term_is_what_gamma_takes(tiny_config):
     expected = 0.25 + 0.25 * 2 * 0.6931472 * 0.5 / 0.5 / 1
     assert gradient_left(build_loss(focal, 3), logits, target) == pytest.approx(expected, rel=1e-4)
     assert gradient_left(build_loss(focal.override({"focal.gamma": 0.0}), 3), logits, target) == 1.0
-    assert gradient_left(build_loss(focal, 3), logits, torch.full_like(target, 255)) == 0.0
+    assert gradient_left(build_loss(focal, 3), logits, torch.full_like(target, 255)) == 1.0
 
 
 def test_weight_norm_is_that_of_all_parameters(tiny_config):
