@@ -8,9 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from rich.console import Console
+
 from segtune.results import TrialResult, ranked, read_trials
 from segtune.rundir import RunDir
 from segtune.study import Study
+from segtune.table import print_summary
 
 
 @dataclass(frozen=True)
@@ -65,3 +68,12 @@ def check(study: Study, proxy_run: RunDir, full_run: RunDir) -> ProxyCheck:
     value = float(numpy.corrcoef(table.rank().to_numpy().T)[0, 1]) if len(table) >= 3 else math.nan
     correlation = value if math.isfinite(value) else None
     return ProxyCheck(correlation, len(table), correlation is None or correlation >= study.search.proxy.warn_below)
+
+
+def print_outcome(study: Study, run: RunDir, console: Console) -> None:
+    """Prints the trials of a run and, where it was on a proxy, those of full length and what the proxy was worth."""
+    print_summary(run, study, console)
+    if study.search.proxy and run.full.trials.exists():
+        console.print(f"at full length ({run.full.path}):", markup=False, highlight=False, soft_wrap=True)
+        print_summary(run.full, carried_study(study, run), console)
+        console.print(check(study, run, run.full).words, markup=False, highlight=False, soft_wrap=True)

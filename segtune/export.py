@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from segtune.cli import add_set_argument, run_command
-from segtune.config import load_config
 from segtune.errors import RunError
 from segtune.results import best, read_trials
 from segtune.rundir import RunDir, write_atomic
-from segtune.settings import write_yaml
+from segtune.settings import parse_assignments, write_yaml
+from segtune.study import load_study
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -27,14 +27,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _export(arguments: argparse.Namespace) -> int:
     run = RunDir.open(arguments.run)
-    trials = read_trials(run)
+    study = load_study(run.study)
+    # Behind a proxy stand the trials of full length; a trial of the proxy is exported at full length too.
+    trials = read_trials(run.full) if arguments.trial is None and run.full.best.exists() else read_trials(run)
     chosen = best(trials) if arguments.trial is None else next((t for t in trials if t.number == arguments.trial), None)
     if chosen is None:
         have = ", ".join(t.id for t in trials) or "none"
         raise RunError(
             f"{run.path}: " + ("no healthy trial" if arguments.trial is None else f"no trial {arguments.trial}") + f"; trials: {have}"
         )
-    config = load_config(run.trial(chosen.number).config, arguments.set)
+    config = study.config.override(chosen.params)
+    if arguments.set:
+        config = config.override(*parse_assignments(arguments.set))
     score = f"mIoU {100 * chosen.miou:.2f} at epoch {chosen.best_epoch}" if chosen.miou is not None else "without a score"
     write_atomic(Path(arguments.out), f"# trial {chosen.id} of {run.path.name}: {score}\n{write_yaml(config.dump())}")
     print(f"{arguments.out}: trial {chosen.id}, {score}\ntrain it: python -m segtune.train --config {arguments.out} --out DIR")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segtune import warm_start
-from segtune.carry import carried_study, check
+from segtune.carry import carried_study, print_outcome
 from segtune.cli import DONE, INTERRUPTED, NO_HEALTHY_TRIAL, add_set_argument, run_command
 from segtune.config import ExperimentConfig, load_config
 from segtune.errors import ConfigError, RunError
@@ -165,7 +165,7 @@ def _search(arguments: argparse.Namespace) -> int:
 
 
 def _run(study: Study, out: Path, name: str, arguments: argparse.Namespace) -> int:
-    from segtune.table import live_table, print_summary, wide_console
+    from segtune.table import live_table, wide_console
 
     console = wide_console()
     run = RunDir(out / check_name(name))
@@ -190,13 +190,10 @@ def _run(study: Study, out: Path, name: str, arguments: argparse.Namespace) -> i
     try:
         result = run_study(study, out, name, resume=True, address=arguments.address, around=around, started=started)
     except KeyboardInterrupt:
-        print_summary(run, study, console)
+        print_outcome(study, run, console)
         say(f"stopped; go on with: {resume_command(sys.argv[1:], name)}")
         return INTERRUPTED
-    print_summary(run, study, console)
-    if run.full.trials.exists():
-        print_summary(run.full, carried_study(study, run), console)
-        say(check(study, run, run.full).words)
+    print_outcome(study, run, console)
     return DONE if result.best else NO_HEALTHY_TRIAL
 
 

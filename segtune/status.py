@@ -20,12 +20,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _status(arguments: argparse.Namespace) -> int:
+    from segtune.carry import print_outcome
     from segtune.results import read_trials, to_frame
     from segtune.rundir import write_atomic
-    from segtune.table import print_summary, wide_console
+    from segtune.table import wide_console
 
     run = RunDir.open(arguments.run)
-    print_summary(run, load_study(run.study), wide_console())
+    print_outcome(load_study(run.study), run, wide_console())
     if arguments.csv:
         from pathlib import Path
 

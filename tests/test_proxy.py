@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from segtune import export, status
 from segtune.carry import check, picked
 from segtune.config import load_config
 from segtune.errors import ConfigError
@@ -80,7 +81,7 @@ def test_low_rank_correlation_is_warned_of(study, tmp_path, full, correlation, w
 
 @pytest.mark.slow
 @pytest.mark.ray
-def test_search_on_a_proxy_exports_the_full_config(study, tmp_path):
+def test_search_on_a_proxy_exports_the_full_config(study, tmp_path, capsys):
     result = run_study(study, tmp_path / "runs", "p")
     run = RunDir(result.run)
     assert {t.epoch for t in read_trials(run) if t.state == "completed"} == {2}
@@ -92,6 +93,12 @@ def test_search_on_a_proxy_exports_the_full_config(study, tmp_path):
     assert result.best.miou == max(t.miou for t in full if t.miou is not None)
     assert load_config(run.best) == result.best.config
     assert load_config(run.trial(0).config).schedule.epochs == 2
+    assert export.main([str(run.path), "--out", str(tmp_path / "e.yaml"), "--set", "seed=5"]) == 0
+    assert load_config(tmp_path / "e.yaml") == result.best.config.override({"seed": 5})
+    assert export.main([str(run.path), "--out", str(tmp_path / "e.yaml"), "--trial", "1"]) == 0
+    assert load_config(tmp_path / "e.yaml").schedule.epochs == 4
+    assert status.main([str(run.path)]) == 0
+    assert "proxy check: rank correlation" in capsys.readouterr().out
     # Again, from the folder alone: nothing is trained twice.
     before = {t.number: t.seconds for t in full}
     assert run_study(study, tmp_path / "runs", "p", resume=True).best == result.best

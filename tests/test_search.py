@@ -125,27 +125,6 @@ def test_failing_trial_is_told_with_its_reason_and_does_not_stop_the_search(clus
 
 
 @pytest.mark.slow
-def test_workers_of_a_group_come_back_after_a_stop(cluster, study_file, tmp_path):
-    points = [{"optim.lr": 1e-4}, {"optim.lr": 2e-4}]
-    changes = {"workers_per_trial": 2, "trials": 3, "cpus_per_worker": 1.0, "known_good": points}
-    study = load_study(study_file, search=changes, overrides=["schedule.epochs=200"])
-    run = RunDir(tmp_path / "runs" / "c")
-    prepare(run, study, resume=False)
-    # With such a trial 0 every other is stopped at the first rung, in the middle of its training.
-    write_atomic(run.trial(0).params, json.dumps(study.points()[0]))
-    for epoch in study.rungs():
-        run.trial(0).append_epoch({"epoch": epoch, "step": epoch, "miou": 0.99, "seconds": 1.0})
-    run.trial(0).write_verdict(Verdict(state="completed", epoch=200))
-    write_atomic(run.trial(0).config, write_yaml(study.config.dump()))
-    # Two trials of two workers each, one after the other on two CPUs: the second can only start on what the first gave back.
-    run_search(study, run)
-    trials = read_trials(run)
-    assert [t.state for t in trials[1:]] == ["pruned", "pruned"]
-    assert max(t.epoch for t in trials[1:]) < 20
-    assert wait_for_free_cluster(10)
-
-
-@pytest.mark.slow
 def test_killed_driver_resumes_with_the_same_trials(study_file, tmp_path):
     command = [sys.executable, "-m", "segtune.search", "--space", str(study_file), "--trials", "4", "--max-concurrent", "1"]
     command += ["--set", "schedule.epochs=8", "--out", str(tmp_path / "runs")]
@@ -198,4 +177,35 @@ def test_stop_request_is_heard(cluster, study_file, tmp_path):
             run_search(study, run)
         asker.wait(10)
     assert "interrupted" in {t.state for t in read_trials(run)}
+    assert wait_for_free_cluster(10)
+
+
+@pytest.fixture
+def own_cluster(request):
+    """A Ray of the test's own, with the dashboard and its State API or, where the parameter is False, without."""
+    ray.shutdown()
+    ray.init(include_dashboard=request.param, num_cpus=2, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("own_cluster", [True, False], indirect=True, ids=["State API", "no State API"])
+def test_workers_of_a_group_come_back_after_a_stop(own_cluster, study_file, tmp_path):
+    points = [{"optim.lr": 1e-4}, {"optim.lr": 2e-4}]
+    changes = {"workers_per_trial": 2, "trials": 3, "cpus_per_worker": 1.0, "known_good": points}
+    study = load_study(study_file, search=changes, overrides=["schedule.epochs=200"])
+    run = RunDir(tmp_path / "runs" / "c")
+    prepare(run, study, resume=False)
+    # With such a trial 0 every other is stopped at the first rung, in the middle of its training.
+    write_atomic(run.trial(0).params, json.dumps(study.points()[0]))
+    for epoch in study.rungs():
+        run.trial(0).append_epoch({"epoch": epoch, "step": epoch, "miou": 0.99, "seconds": 1.0})
+    run.trial(0).write_verdict(Verdict(state="completed", epoch=200))
+    write_atomic(run.trial(0).config, write_yaml(study.config.dump()))
+    # Two trials of two workers each, one after the other on two CPUs: the second can only start on what the first gave back.
+    run_search(study, run)
+    trials = read_trials(run)
+    assert [t.state for t in trials[1:]] == ["pruned", "pruned"]
+    assert max(t.epoch for t in trials[1:]) < 20
     assert wait_for_free_cluster(10)
