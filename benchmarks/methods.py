@@ -113,7 +113,7 @@ class OurMethod:
         study = Study(config, base.space, search)
         self.folder = Path(tempfile.mkdtemp(dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
         self.run = RunDir(self.folder / "run")
-        self.sampler = StudySampler(study, self.run, concurrent=8)
+        self.sampler = StudySampler(study, self.run)
         self.scheduler = StoppingScheduler(rule_of(study))
         self.numbers: dict[int, dict] = {}
 
@@ -146,8 +146,6 @@ def make_method(name: str, task: Recorded, seed: int) -> OptunaMethod | RayMetho
     match name:
         case "random":
             return OptunaMethod(task, optuna.samplers.RandomSampler(seed=seed), pruners.NopPruner())
-        case "random + ASHA":
-            return OurMethod(task, seed, {"sampler": "random"})
         case "Ray OptunaSearch + ASHA":
             return RayMethod(task, seed)
         case "Optuna TPE + SuccessiveHalving":
@@ -156,7 +154,16 @@ def make_method(name: str, task: Recorded, seed: int) -> OptunaMethod | RayMetho
             return OptunaMethod(task, tpe, pruners.HyperbandPruner(task.grace, task.epochs, REDUCTION))
         case "segtune":
             return OurMethod(task, seed, {})
+        case "segtune, constant liar":
+            return OurMethod(task, seed, {"constant_liar": True})
     raise ValueError(name)
 
 
-METHODS = ("random", "Ray OptunaSearch + ASHA", "Optuna TPE + SuccessiveHalving", "Optuna TPE + Hyperband", "segtune")
+METHODS = (
+    "random",
+    "Ray OptunaSearch + ASHA",
+    "Optuna TPE + SuccessiveHalving",
+    "Optuna TPE + Hyperband",
+    "segtune",
+    "segtune, constant liar",
+)

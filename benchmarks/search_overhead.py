@@ -22,7 +22,7 @@ from segtune.rundir import RunDir
 from segtune.study import load_study
 from segtune.verdict import Verdict
 
-EPOCHS, CONCURRENT = 9, 8
+EPOCHS = 9
 
 
 def fake_score(params: dict, epoch: int) -> float:
@@ -37,7 +37,7 @@ class Driver:
     def __init__(self, folder: Path, trials: int) -> None:
         study = load_study(SPACE, CONFIG, [f"schedule.epochs={EPOCHS}"], {"trials": trials})
         self.run = RunDir(folder / "run")
-        self.sampler = StudySampler(study, self.run, CONCURRENT)
+        self.sampler = StudySampler(study, self.run)
         self.scheduler = StoppingScheduler(rule_of(study))
 
     def trial(self, index: int) -> tuple[float, float, float]:

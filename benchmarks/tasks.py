@@ -28,32 +28,70 @@ class Curve:
     epochs: int  # how long it runs
     end: str  # kind of its verdict, empty where it is healthy
 
+    def at(self, epoch: int) -> float:
+        """Returns the mIoU of an epoch, or the last one before the curve ended."""
+        return self.mious.get(epoch) or self.mious[max((e for e in self.mious if e <= epoch), default=min(self.mious))]
+
+
+class Surface:
+    """Kernel ridge regression from points to curves: smooth, and as rough as leaving one point out says that it is."""
+
+    def __init__(self, points: np.ndarray, values: np.ndarray) -> None:
+        """`points` [N, D] in 0..1, `values` [N, K]."""
+        self.points, self.mean = points, values.mean(0)
+        fits = [self._fit(values - self.mean, length, ridge) for length in (0.5, 1.0, 1.5, 2.0, 3.0) for ridge in (0.03, 0.1, 0.3, 1.0)]
+        self.error, self.length, self.weights = min(fits, key=lambda fit: fit[0])
+
+    def _fit(self, values: np.ndarray, length: float, ridge: float) -> tuple[float, float, np.ndarray]:
+        inverse = np.linalg.inv(self._kernel(self.points, length) + ridge * np.eye(len(self.points)))
+        weights = inverse @ values
+        left_out = weights / inverse.diagonal()[:, None]  # what each point is missed by when it is left out
+        return float(np.sqrt((left_out**2).mean())), length, weights
+
+    def _kernel(self, points: np.ndarray, length: float) -> np.ndarray:
+        squares = ((points[:, None] - self.points[None]) ** 2).sum(-1)
+        return np.exp(-squares / (2 * length**2))
+
+    def at(self, point: np.ndarray) -> np.ndarray:
+        """Returns the values [K] at a point [D]."""
+        return self.mean + (self._kernel(point[None], self.length) @ self.weights)[0]
+
 
 class Recorded:
-    """A drawn point has the curve of the nearest recorded one."""
+    """A drawn point has the curve that the recorded ones predict for it, and the end of the nearest.
+
+    The nearest curve itself would make plateaus on which nothing changes over a good part of the space.
+    """
+
+    TABLE = 1000
 
     def __init__(self, name: str, epochs: int, grace: int) -> None:
         """`name` is that of the table in data/."""
         self.name, self.epochs, self.grace = name, epochs, grace
         rows = [json.loads(line) for line in (DATA / f"{name}.jsonl").read_text().splitlines()]
         self.space = load_study(SPACE, CONFIG).space
-        self.points = [row["params"] for row in rows]
-        self.curves = [_curve(row, epochs) for row in rows]
-        self.coordinates = np.stack([coordinates(self.space, p) for p in self.points])
+        self.curves = [_curve(row, epochs) for row in rows if row["mious"]]
+        self.points = np.stack([coordinates(self.space, row["params"]) for row in rows if row["mious"]])
+        self.surface = Surface(self.points, np.array([self._values(c) for c in self.curves]))
 
-    def nearest(self, params: Mapping[str, Any], count: int = 1) -> np.ndarray:
-        """Returns the indices of the nearest recorded points, the nearest first, and their distances."""
-        distances = np.abs(self.coordinates - coordinates(self.space, params)).sum(1)
-        order = np.argsort(distances, kind="stable")[:count]
-        return np.stack([order, distances[order]])
+    def _values(self, curve: Curve) -> list[float]:
+        return [curve.at(epoch) for epoch in range(1, self.epochs + 1)]
 
     def curve(self, params: Mapping[str, Any], seed: int) -> Curve:
         """Returns the curve of a point; the seed decides nothing here."""
-        return self.curves[int(self.nearest(params)[0, 0])]
+        point = coordinates(self.space, params)
+        closest = self.curves[int(((self.points - point) ** 2).sum(1).argmin())]
+        return self._predicted(self.surface.at(point), closest, seed)
+
+    def _predicted(self, values: np.ndarray, closest: Curve, seed: int) -> Curve:
+        return Curve({epoch: float(values[epoch - 1]) for epoch in range(1, closest.epochs + 1)}, closest.epochs, closest.end)
 
     def best(self) -> float:
-        """Returns the highest mIoU that is there to be found."""
-        return max(max(c.mious.values()) for c in self.curves if not c.end)
+        """Returns the highest mIoU, without noise, among TABLE random points and the config itself: what there is to be found."""
+        study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+        points = [self.space.complete({}), *(self.space(study.ask()) for _ in range(self.TABLE))]
+        curves = [self.curve(point, 0) for point in points]
+        return max(max(c.mious.values(), default=0.0) for c in curves if not c.end)
 
 
 def _curve(row: dict, epochs: int) -> Curve:
@@ -79,36 +117,22 @@ def coordinates(space: Space, params: Mapping[str, Any]) -> np.ndarray:
 class Long(Recorded):
     """A 200-epoch family: saturating curves c - a * t^-b fitted to the recorded ones, smooth between them, with their noise."""
 
-    NEIGHBOURS = 5
     VALIDATED = range(10, 201, 10)
 
     def __init__(self, name: str, epochs: int) -> None:
         super().__init__(name, epochs, grace=10)
-        self.name, self.recorded_epochs, self.epochs = "long", epochs, 200
         fits = [fit(c, epochs) for c in self.curves]
-        self.laws = np.array([law for law, _ in fits])
+        self.surface = Surface(self.points, np.array([law for law, _ in fits]))
         self.noise = float(np.median([noise for _, noise in fits]))
+        self.name, self.recorded_epochs, self.epochs = "long", epochs, 200
 
-    def curve(self, params: Mapping[str, Any], seed: int) -> Curve:
-        """Returns the curve of a point, with noise that follows from the seed."""
-        chosen, distances = self.nearest(params, self.NEIGHBOURS)
-        weights = 1.0 / (distances + 0.05) ** 2
-        ceiling, drop, power = (self.laws[chosen.astype(int)] * weights[:, None]).sum(0) / weights.sum()
-        closest = self.curves[int(chosen[0])]
+    def _predicted(self, values: np.ndarray, closest: Curve, seed: int) -> Curve:
+        """Returns the curve of a law, with noise that follows from the seed; without noise for seed 0."""
+        ceiling, drop, power = values
         end = 200 * closest.epochs // self.recorded_epochs if closest.end else 200
-        noise = np.random.default_rng(seed).normal(0.0, self.noise, 200)
-        mious = {e: float(max(0.0, ceiling - drop * (e / 200) ** -power + noise[e - 1])) for e in self.VALIDATED if e <= end}
+        noise = np.random.default_rng(seed).normal(0.0, self.noise, 201) * bool(seed)
+        mious = {e: float(max(0.0, ceiling - drop * (e / 200) ** -power + noise[e])) for e in self.VALIDATED if e <= end}
         return Curve(mious, end, closest.end)
-
-    def best(self) -> float:
-        """Returns the highest mIoU over 20,000 random points, without noise."""
-        study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-        found, noise, self.noise = 0.0, self.noise, 0.0
-        for _ in range(20_000):
-            curve = self.curve(self.space(study.ask()), 0)
-            found = max(found, 0.0 if curve.end else max(curve.mious.values()))
-        self.noise = noise
-        return found
 
 
 def fit(curve: Curve, epochs: int) -> tuple[tuple[float, float, float], float]:

@@ -74,6 +74,10 @@ class SearchConfig(Settings):
         description="how points are drawn: tpe (any space), random, grid, cmaes (numbers only, nothing conditional), gp (learns from "
         "trials of full length only)",
     )
+    constant_liar: bool = Field(
+        default=False,
+        description="tpe: takes running trials for bad ones, so that parallel draws keep apart; benchmarks/README.md has what it cost",
+    )
     grid_points: int = Field(default=3, ge=2, description="values of each range for the sampler grid; choices are taken as they are")
     scheduler: Literal["none"] | SchedulerConfig = Field(
         default_factory=lambda: SchedulerConfig(asha=AshaConfig()), description="how trials are stopped early; or none"

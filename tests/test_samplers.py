@@ -54,15 +54,15 @@ def test_sampler_with_a_model_comes_nearer_than_chance(make, tmp_path, name):
     def late(sampler):
         return statistics.median(abs(math.log10(p["optim.lr"]) + 2) + p["loss.focal.gamma"] for p in drawn[sampler][-20:])
 
-    drawn = {n: play(StudySampler(make(trials=40, sampler=n), RunDir(tmp_path / n), 1)) for n in (name, "random")}
+    drawn = {n: play(StudySampler(make(trials=40, sampler=n), RunDir(tmp_path / n))) for n in (name, "random")}
     assert late(name) < 0.7 * late("random")
 
 
 @pytest.mark.parametrize("name", ["tpe", "cmaes", "gp", "random"])
 def test_every_sampler_goes_on_as_if_unbroken(make, tmp_path, name):
-    whole = play(StudySampler(make(trials=18, sampler=name), RunDir(tmp_path / "whole"), 1))
-    part = play(StudySampler(make(trials=13, sampler=name), RunDir(tmp_path / "part"), 1))
-    rest = play(StudySampler(make(trials=18, sampler=name), RunDir(tmp_path / "part"), 1))
+    whole = play(StudySampler(make(trials=18, sampler=name), RunDir(tmp_path / "whole")))
+    part = play(StudySampler(make(trials=13, sampler=name), RunDir(tmp_path / "part")))
+    rest = play(StudySampler(make(trials=18, sampler=name), RunDir(tmp_path / "part")))
     assert part + rest == whole
 
 
@@ -81,7 +81,7 @@ def test_grid_is_every_combination_once_after_the_config(make, tmp_path):
     assert {p["optim.lr"] for p in points} == {1e-5, 1e-3, 1e-1}
     assert {p["schedule.batch_size"] for p in points} == {4, 6, 8}
     assert {p.get("augment.mix.prob") for p in points} == {None, 0.0, 0.5, 1.0}
-    assert play(StudySampler(study, RunDir(tmp_path / "r"), 1)) == points
+    assert play(StudySampler(study, RunDir(tmp_path / "r"))) == points
 
 
 def test_grid_of_a_part_is_the_start_of_the_whole(make):
@@ -96,14 +96,14 @@ def test_cmaes_is_refused_for_choices(make):
 def test_study_lies_in_a_database_and_is_rebuilt_there(make, tmp_path):
     url = f"sqlite:///{tmp_path}/study.db"
     study, run = make(trials=6, storage=url), RunDir(tmp_path / "a" / "r")
-    play(StudySampler(study, run, 1), ["completed", "pruned", "unhealthy"])
-    StudySampler(study, run, 1)
+    play(StudySampler(study, run), ["completed", "pruned", "unhealthy"])
+    StudySampler(study, run)
     told = optuna.load_study(study_name="r", storage=url).trials
     assert [t.state for t in told[:3]] == [TrialState.COMPLETE, TrialState.PRUNED, TrialState.PRUNED]
     assert len(told) == 6
     assert not run.journal.exists()
     with pytest.raises(ClusterError, match="holds a study 'r' already"):
-        StudySampler(study, RunDir(tmp_path / "b" / "r"), 1)
+        StudySampler(study, RunDir(tmp_path / "b" / "r"))
 
 
 @pytest.mark.parametrize(
@@ -116,14 +116,14 @@ def test_study_lies_in_a_database_and_is_rebuilt_there(make, tmp_path):
 )
 def test_database_that_cannot_be_used_is_told_without_the_password(make, tmp_path, url, why):
     with pytest.raises(ClusterError, match=why) as told:
-        StudySampler(make(storage=url), RunDir(tmp_path / "r"), 1)
+        StudySampler(make(storage=url), RunDir(tmp_path / "r"))
     assert "secret" not in str(told.value)
 
 
 def finished_run(make, tmp_path, name, **changes):
     study, run = make(trials=6, **changes), RunDir(tmp_path / name)
     prepare(run, study, resume=False)
-    play(StudySampler(study, run, 1), ["completed", "completed", "unhealthy", "pruned"])
+    play(StudySampler(study, run), ["completed", "completed", "unhealthy", "pruned"])
     return run
 
 
@@ -131,14 +131,14 @@ def test_trials_of_the_same_config_count_as_known(make, tmp_path):
     old = finished_run(make, tmp_path, "old", config={"seed": 7})
     study, run = make(trials=3), RunDir(tmp_path / "new")
     prepare(run, study, resume=False, known=warm_start.collect(study, [old.path]))
-    sampler = StudySampler(study, run, 1)
+    sampler = StudySampler(study, run)
     told = sampler.record.study.trials
     assert [t.state for t in told[:4]] == [TrialState.COMPLETE, TrialState.COMPLETE, TrialState.PRUNED, TrialState.PRUNED]
     assert told[2].constraints["unhealthy"] > 0
     assert told[1].value == old.trial(1).read_epochs()[0]["miou"]
     # The new study draws its own trials, from 0, and knows the old ones after a resume too.
     assert sampler.suggest("a")["number"] == 0
-    assert len(StudySampler(study, run, 1).record.study.trials) == 6 + 1 + 0
+    assert len(StudySampler(study, run).record.study.trials) == 6 + 1 + 0
 
 
 def test_points_of_another_config_are_only_tried_first(make, tmp_path):
@@ -150,7 +150,7 @@ def test_points_of_another_config_are_only_tried_first(make, tmp_path):
     assert known.points[0] == json.loads(old.trial(best).params.read_text())
     run = RunDir(tmp_path / "new")
     prepare(run, study, resume=False, known=known)
-    assert play(StudySampler(study, run, 1))[1:4] == list(known.points)
+    assert play(StudySampler(study, run))[1:4] == list(known.points)
 
 
 def test_run_outside_of_the_space_is_refused(make, tmp_path):
@@ -172,7 +172,7 @@ def test_space_may_be_widened_but_not_narrowed(make, tmp_path):
     with pytest.raises(RunError, match=r"space optim\.lr(.|\n)*widen the space with --extend"):
         prepare(run, wider, resume=True)
     prepare(run, wider, resume=True, extend=True)
-    sampler = StudySampler(wider, run, 1)
+    sampler = StudySampler(wider, run)
     assert sampler.remaining == 3
     assert [t.params["optim.name"] for t in sampler.record.study.trials] == ["adamw"] * 6
     play(sampler)
@@ -188,7 +188,7 @@ def test_view_of_a_long_search_is_bounded_and_the_same_after_a_resume(make, tmp_
     monkeypatch.setattr(View, "LIMIT", 15)
     monkeypatch.setattr(View, "BLOCK", 5)
     ends = ["completed"] * 12 + ["unhealthy", "pruned", "unhealthy"]
-    whole = StudySampler(make(trials=41), RunDir(tmp_path / "whole"), 1)
+    whole = StudySampler(make(trials=41), RunDir(tmp_path / "whole"))
     drawn = play(whole, ends)
     assert whole.view is not None
     seen = whole.view.book.study.trials
@@ -198,5 +198,5 @@ def test_view_of_a_long_search_is_bounded_and_the_same_after_a_resume(make, tmp_
     best = max(drawn, key=lambda p: -abs(math.log10(p["optim.lr"]) + 2) - p["loss.focal.gamma"])
     assert best in [t.params for t in seen]
     assert sum(t.constraints.get("unhealthy", 0.0) > 0 for t in seen) == 2
-    part = play(StudySampler(make(trials=28), RunDir(tmp_path / "part"), 1), ends)
-    assert part + play(StudySampler(make(trials=41), RunDir(tmp_path / "part"), 1)) == drawn
+    part = play(StudySampler(make(trials=28), RunDir(tmp_path / "part")), ends)
+    assert part + play(StudySampler(make(trials=41), RunDir(tmp_path / "part"))) == drawn

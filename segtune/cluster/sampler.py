@@ -40,10 +40,10 @@ def scored_rows(trial: TrialDir) -> list[dict[str, Any]]:
 class StudySampler(Searcher):
     """Draws trials for Tune and tells Optuna how they ended."""
 
-    def __init__(self, study: Study, run: RunDir, concurrent: int) -> None:
+    def __init__(self, study: Study, run: RunDir) -> None:
         """Opens the study in the run folder; trials that are there already are told to Optuna anew."""
         super().__init__(metric="miou", mode="max")
-        self.study, self.run, self.concurrent = study, run, concurrent
+        self.study, self.run = study, run
         self.stopping = False
         self.numbers: dict[str, int] = {}  # Tune's trial id -> our number
         self.started = 0  # trials that have a number
@@ -127,7 +127,7 @@ class StudySampler(Searcher):
         """Opens the next trial with values that are given, or that the sampler draws."""
         number = self.started
         self.started += 1
-        sampler = sampler_of(self.study.search, self.study.space, number, self.concurrent)
+        sampler = sampler_of(self.study.search, self.study.space, number)
         if self.view:
             given = self.view.ask(number, sampler, given)
         return self.record.ask(number, sampler, given)

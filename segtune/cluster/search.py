@@ -31,7 +31,7 @@ def run_search(study: Study, run: RunDir, *, address: str | None = None, started
             started(placement, dashboard)
         # The scheduler first: it may find that a trial had been stopped when the last session broke off.
         scheduler = replayed_scheduler(study, run)
-        sampler = StudySampler(study, run, placement.concurrent)
+        sampler = StudySampler(study, run)
         watch = Watch(study, run, sampler)
         try:
             with signals(watch):

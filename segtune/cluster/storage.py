@@ -38,18 +38,20 @@ class SpaceTPE(optuna.samplers.TPESampler):
         return self.always
 
 
-def sampler_of(search: SearchConfig, space: Space, number: int, concurrent: int) -> optuna.samplers.BaseSampler:
+def sampler_of(search: SearchConfig, space: Space, number: int) -> optuna.samplers.BaseSampler:
     """Returns the sampler of one trial. Its seed follows from the number, so a resumed search draws as an unbroken one."""
     seed = search.seed * 1_000_003 + number
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         match search.sampler:
             case "tpe":
-                return SpaceTPE(space, seed=seed, n_startup_trials=STARTUP_TRIALS, constant_liar=concurrent > 1)
+                return SpaceTPE(space, seed=seed, n_startup_trials=STARTUP_TRIALS, constant_liar=search.constant_liar)
             case "cmaes":
-                return optuna.samplers.CmaEsSampler(seed=seed, n_startup_trials=STARTUP_TRIALS, consider_pruned_trials=True)
+                return optuna.samplers.CmaEsSampler(
+                    seed=seed, n_startup_trials=STARTUP_TRIALS, consider_pruned_trials=True, warn_independent_sampling=False
+                )
             case "gp":
-                return optuna.samplers.GPSampler(seed=seed, n_startup_trials=STARTUP_TRIALS)
+                return optuna.samplers.GPSampler(seed=seed, n_startup_trials=STARTUP_TRIALS, warn_independent_sampling=False)
             case "random" | "grid":  # the points of a grid are given, see Study.points
                 return optuna.samplers.RandomSampler(seed=seed)
 
