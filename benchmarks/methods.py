@@ -152,10 +152,12 @@ def make_method(name: str, task: Recorded, seed: int) -> OptunaMethod | RayMetho
             return OptunaMethod(task, tpe, pruners.SuccessiveHalvingPruner(min_resource=task.grace, reduction_factor=REDUCTION))
         case "Optuna TPE + Hyperband":
             return OptunaMethod(task, tpe, pruners.HyperbandPruner(task.grace, task.epochs, REDUCTION))
-        case "segtune":
-            return OurMethod(task, seed, {})
-        case "segtune, constant liar":
-            return OurMethod(task, seed, {"constant_liar": True})
+        case "segtune gp":
+            return OurMethod(task, seed, {"sampler": "gp"})
+        case "segtune tpe":
+            return OurMethod(task, seed, {"sampler": "tpe"})
+        case "segtune tpe, constant liar":
+            return OurMethod(task, seed, {"sampler": "tpe", "constant_liar": True})
     raise ValueError(name)
 
 

@@ -57,6 +57,23 @@ class Surface:
         return self.mean + (self._kernel(point[None], self.length) @ self.weights)[0]
 
 
+class Neighbourhood:
+    """The weighted mean of the nearest points: rougher than `Surface`, and not of the kind that a Gaussian process assumes."""
+
+    NEAREST = 8
+
+    def __init__(self, points: np.ndarray, values: np.ndarray) -> None:
+        """`points` [N, D] in 0..1, `values` [N, K]."""
+        self.points, self.values = points, values
+
+    def at(self, point: np.ndarray) -> np.ndarray:
+        """Returns the values [K] at a point [D]."""
+        distances = np.abs(self.points - point).sum(1)
+        order = np.argsort(distances, kind="stable")[: self.NEAREST]
+        weights = 1.0 / (distances[order] + 0.3) ** 2
+        return weights @ self.values[order] / weights.sum()
+
+
 class Recorded:
     """A drawn point has the curve that the recorded ones predict for it, and the end of the nearest.
 
@@ -72,7 +89,7 @@ class Recorded:
         self.space = load_study(SPACE, CONFIG).space
         self.curves = [_curve(row, epochs) for row in rows if row["mious"]]
         self.points = np.stack([coordinates(self.space, row["params"]) for row in rows if row["mious"]])
-        self.surface = Surface(self.points, np.array([self._values(c) for c in self.curves]))
+        self.surface: Surface | Neighbourhood = Surface(self.points, np.array([self._values(c) for c in self.curves]))
 
     def _values(self, curve: Curve) -> list[float]:
         return [curve.at(epoch) for epoch in range(1, self.epochs + 1)]
@@ -122,7 +139,7 @@ class Long(Recorded):
     def __init__(self, name: str, epochs: int) -> None:
         super().__init__(name, epochs, grace=10)
         fits = [fit(c, epochs) for c in self.curves]
-        self.surface = Surface(self.points, np.array([law for law, _ in fits]))
+        self.surface = Neighbourhood(self.points, np.array([law for law, _ in fits]))
         self.noise = float(np.median([noise for _, noise in fits]))
         self.name, self.recorded_epochs, self.epochs = "long", epochs, 200
 

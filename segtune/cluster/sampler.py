@@ -15,7 +15,7 @@ from typing import Any
 from ray.tune.search import Searcher
 
 from segtune import warm_start
-from segtune.cluster.book import Book, View
+from segtune.cluster.book import Book, view_for
 from segtune.cluster.storage import known_trial, notes_of, open_study, restore_notes, sampler_of
 from segtune.rundir import RunDir, TrialDir, write_atomic
 from segtune.study import Study
@@ -50,8 +50,7 @@ class StudySampler(Searcher):
         self.unfinished: list[int] = []
         self.lost: Counter[int] = Counter()  # machine faults of each trial in this session
         self.record = Book(open_study(run, study.search.storage), study.space)
-        # CMA-ES keeps its state in the record itself; a random draw needs no view.
-        self.view = View(study.space) if study.search.sampler in ("tpe", "gp") else None
+        self.view = view_for(study.search.sampler, study.space)
         known = warm_start.read(run)
         self.points = [*study.points(), *known.points]
         for trial in known.trials:
