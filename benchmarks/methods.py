@@ -166,6 +166,7 @@ METHODS = (
     "Ray OptunaSearch + ASHA",
     "Optuna TPE + SuccessiveHalving",
     "Optuna TPE + Hyperband",
-    "segtune",
-    "segtune, constant liar",
+    "segtune gp",
+    "segtune tpe",
+    "segtune tpe, constant liar",
 )

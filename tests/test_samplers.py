@@ -10,7 +10,7 @@ from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
 from segtune import warm_start
-from segtune.cluster.book import View
+from segtune.cluster.book import View, view_for
 from segtune.cluster.sampler import StudySampler
 from segtune.errors import ClusterError, ConfigError, RunError
 from segtune.rundir import RunDir
@@ -200,3 +200,22 @@ def test_view_of_a_long_search_is_bounded_and_the_same_after_a_resume(make, tmp_
     assert sum(t.constraints.get("unhealthy", 0.0) > 0 for t in seen) == 2
     part = play(StudySampler(make(trials=28), RunDir(tmp_path / "part")), ends)
     assert part + play(StudySampler(make(trials=41), RunDir(tmp_path / "part"))) == drawn
+
+
+def test_stopped_and_sick_trials_are_shown_to_gp_at_what_they_would_have_come_to(make):
+    view = view_for("gp", make().space)
+    assert view is not None
+    curves = [
+        ("completed", {1: 0.2, 2: 0.3, 4: 0.6}),  # gains 0.4 after epoch 1, 0.3 after epoch 2
+        ("completed", {1: 0.1, 2: 0.4, 4: 0.2}),  # gains 0.3 and 0.0: the best counts, not the last
+        ("pruned", {1: 0.2}),
+        ("pruned", {1: 0.2, 2: 0.1}),
+        ("unhealthy", {1: 0.9}),
+    ]
+    for number, (state, mious) in enumerate(curves):
+        view.ask(number, optuna.samplers.RandomSampler(seed=number))
+        view.tell(number, Verdict(state=state, kind="diverged" if state == "unhealthy" else ""), mious)
+    view.ask(9, optuna.samplers.RandomSampler(seed=9))
+    shown = view.book.study.trials
+    assert [t.value for t in shown[:5]] == [0.6, 0.4, pytest.approx(0.55), pytest.approx(0.35), pytest.approx(0.35)]
+    assert [t.state for t in shown] == [TrialState.COMPLETE] * 5 + [TrialState.RUNNING]
