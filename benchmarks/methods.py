@@ -156,7 +156,7 @@ def make_method(name: str, task: Recorded, seed: int) -> OptunaMethod | RayMetho
             return OurMethod(task, seed, {"sampler": "gp"})
         case "segtune tpe":
             return OurMethod(task, seed, {"sampler": "tpe"})
-        case "segtune tpe, constant liar":
+        case "segtune tpe with constant liar":
             return OurMethod(task, seed, {"sampler": "tpe", "constant_liar": True})
     raise ValueError(name)
 
@@ -168,5 +168,5 @@ METHODS = (
     "Optuna TPE + Hyperband",
     "segtune gp",
     "segtune tpe",
-    "segtune tpe, constant liar",
+    "segtune tpe with constant liar",
 )

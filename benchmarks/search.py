@@ -80,6 +80,7 @@ def measure(task: Recorded, methods: list[str], repetitions: int) -> dict[str, t
             epochs = np.array([arrival(t, WITHIN * best, budget) for t in traces])
             regrets = np.array([100 * (best - max(b for s, b in t if s <= budget // 4)) for t in traces])
             found[name] = (epochs, regrets)
+            print(f"{task.name}, {name}: {np.median(epochs):.0f} of {budget} epochs", flush=True)
     return found
 
 
