@@ -34,8 +34,8 @@ def fake_score(params: dict, epoch: int) -> float:
 class Driver:
     """Plays the part of Tune for one trial after another and takes the time."""
 
-    def __init__(self, folder: Path, trials: int) -> None:
-        study = load_study(SPACE, CONFIG, [f"schedule.epochs={EPOCHS}"], {"trials": trials})
+    def __init__(self, folder: Path, trials: int, sampler: str) -> None:
+        study = load_study(SPACE, CONFIG, [f"schedule.epochs={EPOCHS}"], {"trials": trials, "sampler": sampler})
         self.run = RunDir(folder / "run")
         self.sampler = StudySampler(study, self.run)
         self.scheduler = StoppingScheduler(rule_of(study))
@@ -67,12 +67,13 @@ class Driver:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=10_000)
+    parser.add_argument("--sampler", default="tpe")
     parser.add_argument("--window", type=int, default=100, help="trials of which a median is taken")
     arguments = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     shown = Table("trial", "suggest, ms", "results and end, ms", "both, ms", "p95, ms", "the trial's files, ms", "memory, MiB")
     with tempfile.TemporaryDirectory() as folder:
-        driver, times = Driver(Path(folder), arguments.trials), []
+        driver, times = Driver(Path(folder), arguments.trials, arguments.sampler), []
         for index in range(arguments.trials):
             times.append(driver.trial(index))
             if index + 1 in {arguments.window, 1000, 5000, arguments.trials}:

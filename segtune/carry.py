@@ -42,9 +42,13 @@ def picked(trials: Sequence[TrialResult], carry: int) -> list[TrialResult]:
 
 
 def carried_study(study: Study, run: RunDir) -> Study:
-    """Returns the study of the full length: the config itself and the trials that are carried, without stopping any."""
+    """Returns the study of the full length: the config itself and the trials that are carried, without stopping any.
+
+    What has been carried before stays in its place: a search that was given more trials since adds to it.
+    """
     assert study.search.proxy
-    points = [t.params for t in picked(read_trials(run), study.search.proxy.carry)]
+    points = [t.params for t in read_trials(run.full)]
+    points += [t.params for t in picked(read_trials(run), study.search.proxy.carry) if t.params not in points]
     changes: dict[str, Any] = {
         "trials": 1 + len(points),
         "known_good": points,

@@ -58,7 +58,8 @@ def run_study(
 ) -> StudyResult:
     """Runs a study in the folder out/name and returns its trials as a table and the best of them.
 
-    `around` is entered for the search, and once more where a proxy's trials are carried to full length. Raises RunError where the folder holds another run, KeyboardInterrupt after a graceful stop (see `segtune stop`).
+    `around` is entered for the search, and once more where a proxy's trials are carried to full length. Raises RunError
+    where the folder holds another run, KeyboardInterrupt after a graceful stop (see `segtune stop`).
     """
     run = RunDir(Path(out) / check_name(name))
     prepare(run, study, resume)
@@ -80,7 +81,7 @@ def phases(study: Study, run: RunDir) -> Iterator[tuple[Study, RunDir]]:
     yield study, run
     if study.search.proxy and best(read_trials(run)):
         full, full_run = carried_study(study, run), run.full
-        prepare(full_run, full, resume=full_run.study.exists())
+        prepare(full_run, full, resume=full_run.study.exists(), extend=True)
         yield full, full_run
 
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from segtune import export, status
-from segtune.carry import check, picked
+from segtune.carry import carried_study, check, picked
 from segtune.config import load_config
 from segtune.errors import ConfigError
 from segtune.proxy import ProxyConfig, shorten
@@ -103,3 +103,14 @@ def test_search_on_a_proxy_exports_the_full_config(study, tmp_path, capsys):
     before = {t.number: t.seconds for t in full}
     assert run_study(study, tmp_path / "runs", "p", resume=True).best == result.best
     assert {t.number: t.seconds for t in read_trials(run.full)} == before
+
+
+def test_more_trials_add_to_what_was_carried(study, tmp_path):
+    run = scores(RunDir(tmp_path / "p"), [0.1, 0.2, 0.3, 0.4])
+    first = carried_study(study, run).points()
+    for number, point in enumerate(first):
+        write_atomic(run.full.trial(number).params, json.dumps(point))
+    scores(run, [0.0] * 4 + [0.9])
+    again = carried_study(study, run).points()
+    assert again[: len(first)] == first
+    assert {"optim.lr": 0.04} in again[len(first) :]

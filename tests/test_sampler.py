@@ -21,7 +21,7 @@ def study(tiny_config, tmp_path):
     tree = {
         "config": tiny_config.dump(),
         "space": {"optim.lr": {"loguniform": [1e-5, 1e-1]}, "loss.focal.gamma": {"uniform": [0.0, 4.0]}},
-        "search": {"trials": 14, "known_good": [{"optim.lr": 0.01}], "scheduler": "none"},
+        "search": {"sampler": "tpe", "trials": 14, "known_good": [{"optim.lr": 0.01}], "scheduler": "none"},
     }
     (tmp_path / "s.yaml").write_text(write_yaml(tree))
     return load_study(tmp_path / "s.yaml")

@@ -25,7 +25,11 @@ SPACE = {"optim.lr": {"loguniform": [1e-5, 1e-1]}, "loss.focal.gamma": {"uniform
 @pytest.fixture
 def make(tiny_config, tmp_path):
     def study(space=SPACE, config=(), **search):
-        tree = {"config": tiny_config.override(dict(config)).dump(), "space": space, "search": {"scheduler": "none", **search}}
+        tree = {
+            "config": tiny_config.override(dict(config)).dump(),
+            "space": space,
+            "search": {"scheduler": "none", "sampler": "tpe", **search},
+        }
         (tmp_path / "s.yaml").write_text(write_yaml(tree))
         return load_study(tmp_path / "s.yaml")
 

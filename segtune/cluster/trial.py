@@ -102,12 +102,16 @@ def _is_loss(cause: Exception) -> bool:
 
 
 def _verdict_of(error: Exception, trial: TrialDir) -> Verdict:
+    from segtune.memory import is_out_of_memory
+
     rows, cause = trial.read_epochs(), _cause(error)
-    kind = "config" if isinstance(cause, SegtuneError) else "lost" if _is_loss(cause) else "exception"
+    # Outside of a training step, as in a validation: there the trainer itself finds what would fit.
+    no_room = is_out_of_memory(cause)
+    kind = "config" if isinstance(cause, SegtuneError) else "lost" if _is_loss(cause) else "out-of-memory" if no_room else "exception"
     lines = str(cause).strip().splitlines() or [""]
     text = str(cause) if kind == "config" else f"{type(cause).__name__}: {lines[0 if kind == 'lost' else -1]}"
     return Verdict(
-        state="failed",
+        state="unhealthy" if no_room else "failed",
         kind=kind,
         epoch=rows[-1]["epoch"] if rows else 0,
         step=rows[-1]["step"] if rows else 0,
