@@ -23,11 +23,10 @@ from benchmarks.methods import METHODS, make_method
 from benchmarks.tasks import Recorded, make_task
 
 CONCURRENT = 8
-FULL_TRIALS = 200  # the budget, in trials of full length
 WITHIN = 0.99
 
 
-def search(task: Recorded, name: str, target: float, seed: int) -> list[tuple[int, float]]:
+def search(task: Recorded, name: str, target: float, budget: int, seed: int) -> list[tuple[int, float]]:
     """Runs one search; returns (epochs spent, best mIoU) at each improvement.
 
     It ends with the budget, or once the target is reached and the quarter at which regrets are compared has passed.
@@ -37,7 +36,6 @@ def search(task: Recorded, name: str, target: float, seed: int) -> list[tuple[in
     waiting: list[tuple[float, int, float]] = []
     curves: dict[int, tuple] = {}
     spent, best, trace, number = 0, 0.0, [(0, 0.0)], 0
-    budget = FULL_TRIALS * task.epochs
     while spent < budget and not (best >= target and spent > budget // 4):
         while len(waiting) < CONCURRENT:
             curve = task.curve(method.suggest(number), 1 + seed * 100_003 + number)
@@ -70,13 +68,12 @@ def arrival(trace: list[tuple[int, float]], target: float, budget: int) -> int:
     return next((spent for spent, best in trace if best >= target), budget)
 
 
-def measure(task: Recorded, methods: list[str], repetitions: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def measure(task: Recorded, methods: list[str], repetitions: int, budget: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Returns for each method the epochs of its repetitions and their regrets in mIoU points at a quarter of it."""
-    budget, best = FULL_TRIALS * task.epochs, task.best()
-    found = {}
+    best, found = task.best(), {}
     with multiprocessing.get_context("spawn").Pool(2) as pool:
         for name in methods:
-            traces = pool.map(functools.partial(search, task, name, WITHIN * best), range(repetitions), chunksize=1)
+            traces = pool.map(functools.partial(search, task, name, WITHIN * best, budget), range(repetitions), chunksize=1)
             epochs = np.array([arrival(t, WITHIN * best, budget) for t in traces])
             regrets = np.array([100 * (best - max(b for s, b in t if s <= budget // 4)) for t in traces])
             found[name] = (epochs, regrets)
@@ -84,9 +81,9 @@ def measure(task: Recorded, methods: list[str], repetitions: int) -> dict[str, t
     return found
 
 
-def table(task: Recorded, found: dict[str, tuple[np.ndarray, np.ndarray]]) -> list[list[str]]:
+def table(task: Recorded, found: dict[str, tuple[np.ndarray, np.ndarray]], budget: int) -> list[list[str]]:
     """Returns one row per method."""
-    budget, rows = FULL_TRIALS * task.epochs, []
+    rows = []
     base = np.median(found["random"][0]) if "random" in found else None
     for name, (epochs, regrets) in found.items():
         low, middle, high = np.percentile(epochs, [25, 50, 75])
@@ -105,13 +102,15 @@ def main() -> None:
     parser.add_argument("--tasks", default="shapes,camvid,long")
     parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--repetitions", type=int, default=20)
+    parser.add_argument("--budget", type=int, default=200, help="epochs of a search, in trials of full length")
     parser.add_argument("--out", type=Path, help="also write the table as CSV")
     arguments = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     rows = []
     for name in arguments.tasks.split(","):
         task = make_task(name)
-        rows += table(task, measure(task, arguments.methods.split(","), arguments.repetitions))
+        budget = arguments.budget * task.epochs
+        rows += table(task, measure(task, arguments.methods.split(","), arguments.repetitions, budget), budget)
         shown = Table(*HEADER)
         for row in rows:
             shown.add_row(*row)

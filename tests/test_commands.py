@@ -78,7 +78,7 @@ def test_dry_run_prints_the_plan_and_starts_nothing(files, capsys):
     plan = capsys.readouterr().out
     for part in (
         "24 training and 7 validation images, 7 classes",
-        "5, drawn by tpe",
+        "5, drawn by gp",
         "2 of 3 steps",
         "rungs at 1",
         "0: {'optim.lr': 0.001}",
