@@ -4,7 +4,7 @@
     python -m benchmarks.search --tasks shapes --methods random,segtune --repetitions 5
 
 The clock is virtual: an epoch takes one unit of time, a little more or less for each trial, so that trials do not arrive in
-step. A search has found what any of its trials has validated so far.
+step. A search has found what any of its trials has validated so far, counted without the noise of a validation.
 """
 
 import argparse
@@ -38,7 +38,7 @@ def search(task: Recorded, name: str, target: float, budget: int, seed: int) -> 
     spent, best, trace, number = 0, 0.0, [(0, 0.0)], 0
     while spent < budget and not (best >= target and spent > budget // 4):
         while len(waiting) < CONCURRENT:
-            curve = task.curve(method.suggest(number), 1 + seed * 100_003 + number)
+            curve = task.curve(method.suggest(number), seed * 100_003 + number)
             curves[number] = (curve, iter(sorted(curve.mious)), 0)
             heapq.heappush(waiting, (waiting[0][0] if waiting else 0.0, number, random.uniform(0.8, 1.25)))
             number += 1
@@ -52,8 +52,8 @@ def search(task: Recorded, name: str, target: float, budget: int, seed: int) -> 
         spent += epoch - before
         curves[trial] = (curve, epochs, epoch)
         # The score of a run that ends sick is no score: nobody would take its config.
-        if not curve.end and curve.mious[epoch] > best:
-            best = curve.mious[epoch]
+        if not curve.end and curve.worth[epoch] > best:
+            best = curve.worth[epoch]
             trace.append((spent, best))
         if method.report(trial, epoch, curve.mious[epoch]):
             heapq.heappush(waiting, (now + pace * (epoch - before), trial, pace))

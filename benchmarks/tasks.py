@@ -24,7 +24,8 @@ CONFIG = Path(__file__).parent.parent / "configs" / "shapes_segformer_b0.yaml"
 class Curve:
     """What a trial would do: mIoU at each validation, and whether it ends by its own fault."""
 
-    mious: Mapping[int, float]  # by epoch
+    mious: Mapping[int, float]  # by epoch, as they are validated
+    worth: Mapping[int, float]  # the same without noise
     epochs: int  # how long it runs
     end: str  # kind of its verdict, empty where it is healthy
 
@@ -101,19 +102,20 @@ class Recorded:
         return self._predicted(self.surface.at(point), closest, seed)
 
     def _predicted(self, values: np.ndarray, closest: Curve, seed: int) -> Curve:
-        return Curve({epoch: float(values[epoch - 1]) for epoch in range(1, closest.epochs + 1)}, closest.epochs, closest.end)
+        mious = {epoch: float(values[epoch - 1]) for epoch in range(1, closest.epochs + 1)}
+        return Curve(mious, mious, closest.epochs, closest.end)
 
     def best(self) -> float:
         """Returns the highest mIoU, without noise, among TABLE random points and the config itself: what there is to be found."""
         study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
         points = [self.space.complete({}), *(self.space(study.ask()) for _ in range(self.TABLE))]
         curves = [self.curve(point, 0) for point in points]
-        return max(max(c.mious.values(), default=0.0) for c in curves if not c.end)
+        return max(max(c.worth.values(), default=0.0) for c in curves if not c.end)
 
 
 def _curve(row: dict, epochs: int) -> Curve:
     mious = {int(epoch): miou for epoch, miou in row["mious"].items()}
-    return Curve(mious, row["epoch"] if row["end"] else epochs, row["end"])
+    return Curve(mious, mious, row["epoch"] if row["end"] else epochs, row["end"])
 
 
 def coordinates(space: Space, params: Mapping[str, Any]) -> np.ndarray:
@@ -144,12 +146,12 @@ class Long(Recorded):
         self.name, self.recorded_epochs, self.epochs = "long", epochs, 200
 
     def _predicted(self, values: np.ndarray, closest: Curve, seed: int) -> Curve:
-        """Returns the curve of a law, with noise that follows from the seed; without noise for seed 0."""
+        """Returns the curve of a law, with noise that follows from the seed."""
         ceiling, drop, power = values
         end = 200 * closest.epochs // self.recorded_epochs if closest.end else 200
-        noise = np.random.default_rng(seed).normal(0.0, self.noise, 201) * bool(seed)
-        mious = {e: float(max(0.0, ceiling - drop * (e / 200) ** -power + noise[e])) for e in self.VALIDATED if e <= end}
-        return Curve(mious, end, closest.end)
+        noise = np.random.default_rng(seed).normal(0.0, self.noise, 201)
+        worth = {e: float(max(0.0, ceiling - drop * (e / 200) ** -power)) for e in self.VALIDATED if e <= end}
+        return Curve({e: max(0.0, miou + noise[e]) for e, miou in worth.items()}, worth, end, closest.end)
 
 
 def fit(curve: Curve, epochs: int) -> tuple[tuple[float, float, float], float]:

@@ -86,6 +86,14 @@ def test_trial_that_can_never_start_is_refused():
         plan_resources(SearchConfig(workers_per_trial=4), [{"CPU": 2}])
 
 
+def test_ray_client_is_refused_with_the_way_out():
+    with (
+        pytest.raises(ClusterError, match=r"ray job submit --address http://HEAD:8265 -- python -m segtune\.search --address auto"),
+        session("ray://x:10001"),
+    ):
+        pass
+
+
 @pytest.mark.slow
 def test_search_ends_with_verdicts_and_a_best_config_that_trains(cluster, study_file, tmp_path):
     tree = load_study(study_file).dump()
