@@ -15,6 +15,15 @@ def shapes_root(tmp_path_factory) -> Path:
     return root
 
 
+@pytest.fixture(scope="module")
+def cluster():
+    """A local Ray for the tests of a file; imported only by those that ask for it."""
+    from segtune.cluster.session import session
+
+    with session(None):
+        yield
+
+
 @pytest.fixture
 def tiny_config(shapes_root) -> ExperimentConfig:
     return ExperimentConfig().override(

@@ -13,7 +13,6 @@ import ray
 import torch
 
 from segtune.cluster.search import run_search
-from segtune.cluster.session import session
 from segtune.cluster.watch import Stillness
 from segtune.config import HealthConfig
 from segtune.pulse import Pulse
@@ -26,12 +25,6 @@ from segtune.train import run_training
 
 pytestmark = pytest.mark.ray
 EPOCHS = 12
-
-
-@pytest.fixture(scope="module")
-def cluster():
-    with session(None):
-        yield
 
 
 @pytest.fixture

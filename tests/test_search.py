@@ -26,12 +26,6 @@ from segtune.verdict import Verdict
 pytestmark = pytest.mark.ray
 
 
-@pytest.fixture(scope="module")
-def cluster():
-    with session(None):
-        yield
-
-
 @pytest.fixture
 def study_file(tiny_config, tmp_path):
     tree = {
