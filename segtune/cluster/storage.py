@@ -72,7 +72,7 @@ def open_study(run: RunDir, url: str | None) -> optuna.Study:
 
     Raises ClusterError where the database does not answer, or holds somebody else's study of that name.
     """
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # what it warns of, it mends itself; the table is on the terminal
     run.path.mkdir(parents=True, exist_ok=True)
     if url is None:
         for leftover in run.path.glob(f"{run.journal.name}*"):
