@@ -50,7 +50,6 @@ def carried_study(study: Study, run: RunDir) -> Study:
     points = [t.params for t in read_trials(run.full)]
     points += [t.params for t in picked(read_trials(run), study.search.proxy.carry) if t.params not in points]
     changes: dict[str, Any] = {
-        "trials": 1 + len(points),
         "known_good": points,
         "proxy": None,
         "scheduler": "none",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import math
 import os
 import re
 import socket
@@ -111,6 +112,11 @@ class TrialDir:
                     row = json.loads(line)
                     rows[row["epoch"]] = row
         return [rows[epoch] for epoch in sorted(rows)]
+
+    def reached(self, last: float = math.inf) -> tuple[int, int]:
+        """Returns the last finished epoch up to `last`, and its step; 0 and 0 before the first."""
+        rows = [row for row in self.read_epochs() if row["epoch"] <= last]
+        return (rows[-1]["epoch"], rows[-1]["step"]) if rows else (0, 0)
 
     def cut_epochs(self, last: int) -> None:
         """Drops the rows after epoch `last`: a run that goes on from a checkpoint tells them again."""

@@ -36,3 +36,8 @@ class Verdict(Settings):
     def is_machine_fault(self) -> bool:
         """Whether the trial would have gone on elsewhere: its process or node died, or stood still."""
         return self.kind in MACHINE_FAULTS
+
+    @property
+    def is_final(self) -> bool:
+        """Whether a resumed search leaves the trial as it is."""
+        return self.state != "interrupted" and not self.is_machine_fault

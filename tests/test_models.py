@@ -45,13 +45,17 @@ def test_height_and_width_are_not_confused_where_they_equal_the_channels(encoder
 
 
 def test_models_are_built_without_a_network(monkeypatch):
-    def refuse(*_):
+    opened = []
+
+    def refuse(*target):
+        opened.append(target)
         pytest.fail("building a model opened a connection")
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     for model_config in (config(), upernet(), upernet("resnet18")):
         build_model(model_config, 3)
+    assert opened == []
 
 
 def test_attention_is_computed_in_one_fused_call():

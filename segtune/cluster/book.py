@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import optuna
@@ -75,6 +75,7 @@ class View:
 
     LIMIT = 300  # trials that are kept in sight
     BLOCK = 50  # trials after which the choice is made again
+    NEW_EACH_TIME = False  # whether the same trials are shown differently as others end
 
     def __init__(self, space: Space) -> None:
         self.space, self.base = space, 0
@@ -82,14 +83,15 @@ class View:
         self.running: dict[int, dict[str, Any]] = {}
         self.book = self._open()
 
-    def add(self, known: KnownTrial) -> None:
-        """Shows a trial of an earlier run."""
-        self.ended[-1 - len(self.ended)] = known
+    def add(self, trials: Iterable[KnownTrial]) -> None:
+        """Shows trials of earlier runs."""
+        self.ended |= {-1 - i: known for i, known in enumerate(trials)}
         self.book = self._open()
 
     def ask(self, number: int, sampler: optuna.samplers.BaseSampler, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Returns the values of a trial that is running from now on: those that are given, or what the sampler draws."""
-        self._look(number)
+        if self._forget(number) or (self.NEW_EACH_TIME and given is None):
+            self.book = self._open()
         self.running[number] = self.book.ask(number, sampler, given)
         return self.running[number]
 
@@ -102,20 +104,17 @@ class View:
                 state = "pruned" if verdict.state == "completed" and not mious else verdict.state
                 self.ended[number] = KnownTrial(params=params, state=state, mious=dict(mious))  # pyright: ignore[reportArgumentType]
 
-    def _look(self, number: int) -> None:
-        """Makes the choice again where it is time to."""
+    def _forget(self, number: int) -> bool:
+        """Puts trials out of sight for good that are neither good nor sick nor late, where it is time to; returns whether it was."""
         base = number // self.BLOCK * self.BLOCK
-        if base != self.base and len(self.ended) > self.LIMIT:
-            self.base = base
-            self._forget(base)
-            self.book = self._open()
-
-    def _forget(self, base: int) -> None:
-        """Puts trials before number `base` out of sight for good: neither good nor sick nor late."""
+        if base == self.base or len(self.ended) <= self.LIMIT:
+            return False
+        self.base = base
         old = {n: t for n, t in self.ended.items() if n < base}
         chosen = set(_best(old, self.LIMIT // 5)) | set(_sick(old)[-self.LIMIT // 5 :])
         latest = [n for n in sorted(old) if n not in chosen][-(self.LIMIT - len(chosen)) :]
         self.ended = {n: t for n, t in sorted(self.ended.items()) if n >= base or n in chosen or n in latest}
+        return True
 
     def _open(self) -> Book:
         study = optuna.create_study(direction="maximize")
@@ -138,10 +137,7 @@ class ExpectedView(View):
 
     LIMIT = 200  # the time of a draw grows with the cube
     BLOCK = 20
-
-    def _look(self, number: int) -> None:
-        super()._look(number)
-        self.book = self._open()  # every full trial changes what is expected of the others
+    NEW_EACH_TIME = True  # every full trial changes what is expected of the others
 
     def _shown(self) -> list[KnownTrial]:
         full = [t.mious for t in self.ended.values() if t.state == "completed"]

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 def is_unfinished(trial: TrialDir) -> bool:
     """Whether a resumed search goes on with this trial."""
     verdict = trial.read_verdict()
-    return verdict is None or verdict.state == "interrupted" or verdict.is_machine_fault
+    return verdict is None or not verdict.is_final
 
 
 def scored_rows(trial: TrialDir) -> list[dict[str, Any]]:
@@ -55,8 +55,8 @@ class StudySampler(Searcher):
         self.points = [*study.points(), *known.points]
         for trial in known.trials:
             self.record.study.add_trial(known_trial(trial, study.space))
-            if self.view:
-                self.view.add(trial)
+        if self.view:
+            self.view.add(known.trials)
         self._replay()
 
     @property
@@ -110,9 +110,7 @@ class StudySampler(Searcher):
             self.on_trial_complete(trial_id)
 
     def _verdict(self, trial: TrialDir, result: dict | None, error: bool) -> Verdict:
-        last = result["epoch"] if result and not error else math.inf
-        rows = [row for row in trial.read_epochs() if row["epoch"] <= last]
-        epoch, step = (rows[-1]["epoch"], rows[-1]["step"]) if rows else (0, 0)
+        epoch, step = trial.reached(result["epoch"] if result and not error else math.inf)
         if error:
             evidence = "the trial's process died, as it does when it is killed, runs out of memory or loses its node"
             return Verdict(state="failed", kind="lost", epoch=epoch, step=step, evidence=evidence)
@@ -148,10 +146,10 @@ class StudySampler(Searcher):
             if trial.notes.exists():
                 restore_notes(self.record.asked[number], json.loads(trial.notes.read_text()))
             verdict = trial.read_verdict()
-            if verdict is None or is_unfinished(trial):
-                self.unfinished.append(number)
-            else:
+            if verdict and verdict.is_final:
                 self._tell(number, verdict)
+            else:
+                self.unfinished.append(number)
 
     def save(self, checkpoint_path: str) -> None:
         """Saves nothing: the run folder is the state."""

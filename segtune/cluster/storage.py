@@ -112,13 +112,12 @@ def _remove_own(storage: BaseStorage, run: RunDir, url: str) -> None:
 
 def known_trial(known: KnownTrial, space: Space) -> FrozenTrial:
     """Returns a trial of an earlier run as Optuna keeps it."""
-    dimensions = {d.name: d for d in space.dimensions if d.name in known.params}
     completed = known.state == "completed"
     return optuna.trial.create_trial(
         state=TrialState.COMPLETE if completed else TrialState.PRUNED,
         value=max(known.mious.values()) if completed else None,
         params=known.params,
-        distributions={name: d.distribution() for name, d in dimensions.items()},
+        distributions={d.name: d.distribution() for d in space.dimensions if d.name in known.params},
         intermediate_values=known.mious,
         constraints={UNHEALTHY: 1.0} if known.state == "unhealthy" else None,
     )

@@ -104,7 +104,7 @@ def _is_loss(cause: Exception) -> bool:
 def _verdict_of(error: Exception, trial: TrialDir) -> Verdict:
     from segtune.memory import is_out_of_memory
 
-    rows, cause = trial.read_epochs(), _cause(error)
+    (epoch, step), cause = trial.reached(), _cause(error)
     # Outside of a training step, as in a validation: there the trainer itself finds what would fit.
     no_room = is_out_of_memory(cause)
     kind = "config" if isinstance(cause, SegtuneError) else "lost" if _is_loss(cause) else "out-of-memory" if no_room else "exception"
@@ -113,8 +113,8 @@ def _verdict_of(error: Exception, trial: TrialDir) -> Verdict:
     return Verdict(
         state="unhealthy" if no_room else "failed",
         kind=kind,
-        epoch=rows[-1]["epoch"] if rows else 0,
-        step=rows[-1]["step"] if rows else 0,
+        epoch=epoch,
+        step=step,
         evidence=text[:500],
         advice=f"the whole message is in {trial.path / 'error.txt'}",
     )

@@ -97,8 +97,7 @@ class Watch(tune.Callback):
                 continue
             trial = self.run.trial(self.sampler.numbers[tune_trial.trial_id])
             if (evidence := self.stillness.of(trial)) and not trial.verdict.exists():
-                rows = trial.read_epochs()
-                epoch, step = (rows[-1]["epoch"], rows[-1]["step"]) if rows else (0, 0)
+                epoch, step = trial.reached()
                 trial.write_verdict(Verdict(state="failed", kind="hung", epoch=epoch, step=step, evidence=evidence))
                 ray.kill(actor)
 
