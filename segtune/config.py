@@ -120,12 +120,36 @@ class TermConfig(Settings):
     weight: float = Field(default=0.0, ge=0, description="weight in the sum; 0 switches the term off")
 
 
+class DiceConfig(TermConfig):
+    """Dice loss (Milletari et al. 2016)."""
+
+    per_class: bool = Field(
+        default=False, description="one Dice for each class that a sample has, and their mean, instead of one over all classes together"
+    )
+
+
+class OhemConfig(Settings):
+    """Online hard example mining (Shrivastava et al. 2016): focal and cross-entropy look at the hardest pixels only."""
+
+    keep: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="share of a batch's pixels that is kept, those whose label is the least likely; null keeps all",
+    )
+
+
 class LossConfig(Settings):
     """A weighted sum of focal, Dice and cross-entropy; ignored pixels count in none of them."""
 
     focal: FocalConfig = Field(default_factory=FocalConfig, description="focal loss")
-    dice: TermConfig = Field(default_factory=lambda: TermConfig(weight=1.0), description="Dice loss")
+    dice: DiceConfig = Field(default_factory=lambda: DiceConfig(weight=1.0), description="Dice loss")
     ce: TermConfig = Field(default_factory=TermConfig, description="softmax cross-entropy")
+    class_weights: tuple[Annotated[float, Field(ge=0)], ...] | None = Field(
+        default=None,
+        description="weight of each class in focal (form sigmoid: of its column) and cross-entropy; the mean is over all pixels",
+    )
+    ohem: OhemConfig = Field(default_factory=OhemConfig, description="hard example mining")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
