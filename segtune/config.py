@@ -37,6 +37,13 @@ class DataConfig(Settings):
     resize: Size = Field(default=(2048, 512), description="images are scaled to fit in (long side, short side), in pixels")
     crop: Size = Field(default=(512, 512), description="height and width of a training crop, in pixels")
     num_images: int | None = Field(default=None, ge=1, description="train on the first N images only; default: all of them")
+    cache: str = Field(
+        default="auto",
+        description="where decoded images are kept for all trials of a node: auto (the user's cache folder), none, or a folder on a local disk",
+    )
+    cache_gb: float = Field(
+        default=20.0, gt=0, description="the most that the decoded images of all data sets may take, in GB; more, and none are kept"
+    )
     num_loaders: int | Literal["auto"] = Field(default="auto", description="loader processes per worker; auto: the free cores, 4 at most")
 
     @model_validator(mode="after")
@@ -280,6 +287,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> ExperimentCo
 def absolute_paths(config: ExperimentConfig) -> ExperimentConfig:
     """Returns the config with its paths made absolute: workers run in folders of their own."""
     changes: dict[str, str] = {"data.root": str(Path(config.data.root).absolute())}
+    if config.data.cache not in ("auto", "none"):
+        changes["data.cache"] = str(Path(config.data.cache).absolute())
     weights = config.model.weights
     if weights and Path(weights).exists():
         changes["model.weights"] = str(Path(weights).absolute())

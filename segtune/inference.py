@@ -26,7 +26,7 @@ def evaluate(
         images = normalize(batch.images.to(ranks.device, non_blocking=True))
         with torch.autocast(ranks.device.type, dtype=precision, enabled=precision is not torch.float32):
             logits = model(images)
-        masks = batch.masks.to(ranks.device, non_blocking=True)
+        masks = batch.masks.to(ranks.device, non_blocking=True).long()
         matrix.update(predict_labels(logits, masks.shape[-2:]), masks)
     ranks.sum(matrix.matrix)
     return matrix

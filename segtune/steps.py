@@ -66,7 +66,7 @@ class Steps:
         """Returns the loss to minimise under `loss`, and each term of the main head unweighted."""
         device = self.ranks.device
         images = normalize(batch.images.to(device, non_blocking=True))
-        masks = batch.masks.to(device, non_blocking=True)
+        masks = batch.masks.to(device, non_blocking=True).long()
         with torch.autocast(device.type, dtype=self.precision, enabled=self.precision is not torch.float32):
             logits, auxiliary = model(images, with_auxiliary=True)
         if look:

@@ -1,11 +1,21 @@
 """What tests share: a tiny config on the generated data set."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from segtune.config import ExperimentConfig
 from segtune.data import shapes
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_home(tmp_path_factory) -> Iterator[Path]:
+    """Decoded images of tests stay out of the user's cache."""
+    home = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(home))
+        yield home
 
 
 @pytest.fixture(scope="session")

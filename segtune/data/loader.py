@@ -1,6 +1,6 @@
 """From a config to the batches of one rank. What a sample looks like depends on (seed, epoch, index) and on nothing else.
 
-Images stay uint8 until they are on the device: a quarter of the bytes to copy.
+Images and labels stay uint8 until they are on the device: a quarter and an eighth of the bytes to copy.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from segtune.config import ExperimentConfig
 from segtune.data.augment import Augmentation, cutmix, resize_to_fit
-from segtune.data.layouts import class_names, load_pair, open_split
+from segtune.data.cache import DecodedPairs
+from segtune.data.layouts import class_names, open_split
 from segtune.errors import ConfigError
 
 # ImageNet's statistics, which every encoder of transformers and timm that we use was trained with; in 0..255.
@@ -33,7 +34,7 @@ Ticket = tuple[int, int, int]
 
 @dataclass
 class Batch:
-    """Training samples: images uint8 [B, 3, h, w], masks int64 [B, h, w]."""
+    """Training samples: images uint8 [B, 3, h, w], channels last in memory; masks uint8 [B, h, w]."""
 
     images: Tensor
     masks: Tensor
@@ -41,7 +42,7 @@ class Batch:
 
 @dataclass
 class ValBatch:
-    """Validation images of one size, uint8 [B, 3, h, w], with labels int64 [B, H, W] at their original size."""
+    """Validation images of one size, uint8 [B, 3, h, w], with labels uint8 [B, H, W] at their original size."""
 
     images: Tensor
     masks: Tensor
@@ -118,8 +119,7 @@ class ValLoader:
 class _TrainSamples(Dataset):
     def __init__(self, config: ExperimentConfig) -> None:
         self.config = config
-        self.pairs = open_split(config.data, "train")
-        self.num_classes = len(class_names(config.data))
+        self.pairs = DecodedPairs(open_split(config.data, "train"), config.data, len(class_names(config.data)))
         self.augmentation = Augmentation(config.data, config.augment)
 
     def __getitem__(self, ticket: Ticket) -> tuple[np.ndarray, np.ndarray]:
@@ -133,8 +133,7 @@ class _TrainSamples(Dataset):
         return image, mask
 
     def _augmented(self, epoch: int, index: int, stream: int) -> tuple[np.ndarray, np.ndarray]:
-        image, mask = load_pair(self.pairs[index], self.config.data, self.num_classes)
-        return self.augmentation(image, mask, self._rng(epoch, index, stream))
+        return self.augmentation(*self.pairs[index], self._rng(epoch, index, stream))
 
     def _rng(self, epoch: int, index: int, stream: int) -> np.random.Generator:
         return np.random.default_rng((self.config.seed, epoch, index, stream))
@@ -143,13 +142,12 @@ class _TrainSamples(Dataset):
 class _ValSamples(Dataset):
     def __init__(self, config: ExperimentConfig) -> None:
         self.config = config
-        self.pairs = open_split(config.data, "val")
-        self.num_classes = len(class_names(config.data))
+        self.decoded = DecodedPairs(open_split(config.data, "val"), config.data, len(class_names(config.data)))
+        self.pairs = self.decoded.pairs
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray, str]:
-        pair = self.pairs[index]
-        image, mask = load_pair(pair, self.config.data, self.num_classes)
-        return resize_to_fit(image, self.config.data.resize), mask, pair.name
+        image, mask = self.decoded[index]
+        return resize_to_fit(image, self.config.data.resize), mask, self.pairs[index].name
 
 
 class _Order(Sampler):
@@ -197,14 +195,15 @@ def _by_size(samples: _ValSamples, rank: int, world_size: int) -> list[list[int]
 
 
 def _stack(images: list[np.ndarray]) -> Tensor:
-    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
+    # As they lie in memory: turning them into planes took as long as a crop.
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
 
 
 def _collate(samples: list[tuple[np.ndarray, np.ndarray]]) -> Batch:
     images, masks = zip(*samples, strict=True)
-    return Batch(_stack(list(images)), torch.from_numpy(np.stack(masks)).long())
+    return Batch(_stack(list(images)), torch.from_numpy(np.stack(masks)))
 
 
 def _collate_val(samples: list[tuple[np.ndarray, np.ndarray, str]]) -> ValBatch:
     images, masks, names = zip(*samples, strict=True)
-    return ValBatch(_stack(list(images)), torch.from_numpy(np.stack(masks)).long(), list(names))
+    return ValBatch(_stack(list(images)), torch.from_numpy(np.stack(masks)), list(names))

@@ -1,0 +1,183 @@
+"""Decoded images and labels on the node's disk, memory-mapped: every trial of the node reads what the first one has decoded.
+
+A trial of forty epochs decodes each JPEG forty times, and eight trials beside it do the same. Here each pair is decoded once
+per node, by whoever needs it first. The files lie in one folder per data set; the system's page cache holds what is in use, once
+for all processes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import logging
+import mmap
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from segtune.config import DataConfig
+from segtune.data.layouts import Pair, load_pair
+
+log = logging.getLogger(__name__)
+
+# Changes when what lies in a file changes.
+VERSION = "1"
+# Images whose headers are read to learn how much a data set takes.
+PROBES = 16
+# Files that stand for the locks of a folder: enough that loaders seldom wait for one another.
+STRIPES = 64
+GB = 10**9
+# Left on the disk for checkpoints, whatever happens.
+SPARE_BYTES = 2 * GB
+HEADER_BYTES = 16  # height and width
+
+
+class DecodedPairs:
+    """Image uint8 [H, W, 3] and labels uint8 [H, W] of each pair of a split, by index."""
+
+    def __init__(self, pairs: Sequence[Pair], config: DataConfig, num_classes: int) -> None:
+        """Decides whether the decoded images are kept; nothing is decoded yet."""
+        self.pairs, self.config, self.num_classes = pairs, config, num_classes
+        self.folder = _folder(pairs, config, num_classes)
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns a pair; the arrays are read-only where they are kept. Raises DataError that names a file which is no image."""
+        pair = self.pairs[index]
+        if self.folder is None or not (name := _name(pair)):
+            return load_pair(pair, self.config, self.num_classes)
+        path = self.folder / name
+        if found := _read(path):
+            return found
+        self.folder.mkdir(parents=True, exist_ok=True)  # it may have been removed to make room
+        with _locked(self.folder / f"lock-{int(name[:2], 16) % STRIPES}"):
+            if found := _read(path):  # whoever held the lock has decoded it
+                return found
+            decoded = load_pair(pair, self.config, self.num_classes)
+            self._keep(path, decoded)
+            return decoded
+
+    def _keep(self, path: Path, decoded: tuple[np.ndarray, np.ndarray]) -> None:
+        """Writes a pair for the others; where the disk does not take it, this process stops trying."""
+        aside = path.with_suffix(f".{os.getpid()}")
+        try:
+            with aside.open("wb") as file:
+                for part in (np.array(decoded[1].shape, "<i8"), *decoded):
+                    file.write(np.ascontiguousarray(part).data)
+            aside.replace(path)
+        except OSError as error:
+            log.warning("data.cache: %s: %s: from here on images are decoded again each time", path.parent, error.strerror)
+            aside.unlink(missing_ok=True)
+            self.folder = None
+
+
+def _folder(pairs: Sequence[Pair], config: DataConfig, num_classes: int) -> Path | None:
+    """Returns the folder of this data set's decoded images, or None where they are not kept."""
+    if config.cache == "none" or not pairs:
+        return None
+    home = _home() if config.cache == "auto" else Path(config.cache)
+    # What a label becomes depends on these settings.
+    meaning = (VERSION, _boot(), config.layout, config.reduce_zero_label, config.ignore_index, num_classes, os.path.dirname(pairs[0].image))
+    folder = home / _digest(meaning)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        os.utime(folder)
+        needed, others = _needed(pairs), _others(folder)
+        allowed = min(config.cache_gb * GB, shutil.disk_usage(home).free + _size(folder) + sum(others.values()) - SPARE_BYTES)
+        if needed > allowed:
+            log.warning(
+                "data.cache: the decoded images of %s take about %.2f GB, and %.2f GB are allowed in %s (data.cache_gb is %g, and %.0f GB of "
+                "the disk stay free): every epoch decodes the images again",
+                config.root, needed / GB, max(0.0, allowed) / GB, home, config.cache_gb, SPARE_BYTES / GB,
+            )  # fmt: skip
+            return None
+        _make_room(others, sum(others.values()) + needed - allowed)
+    except OSError as error:
+        log.warning("data.cache: %s: %s: every epoch decodes the images again", home, error.strerror)
+        return None
+    return folder
+
+
+def _home() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "segtune"
+
+
+def _boot() -> str:
+    """Returns what changes when the machine starts: files are not synced, so a crash of the machine may leave holes in them."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
+def _digest(meaning: tuple) -> str:
+    return hashlib.blake2b(repr(meaning).encode(), digest_size=12).hexdigest()
+
+
+def _needed(pairs: Sequence[Pair]) -> int:
+    """Returns about how many bytes the decoded pairs take: three of each pixel for the image and one for its label."""
+    probes = pairs[:: max(1, len(pairs) // PROBES)]
+    pixels = 0
+    for pair in probes:
+        # A file that is no image is told of by whoever decodes it.
+        with contextlib.suppress(OSError), Image.open(pair.image) as image:
+            pixels += image.width * image.height
+    return 4 * pixels * len(pairs) // len(probes)
+
+
+def _size(folder: Path) -> int:
+    with os.scandir(folder) as entries:
+        return sum(entry.stat().st_size for entry in entries)
+
+
+def _others(folder: Path) -> dict[Path, int]:
+    """Returns the size of each other data set's folder, the one that has not been used for the longest time first."""
+    found = sorted((other for other in folder.parent.iterdir() if other.is_dir() and other != folder), key=os.path.getmtime)
+    return {other: _size(other) for other in found}
+
+
+def _make_room(others: Mapping[Path, int], excess: float) -> None:
+    """Removes other data sets until `excess` bytes are free. Whoever reads one of them decodes its images again."""
+    for other, size in others.items():
+        if excess <= 0:
+            break
+        shutil.rmtree(other, ignore_errors=True)
+        log.info("data.cache: removed %s (%.2f GB) to make room", other, size / GB)
+        excess -= size
+
+
+def _name(pair: Pair) -> str:
+    """Returns the name of a pair's file: another one as soon as the image or the mask is another one; "" where one is missing."""
+    try:
+        stats = [os.stat(path) for path in (pair.image, pair.mask)]
+    except OSError:
+        return ""
+    return _digest((pair.image, pair.mask, *((s.st_size, s.st_mtime_ns) for s in stats)))
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Holds a lock among the processes of this node; the system lets go of it when its holder dies."""
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _read(path: Path) -> tuple[np.ndarray, np.ndarray] | None:
+    """Returns what lies in a file, None where it is not there (yet)."""
+    try:
+        with path.open("rb") as file:
+            memory = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+    except (FileNotFoundError, ValueError):
+        return None
+    height, width = (int(value) for value in np.frombuffer(memory, "<i8", 2))
+    image = np.frombuffer(memory, np.uint8, height * width * 3, HEADER_BYTES)
+    labels = np.frombuffer(memory, np.uint8, height * width, HEADER_BYTES + image.size)
+    return image.reshape(height, width, 3), labels.reshape(height, width)
