@@ -20,10 +20,29 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.methods import METHODS, make_method
-from benchmarks.tasks import Recorded, make_task
+from benchmarks.tasks import Curve, Recorded, make_task
 
 CONCURRENT = 8
 WITHIN = 0.99
+
+
+class Running:
+    """A trial on the virtual clock: what it has reported, and when it reports next."""
+
+    def __init__(self, curve: Curve, pace: float) -> None:
+        """`pace` is how long an epoch takes."""
+        self.curve, self.pace, self.epoch = curve, pace, 0
+        self.validated = sorted(curve.mious)
+
+    def time_to_next(self) -> float:
+        """Returns the time until the next validation, or until the end where there is none."""
+        return self.pace * ((self.validated[0] if self.validated else self.curve.epochs) - self.epoch)
+
+    def advance(self) -> tuple[int, int | None]:
+        """Returns the epochs spent since the last report, and the epoch that is validated now, None at the end."""
+        before, epoch = self.epoch, self.validated.pop(0) if self.validated else None
+        self.epoch = epoch or self.curve.epochs
+        return self.epoch - before, epoch
 
 
 def search(task: Recorded, name: str, target: float, budget: int, seed: int) -> list[tuple[int, float]]:
@@ -33,30 +52,27 @@ def search(task: Recorded, name: str, target: float, budget: int, seed: int) -> 
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     method, random = make_method(name, task, seed), np.random.default_rng(seed)
-    waiting: list[tuple[float, int, float]] = []
-    curves: dict[int, tuple] = {}
-    spent, best, trace, number = 0, 0.0, [(0, 0.0)], 0
+    waiting: list[tuple[float, int]] = []
+    running: dict[int, Running] = {}
+    now, spent, best, trace, number = 0.0, 0, 0.0, [(0, 0.0)], 0
     while spent < budget and not (best >= target and spent > budget // 4):
         while len(waiting) < CONCURRENT:
-            curve = task.curve(method.suggest(number), seed * 100_003 + number)
-            curves[number] = (curve, iter(sorted(curve.mious)), 0)
-            heapq.heappush(waiting, (waiting[0][0] if waiting else 0.0, number, random.uniform(0.8, 1.25)))
+            running[number] = Running(task.curve(method.suggest(number), seed * 100_003 + number), random.uniform(0.8, 1.25))
+            heapq.heappush(waiting, (now + running[number].time_to_next(), number))
             number += 1
-        now, trial, pace = heapq.heappop(waiting)
-        curve, epochs, before = curves[trial]
-        epoch = next(epochs, None)
+        now, trial = heapq.heappop(waiting)
+        curve = running[trial].curve
+        epochs, epoch = running[trial].advance()
+        spent += epochs
         if epoch is None:
-            spent += curve.epochs - before
             method.end(trial, "unhealthy" if curve.end else "completed")
             continue
-        spent += epoch - before
-        curves[trial] = (curve, epochs, epoch)
         # The score of a run that ends sick is no score: nobody would take its config.
         if not curve.end and curve.worth[epoch] > best:
             best = curve.worth[epoch]
             trace.append((spent, best))
         if method.report(trial, epoch, curve.mious[epoch]):
-            heapq.heappush(waiting, (now + pace * (epoch - before), trial, pace))
+            heapq.heappush(waiting, (now + running[trial].time_to_next(), trial))
         else:
             method.end(trial, "pruned")
     method.close()

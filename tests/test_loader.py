@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from segtune.config import AugmentConfig, DataConfig
-from segtune.data.augment import Augmentation, PhotometricDistortion, cutmix, fit_scale, resize_to_fit
+from segtune.data.augment import Augmentation, _cut, cutmix, fit_scale, resize_to_fit
 from segtune.data.loader import MEAN, STD, TrainLoader, ValLoader, normalize
+from segtune.data.photometric import Colours
 from segtune.errors import ConfigError
 
 EVERYTHING = {
@@ -89,25 +90,30 @@ def scene():
     return image, labels
 
 
-@pytest.mark.parametrize("scale", [0.5, 0.8, 1.0, 1.7])
-def test_cropping_first_equals_resizing_first(scene, scale):
+@pytest.mark.parametrize("seed", range(60))
+def test_cropping_first_equals_resizing_first(seed):
     # The plain way: resize the whole image, then cut the same window out of it.
-    image, labels = scene
-    cut = augmentation({"crop": [32, 40]}, ratio=[scale, scale])
-    ours, our_labels = cut(image, labels, np.random.default_rng(5))
-    top, left, height, width = cut._draw_window(64, 64, scale, _after_scale(5, scale))
-    size = round(64 * scale)
-    whole = cv2.resize(image, (size, size), interpolation=cv2.INTER_LINEAR)[top : top + height, left : left + width]
-    assert np.abs(ours[:height, :width].astype(int) - whole.astype(int)).max() <= 2
-    ys = ((np.arange(size) + 0.5) / scale).astype(int).clip(0, 63)
-    plain_labels = labels[ys][:, ys][top : top + height, left : left + width]
-    assert (our_labels[:height, :width] == plain_labels).mean() > 0.97
-
-
-def _after_scale(seed, scale):
     rng = np.random.default_rng(seed)
-    rng.uniform(scale, scale)
-    return rng
+    scale = float(rng.choice([0.5, 1.0, 2.0, rng.uniform(0.5, 3.0)]))
+    image = cv2.resize(rng.integers(0, 255, (20, 26, 3), np.uint8), (260, 200))
+    labels = cv2.resize(rng.integers(0, 9, (20, 26), np.uint8), (260, 200), interpolation=cv2.INTER_NEAREST)
+    full = (round(200 * scale), round(260 * scale))
+    size = [min(160, f) for f in full]
+    top, left = (int(rng.integers(0, f - s + 1)) for f, s in zip(full, size, strict=True))
+    ours, our_labels = _cut(image, labels, (top, left, *size), scale, False, Colours())
+    part = (slice(top, top + size[0]), slice(left, left + size[1]))
+    whole = cv2.resize(image, full[::-1], interpolation=cv2.INTER_LINEAR)[part]
+    assert np.abs(ours.astype(int) - whole.astype(int)).max() <= 3
+    ys, xs = (((np.arange(f) + 0.5) * n / f).astype(int) for f, n in zip(full, labels.shape, strict=True))
+    assert (our_labels == labels[ys][:, xs][part]).mean() > 0.99  # rounding where a pixel lies on the border of two
+
+
+def test_crops_lie_anywhere_in_the_resized_image_alike(scene):
+    cut = augmentation({"crop": [32, 32]}, ratio=[0.75, 1.5])
+    drawn = [cut._draw_window(64, 64, 1.5, np.random.default_rng(seed))[:2] for seed in range(3000)]
+    counts = np.bincount(np.array(drawn).ravel(), minlength=65)
+    assert len(counts) == 65  # 96 - 32 + 1 places
+    assert counts.min() > 0.5 * counts.mean()
 
 
 def test_small_images_are_padded_with_mean_colour_and_ignore(scene):
@@ -151,15 +157,41 @@ def test_photometric_distortion_leaves_labels_and_size_alone(scene):
 
 
 def test_photometric_distortion_is_the_formula_when_everything_is_drawn():
-    params = {"brightness": 20.0, "contrast": 0.5, "saturation": 1.5, "hue": 10.0, "contrast_first": True}
     pixel = np.array([[[100, 60, 20]]], np.uint8)
     hsv = cv2.cvtColor(((pixel + 20) * 0.5).astype(np.uint8), cv2.COLOR_RGB2HSV).astype(float)
     hsv[..., 0] = (hsv[..., 0] + 10) % 180
     hsv[..., 1] = (hsv[..., 1] * 1.5).clip(0, 255)
     expected = cv2.cvtColor(hsv.astype(np.uint8), cv2.COLOR_HSV2RGB)
-    assert np.array_equal(PhotometricDistortion().apply(pixel, **params), expected)
-    neutral = {"brightness": 0.0, "contrast": 1.0, "saturation": 1.0, "hue": 0.0, "contrast_first": False}
-    assert np.array_equal(PhotometricDistortion().apply(pixel, **neutral), pixel)
+    assert np.array_equal(Colours(20.0, 0.5, 1.5, 10, True).apply(pixel), expected)
+    last = Colours(20.0, 1.5, contrast_first=False).apply(pixel)
+    assert last.tolist() == [[[180, 120, 60]]]
+    assert Colours().apply(pixel) is pixel
+
+
+def test_each_part_of_the_distortion_is_drawn_half_of_the_time():
+    drawn = [Colours.draw(np.random.default_rng(seed)) for seed in range(400)]
+    for name in ("brightness", "contrast", "saturation", "hue", "contrast_first"):
+        neutral = np.mean([getattr(one, name) == getattr(Colours(), name) for one in drawn])
+        assert 0.4 < neutral < 0.6, name
+    assert max(abs(one.brightness) for one in drawn) == pytest.approx(32, abs=1)
+    assert sorted({one.hue for one in drawn})[:: len({one.hue for one in drawn}) - 1] == [-17, 17]
+
+
+@pytest.mark.parametrize("scale", [1.3, 2.5])
+def test_colours_before_and_after_the_resize_come_to_the_same(scene, scale):
+    colours, window = Colours(10.0, 1.2, 0.8, 5), (3, 5, 60, 50)
+    before, _ = _cut(*scene, window, scale, False, colours)
+    after = colours.apply(_cut(*scene, window, scale, False, Colours())[0])
+    assert np.abs(before.astype(int) - after).mean() < 1.5
+
+
+def test_a_flip_on_the_way_is_a_flip_at_the_end(scene):
+    window = (3, 5, 60, 50)
+    for scale in (0.9, 1.7):
+        turned = _cut(*scene, window, scale, True, Colours())
+        plain = _cut(*scene, window, scale, False, Colours())
+        assert np.abs(turned[0].astype(int) - plain[0][:, ::-1]).max() <= 2
+        assert (turned[1] == plain[1][:, ::-1]).mean() > 0.98
 
 
 def test_cutmix_brings_labels_with_the_pixels():

@@ -5,7 +5,9 @@ Everything random is drawn from the generator that is handed in, so that a sampl
 
 from __future__ import annotations
 
+import math
 import os
+from dataclasses import dataclass
 from typing import Any
 
 import cv2
@@ -16,10 +18,14 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 import albumentations as A
 
 from segtune.config import AugmentConfig, CutoutConfig, DataConfig
+from segtune.data.photometric import Colours
 
 # ImageNet's mean colour: what is padded or cut out is 0 after normalisation.
 MEAN_COLOUR = (124, 116, 104)
 CROP_TRIES = 10  # mmseg's
+# How far before a window a place is looked for from which it can be resized by itself, in pixels of the resized image; and by how
+# much that place may lie beside a pixel of the source.
+SEARCHED, MISSED = 64, 0.02
 
 
 def fit_scale(height: int, width: int, size: tuple[int, int]) -> float:
@@ -41,14 +47,17 @@ class Augmentation:
 
     def __init__(self, data: DataConfig, augment: AugmentConfig) -> None:
         self.data, self.augment = data, augment
-        self.after_crop = A.Compose(_flip(augment) + _photometric(augment) + _cutout(augment.cutout, data) + [_pad(data)])
+        self.after_crop = A.Compose([*_cutout(augment.cutout, data), _pad(data)])
 
     def __call__(self, image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Returns image uint8 [h, w, 3] and mask uint8 [h, w] of the crop's size for any image and mask of one size."""
         height, width = mask.shape
         scale = fit_scale(height, width, self.data.resize) * rng.uniform(*self.augment.ratio)
         window = self._window(mask, scale, rng)
-        image, mask = _cut(image, mask, window, scale)
+        colours = Colours.draw(rng) if self.augment.photometric else Colours()
+        image, mask = _cut(image, mask, window, scale, rng.random() < self.augment.flip, colours)
+        if not self.augment.cutout.prob and mask.shape == self.data.crop:
+            return image, mask
         # Compose draws from streams of its own: without a seed per sample, forked loaders would all draw the same.
         self.after_crop.set_random_seed(int(rng.integers(2**31)))
         result = self.after_crop(image=image, mask=mask)
@@ -72,76 +81,73 @@ class Augmentation:
     def _is_varied(self, mask: np.ndarray, window: tuple[int, int, int, int], scale: float) -> bool:
         """Whether a crop has more than one class and none that covers more than cat_max_ratio, ignored pixels apart."""
         top, left, height, width = (round(v / scale) for v in window)
-        counts = np.bincount(mask[top : top + max(1, height), left : left + max(1, width)].ravel(), minlength=256)
+        part = mask[top : top + max(1, height), left : left + max(1, width)]
+        counts = cv2.calcHist([part], [0], None, [256], [0, 256]).ravel()
         counts[self.data.ignore_index] = 0
         return bool(np.count_nonzero(counts) > 1 and counts.max() < self.augment.cat_max_ratio * counts.sum())
 
 
-def _cut(image: np.ndarray, mask: np.ndarray, window: tuple[int, int, int, int], scale: float) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the window of the resized image, by resizing only what the window shows (with a margin for the filter)."""
-    top, left, height, width = window
-    full = (max(1, round(mask.shape[0] * scale)), max(1, round(mask.shape[1] * scale)))
-    margin = 2 + int(2 / scale)
-    y0, y1 = max(0, int(top / scale) - margin), min(mask.shape[0], int((top + height) / scale) + margin + 1)
-    x0, x1 = max(0, int(left / scale) - margin), min(mask.shape[1], int((left + width) / scale) + margin + 1)
-    # The same mapping as cv2.resize of the whole image, moved to the window: pixel centres at (x + 0.5) * step - 0.5.
-    step_y, step_x = mask.shape[0] / full[0], mask.shape[1] / full[1]
-    matrix = np.array([[step_x, 0, (left + 0.5) * step_x - 0.5 - x0], [0, step_y, (top + 0.5) * step_y - 0.5 - y0]], np.float64)
-    flags = cv2.WARP_INVERSE_MAP
-    part = cv2.warpAffine(image[y0:y1, x0:x1], matrix, (width, height), flags=flags | cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    labels = cv2.warpAffine(mask[y0:y1, x0:x1], matrix, (width, height), flags=flags | cv2.INTER_NEAREST, borderMode=cv2.BORDER_REPLICATE)
-    return part, labels
+def _cut(
+    image: np.ndarray, mask: np.ndarray, window: tuple[int, int, int, int], scale: float, flipped: bool, colours: Colours
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the window of the resized image, flipped from left to right and its colours distorted where that is asked for.
 
-
-def _flip(augment: AugmentConfig) -> list[Any]:
-    return [A.HorizontalFlip(p=augment.flip)] if augment.flip else []
-
-
-class PhotometricDistortion(A.ImageOnlyTransform):
-    """Brightness, contrast, saturation and hue, each with probability 0.5, contrast before or after the other two.
-
-    Brightness +-32 of 255, contrast and saturation 0.5 to 1.5, hue +-18 degrees of 180. Source: Liu et al. 2016 (SSD), in
-    mmsegmentation's order.
+    Only what the window shows is resized. Colours change on the smaller side of the resize: before it or after it, a pixel
+    comes to the same but for rounding.
     """
-
-    def apply(self, img: np.ndarray, **params: float | bool) -> np.ndarray:
-        """Distorts image uint8 [H, W, 3] with what `get_params` drew."""
-        # Brightness and contrast are affine in the pixel: one look-up table each, rounded and clipped as uint8 as in mmseg.
-        image = _affine(img, 1.0, float(params["brightness"]))
-        if params["contrast_first"]:
-            image = _affine(image, float(params["contrast"]), 0.0)
-        if params["saturation"] != 1 or params["hue"]:
-            hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
-            hue = ((np.arange(256) + int(params["hue"])) % 180).astype(np.uint8)
-            saturation = (np.arange(256) * float(params["saturation"])).clip(0, 255).astype(np.uint8)
-            table = np.stack([hue, saturation, np.arange(256, dtype=np.uint8)], 1)[None]
-            image = cv2.cvtColor(cv2.LUT(hsv, table), cv2.COLOR_HSV2RGB)
-        return image if params["contrast_first"] else _affine(image, float(params["contrast"]), 0.0)
-
-    def get_params(self) -> dict[str, float | bool]:
-        """Draws one distortion; 1, 0 and 0 degrees leave the image as it is."""
-        draw = self.py_random
-
-        def perhaps(low: float, high: float, neutral: float) -> float:
-            return draw.uniform(low, high) if draw.random() < 0.5 else neutral
-
-        return {
-            "brightness": perhaps(-32, 32, 0.0),
-            "contrast": perhaps(0.5, 1.5, 1.0),
-            "saturation": perhaps(0.5, 1.5, 1.0),
-            "hue": perhaps(-18, 18, 0.0),
-            "contrast_first": draw.random() < 0.5,
-        }
+    rows, columns = (
+        _Span.of(start, size, full / max(1, round(full * scale)), full)
+        for start, size, full in zip(window[:2], window[2:], mask.shape, strict=True)
+    )
+    labels = mask.take(rows.nearest(), 0).take(columns.nearest(), 1)
+    part = image[rows.first : rows.stop, columns.first : columns.stop]
+    seen = _resize(colours.apply(part) if scale > 1 else part, rows, columns)
+    seen = seen if scale > 1 else colours.apply(seen)
+    return (cv2.flip(seen, 1), cv2.flip(labels, 1)) if flipped else (seen, labels)
 
 
-def _affine(image: np.ndarray, alpha: float, beta: float) -> np.ndarray:
-    if alpha == 1 and beta == 0:
-        return image
-    return cv2.LUT(image, (np.arange(256) * alpha + beta).clip(0, 255).astype(np.uint8))
+@dataclass(frozen=True)
+class _Span:
+    """A window along one axis: pixel i of the resized image lies at (i + 0.5) * step - 0.5 in the source, as in cv2.resize."""
+
+    start: int  # of the window, in pixels of the resized image
+    size: int
+    step: float
+    full: int  # pixels of the source
+    first: int  # of the source that is looked at
+    stop: int
+    skip: int  # pixels of the resized part before the window
+    miss: float  # by how much the resized part lies beside the resized image, in pixels of the source
+
+    @classmethod
+    def of(cls, start: int, size: int, step: float, full: int) -> _Span:
+        """Looks for a source pixel, not far before the window, at which a pixel of the resized image begins, too.
+
+        Resized from there on, the part equals that of the whole image.
+        """
+        skips = np.arange(int(2 / step) + 1, SEARCHED) if start >= SEARCHED else np.array([start])
+        begins = (start - skips) * step
+        best = int(np.abs(begins - begins.round()).argmin())
+        first, skip = round(begins[best]), int(skips[best])
+        stop = min(full, math.ceil(first + (skip + size) * step) + 2)
+        return cls(start, size, step, full, first, stop, skip, float(begins[best] - first))
+
+    def nearest(self) -> np.ndarray:
+        """Returns the source pixel that each pixel of the window lies in."""
+        return ((self.start + np.arange(self.size) + 0.5) * self.step).astype(np.intp).clip(0, self.full - 1)
 
 
-def _photometric(augment: AugmentConfig) -> list[Any]:
-    return [PhotometricDistortion(p=1.0)] if augment.photometric else []
+def _resize(part: np.ndarray, rows: _Span, columns: _Span) -> np.ndarray:
+    """Returns the window out of the source's part that its spans name."""
+    if max(abs(rows.miss), abs(columns.miss)) < MISSED:
+        whole = cv2.resize(part, None, fx=1 / columns.step, fy=1 / rows.step, interpolation=cv2.INTER_LINEAR)
+        return whole[rows.skip : rows.skip + rows.size, columns.skip : columns.skip + columns.size]
+    # Any place in the source, but three times slower.
+    matrix = np.array([[0.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
+    for axis, span in ((0, columns), (1, rows)):
+        matrix[axis, axis], matrix[axis, 2] = span.step, (span.start + 0.5) * span.step - 0.5 - span.first
+    flags = cv2.WARP_INVERSE_MAP | cv2.INTER_LINEAR
+    return cv2.warpAffine(part, matrix, (columns.size, rows.size), flags=flags, borderMode=cv2.BORDER_REPLICATE)
 
 
 def _cutout(cutout: CutoutConfig, data: DataConfig) -> list[Any]:

@@ -68,9 +68,12 @@ class DecodedPairs:
         """Writes a pair for the others; where the disk does not take it, this process stops trying."""
         aside = path.with_suffix(f".{os.getpid()}")
         try:
+            parts = [np.ascontiguousarray(part) for part in (np.array(decoded[1].shape, "<i8"), *decoded)]
             with aside.open("wb") as file:
-                for part in (np.array(decoded[1].shape, "<i8"), *decoded):
-                    file.write(np.ascontiguousarray(part).data)
+                # Room first: it is a fifth of the time, and a full disk is told before anything is written.
+                os.posix_fallocate(file.fileno(), 0, sum(part.nbytes for part in parts))
+                for part in parts:
+                    file.write(part.data)
             aside.replace(path)
         except OSError as error:
             log.warning("data.cache: %s: %s: from here on images are decoded again each time", path.parent, error.strerror)

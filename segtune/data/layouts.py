@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
@@ -189,17 +190,26 @@ def read_mask(path: str | Path, config: DataConfig, num_classes: int) -> np.ndar
         raise DataError(
             f"{path}: a mask must have one channel of labels (palette or grey PNG), this one is {image.mode}; convert its colours to labels"
         )
-    labels = np.asarray(image).astype(np.int64)
-    reduce_zero = config.reduce_zero_label if config.reduce_zero_label is not None else config.layout == "ade20k"
-    if reduce_zero:
-        labels = np.where((labels == 0) | (labels == 255), config.ignore_index, labels - 1)
-    wrong = np.unique(labels[(labels >= num_classes) & (labels != config.ignore_index) | (labels < 0)])
+    found = np.asarray(image)
+    if found.dtype == np.uint8:
+        present = np.flatnonzero(cv2.calcHist([found], [0], None, [256], [0, 256]))
+    else:
+        present = np.unique(found).astype(np.int64)
+    labels = _labels(present, config)
+    wrong = labels[(labels >= num_classes) & (labels != config.ignore_index) | (labels < 0)]
     if wrong.size:
         raise DataError(
-            f"{path}: labels {wrong[:5].tolist()} are outside the {num_classes} classes (0..{num_classes - 1}, {config.ignore_index} = ignore); "
+            f"{path}: labels {np.unique(wrong)[:5].tolist()} are outside the {num_classes} classes (0..{num_classes - 1}, {config.ignore_index} = ignore); "
             "check data.classes, data.ignore_index and data.reduce_zero_label"
         )
-    return labels.astype(np.uint8)
+    # What the file says becomes what it means in one look-up: all of it is below 256 by now.
+    return cv2.LUT(found.astype(np.uint8), _labels(np.arange(256), config).astype(np.uint8))
+
+
+def _labels(found: np.ndarray, config: DataConfig) -> np.ndarray:
+    """Returns the labels that values in a mask file stand for."""
+    reduce_zero = config.reduce_zero_label if config.reduce_zero_label is not None else config.layout == "ade20k"
+    return np.where((found == 0) | (found == 255), config.ignore_index, found - 1) if reduce_zero else found
 
 
 def load_pair(pair: Pair, config: DataConfig, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
