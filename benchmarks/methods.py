@@ -156,7 +156,9 @@ def make_method(name: str, task: Recorded, seed: int) -> OptunaMethod | RayMetho
             return OurMethod(task, seed, {"sampler": "gp"})
         case "segtune tpe":
             return OurMethod(task, seed, {"sampler": "tpe"})
-        case "segtune tpe with constant liar":
+        case "segtune tpe, multivariate":
+            return OurMethod(task, seed, {"sampler": "tpe", "multivariate": True})
+        case "segtune tpe, constant liar":
             return OurMethod(task, seed, {"sampler": "tpe", "constant_liar": True})
     raise ValueError(name)
 
@@ -168,5 +170,6 @@ METHODS = (
     "Optuna TPE + Hyperband",
     "segtune gp",
     "segtune tpe",
-    "segtune tpe with constant liar",
+    "segtune tpe, multivariate",
+    "segtune tpe, constant liar",
 )

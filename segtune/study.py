@@ -78,6 +78,10 @@ class SearchConfig(Settings):
         default=False,
         description="tpe: takes running trials for bad ones, so that parallel draws keep apart; benchmarks/README.md has what it cost",
     )
+    multivariate: bool = Field(
+        default=False,
+        description="tpe: draws all settings from one joint density instead of each from its own; benchmarks/README.md has what it cost",
+    )
     grid_points: int = Field(default=3, ge=2, description="values of each range for the sampler grid; choices are taken as they are")
     scheduler: Literal["none"] | SchedulerConfig = Field(
         default_factory=lambda: SchedulerConfig(asha=AshaConfig()), description="how trials are stopped early; or none"

@@ -45,7 +45,8 @@ def sampler_of(search: SearchConfig, space: Space, number: int) -> optuna.sample
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         match search.sampler:
             case "tpe":
-                return SpaceTPE(space, seed=seed, n_startup_trials=STARTUP_TRIALS, constant_liar=search.constant_liar)
+                options: dict[str, Any] = {"seed": seed, "n_startup_trials": STARTUP_TRIALS, "constant_liar": search.constant_liar}
+                return SpaceTPE(space, **options) if search.multivariate else optuna.samplers.TPESampler(**options)
             case "cmaes":
                 return optuna.samplers.CmaEsSampler(
                     seed=seed, n_startup_trials=STARTUP_TRIALS, consider_pruned_trials=True, warn_independent_sampling=False
@@ -94,7 +95,8 @@ def _database(url: str) -> BaseStorage:
     except ArgumentError:
         why = "this is not the URL of a database; examples: sqlite:///study.db, postgresql://user@host/name"
     except ImportError as error:
-        why = f"the driver of this database is not installed ({error})"
+        missing = getattr(error.__cause__, "name", None) or error
+        why = f"the driver of this database is not installed ({missing}); for PostgreSQL: pip install 'segtune[postgres]'"
     except SQLAlchemyError as error:
         why = f"the database does not answer ({str(error).splitlines()[0]})"
     raise ClusterError(f"search.storage: {url.split('@')[-1]}: {why}")
