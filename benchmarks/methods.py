@@ -150,15 +150,18 @@ def make_method(name: str, task: Recorded, seed: int) -> OptunaMethod | RayMetho
             return RayMethod(task, seed)
         case "Optuna TPE + SuccessiveHalving":
             return OptunaMethod(task, tpe, pruners.SuccessiveHalvingPruner(min_resource=task.grace, reduction_factor=REDUCTION))
+        case "Optuna univariate TPE + SuccessiveHalving":
+            tpe = optuna.samplers.TPESampler(seed=seed, multivariate=False)
+            return OptunaMethod(task, tpe, pruners.SuccessiveHalvingPruner(min_resource=task.grace, reduction_factor=REDUCTION))
         case "Optuna TPE + Hyperband":
             return OptunaMethod(task, tpe, pruners.HyperbandPruner(task.grace, task.epochs, REDUCTION))
         case "segtune gp":
             return OurMethod(task, seed, {"sampler": "gp"})
         case "segtune tpe":
             return OurMethod(task, seed, {"sampler": "tpe"})
-        case "segtune tpe, multivariate":
+        case "segtune tpe multivariate":
             return OurMethod(task, seed, {"sampler": "tpe", "multivariate": True})
-        case "segtune tpe, constant liar":
+        case "segtune tpe constant liar":
             return OurMethod(task, seed, {"sampler": "tpe", "constant_liar": True})
     raise ValueError(name)
 
@@ -167,9 +170,10 @@ METHODS = (
     "random",
     "Ray OptunaSearch + ASHA",
     "Optuna TPE + SuccessiveHalving",
+    "Optuna univariate TPE + SuccessiveHalving",
     "Optuna TPE + Hyperband",
     "segtune gp",
     "segtune tpe",
-    "segtune tpe, multivariate",
-    "segtune tpe, constant liar",
+    "segtune tpe multivariate",
+    "segtune tpe constant liar",
 )

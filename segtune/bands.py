@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from segtune.bilinear import matrix
 
 # Values of a band: half a megabyte in float32 on a processor; on a GPU enough to fill it, and a small part of its memory.
 BAND_VALUES = {"cpu": 1 << 17, "cuda": 1 << 21}
@@ -46,7 +47,14 @@ class Stretch:
     def __init__(self, logits: Tensor, size: torch.Size) -> None:
         """`logits` [N, C, h, w] go to `size` (H, W)."""
         self.logits, self.size = logits, size
-        self.down, self.across = (_weights(small, full, logits) for small, full in zip(logits.shape[-2:], size, strict=True))
+        self.down, self.across = (matrix(small, full, logits) for small, full in zip(logits.shape[-2:], size, strict=True))
+
+    def slices(self) -> Iterator[slice]:
+        """Yields the rows of each band, from top to bottom."""
+        limit = BAND_VALUES.get(self.logits.device.type, BAND_VALUES["cpu"])
+        step = max(1, limit // (self.logits.shape[1] * self.size[1]))
+        for start in range(0, self.size[0], step):
+            yield slice(start, min(start + step, self.size[0]))
 
     def source(self, rows: slice) -> slice:
         """Returns the rows of the logits that these rows of the labels lie between."""
@@ -79,20 +87,9 @@ class Stretch:
         return wide if self.across is None else wide @ self.across.T
 
 
-def _weights(small: int, full: int, like: Tensor) -> Tensor | None:
-    """Returns the matrix [small, full] of linear interpolation, None where nothing is to be done."""
-    if small == full:
-        return None
-    unit = torch.eye(small, dtype=like.dtype, device=like.device)
-    return F.interpolate(unit[None], size=full, mode="linear", align_corners=False)[0]
-
-
 def bands(stretch: Stretch, sample: int, wide: Tensor, target: Tensor, chosen: Tensor, ignore_index: int) -> Iterator[Band]:
     """Yields one sample in bands. `target` int64 and `chosen` bool are [N, H, W]; what is chosen has a label."""
-    values = wide.shape[0] * target.shape[2]
-    step = max(1, BAND_VALUES.get(wide.device.type, BAND_VALUES["cpu"]) // values)
-    for start in range(0, target.shape[1], step):
-        rows = slice(start, min(start + step, target.shape[1]))
+    for rows in stretch.slices():
         labels = target[sample, rows].reshape(1, -1)
         valid = labels != ignore_index
         x = stretch.band(wide, rows)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from segtune.bands import Stretch
 from segtune.config import ExperimentConfig
 from segtune.data.loader import ValBatch, normalize
 from segtune.distributed import Ranks
@@ -33,8 +33,18 @@ def evaluate(
 
 
 def predict_labels(logits: Tensor, size: tuple[int, ...] | torch.Size) -> Tensor:
-    """Returns the most likely class of every pixel: logits [B, C, h, w] to int64 [B, H, W], bilinear before the argmax as mmseg."""
-    return F.interpolate(logits.float(), size=tuple(size), mode="bilinear", align_corners=False).argmax(dim=1)
+    """Returns the most likely class of every pixel: logits [B, C, h, w] to int64 [B, H, W], bilinear before the argmax as mmseg.
+
+    By bands of rows: logits of full size do not fit into a cache, and with 150 classes hardly into memory.
+    """
+    stretch = Stretch(logits.float(), torch.Size(size))
+    labels = torch.empty(len(logits), *size, dtype=torch.int64, device=logits.device)
+    for sample in range(len(logits)):
+        wide = stretch.wide(sample)
+        for rows in stretch.slices():
+            # `max` finds the same as `argmax` and is three times as fast along the first dimension.
+            labels[sample, rows] = stretch.band(wide, rows).max(0).indices.view(-1, size[1])
+    return labels
 
 
 def precision_of(name: str, device: torch.device) -> torch.dtype:

@@ -19,6 +19,7 @@ from transformers.models.upernet.modeling_upernet import UperNetFCNHead, UperNet
 
 from segtune.config import ModelConfig
 from segtune.errors import ConfigError, WeightsError, nearest
+from segtune.segformer_head import decode
 from segtune.weights import absent, load_encoder, read_weights, to_transformers_names, without_prefix
 
 # Weight of UPerNet's auxiliary loss (Zhao et al. 2017, and mmseg's configs).
@@ -61,7 +62,7 @@ class SegFormer(nn.Module):
 
     def forward(self, images: Tensor, with_auxiliary: bool = False) -> Any:
         """Returns logits [N, C, h/4, w/4] for images [N, 3, h, w]; with `with_auxiliary` the pair (logits, None)."""
-        logits = self.net(pixel_values=images).logits
+        logits = decode(self.net.decode_head, self.net.segformer(images, output_hidden_states=True).hidden_states)
         return (logits, None) if with_auxiliary else logits
 
 

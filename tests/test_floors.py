@@ -10,7 +10,7 @@ ROOT = Path(__file__).parent.parent / "segtune"
 FLOORS = {
     "words": ["errors", "settings", "config", "verdict", "rundir", "space", "proxy", "study", "results", "warm_start"],
     "parts": [
-        "data.shapes", "data.layouts", "data.photometric", "data.augment", "data.cache", "data.loader", "weights", "models", "bands", "fused_loss", "losses", "metrics", "optim", "health",
+        "data.shapes", "data.layouts", "data.photometric", "data.augment", "data.cache", "data.loader", "bilinear", "segformer_head", "weights", "models", "bands", "fused_loss", "losses", "metrics", "optim", "health",
     ],
     "one run": ["distributed", "checkpoint", "scalars", "pulse", "signs", "memory", "inference", "steps", "trainer"],
     "many runs": [

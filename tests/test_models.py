@@ -6,8 +6,10 @@ import socket
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
+from segtune.bilinear import resize
 from segtune.config import ModelConfig
 from segtune.errors import ConfigError, WeightsError
 from segtune.models import build_model, check_batch
@@ -56,6 +58,28 @@ def test_models_are_built_without_a_network(monkeypatch):
     for model_config in (config(), upernet(), upernet("resnet18")):
         build_model(model_config, 3)
     assert opened == []
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_turned_round_head_equals_the_one_that_transformers_writes(training):
+    model = build_model(ModelConfig.parse({"encoder": "mit_nano", "drop_path": 0.0}), 5).double().train(training)
+    model.net.decode_head.dropout.p = 0.0  # type: ignore[union-attr]
+    images = torch.randn(2, 3, 64, 96, dtype=torch.float64)
+    found = {}
+    for name, run in (("ours", model), ("plain", lambda x: model.net(pixel_values=x).logits)):  # type: ignore[union-attr]
+        model.zero_grad()
+        logits = run(images)
+        logits.square().sum().backward()
+        found[name] = [logits.detach(), *(p.grad.clone() for p in model.parameters() if p.grad is not None)]
+    assert len(found["ours"]) == len(list(model.parameters())) + 1
+    for ours, plain in zip(found["ours"], found["plain"], strict=True):
+        torch.testing.assert_close(ours, plain, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("size", [(48, 64), (12, 100), (6, 5)])
+def test_matrices_resize_as_torch_does(size):
+    maps = torch.randn(2, 3, 6, 8, dtype=torch.float64)
+    torch.testing.assert_close(resize(maps, size), F.interpolate(maps, size=size, mode="bilinear", align_corners=False))
 
 
 def test_attention_is_computed_in_one_fused_call():

@@ -46,7 +46,7 @@ def sampler_of(search: SearchConfig, space: Space, number: int) -> optuna.sample
         match search.sampler:
             case "tpe":
                 options: dict[str, Any] = {"seed": seed, "n_startup_trials": STARTUP_TRIALS, "constant_liar": search.constant_liar}
-                return SpaceTPE(space, **options) if search.multivariate else optuna.samplers.TPESampler(**options)
+                return SpaceTPE(space, **options) if search.multivariate else optuna.samplers.TPESampler(multivariate=False, **options)
             case "cmaes":
                 return optuna.samplers.CmaEsSampler(
                     seed=seed, n_startup_trials=STARTUP_TRIALS, consider_pruned_trials=True, warn_independent_sampling=False
