@@ -73,7 +73,7 @@ class View:
     from the numbers alone, so that a resumed search sees the same.
     """
 
-    LIMIT = 300  # trials that are kept in sight
+    LIMIT = 200  # trials that are kept in sight
     BLOCK = 50  # trials after which the choice is made again
     NEW_EACH_TIME = False  # whether the same trials are shown differently as others end
 
@@ -135,8 +135,7 @@ class ExpectedView(View):
     the healthy. Without them a Gaussian process knows nothing of the two thirds of a search that successive halving ends early.
     """
 
-    LIMIT = 200  # the time of a draw grows with the cube
-    BLOCK = 20
+    BLOCK = 20  # the time of a draw grows with the cube of what is seen
     NEW_EACH_TIME = True  # every full trial changes what is expected of the others
 
     def _shown(self) -> list[KnownTrial]:
