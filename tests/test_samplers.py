@@ -53,6 +53,17 @@ def play(sampler, states=()):
     return drawn
 
 
+@pytest.mark.parametrize("name", ["random", "tpe", "gp"])
+def test_corner_that_the_config_refuses_is_not_drawn(make, tmp_path, name):
+    weights = {f"loss.{term}.weight": {"choice": [0.0, 1.0]} for term in ("focal", "dice", "ce")}
+    study = make({"optim.lr": SPACE["optim.lr"], **weights}, sampler=name, trials=40, seed=2**31 - 1)
+    drawn = play(StudySampler(study, RunDir(tmp_path / name)))
+    assert len(drawn) == 40
+    assert all(any(params[weight] for weight in weights) for params in drawn)
+    # The same again, so that a resumed search draws as an unbroken one.
+    assert play(StudySampler(study, RunDir(tmp_path / f"{name} again"))) == drawn
+
+
 @pytest.mark.parametrize("name", ["tpe", "cmaes", "gp"])
 def test_sampler_with_a_model_comes_nearer_than_chance(make, tmp_path, name):
     def late(sampler):

@@ -35,6 +35,10 @@ class Book:
         self.asked[number] = self.study.ask()
         return self.space(self.asked[number])
 
+    def withdraw(self, number: int) -> None:
+        """Forgets a trial that was asked for and does not take place."""
+        self.study.tell(self.asked.pop(number), state=TrialState.FAIL)
+
     def report(self, number: int, epoch: int, miou: float) -> None:
         """Notes an intermediate value, once."""
         told = self.reported.setdefault(number, set())
@@ -94,6 +98,11 @@ class View:
             self.book = self._open()
         self.running[number] = self.book.ask(number, sampler, given)
         return self.running[number]
+
+    def withdraw(self, number: int) -> None:
+        """Forgets a trial that was asked for and does not take place."""
+        self.book.withdraw(number)
+        del self.running[number]
 
     def tell(self, number: int, verdict: Verdict, mious: Mapping[int, float]) -> None:
         """Ends a trial as `Book.tell` does."""

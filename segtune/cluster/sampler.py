@@ -16,12 +16,16 @@ from ray.tune.search import Searcher
 
 from segtune import warm_start
 from segtune.cluster.book import Book, view_for
-from segtune.cluster.storage import known_trial, notes_of, open_study, restore_notes, sampler_of
+from segtune.cluster.storage import known_trial, notes_of, open_study, random_sampler, restore_notes, sampler_of
+from segtune.errors import ConfigError
 from segtune.rundir import RunDir, TrialDir, write_atomic
 from segtune.study import Study
 from segtune.verdict import Verdict
 
 log = logging.getLogger(__name__)
+
+# How often a point that the config refuses is drawn again, at random.
+REDRAWS = 100
 
 
 def is_unfinished(trial: TrialDir) -> bool:
@@ -125,9 +129,22 @@ class StudySampler(Searcher):
         number = self.started
         self.started += 1
         sampler = sampler_of(self.study.search, self.study.space, number)
-        if self.view:
-            given = self.view.ask(number, sampler, given)
-        return self.record.ask(number, sampler, given)
+        drawn = self.view or self.record
+        params = drawn.ask(number, sampler, given)
+        for attempt in range(REDRAWS if given is None else 0):
+            if self._is_possible(params):
+                break
+            drawn.withdraw(number)
+            params = drawn.ask(number, random_sampler(self.study.search, number, attempt))
+        return self.record.ask(number, sampler, params) if self.view else params
+
+    def _is_possible(self, params: dict[str, Any]) -> bool:
+        """Whether the config takes these values together, as it does each of them: a corner may have no loss term at all."""
+        try:
+            self.study.trial_config(params)
+        except ConfigError:
+            return False
+        return True
 
     def _tell(self, number: int, verdict: Verdict) -> None:
         """Tells Optuna the end of a trial."""

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.storages import BaseStorage, JournalStorage
@@ -40,7 +41,7 @@ class SpaceTPE(optuna.samplers.TPESampler):
 
 def sampler_of(search: SearchConfig, space: Space, number: int) -> optuna.samplers.BaseSampler:
     """Returns the sampler of one trial. Its seed follows from the number, so a resumed search draws as an unbroken one."""
-    seed = search.seed * 1_000_003 + number
+    seed = _seed(search.seed, number)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         match search.sampler:
@@ -55,6 +56,16 @@ def sampler_of(search: SearchConfig, space: Space, number: int) -> optuna.sample
                 return optuna.samplers.GPSampler(seed=seed, n_startup_trials=STARTUP_TRIALS, warn_independent_sampling=False)
             case "random" | "grid":  # the points of a grid are given, see Study.points
                 return optuna.samplers.RandomSampler(seed=seed)
+
+
+def random_sampler(search: SearchConfig, number: int, attempt: int) -> optuna.samplers.BaseSampler:
+    """Returns what draws a trial anew where the config has refused the point that its sampler drew."""
+    return optuna.samplers.RandomSampler(seed=_seed(search.seed, number, attempt))
+
+
+def _seed(*numbers: int) -> int:
+    """Returns one number of 32 bits, which is what Optuna's generators take, out of several."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
 def notes_of(trial: optuna.Trial) -> dict[str, Any]:

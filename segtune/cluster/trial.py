@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import logging
+import sys
 import traceback
 from pathlib import Path
 from typing import Any
@@ -46,6 +48,15 @@ def run_trial(drawn: dict[str, Any], *, study: Study, run: str, placement: Place
         if trial.is_current():
             write_atomic(trial.path / "error.txt", traceback.format_exc())
             trial.write_verdict(_verdict_of(error, trial))
+    finally:
+        _tidy()
+
+
+def _tidy() -> None:
+    """Leaves the process as the next trial wants to find it: without the last one's model and loaders."""
+    gc.collect()
+    if torch := sys.modules.get("torch"):
+        torch.cuda.empty_cache()
 
 
 def _train_here(task: dict[str, Any]) -> None:
