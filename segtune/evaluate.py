@@ -10,6 +10,7 @@ from pathlib import Path
 
 from segtune.cli import add_set_argument, run_command
 from segtune.config import ExperimentConfig, load_config
+from segtune.errors import ConfigError
 from segtune.predict import load_model, write_overlays
 from segtune.rundir import write_atomic
 from segtune.settings import parse_assignments
@@ -22,6 +23,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--config", help="config file; default: the one in the checkpoint")
     parser.add_argument("--csv", help="where the table is written as CSV; default: evaluation.csv beside the checkpoint")
     parser.add_argument("--show-dir", help="write overlays of all validation images to this folder")
+    parser.add_argument("--flip", action="store_true", help="look at each image mirrored, too, and average")
+    parser.add_argument("--scales", default="1", help="sizes to look at, as factors, for example 0.75,1,1.25; their softmax is averaged")
+    parser.add_argument("--window", type=int, help="look through a square window of so many pixels that slides over the image")
+    parser.add_argument("--stride", type=int, help="pixels from window to window; default: two thirds of it")
     add_set_argument(parser)
     arguments = parser.parse_args(argv)
     return run_command(lambda: _evaluate(arguments))
@@ -33,7 +38,9 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from segtune.distributed import Ranks
     from segtune.inference import evaluate, precision_of
     from segtune.metrics import csv_rows, format_table
+    from segtune.views import Views
 
+    views = Views(arguments.window, arguments.stride, arguments.flip, _scales(arguments.scales))
     given = load_config(arguments.config) if arguments.config else None
     ranks = Ranks.join()
     model, config, folder = load_model(arguments.checkpoint, given, ranks.device)
@@ -41,7 +48,8 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         config = config.override(*parse_assignments(arguments.set))
     names = class_names(config.data)
     data = ValLoader(config, ranks.rank, ranks.world_size)
-    summary = evaluate(model, data, ranks, config, len(names), precision_of(config.optim.precision, ranks.device)).summary()
+    precision = precision_of(config.optim.precision, ranks.device)
+    summary = evaluate(model, data, ranks, config, len(names), precision, views).summary()
     print(format_table(summary, names))
     target = Path(arguments.csv) if arguments.csv else folder / "evaluation.csv"
     text = io.StringIO()
@@ -52,6 +60,13 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         count = write_overlays(model, config, validation_images(config), Path(arguments.show_dir), ranks.device)
         print(f"{count} overlays in {arguments.show_dir}")
     return 0
+
+
+def _scales(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        raise ConfigError([f"--scales: expected numbers with commas between them, as in 0.75,1,1.25; got {text!r}"]) from None
 
 
 def validation_images(config: ExperimentConfig) -> list[Path]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -12,11 +12,18 @@ from segtune.config import ExperimentConfig
 from segtune.data.loader import ValBatch, normalize
 from segtune.distributed import Ranks
 from segtune.metrics import ConfusionMatrix
+from segtune.views import PLAIN, Views
 
 
 @torch.no_grad()
 def evaluate(
-    model: torch.nn.Module, data: Iterable[ValBatch], ranks: Ranks, config: ExperimentConfig, num_classes: int, precision: torch.dtype
+    model: torch.nn.Module,
+    data: Iterable[ValBatch],
+    ranks: Ranks,
+    config: ExperimentConfig,
+    num_classes: int,
+    precision: torch.dtype,
+    views: Views = PLAIN,
 ) -> ConfusionMatrix:
     """Returns the confusion matrix over all images of all ranks, each counted once, at the labels' own size."""
     model.eval()
@@ -25,25 +32,28 @@ def evaluate(
     for batch in data:
         images = normalize(batch.images.to(ranks.device, non_blocking=True))
         with torch.autocast(ranks.device.type, dtype=precision, enabled=precision is not torch.float32):
-            logits = model(images)
+            logits = views.logits(model, images)
         masks = batch.masks.to(ranks.device, non_blocking=True).long()
         matrix.update(predict_labels(logits, masks.shape[-2:]), masks)
     ranks.sum(matrix.matrix)
     return matrix
 
 
-def predict_labels(logits: Tensor, size: tuple[int, ...] | torch.Size) -> Tensor:
-    """Returns the most likely class of every pixel: logits [B, C, h, w] to int64 [B, H, W], bilinear before the argmax as mmseg.
+def predict_labels(views: Sequence[Tensor], size: tuple[int, ...] | torch.Size) -> Tensor:
+    """Returns the most likely class of every pixel, int64 [B, H, W], bilinear before the argmax as mmseg.
 
+    `views` are logits [B, C, h, w] of the same images, of any sizes; with more than one, their softmax is averaged at full size.
     By bands of rows: logits of full size do not fit into a cache, and with 150 classes hardly into memory.
     """
-    stretch = Stretch(logits.float(), torch.Size(size))
-    labels = torch.empty(len(logits), *size, dtype=torch.int64, device=logits.device)
-    for sample in range(len(logits)):
-        wide = stretch.wide(sample)
-        for rows in stretch.slices():
+    stretches = [Stretch(logits.float(), torch.Size(size)) for logits in views]
+    labels = torch.empty(len(views[0]), *size, dtype=torch.int64, device=views[0].device)
+    for sample in range(len(labels)):
+        wides = [stretch.wide(sample) for stretch in stretches]
+        for rows in stretches[0].slices():
+            bands = [stretch.band(wide, rows) for stretch, wide in zip(stretches, wides, strict=True)]
+            scores = bands[0] if len(bands) == 1 else torch.stack([band.softmax(0) for band in bands]).sum(0)
             # `max` finds the same as `argmax` and is three times as fast along the first dimension.
-            labels[sample, rows] = stretch.band(wide, rows).max(0).indices.view(-1, size[1])
+            labels[sample, rows] = scores.max(0).indices.view(-1, size[1])
     return labels
 
 

@@ -68,7 +68,7 @@ def write_overlays(
         rgb = read_image(path)
         small = torch.from_numpy(np.ascontiguousarray(resize_to_fit(rgb, config.data.resize).transpose(2, 0, 1)))
         with torch.no_grad():
-            labels = predict_labels(model(normalize(small[None].to(device))), rgb.shape[:2])[0].cpu().numpy()
+            labels = predict_labels([model(normalize(small[None].to(device)))], rgb.shape[:2])[0].cpu().numpy()
         overlay = cv2.addWeighted(rgb, 1 - opacity, colours[labels], opacity, 0)
         cv2.imwrite(str(out / f"{path.stem}.png"), overlay[:, :, ::-1])
     return len(images)

@@ -9,7 +9,7 @@ from typing import Any
 from torch.utils.tensorboard.writer import SummaryWriter
 
 VALIDATED = ("miou", "aacc", "macc", "top_share")
-NOT_OF_TRAINING = {"epoch", "step", "seconds", "constant_miou", "init_miou", "top_class", "class_iou", *VALIDATED}
+NOT_OF_TRAINING = {"epoch", "step", "seconds", "ended", "constant_miou", "init_miou", "top_class", "class_iou", *VALIDATED}
 
 
 class ScalarLog:

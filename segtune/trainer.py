@@ -114,7 +114,8 @@ class Trainer:
                 row |= self._validate()
             self.finished = epoch
             self.seconds += time.monotonic() - start
-            row = {"epoch": epoch, "step": self.step, "seconds": round(self.seconds, 3), **known, **row}
+            times = {"seconds": round(self.seconds, 3), "ended": round(time.time(), 3)}
+            row = {"epoch": epoch, "step": self.step, **times, **known, **row}
             self._write(epoch, row)
             self.verdict = self.health.validation(row)
             if self.verdict and self.ranks.is_first:

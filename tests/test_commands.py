@@ -104,6 +104,11 @@ def test_train_evaluate_predict_go_together(files, capsys):
     assert program(["predict", "--checkpoint", out, "--out", str(files / "p"), str(image)]) == 0
     assert (files / "p" / f"{image.stem}.png").exists()
     assert program(["predict", "--checkpoint", out, str(files / "nothing.jpg")]) == 2
+    looks = ["--flip", "--scales", "0.5,1", "--window", "32", "--stride", "16", "--csv", str(files / "looks.csv")]
+    assert program(["evaluate", "--checkpoint", out, *looks]) == 0
+    assert (files / "looks.csv").read_text() != (files / "e.csv").read_text()
+    assert program(["evaluate", "--checkpoint", out, "--scales", "large"]) == 2
+    assert "--scales: expected numbers" in capsys.readouterr().err
 
 
 def test_unhealthy_training_exits_with_3_and_says_why(files, capsys):

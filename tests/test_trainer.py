@@ -28,7 +28,7 @@ def train(config, path, epochs=None, **options):
 
 
 def without_times(trial):
-    return [{k: v for k, v in row.items() if k != "seconds"} for row in trial.read_epochs()]
+    return [{k: v for k, v in row.items() if k not in ("seconds", "ended")} for row in trial.read_epochs()]
 
 
 def test_run_leaves_rows_checkpoints_and_a_verdict(tiny_config, tmp_path):
