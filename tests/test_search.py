@@ -111,6 +111,16 @@ def test_search_ends_with_verdicts_and_a_best_config_that_trains(cluster, study_
 
 
 @pytest.mark.slow
+def test_trials_of_one_worker_follow_one_another_in_one_process(cluster, study_file, tmp_path):
+    points = [{"optim.lr": 1e-5}, {"optim.lr": 1e-4}]
+    study = load_study(study_file, search={"max_concurrent": 1, "trials": 4, "known_good": points})
+    run_study(study, tmp_path, "one")
+    pulses = [json.loads(trial.pulse.read_text()) for trial in RunDir(tmp_path / "one").trial_dirs()]
+    assert len(pulses) == 4
+    assert len({pulse["pid"] for pulse in pulses}) == 1
+    assert wait_for_free_cluster(10)
+
+
 def test_failing_trial_is_told_with_its_reason_and_does_not_stop_the_search(cluster, study_file, tmp_path):
     # A batch larger than the data set is found only when the loader is built.
     tree = load_study(study_file).dump()
