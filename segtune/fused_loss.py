@@ -172,19 +172,19 @@ class FusedTerms(torch.autograd.Function):
                 pixel = band.chosen * weights[band.index[0]]
                 if plan.needs_softmax:
                     softmax = Softmax(band)
-                    ce += softmax.nll @ pixel
-                    focal += softmax.focal(plan.gamma) @ pixel if plan.softmax else 0.0
+                    ce += softmax.nll @ pixel if plan.ce else 0.0
+                    focal += softmax.focal(plan.gamma) @ pixel if plan.focal and plan.softmax else 0.0
                 if plan.needs_sigmoid:
                     binary = Binary(band, plan)
                     focal += weights @ (binary.focal() @ band.chosen) if plan.focal and not plan.softmax else 0.0
-                    sums.add(band, binary.p)
+                    if plan.dice:
+                        sums.add(band, binary.p)
         dice, by_overlap, by_squares = sums.loss_and_slopes(plan.dice_per_class)
         pixels = chosen.sum().clamp(min=1)
         counts = torch.stack([pixels if plan.softmax else torch.full_like(pixels, target.numel() * logits.shape[1]), pixels])
         ctx.plan = plan
         ctx.save_for_backward(logits, target, chosen, weights, counts, by_overlap.to(logits), by_squares.to(logits))
-        terms = torch.stack([focal / counts[0], dice, ce / counts[1]])
-        return (terms * torch.tensor([plan.focal, plan.dice, plan.ce], device=terms.device)).to(logits)
+        return torch.stack([focal / counts[0], dice, ce / counts[1]]).to(logits)
 
     @staticmethod
     @once_differentiable
