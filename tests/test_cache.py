@@ -26,11 +26,11 @@ def data(tiny_config, tmp_path):
 
 
 def opened(data, split="train"):
-    return DecodedPairs(open_split(data, split), data, NUM_CLASSES)
+    return DecodedPairs(open_split(data, split), data, NUM_CLASSES, split)
 
 
 def kept_files(data):
-    return [path for path in Path(data.cache).glob("*/*") if not path.name.startswith("lock")]
+    return [path for path in Path(data.cache).glob("*/*/*") if not path.name.startswith("lock")]
 
 
 def same(found, expected):
@@ -59,9 +59,9 @@ def test_a_changed_file_is_decoded_anew(data, tmp_path):
     (tmp_path / "one.png").write_bytes(Path(opened(data).pairs[0].image).read_bytes())
     (tmp_path / "labels.png").write_bytes(Path(opened(data).pairs[0].mask).read_bytes())
     pair = type(opened(data).pairs[0])(str(tmp_path / "one.png"), str(tmp_path / "labels.png"))
-    before = DecodedPairs([pair], data, NUM_CLASSES)[0][0].copy()
+    before = DecodedPairs([pair], data, NUM_CLASSES, "train")[0][0].copy()
     (tmp_path / "one.png").write_bytes(Path(opened(data).pairs[1].image).read_bytes())
-    after = DecodedPairs([pair], data, NUM_CLASSES)[0][0]
+    after = DecodedPairs([pair], data, NUM_CLASSES, "train")[0][0]
     assert not np.array_equal(before, after)
     assert np.array_equal(after, read_image(pair.image))
 
@@ -128,19 +128,19 @@ def test_too_large_a_data_set_is_not_kept_and_says_so(data, small, monkeypatch, 
     with caplog.at_level(logging.WARNING):
         pairs = opened(data)
     assert pairs.folder is None
-    assert "decodes the images again" in caplog.text
+    assert "decodes the images of train again" in caplog.text
     assert "data.cache_gb" in caplog.text
     assert same(pairs[0], load_pair(pairs.pairs[0], data, NUM_CLASSES))
 
 
 def test_the_data_set_that_was_not_used_for_longest_makes_room(data):
     whole = 24 * 64 * 64 * 4
-    old, late = (DecodedPairs(open_split(data, "train"), data, NUM_CLASSES + more) for more in (1, 2))
+    old, late = (DecodedPairs(open_split(data, "train"), data, NUM_CLASSES + more, "train") for more in (1, 2))
     for age, pairs in ((200, old), (100, late)):
         for index in range(len(pairs)):
             pairs[index]
         assert pairs.folder
-        os.utime(pairs.folder, (time.time() - age,) * 2)
+        os.utime(pairs.folder.parent, (time.time() - age,) * 2)
     new = opened(data.override({"cache_gb": 2.5 * whole / cache.GB}))
     assert old.folder
     assert late.folder
@@ -148,6 +148,18 @@ def test_the_data_set_that_was_not_used_for_longest_makes_room(data):
     assert not old.folder.exists()
     assert late.folder.exists()
     assert same(old[0], load_pair(old.pairs[0], old.config, NUM_CLASSES))  # whoever still reads it goes on
+
+
+def test_a_split_does_not_push_out_the_other_one(data, caplog):
+    whole = 24 * 64 * 64 * 4
+    data = data.override({"cache_gb": 1.1 * whole / cache.GB})
+    train = opened(data)
+    for index in range(len(train)):
+        train[index]
+    with caplog.at_level(logging.WARNING):
+        assert opened(data, "val").folder is None
+    assert "images of val again" in caplog.text
+    assert len(kept_files(data)) == len(train)
 
 
 def test_a_full_disk_ends_the_keeping_not_the_run(data, monkeypatch, caplog):
@@ -174,4 +186,4 @@ def test_an_image_that_is_gone_is_named(data, tmp_path):
     pair = open_split(data, "train")[0]
     gone = type(pair)(str(tmp_path / "gone.png"), pair.mask)
     with pytest.raises(DataError, match=r"gone\.png"):
-        DecodedPairs([gone], data, NUM_CLASSES)[0]
+        DecodedPairs([gone], data, NUM_CLASSES, "train")[0]

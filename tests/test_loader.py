@@ -108,6 +108,20 @@ def test_cropping_first_equals_resizing_first(seed):
     assert (our_labels == labels[ys][:, xs][part]).mean() > 0.99  # rounding where a pixel lies on the border of two
 
 
+@pytest.mark.parametrize("scale", [0.06, 33.0, 64.0])
+def test_extreme_scales_are_cut_alike(scale):
+    image = np.random.default_rng(0).integers(0, 255, (48, 64, 3), np.uint8)
+    full = (round(48 * scale), round(64 * scale))
+    size = [min(96, f) for f in full]
+    for share in (0.0, 0.37, 1.0):
+        top, left = (int(share * (f - s)) for f, s in zip(full, size, strict=True))
+        ours, labels = _cut(image, image[..., 0].copy(), (top, left, *size), scale, False, Colours())
+        whole = cv2.resize(image, full[::-1], interpolation=cv2.INTER_LINEAR)[top : top + size[0], left : left + size[1]]
+        assert ours.shape == whole.shape
+        assert labels.shape == whole.shape[:2]
+        assert np.abs(ours.astype(int) - whole.astype(int)).mean() < 2
+
+
 def test_crops_lie_anywhere_in_the_resized_image_alike(scene):
     cut = augmentation({"crop": [32, 32]}, ratio=[0.75, 1.5])
     drawn = [cut._draw_window(64, 64, 1.5, np.random.default_rng(seed))[:2] for seed in range(3000)]

@@ -125,7 +125,8 @@ class _Span:
 
         Resized from there on, the part equals that of the whole image.
         """
-        skips = np.arange(int(2 / step) + 1, SEARCHED) if start >= SEARCHED else np.array([start])
+        reach = max(SEARCHED, math.ceil(4 / step))
+        skips = np.arange(int(2 / step) + 1, reach) if start >= reach else np.array([start])
         begins = (start - skips) * step
         best = int(np.abs(begins - begins.round()).argmin())
         first, skip = round(begins[best]), int(skips[best])
@@ -139,7 +140,7 @@ class _Span:
 
 def _resize(part: np.ndarray, rows: _Span, columns: _Span) -> np.ndarray:
     """Returns the window out of the source's part that its spans name."""
-    if max(abs(rows.miss), abs(columns.miss)) < MISSED:
+    if all(abs(span.miss) < min(MISSED, span.step / 4) for span in (rows, columns)):
         whole = cv2.resize(part, None, fx=1 / columns.step, fy=1 / rows.step, interpolation=cv2.INTER_LINEAR)
         return whole[rows.skip : rows.skip + rows.size, columns.skip : columns.skip + columns.size]
     # Any place in the source, but three times slower.

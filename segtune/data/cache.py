@@ -40,10 +40,10 @@ HEADER_BYTES = 16  # height and width
 class DecodedPairs:
     """Image uint8 [H, W, 3] and labels uint8 [H, W] of each pair of a split, by index."""
 
-    def __init__(self, pairs: Sequence[Pair], config: DataConfig, num_classes: int) -> None:
-        """Decides whether the decoded images are kept; nothing is decoded yet."""
+    def __init__(self, pairs: Sequence[Pair], config: DataConfig, num_classes: int, split: str) -> None:
+        """Decides whether the decoded images of `split` (train or val) are kept; nothing is decoded yet."""
         self.pairs, self.config, self.num_classes = pairs, config, num_classes
-        self.folder = _folder(pairs, config, num_classes)
+        self.folder = _folder(pairs, config, num_classes, split)
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -56,7 +56,6 @@ class DecodedPairs:
         path = self.folder / name
         if found := _read(path):
             return found
-        self.folder.mkdir(parents=True, exist_ok=True)  # it may have been removed to make room
         with _locked(self.folder / f"lock-{int(name[:2], 16) % STRIPES}"):
             if found := _read(path):  # whoever held the lock has decoded it
                 return found
@@ -71,7 +70,8 @@ class DecodedPairs:
             parts = [np.ascontiguousarray(part) for part in (np.array(decoded[1].shape, "<i8"), *decoded)]
             with aside.open("wb") as file:
                 # Room first: it is a fifth of the time, and a full disk is told before anything is written.
-                os.posix_fallocate(file.fileno(), 0, sum(part.nbytes for part in parts))
+                if hasattr(os, "posix_fallocate"):
+                    os.posix_fallocate(file.fileno(), 0, sum(part.nbytes for part in parts))
                 for part in parts:
                     file.write(part.data)
             aside.replace(path)
@@ -81,24 +81,26 @@ class DecodedPairs:
             self.folder = None
 
 
-def _folder(pairs: Sequence[Pair], config: DataConfig, num_classes: int) -> Path | None:
-    """Returns the folder of this data set's decoded images, or None where they are not kept."""
+def _folder(pairs: Sequence[Pair], config: DataConfig, num_classes: int, split: str) -> Path | None:
+    """Returns the folder of this split's decoded images, or None where they are not kept."""
     if config.cache == "none" or not pairs:
         return None
     home = _home() if config.cache == "auto" else Path(config.cache)
     # What a label becomes depends on these settings.
-    meaning = (VERSION, _boot(), config.layout, config.reduce_zero_label, config.ignore_index, num_classes, os.path.dirname(pairs[0].image))
-    folder = home / _digest(meaning)
+    meaning = (VERSION, _boot(), os.path.abspath(config.root), config.layout, config.reduce_zero_label, config.ignore_index, num_classes)
+    data_set = home / _digest(meaning)
+    folder = data_set / split
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        os.utime(folder)
-        needed, others = _needed(pairs), _others(folder)
-        allowed = min(config.cache_gb * GB, shutil.disk_usage(home).free + _size(folder) + sum(others.values()) - SPARE_BYTES)
+        os.utime(data_set)
+        needed = _needed(pairs) + sum(_size(other) for other in data_set.iterdir() if other != folder)
+        others = {other: _size(other) for other in sorted(home.iterdir(), key=os.path.getmtime) if other != data_set}
+        allowed = min(config.cache_gb * GB, shutil.disk_usage(home).free + _size(home) - SPARE_BYTES)
         if needed > allowed:
             log.warning(
                 "data.cache: the decoded images of %s take about %.2f GB, and %.2f GB are allowed in %s (data.cache_gb is %g, and %.0f GB of "
-                "the disk stay free): every epoch decodes the images again",
-                config.root, needed / GB, max(0.0, allowed) / GB, home, config.cache_gb, SPARE_BYTES / GB,
+                "the disk stay free): every epoch decodes the images of %s again",
+                config.root, needed / GB, max(0.0, allowed) / GB, home, config.cache_gb, SPARE_BYTES / GB, split,
             )  # fmt: skip
             return None
         _make_room(others, sum(others.values()) + needed - allowed)
@@ -135,15 +137,14 @@ def _needed(pairs: Sequence[Pair]) -> int:
     return 4 * pixels * len(pairs) // len(probes)
 
 
-def _size(folder: Path) -> int:
-    with os.scandir(folder) as entries:
-        return sum(entry.stat().st_size for entry in entries)
-
-
-def _others(folder: Path) -> dict[Path, int]:
-    """Returns the size of each other data set's folder, the one that has not been used for the longest time first."""
-    found = sorted((other for other in folder.parent.iterdir() if other.is_dir() and other != folder), key=os.path.getmtime)
-    return {other: _size(other) for other in found}
+def _size(path: Path) -> int:
+    """Returns the bytes of all files in a folder; those that come and go meanwhile do not matter."""
+    total = 0
+    for folder, _, names in os.walk(path):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                total += os.stat(os.path.join(folder, name)).st_size
+    return total
 
 
 def _make_room(others: Mapping[Path, int], excess: float) -> None:
@@ -168,6 +169,7 @@ def _name(pair: Pair) -> str:
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Holds a lock among the processes of this node; the system lets go of it when its holder dies."""
+    path.parent.mkdir(parents=True, exist_ok=True)  # it may have been removed to make room
     with path.open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

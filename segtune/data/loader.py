@@ -119,7 +119,7 @@ class ValLoader:
 class _TrainSamples(Dataset):
     def __init__(self, config: ExperimentConfig) -> None:
         self.config = config
-        self.pairs = DecodedPairs(open_split(config.data, "train"), config.data, len(class_names(config.data)))
+        self.pairs = DecodedPairs(open_split(config.data, "train"), config.data, len(class_names(config.data)), "train")
         self.augmentation = Augmentation(config.data, config.augment)
 
     def __getitem__(self, ticket: Ticket) -> tuple[np.ndarray, np.ndarray]:
@@ -142,7 +142,7 @@ class _TrainSamples(Dataset):
 class _ValSamples(Dataset):
     def __init__(self, config: ExperimentConfig) -> None:
         self.config = config
-        self.decoded = DecodedPairs(open_split(config.data, "val"), config.data, len(class_names(config.data)))
+        self.decoded = DecodedPairs(open_split(config.data, "val"), config.data, len(class_names(config.data)), "val")
         self.pairs = self.decoded.pairs
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray, str]:
