@@ -108,6 +108,7 @@ class ModelConfig(Settings):
     )
     drop_path: Share = Field(default=0.1, description="stochastic depth rate of the last encoder block")
     decoder_channels: int | None = Field(default=None, ge=8, description="width of the head; default: the paper's for the encoder")
+    sync_norms: bool = Field(default=False, description="batch norms take their statistics over all workers of a run; on GPUs only")
 
 
 class FocalConfig(Settings):
@@ -176,6 +177,9 @@ class OptimConfig(Settings):
     clip_norm: float | None = Field(default=None, gt=0, description="largest gradient norm; default: no clipping")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         default="auto", description="auto: bf16 where the GPU has it, otherwise fp32"
+    )
+    compile: bool = Field(
+        default=False, description="compile the network with torch.compile: takes minutes at first, so nothing for runs below 50 epochs"
     )
 
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 import os
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import timm
+import timm.layers
+import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
 from torch import Tensor, nn
@@ -99,6 +101,19 @@ def build_model(config: ModelConfig, num_classes: int) -> SegFormer | UPerNet:
     Raises ConfigError for an unknown encoder, WeightsError for weights that are absent or do not fit.
     """
     return SegFormer(config, num_classes) if config.name == "segformer" else UPerNet(config, num_classes)
+
+
+def sync_norms(model: SegFormer | UPerNet) -> SegFormer | UPerNet:
+    """Returns the model with batch norms whose statistics are those of all ranks (PyTorch's SyncBatchNorm)."""
+    return cast(SegFormer | UPerNet, timm.layers.convert_sync_batchnorm(model))
+
+
+def compile_model(model: nn.Module) -> None:
+    """Has the network compiled by its first call, which takes minutes; names of parameters stay as they are."""
+    # transformers hooks itself into a model at the very first call, and the compiler would stop at that.
+    with torch.no_grad():
+        model.eval()(torch.zeros(1, 3, 64, 64))
+    model.train().compile()
 
 
 def head_parameters(model: SegFormer | UPerNet) -> tuple[str, ...]:

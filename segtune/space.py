@@ -103,6 +103,10 @@ class Space:
                 chosen[dimension.name] = point.get(dimension.name, self.base[dimension.name])
         return chosen
 
+    def distributions(self, point: Mapping[str, Any]) -> dict[str, optuna.distributions.BaseDistribution]:
+        """Returns Optuna's distribution of each setting of a point."""
+        return {d.name: d.distribution() for d in self.dimensions if d.name in point}
+
     def grid(self, points: int) -> list[dict[str, Any]]:
         """Returns every combination of the dimensions' grids, inactive settings left out, no combination twice."""
         found: list[dict[str, Any]] = [{}]

@@ -1,8 +1,9 @@
-"""One optimiser step up to its gradients: forward, losses, backward, norm. The optimiser is touched by the trainer."""
+"""One optimiser step: forward, losses, backward, norm, and the weights where all of it is finite."""
 
 from __future__ import annotations
 
 import contextlib
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +16,26 @@ from segtune.models import AUXILIARY_WEIGHT
 from segtune.signs import gradient_left
 
 
+@dataclass
+class Told:
+    """What a step says of itself; on its way from the device until it is read."""
+
+    step: int
+    lr: float
+    names: list[str]
+    values: Tensor  # on the host: the losses in the order of the names, and the gradient norm
+    arrived: torch.cuda.Event | None
+
+    def read(self) -> tuple[dict[str, float], float]:
+        """Returns the mean losses of all ranks and the gradient norm before clipping; waits for the device."""
+        if self.arrived:
+            self.arrived.synchronize()
+        *losses, norm = self.values.tolist()
+        return dict(zip(self.names, losses, strict=True)), norm
+
+
 class Steps:
-    """Runs the batches of one rank through the model."""
+    """Runs the batches of one rank through the model. Within a step the host never waits for the device."""
 
     def __init__(
         self,
@@ -33,10 +52,10 @@ class Steps:
         self.optimizer, self.scaler, self.precision, self.ranks = optimizer, scaler, precision, ranks
         self.gradient_left = 1.0  # see signs.gradient_left; of the last step that was looked at
 
-    def backward(self, micro: list[Batch], look: bool = False) -> tuple[dict[str, float], float]:
-        """Leaves the gradients of one optimiser step; returns the mean losses of all ranks and the norm before clipping.
+    def run(self, micro: list[Batch], step: int, lr: float, look: bool = False) -> Told:
+        """Does one optimiser step over the batches that it accumulates, and returns what is to be known of it.
 
-        `micro` are the batches that it accumulates. With `look` it also measures `gradient_left`.
+        Where the loss or a gradient is not finite, the weights stay as they are. With `look` it also measures `gradient_left`.
         """
         self.optimizer.zero_grad(set_to_none=True)
         parts: list[dict[str, Tensor]] = []
@@ -52,14 +71,24 @@ class Steps:
         names = list(parts[0])
         # One sum carries the numbers for the log and, because NaN spreads, the agreement that a loss is not finite.
         shared = torch.stack([torch.stack([part[name].detach() for part in parts]).mean() for name in names])
-        values = (self.ranks.sum(shared) / self.ranks.world_size).tolist()
-        return dict(zip(names, values, strict=True)), float(norm)
+        values = torch.cat([self.ranks.sum(shared) / self.ranks.world_size, norm[None]])
+        self._apply(values)
+        return Told(step, lr, names, *_to_host(values))
+
+    def _apply(self, values: Tensor) -> None:
+        if not self.scaler.is_enabled():
+            # The name under which the fused optimisers look for what a scaler has found: the device decides, nobody waits for it.
+            self.optimizer.found_inf = (~values.isfinite().all()).float()  # pyright: ignore[reportAttributeAccessIssue]
+        # A scaler does the same, and takes a smaller scale for the next step.
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
 
     def rehearse(self, batch: Batch, images: int) -> None:
         """Runs forward and backward of the first `images` of a batch on this rank alone, to see whether they fit."""
         self.optimizer.zero_grad(set_to_none=True)
         model = unwrap(self.model).eval()  # synchronised norms would wait for the other ranks
-        self._forward(Batch(batch.images[:images], batch.masks[:images]), model)["loss"].backward()
+        with torch.compiler.set_stance("force_eager"):
+            self._forward(Batch(batch.images[:images], batch.masks[:images]), model)["loss"].backward()
         self.optimizer.zero_grad(set_to_none=True)
 
     def _forward(self, batch: Batch, model: nn.Module, look: bool = False) -> dict[str, Tensor]:
@@ -86,3 +115,13 @@ class Steps:
         if self.config.clip_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(parameters, self.config.clip_norm, norm)
         return norm
+
+
+def _to_host(values: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
+    """Starts a copy to the host; returns where it will be, and what tells that it is there."""
+    if values.device.type != "cuda":
+        return values, None
+    host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True).copy_(values, non_blocking=True)
+    arrived = torch.cuda.Event()
+    arrived.record()
+    return host, arrived

@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,17 +29,20 @@ from segtune.health import HealthMonitor, out_of_memory
 from segtune.inference import evaluate, precision_of
 from segtune.losses import build_loss
 from segtune.memory import OutOfMemoryError, is_out_of_memory, largest_that_fits
-from segtune.models import build_model, check_batch, head_parameters
+from segtune.models import SegFormer, UPerNet, build_model, check_batch, compile_model, head_parameters, sync_norms
 from segtune.optim import build_optimizer, learning_rate_factor, set_learning_rate
 from segtune.pulse import Pulse
 from segtune.rundir import TrialDir, write_atomic
 from segtune.scalars import ScalarLog
 from segtune.settings import write_yaml
 from segtune.signs import weight_norm
-from segtune.steps import Steps
+from segtune.steps import Steps, Told
 from segtune.verdict import Verdict
 
 log = logging.getLogger(__name__)
+
+# Steps that a GPU may be ahead of what the host has read of them; a step that is not finite changes no weights meanwhile.
+LAG = 2
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,7 @@ class Trainer:
         self.val_data = ValLoader(config, ranks.rank, ranks.world_size)
         check_batch(config.model, config.schedule.batch_size // (ranks.world_size * config.schedule.accumulate))
         torch.manual_seed(config.seed)
-        model = build_model(config.model, len(self.classes)).to(ranks.device)
+        model = self._build_model()
         self.optimizer = build_optimizer(model, config.optim, head_parameters(model))
         self.precision = precision_of(config.optim.precision, ranks.device)
         self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=self.precision == torch.float16)
@@ -94,6 +98,17 @@ class Trainer:
         loss = build_loss(config.loss, len(self.classes), config.data.ignore_index)
         self.steps = Steps(config.optim, self.model, loss, self.optimizer, self.scaler, self.precision, ranks)
         self._say_plan()
+
+    def _build_model(self) -> SegFormer | UPerNet:
+        model = build_model(self.config.model, len(self.classes))
+        if self.config.model.sync_norms and self.ranks.world_size > 1:
+            if self.ranks.device.type == "cuda":
+                model = sync_norms(model)
+            else:
+                log.warning("model.sync_norms: torch has it for GPUs only; on %s each worker's norms see its own images", self.ranks.device)
+        if self.config.optim.compile:
+            compile_model(model)
+        return model.to(self.ranks.device)
 
     @property
     def total_steps(self) -> int:
@@ -139,47 +154,61 @@ class Trainer:
         torch.manual_seed(int(np.random.SeedSequence((self.config.seed, epoch, self.ranks.rank)).generate_state(1)[0]))
         self.model.train()
         sums: dict[str, float] = {}
-        micro: list[Batch] = []
         norms: list[float] = []
-        for batch in self.pulse.along(batches):
-            micro.append(batch)
-            if len(micro) < self.config.schedule.accumulate:
-                continue
-            last = self.step + 1 == self.train_data.steps_per_epoch * epoch
-            done = self._try_backward(micro, last)
-            if done is None:
-                return None
-            terms, norm = done
-            micro = []
-            self.verdict = self.health.step(
-                epoch=self.finished, step=self.step + 1, loss=terms["loss"], grad_norm=norm, lr=self.lr, scaled=self.scaler.is_enabled()
-            )
-            if self.verdict:
-                return None
-            # The scaler leaves the weights alone where a gradient overflowed, and takes a smaller scale for the next step.
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
-            self.step += 1
+        for told in self._behind(self._steps_of(epoch, batches)):
+            terms, norm = told.read()
+            numbers = {"loss": terms["loss"], "grad_norm": norm, "lr": told.lr}
+            verdict = self.health.step(epoch=self.finished, step=told.step, scaled=self.scaler.is_enabled(), **numbers)
+            if verdict:
+                self.verdict = verdict
+                break
             norms += [norm] if math.isfinite(norm) else []
             for name, value in terms.items():
                 sums[name] = sums.get(name, 0.0) + value
+        if self.verdict:
+            return None
         row = {name: value / self.train_data.steps_per_epoch for name, value in sums.items()}
         growth = weight_norm(unwrap(self.model)) / self.first_weight_norm
         signs = {"gradient_left": self.steps.gradient_left, "weight_growth": growth if math.isfinite(growth) else None}
         return {**row, "grad_norm": float(np.median(norms)) if norms else 0.0, **signs, "lr": self.lr}
 
-    def _try_backward(self, micro: list[Batch], last: bool) -> tuple[dict[str, float], float] | None:
-        """Returns losses and gradient norm, or None with `verdict` set where memory runs out.
+    def _steps_of(self, epoch: int, batches: Iterable[Batch]) -> Iterator[Told]:
+        """Does the optimiser steps of an epoch; ends early, with `verdict` set, where memory runs out."""
+        micro: list[Batch] = []
+        for batch in self.pulse.along(batches):
+            micro.append(batch)
+            if len(micro) == self.config.schedule.accumulate:
+                told = self._try_step(micro, last=self.step + 1 == self.train_data.steps_per_epoch * epoch)
+                if told is None:
+                    return
+                yield told
+                micro = []
+
+    @staticmethod
+    def _behind(told: Iterable[Told]) -> Iterator[Told]:
+        """Yields what steps tell once LAG more of them are under way, so that a GPU has work while the host reads."""
+        waiting: deque[Told] = deque()
+        for one in told:
+            waiting.append(one)
+            if len(waiting) > LAG:
+                yield waiting.popleft()
+        yield from waiting
+
+    def _try_step(self, micro: list[Batch], last: bool) -> Told | None:
+        """Returns what a step tells, or None with `verdict` set where memory runs out.
 
         Raises OutOfMemoryError instead where other ranks wait for this one.
         """
         self._set_learning_rate()
         try:
-            return self.steps.backward(micro, look=last)
+            told = self.steps.run(micro, self.step + 1, self.lr, look=last)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             words = str(error).strip().splitlines()[0]
+        else:
+            self.step += 1
+            return told
         # Outside of the except block, which keeps every tensor of the failed step alive.
         fits = largest_that_fits(partial(self.steps.rehearse, micro[0]), len(micro[0].images))
         self.verdict = out_of_memory(self.config, self.finished, self.step, len(micro[0].images), fits, words)

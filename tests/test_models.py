@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from segtune.bilinear import resize
 from segtune.config import ModelConfig
 from segtune.errors import ConfigError, WeightsError
-from segtune.models import build_model, check_batch
+from segtune.models import build_model, check_batch, sync_norms
 
 
 def config(**changes):
@@ -290,3 +290,14 @@ def test_pickled_code_in_weights_is_not_run(tmp_path):
     with pytest.raises(WeightsError, match="holds more than plain tensors"):
         build_model(config(weights=str(tmp_path / "w.pth")), 3)
     assert not (tmp_path / "harm").exists()
+
+
+@pytest.mark.parametrize(("name", "encoder"), [("segformer", "mit_nano"), ("upernet", "mobilenetv3_small_050")])
+def test_synchronised_norms_are_the_same_weights_under_the_same_names(name, encoder):
+    model = build_model(ModelConfig.parse({"name": name, "encoder": encoder, "drop_path": 0.0}), 3).eval()
+    images, names = torch.randn(2, 3, 64, 64), list(model.state_dict())
+    before = model(images)
+    synced = sync_norms(model)
+    assert not any(type(module).__name__.startswith("BatchNorm") for module in synced.modules())
+    assert list(synced.state_dict()) == names
+    assert torch.equal(synced(images), before)

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import torch
@@ -94,6 +95,39 @@ def test_non_finite_run_ends_with_its_reason_and_healthy_weights(tiny_config, tm
     assert "optim.lr 1e+29" in verdict.advice
 
 
+def test_step_that_is_not_finite_leaves_weights_and_moments_alone(tiny_config, tmp_path):
+    trainer = Trainer(tiny_config, TrialDir(tmp_path), Ranks())
+    batch = next(trainer.train_data.epoch(1))
+    trainer.steps.run([batch], step=1, lr=0.1)
+    before = [value.clone() for value in trainer.model.parameters()]
+    moments = [state["exp_avg"].clone() for state in trainer.optimizer.state.values()]
+    trainer.steps.loss.weights.fill_(float("nan"))
+    losses, norm = trainer.steps.run([batch], step=2, lr=0.1).read()
+    assert all(number != number for number in (losses["loss"], norm))
+    assert all(map(torch.equal, before, trainer.model.parameters()))
+    assert all(map(torch.equal, moments, (state["exp_avg"] for state in trainer.optimizer.state.values())))
+
+
+def test_reading_a_step_late_changes_nothing(tiny_config, tmp_path, monkeypatch):
+    for lag in (0, 3):
+        monkeypatch.setattr("segtune.trainer.LAG", lag)
+        train(tiny_config, tmp_path / str(lag))
+    assert without_times(TrialDir(tmp_path / "0")) == without_times(TrialDir(tmp_path / "3"))
+
+
+def test_compiled_network_learns_the_same(tiny_config, tmp_path, monkeypatch):
+    train(tiny_config, tmp_path / "eager")
+    torch._dynamo.utils.counters.clear()
+    # The whole of torch.compile but the last part, which would call a C++ compiler for minutes.
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    train(tiny_config.override({"optim.compile": True}), tmp_path / "compiled")
+    # One graph: nothing in the network breaks it, and validation, with images of many sizes, does without.
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+    eager, compiled = (TrialDir(tmp_path / name).read_epochs()[-1] for name in ("eager", "compiled"))
+    assert eager["loss"] == pytest.approx(compiled["loss"], rel=1e-4)
+    assert eager["miou"] == pytest.approx(compiled["miou"], abs=1e-3)
+
+
 def test_shards_of_validation_add_up_to_the_whole(tiny_config, tmp_path):
     config = tiny_config
     trainer = Trainer(config, TrialDir(tmp_path / "a"), Ranks())
@@ -111,12 +145,13 @@ def test_two_ranks_under_torchrun_agree_with_one(tiny_config, tmp_path):
     changes = {"optim.name": "sgd", "optim.lr": 1e-12, "schedule.epochs": 1, "schedule.warmup_epochs": 0.0}
     config = tiny_config.override(changes)
     train(config, tmp_path / "one")
-    (tmp_path / "c.yaml").write_text(write_yaml(config.dump()))
+    (tmp_path / "c.yaml").write_text(write_yaml(config.override({"model.sync_norms": True}).dump()))
     command = [
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
         "-m", "segtune.train", "--config", str(tmp_path / "c.yaml"), "--out", str(tmp_path / "two"),
     ]  # fmt: skip
-    subprocess.run(command, check=True, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert "model.sync_norms: torch has it for GPUs only" in done.stderr
     one, two = (json.loads((tmp_path / name / "epochs.jsonl").read_text()) for name in ("one", "two"))
     assert one["class_iou"] == pytest.approx(two["class_iou"], abs=2e-3)
     assert one["loss"] == pytest.approx(two["loss"], rel=0.05)

@@ -28,12 +28,19 @@ class Book:
     def ask(self, number: int, sampler: optuna.samplers.BaseSampler | None, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Opens a trial and returns its values: those that are given, or what the sampler draws."""
         if given is not None:
-            self.study.enqueue_trial(dict(given))
-            sampler = optuna.samplers.RandomSampler(seed=0)  # no model need be fitted to draw what is known
+            return self._open(number, self.space.complete(given))
         if sampler:
             self.study.sampler = sampler
         self.asked[number] = self.study.ask()
         return self.space(self.asked[number])
+
+    def _open(self, number: int, params: dict[str, Any]) -> dict[str, Any]:
+        """Opens a trial whose values are known. Optuna's own `ask` would go through all trials in search of one that waits."""
+        self.study.sampler = optuna.samplers.RandomSampler(seed=0)  # no model need be fitted
+        running = optuna.trial.create_trial(state=TrialState.RUNNING, params=params, distributions=self.space.distributions(params))
+        trial_id = self.study._storage.create_new_trial(self.study._study_id, running)
+        self.asked[number] = optuna.Trial(self.study, trial_id)
+        return params
 
     def withdraw(self, number: int) -> None:
         """Forgets a trial that was asked for and does not take place."""
@@ -77,8 +84,8 @@ class View:
     from the numbers alone, so that a resumed search sees the same.
     """
 
-    LIMIT = 200  # trials that are kept in sight
-    BLOCK = 50  # trials after which the choice is made again
+    LIMIT = 120  # trials that are kept in sight
+    BLOCK = 40  # trials after which the choice is made again
     NEW_EACH_TIME = False  # whether the same trials are shown differently as others end
 
     def __init__(self, space: Space) -> None:
@@ -144,7 +151,7 @@ class ExpectedView(View):
     the healthy. Without them a Gaussian process knows nothing of the two thirds of a search that successive halving ends early.
     """
 
-    BLOCK = 20  # the time of a draw grows with the cube of what is seen
+    LIMIT, BLOCK = 200, 20  # the time of a draw grows with the cube of what is seen
     NEW_EACH_TIME = True  # every full trial changes what is expected of the others
 
     def _shown(self) -> list[KnownTrial]:

@@ -130,7 +130,7 @@ def known_trial(known: KnownTrial, space: Space) -> FrozenTrial:
         state=TrialState.COMPLETE if completed else TrialState.PRUNED,
         value=max(known.mious.values()) if completed else None,
         params=known.params,
-        distributions={d.name: d.distribution() for d in space.dimensions if d.name in known.params},
+        distributions=space.distributions(known.params),
         intermediate_values=known.mious,
         constraints={UNHEALTHY: 1.0} if known.state == "unhealthy" else None,
     )
