@@ -105,7 +105,7 @@ def build_model(config: ModelConfig, num_classes: int) -> SegFormer | UPerNet:
 
 def sync_norms(model: SegFormer | UPerNet) -> SegFormer | UPerNet:
     """Returns the model with batch norms whose statistics are those of all ranks (PyTorch's SyncBatchNorm)."""
-    return cast(SegFormer | UPerNet, timm.layers.convert_sync_batchnorm(model))
+    return cast(SegFormer | UPerNet, timm.layers.convert_sync_batchnorm(model))  # pyright: ignore[reportPrivateImportUsage]
 
 
 def compile_model(model: nn.Module) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+from collections import deque
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +16,9 @@ from segtune.distributed import Ranks, unwrap
 from segtune.losses import SegmentationLoss
 from segtune.models import AUXILIARY_WEIGHT
 from segtune.signs import gradient_left
+
+# Steps that a GPU may be ahead of what the host has read of them; a step that is not finite changes no weights meanwhile.
+LAG = 2
 
 
 @dataclass
@@ -32,6 +37,16 @@ class Told:
             self.arrived.synchronize()
         *losses, norm = self.values.tolist()
         return dict(zip(self.names, losses, strict=True)), norm
+
+
+def behind(told: Iterable[Told]) -> Iterator[Told]:
+    """Yields what steps tell once LAG more of them are under way, so that a GPU has work while the host reads."""
+    waiting: deque[Told] = deque()
+    for one in told:
+        waiting.append(one)
+        if len(waiting) > LAG:
+            yield waiting.popleft()
+    yield from waiting
 
 
 class Steps:

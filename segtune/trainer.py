@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -36,13 +35,10 @@ from segtune.rundir import TrialDir, write_atomic
 from segtune.scalars import ScalarLog
 from segtune.settings import write_yaml
 from segtune.signs import weight_norm
-from segtune.steps import Steps, Told
+from segtune.steps import Steps, Told, behind
 from segtune.verdict import Verdict
 
 log = logging.getLogger(__name__)
-
-# Steps that a GPU may be ahead of what the host has read of them; a step that is not finite changes no weights meanwhile.
-LAG = 2
 
 
 @dataclass(frozen=True)
@@ -155,7 +151,7 @@ class Trainer:
         self.model.train()
         sums: dict[str, float] = {}
         norms: list[float] = []
-        for told in self._behind(self._steps_of(epoch, batches)):
+        for told in behind(self._steps_of(epoch, batches)):
             terms, norm = told.read()
             numbers = {"loss": terms["loss"], "grad_norm": norm, "lr": told.lr}
             verdict = self.health.step(epoch=self.finished, step=told.step, scaled=self.scaler.is_enabled(), **numbers)
@@ -183,16 +179,6 @@ class Trainer:
                     return
                 yield told
                 micro = []
-
-    @staticmethod
-    def _behind(told: Iterable[Told]) -> Iterator[Told]:
-        """Yields what steps tell once LAG more of them are under way, so that a GPU has work while the host reads."""
-        waiting: deque[Told] = deque()
-        for one in told:
-            waiting.append(one)
-            if len(waiting) > LAG:
-                yield waiting.popleft()
-        yield from waiting
 
     def _try_step(self, micro: list[Batch], last: bool) -> Told | None:
         """Returns what a step tells, or None with `verdict` set where memory runs out.

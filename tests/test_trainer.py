@@ -110,7 +110,7 @@ def test_step_that_is_not_finite_leaves_weights_and_moments_alone(tiny_config, t
 
 def test_reading_a_step_late_changes_nothing(tiny_config, tmp_path, monkeypatch):
     for lag in (0, 3):
-        monkeypatch.setattr("segtune.trainer.LAG", lag)
+        monkeypatch.setattr("segtune.steps.LAG", lag)
         train(tiny_config, tmp_path / str(lag))
     assert without_times(TrialDir(tmp_path / "0")) == without_times(TrialDir(tmp_path / "3"))
 
