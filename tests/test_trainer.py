@@ -2,14 +2,17 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from functools import partial
 
 import pytest
 import torch
+from PIL import Image
 
 from segtune import checkpoint
+from segtune.data.layouts import class_names
 from segtune.data.loader import ValLoader
 from segtune.distributed import Ranks
 from segtune.errors import CheckpointError, RunError
@@ -137,6 +140,25 @@ def test_shards_of_validation_add_up_to_the_whole(tiny_config, tmp_path):
     ]
     assert int(counts[1].matrix.sum()) > 0
     assert torch.equal(counts[0].matrix, counts[1].matrix + counts[2].matrix)
+
+
+def test_batches_of_validation_score_as_one_image_at_a_time(tiny_config, tmp_path, monkeypatch):
+    # Images of two sizes, in a batch only with their like.
+    root = tmp_path / "mixed"
+    shutil.copytree(tiny_config.data.root, root)
+    for path in sorted((root / "JPEGImages").iterdir())[::2]:
+        for file in (path, root / "SegmentationClass" / f"{path.stem}.png"):
+            with Image.open(file) as image:
+                cut = image.crop((0, 0, 64, 48))
+            cut.save(file)
+    config = tiny_config.override({"data.root": str(root), "data.layout": "voc"})
+    model = train(config.override({"schedule.epochs": 1}), tmp_path / "a").model
+    counts = []
+    for batch in (8, 1):
+        monkeypatch.setattr("segtune.data.loader.VAL_BATCH", batch)
+        counts.append(evaluate(model, ValLoader(config, 0, 1), Ranks(), config, len(class_names(config.data)), torch.float32).matrix)
+    assert len(ValLoader(config, 0, 1)._loader) == 7
+    assert torch.equal(*counts)
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from segtune.config import ExperimentConfig
-from segtune.data.augment import Augmentation, cutmix, resize_to_fit
+from segtune.data.augment import Augmentation, cutmix, fit_scale, resize_to_fit
 from segtune.data.cache import DecodedPairs
 from segtune.data.layouts import class_names, open_split
 from segtune.errors import ConfigError
@@ -26,8 +26,10 @@ from segtune.errors import ConfigError
 # ImageNet's statistics, which every encoder of transformers and timm that we use was trained with; in 0..255.
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
-# Images per validation batch: enough to keep a device busy, few enough for full-size logits of 150 classes.
+# Images per validation batch: enough to keep a GPU busy, few enough for the logits of 150 classes.
 VAL_BATCH = 8
+# And pixels, on a processor: a batch that leaves its caches takes one and a half times as long as its images by themselves.
+VAL_PIXELS_ON_CPU = 400_000
 
 # One sample to load: epoch, index, and the index of the sample that may be mixed into it.
 Ticket = tuple[int, int, int]
@@ -197,7 +199,16 @@ def _by_size(samples: _ValSamples, rank: int, world_size: int) -> list[list[int]
     for index in range(rank, len(samples.pairs), world_size):
         with Image.open(samples.pairs[index].image) as image:
             groups.setdefault(image.size, []).append(index)
-    return [group[i : i + VAL_BATCH] for group in groups.values() for i in range(0, len(group), VAL_BATCH)]
+    batches = []
+    for (width, height), group in groups.items():
+        count = val_batch(round(width * height * fit_scale(height, width, samples.config.data.resize) ** 2))
+        batches += [group[i : i + count] for i in range(0, len(group), count)]
+    return batches
+
+
+def val_batch(pixels: int) -> int:
+    """Returns how many images of so many pixels make a validation batch."""
+    return VAL_BATCH if torch.cuda.is_available() else max(1, min(VAL_BATCH, VAL_PIXELS_ON_CPU // pixels))
 
 
 def _stack(images: list[np.ndarray]) -> Tensor:

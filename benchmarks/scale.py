@@ -1,0 +1,172 @@
+"""What one more trial, image and class costs: fake training on a simulated cluster of several nodes, and the parts by themselves.
+
+    python -m benchmarks.scale                          # up to 64 trials at a time; every one is a process of some 100 MB
+    python -m benchmarks.scale --concurrent 16,64,1000  # where there is memory for it
+    python -m benchmarks.scale --plot scale.html
+
+The fake trials run through Tune and through everything of ours but the training itself: sampler, scheduler, watch and the files of
+a run. All nodes share this machine's cores, so what is counted is the driver's processor time, not the clock's.
+"""
+
+import argparse
+import os
+import resource
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+from ray.cluster_utils import Cluster
+
+from benchmarks.search_overhead import fake_score
+from benchmarks.tasks import CONFIG, SPACE
+from benchmarks.timing import once, show
+from segtune.cluster import search
+from segtune.cluster.session import ENVIRONMENT
+from segtune.config import ExperimentConfig, LossConfig
+from segtune.data import shapes
+from segtune.losses import build_loss
+from segtune.rundir import RunDir
+from segtune.study import Study, load_study
+from segtune.verdict import Verdict
+
+NODES = 4
+EPOCHS = 6
+EPOCH_S = 2.0  # long against what a report costs, short against patience
+Rows = list[dict[str, Any]]
+
+
+def fake_trial(drawn: dict[str, Any], *, study: Study, run: str, placement: Any) -> None:
+    """Takes the place of `segtune.cluster.trial.run_trial`: sleeps instead of training, and writes the same files."""
+    trial = RunDir(Path(run)).trial(drawn["number"], drawn["attempt"])
+    for epoch in range(1, EPOCHS + 1):
+        time.sleep(EPOCH_S)
+        row = {"epoch": epoch, "step": epoch, "loss": 1.0, "miou": fake_score(drawn["params"], epoch), "seconds": EPOCH_S * epoch}
+        trial.append_epoch(row)
+        ray.tune.report({"training_iteration": epoch, **row})
+    trial.write_verdict(Verdict(state="completed", epoch=EPOCHS, step=EPOCHS))
+
+
+@contextmanager
+def cluster(places: int) -> Iterator[None]:
+    """A Ray of several nodes on this machine, connected to."""
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": -(-places // NODES), "object_store_memory": 10**8})
+    for _ in range(NODES - 1):
+        nodes.add_node(num_cpus=-(-places // NODES), object_store_memory=10**8)
+    os.environ.update(ENVIRONMENT)
+    ray.init(address=nodes.address, log_to_driver=False, logging_level="ERROR")
+    try:
+        yield
+    finally:
+        ray.shutdown()
+        nodes.shutdown()
+
+
+def search_of(concurrent: int, trials: int) -> dict[str, Any]:
+    """Runs a search of fake trials and returns what it took."""
+    limits = {"trials": trials, "max_concurrent": concurrent, "sampler": "tpe"}
+    study = load_study(SPACE, CONFIG, [f"schedule.epochs={EPOCHS}", "schedule.val_every=1", "schedule.warmup_epochs=0"], limits)
+    real, search.run_trial = search.run_trial, fake_trial
+    try:
+        with tempfile.TemporaryDirectory() as folder, cluster(concurrent):
+            run = RunDir(Path(folder) / "run")
+            run.path.mkdir()
+            clock, busy = time.monotonic(), time.process_time()
+            search.run_search(study, run)
+            clock, busy = time.monotonic() - clock, time.process_time() - busy
+            reports = sum(len(trial.read_epochs()) for trial in run.trial_dirs())
+    finally:
+        search.run_trial = real
+    return {
+        "trials at a time": concurrent,
+        "trials": trials,
+        "reports": reports,
+        "seconds": f"{clock:.0f}",
+        "driver, ms a trial": f"{1000 * busy / trials:.0f}",
+        "driver, share of a core": f"{100 * busy / clock:.0f} %",
+        "its memory at most, MiB": f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f}",
+    }
+
+
+def images(counts: list[int]) -> Rows:
+    """Times the opening of the training images of a data set."""
+    from segtune.data.loader import TrainLoader
+
+    rows = []
+    for count in counts:
+        with tempfile.TemporaryDirectory() as folder:
+            config = many_images(Path(folder), count)
+            seconds = statistics.median(once(lambda config=config: TrainLoader(config, 0, 1)) for _ in range(3))
+        rows.append({"images": count, "start, s": f"{seconds:.3f}", "a thousand, ms": f"{1e6 * seconds / count:.1f}"})
+    return rows
+
+
+def many_images(folder: Path, count: int) -> ExperimentConfig:
+    """Writes a data set in which all images are the same file under other names, and returns its config."""
+    config = load_study(SPACE, CONFIG).config.override({"data.root": str(folder), "data.cache": "none"})
+    shapes.ensure(folder)
+    image = next((folder / "JPEGImages").iterdir())
+    mask = folder / "SegmentationClass" / f"{image.stem}.png"
+    names = [f"many-{index:06d}" for index in range(count)]
+    for name in names:
+        os.symlink(image, image.with_stem(name))
+        os.symlink(mask, mask.with_stem(name))
+    (folder / "ImageSets/Segmentation/train.txt").write_text("\n".join(names) + "\n")
+    return config.override({"data.layout": "voc"})
+
+
+def classes(counts: list[int]) -> Rows:
+    """Times the loss, forward and backward, of one crop."""
+    rows = []
+    for count in counts:
+        logits = torch.randn(1, count, 128, 128, requires_grad=True)
+        target = torch.randint(0, count, (1, 512, 512))
+        loss = build_loss(LossConfig(), count)
+        seconds = statistics.median(once(lambda loss=loss, x=logits, y=target: loss(x, y)["total"].backward()) for _ in range(5))
+        rows.append({"classes": count, "focal + Dice, ms": f"{1000 * seconds:.0f}", "a class, ms": f"{1000 * seconds / count:.2f}"})
+    return rows
+
+
+def plot(path: Path, tables: dict[str, Rows]) -> None:
+    """Writes a page with the last column of each table over its first."""
+    from plotly.subplots import make_subplots
+
+    figure = make_subplots(rows=1, cols=len(tables), subplot_titles=list(tables))
+    for column, rows in enumerate(tables.values(), 1):
+        first, last = next(iter(rows[0])), [name for name in rows[0] if name.endswith("ms") or name.endswith("ms a trial")][-1]
+        figure.add_scatter(x=[row[first] for row in rows], y=[float(row[last]) for row in rows], mode="lines+markers", row=1, col=column)
+        figure.update_xaxes(title_text=first, row=1, col=column)
+        figure.update_yaxes(title_text=last, rangemode="tozero", row=1, col=column)
+    figure.update_layout(showlegend=False, title="the cost of one more")
+    figure.write_html(path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--concurrent", default="4,16,64", help="trials at a time")
+    parser.add_argument("--rounds", type=int, default=3, help="trials for each that run at a time")
+    parser.add_argument("--images", default="1000,5000,20000")
+    parser.add_argument("--classes", default="2,21,150")
+    parser.add_argument("--plot", type=Path, help="also write a page with the curves")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    sizes = [[int(size) for size in text.split(",") if size] for text in (arguments.concurrent, arguments.images, arguments.classes)]
+    tables = {
+        "trials": [search_of(concurrent, arguments.rounds * concurrent) for concurrent in sizes[0]],
+        "images": images(sizes[1]),
+        "classes": classes(sizes[2]),
+    }
+    tables = {name: rows for name, rows in tables.items() if rows}
+    for name, rows in tables.items():
+        show(f"the cost of one more of the {name}", rows, None)
+    if arguments.plot:
+        plot(arguments.plot, tables)
+
+
+if __name__ == "__main__":
+    main()
