@@ -13,8 +13,10 @@ import ray
 import torch
 
 from segtune.cluster.search import run_search
+from segtune.cluster.trial import train_on_workers
 from segtune.cluster.watch import Stillness
 from segtune.config import HealthConfig
+from segtune.memory import OutOfMemoryError
 from segtune.pulse import Pulse
 from segtune.results import read_trials
 from segtune.rundir import RunDir, TrialDir
@@ -77,6 +79,29 @@ def test_trial_goes_on_after_its_process_died_or_stood_still(cluster, study_file
         torch.set_num_threads(threads)
         whole = TrialDir(tmp_path / "whole").read_epochs()
         assert [row["miou"] for row in trial.read_epochs()] == [row["miou"] for row in whole]
+
+
+@pytest.mark.slow
+def test_group_whose_step_does_not_fit_ends_with_what_would(cluster, tiny_config, tmp_path, monkeypatch):
+    def with_little_memory(task):
+        import resource
+        from pathlib import Path
+
+        import segtune.trainer  # noqa: F401
+        from segtune.cluster.worker import train_worker
+
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used + 2**30, used + 2**30))
+        train_worker(task)
+
+    monkeypatch.setattr("segtune.cluster.trial.train_worker", with_little_memory)
+    config = tiny_config.override({"data.crop": [896, 896], "augment.cat_max_ratio": 1.0})
+    with pytest.raises(OutOfMemoryError, match="4 images of 896 x 896 pixels on a worker does not fit"):
+        train_on_workers(config, tmp_path / "run", 2)
+    verdict = TrialDir(tmp_path / "run").read_verdict()
+    assert verdict is not None
+    assert (verdict.state, verdict.kind) == ("unhealthy", "out-of-memory")
+    assert "fit: try schedule.accumulate" in verdict.advice
 
 
 @pytest.mark.slow
