@@ -2,7 +2,7 @@
 
     python -m benchmarks.utilisation --trials 16
     python -m benchmarks.utilisation --trials 8 --workers 2 --config configs/camvid_segformer_b0.yaml --set data.root=../shared/camvid
-    python -m benchmarks.utilisation --run runs/loss_weights-1
+    python -m benchmarks.utilisation --run runs/loss_weights-1 --concurrent 2
 
 Launch: from the moment the sampler has drawn a trial to its first step. Busy: seconds in training steps and validations over the
 seconds that the workers were there for, from the first draw to the last verdict. The first trials start in processes that have
@@ -56,6 +56,8 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[])
     parser.add_argument("--out", type=Path, help="also write the table as JSON")
     arguments = parser.parse_args()
+    if arguments.run and not arguments.concurrent:
+        parser.error("--run needs --concurrent: how many trials ran at the same time")
     concurrent = arguments.concurrent or max(1, 2 // arguments.workers)
     if arguments.run:
         row, what = measure(RunDir.open(arguments.run), concurrent, arguments.workers), str(arguments.run)

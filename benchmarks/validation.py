@@ -41,12 +41,14 @@ class Waited:
 
 
 @torch.no_grad()
-def plain(model: torch.nn.Module, data: Iterable[ValBatch], device: torch.device, classes: int, ignore: int) -> ConfusionMatrix:
+def plain(
+    model: torch.nn.Module, data: Iterable[ValBatch], device: torch.device, precision: torch.dtype, matrix: ConfusionMatrix
+) -> ConfusionMatrix:
     """One image after the other; labels go to the host, and are counted there."""
-    matrix = ConfusionMatrix(classes, ignore)
     for batch in data:
-        logits = model(normalize(batch.images.to(device)))
-        logits = F.interpolate(logits, size=batch.masks.shape[-2:], mode="bilinear", align_corners=False)
+        with torch.autocast(device.type, dtype=precision, enabled=precision is not torch.float32):
+            logits = model(normalize(batch.images.to(device)))
+        logits = F.interpolate(logits.float(), size=batch.masks.shape[-2:], mode="bilinear", align_corners=False)
         matrix.update(logits.argmax(1).cpu(), batch.masks.long())
     return matrix
 
@@ -77,7 +79,7 @@ def main() -> None:
     found: dict[str, ConfusionMatrix] = {}
 
     def one_at_a_time() -> None:
-        found["plain"] = plain(model, singles, ranks.device, classes, ignore)
+        found["plain"] = plain(model, singles, ranks.device, precision, ConfusionMatrix(classes, ignore))
 
     def ours() -> None:
         found["ours"] = evaluate(model, batches, ranks, config, classes, precision)

@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 WEIGHTS, STATE, MANIFEST = "weights.safetensors", "state.pt", "manifest.json"
 
 # One spare: should the newest turn out damaged, the run goes on from the one before.
-KEPT_LAST, KEPT_BEST = 2, 1
+KEPT_LAST = 2
 
 # Settings that may change between a run and its continuation: they do not change the numbers.
 FREE_ON_RESUME = ("data.root", "data.num_loaders", "checkpoint.every")
@@ -50,7 +50,7 @@ class Manifest:
 
 
 def save(folder: Path, kind: str, weights: Mapping[str, Tensor], state: Mapping[str, Any] | None, manifest: Manifest) -> Path:
-    """Writes `folder/kind-EPOCH` and removes the older ones of its kind. `kind` is last or best; returns the path."""
+    """Writes `folder/kind-EPOCH` and removes those that nobody asks for any more. `kind` is last or best; returns the path."""
     target = folder / f"{kind}-{manifest.epoch:05d}"
     aside = folder / f".{target.name}.{uuid.uuid4().hex[:8]}.tmp"
     aside.mkdir(parents=True)
@@ -66,9 +66,27 @@ def save(folder: Path, kind: str, weights: Mapping[str, Tensor], state: Mapping[
         sync_folder(folder)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-    for old in _of_kind(folder, kind)[KEPT_LAST if kind == "last" else KEPT_BEST :]:
+    for old in _of_kind(folder, "last")[KEPT_LAST:] + _superseded(folder):
         shutil.rmtree(old)
     return target
+
+
+def _superseded(folder: Path) -> list[Path]:
+    """Returns the best ones that no resume asks for: neither the newest nor the newest at the time of a last one."""
+    bests = _of_kind(folder, "best")
+    needed = {next((b for b in bests if _epoch(b) <= _epoch(last)), None) for last in _of_kind(folder, "last")}
+    return [path for path in bests[1:] if path not in needed]
+
+
+def drop_after(folder: Path, epoch: int) -> None:
+    """Removes checkpoints of epochs that a resumed run has yet to come to."""
+    for path in [*_of_kind(folder, "best"), *_of_kind(folder, "last")]:
+        if _epoch(path) > epoch:
+            shutil.rmtree(path)
+
+
+def _epoch(path: Path) -> int:
+    return int(path.name.rpartition("-")[2])
 
 
 def best(folder: Path) -> Path | None:

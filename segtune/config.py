@@ -39,7 +39,7 @@ class DataConfig(Settings):
     num_images: int | None = Field(default=None, ge=1, description="train on the first N images only; default: all of them")
     cache: str = Field(
         default="auto",
-        description="where decoded images are kept for all trials of a node: auto (the user's cache folder), none, or a folder on a local disk",
+        description="where decoded images are kept for all trials of a node: auto ($XDG_CACHE_HOME, else the folder for temporary files), none, or a folder on a local disk",
     )
     cache_gb: float = Field(
         default=20.0, gt=0, description="the most that the decoded images of all data sets may take, in GB; more, and none are kept"

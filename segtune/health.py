@@ -1,6 +1,7 @@
 """Numbers of a run in, a Verdict out. Knows neither models nor ranks: the trainer hands in numbers that all ranks share.
 
-What a monitor remembers follows from the run's epoch rows, so a resumed run is watched as an unbroken one.
+What a monitor remembers follows from the run's epoch rows and from two numbers that the checkpoints carry, so a resumed run is
+watched by the thresholds of an unbroken one.
 """
 
 from __future__ import annotations

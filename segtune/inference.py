@@ -68,5 +68,5 @@ def predict_labels(views: Sequence[Tensor], size: tuple[int, ...] | torch.Size) 
 def precision_of(name: str, device: torch.device) -> torch.dtype:
     """Returns the dtype of autocast; auto is bf16 on a GPU that has it, otherwise float32."""
     if name == "auto":
-        return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
+        return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
     return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[name]

@@ -81,7 +81,8 @@ def hardest(logits: Tensor, target: Tensor, valid: Tensor, keep: float, ignore_i
             nll[sample, band.rows] = Softmax(band).nll.view(-1, target.shape[2])
     nll = nll.where(valid, -math.inf)
     last = (valid.sum() * keep).ceil().long().clamp(min=1) - 1
-    return valid & (nll >= nll.flatten().sort(descending=True).values[last])
+    # `gather`: indexing with a tensor would read it on the host, and wait for the device.
+    return valid & (nll >= nll.flatten().sort(descending=True).values.gather(0, last[None]))
 
 
 def build_loss(config: LossConfig, num_classes: int, ignore_index: int = 255) -> SegmentationLoss:

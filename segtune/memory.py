@@ -9,6 +9,9 @@ import torch
 
 from segtune.errors import SegtuneError
 
+# How errors say it that have no class of their own: of the processor's allocator, of the driver, of cuBLAS.
+WORDS = ("DefaultCPUAllocator: can't allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+
 
 class OutOfMemoryError(SegtuneError):
     """A step needs more memory than there is. The run's verdict says what would fit."""
@@ -18,7 +21,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory has run out, on a GPU or in the process."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
-    return isinstance(error, RuntimeError) and "DefaultCPUAllocator: can't allocate memory" in str(error)
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in WORDS)
 
 
 def largest_that_fits(step: Callable[[int], None], images: int) -> int:

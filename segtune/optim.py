@@ -50,7 +50,12 @@ def build_optimizer(model: nn.Module, config: OptimConfig, head: Collection[str]
     """Returns AdamW or SGD over the groups of `parameter_groups`, with fused steps where torch has them."""
     groups = parameter_groups(model, config, head)
     if config.name == "sgd":
-        return torch.optim.SGD(groups, lr=config.lr, momentum=config.betas[0], fused=True)
+        optimizer = torch.optim.SGD(groups, lr=config.lr, momentum=config.betas[0], fused=True)
+        if config.betas[0]:
+            # torch leaves the momentum unwritten where the first gradient is not finite, and goes on from whatever it holds.
+            for parameter in (p for group in groups for p in group["params"]):
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        return optimizer
     return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=True)
 
 

@@ -15,12 +15,13 @@ from typing import TypeVar
 from segtune.config import HealthConfig
 from segtune.rundir import TrialDir
 
-WRITE_EVERY_S = 1.0
+# At most: a thousand trials write to one shared file system.
+WRITE_EVERY_S = 10.0
 Item = TypeVar("Item")
 
 
 class Pulse:
-    """Writes about once a second how many steps a run has made, and after how long a pause it has to be called hung.
+    """Writes now and then how many steps a run has made, and after how long a pause it has to be called hung.
 
     The limit is `hung_factor` times the median step but at least `hung_after_s`, because a checkpoint on slow storage or a
     first step that compiles kernels takes longer than any number of steps. The file is replaced, not synced: it is of no
@@ -30,7 +31,8 @@ class Pulse:
     def __init__(self, out: TrialDir | None, limits: HealthConfig) -> None:
         """Without `out`, as on all ranks but the first, nothing is written."""
         self.out, self.limits = out, limits
-        self.beats, self.written = 0, -WRITE_EVERY_S
+        self.every_s = min(WRITE_EVERY_S, limits.hung_after_s / 10)
+        self.beats, self.written = 0, -self.every_s
         self.last = time.monotonic()
         self.steps: deque[float] = deque(maxlen=50)
 
@@ -40,7 +42,7 @@ class Pulse:
         self.steps.append(now - self.last)
         self.last = now
         self.beats += 1
-        if self.out and now - self.written >= WRITE_EVERY_S:
+        if self.out and now - self.written >= self.every_s:
             self.written = now
             self._write(self.out.pulse)
 

@@ -212,6 +212,8 @@ class Trainer:
         self.lr = optim.lr * factor
 
     def _validate(self) -> dict[str, Any]:
+        # Batch norms have seen other images on each rank; all score the model that is saved.
+        self.ranks.copy_first(unwrap(self.model).buffers())
         images = self.pulse.along(self.val_data)
         matrix = evaluate(unwrap(self.model), images, self.ranks, self.config, len(self.classes), self.precision)
         summary = matrix.summary()
@@ -246,6 +248,8 @@ class Trainer:
             "scaler": self.scaler.state_dict(),
             "best_miou": self.best_miou,
             "first_weight_norm": self.first_weight_norm,
+            "first_loss": self.health.first_loss,
+            "first_norm": self.health.first_norm,
             "seconds": self.seconds,
         }
 
@@ -261,6 +265,7 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.best_miou, self.first_weight_norm, self.seconds = state["best_miou"], state["first_weight_norm"], state["seconds"]
+        self.health.first_loss, self.health.first_norm = state["first_loss"], state["first_norm"]
         self.finished, self.step, self.lr = manifest.epoch, manifest.step, manifest.lr
         log.info("resumed from %s: epoch %d, step %d", path, self.finished, self.step)
 
@@ -279,6 +284,7 @@ class Trainer:
             return
         self.out.check_current()
         checkpoint.sweep(self.out.checkpoints)
+        checkpoint.drop_after(self.out.checkpoints, self.finished)
         self.out.cut_epochs(self.finished)
         self.out.verdict.unlink(missing_ok=True)
         write_atomic(self.out.config, write_yaml(self.config.dump()))

@@ -54,6 +54,7 @@ class Views:
         tops, lefts = self._starts(height), self._starts(width)
         total: Any = None
         count = images.new_zeros(-(-height // PIXELS), -(-width // PIXELS))
+        seen = [0, 0]
         for top, bottom in tops:
             for left, right in lefts:
                 logits = model(images[..., top:bottom, left:right])
@@ -64,7 +65,9 @@ class Views:
                 )
                 total[..., rows, columns] += logits
                 count[rows, columns] += 1
-        return total / count
+                seen = [max(seen[0], rows.stop), max(seen[1], columns.stop)]
+        # Some encoders look only at whole patches of four pixels, and give no logit for what is left of the last one.
+        return total[..., : seen[0], : seen[1]] / count[: seen[0], : seen[1]]
 
     def _starts(self, size: int) -> list[tuple[int, int]]:
         """Returns the begin and end of each window along an axis; the last one ends with the image."""

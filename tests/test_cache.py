@@ -30,7 +30,13 @@ def opened(data, split="train"):
 
 
 def kept_files(data):
-    return [path for path in Path(data.cache).glob("*/*/*") if not path.name.startswith("lock")]
+    return [path for path in Path(data.cache).glob("*/*/*/*") if not path.name.startswith("lock")]
+
+
+def let_go():
+    """What the end of a process does."""
+    while cache._HELD:
+        cache._HELD.popitem()[1].close()
 
 
 def same(found, expected):
@@ -136,18 +142,27 @@ def test_too_large_a_data_set_is_not_kept_and_says_so(data, small, monkeypatch, 
 def test_the_data_set_that_was_not_used_for_longest_makes_room(data):
     whole = 24 * 64 * 64 * 4
     old, late = (DecodedPairs(open_split(data, "train"), data, NUM_CLASSES + more, "train") for more in (1, 2))
+    stranger = Path(data.cache) / "thesis"
+    stranger.mkdir()
+    (stranger / "chapter").write_bytes(b"." * 3 * whole)
+    os.utime(stranger, (0, 0))
     for age, pairs in ((200, old), (100, late)):
         for index in range(len(pairs)):
             pairs[index]
         assert pairs.folder
         os.utime(pairs.folder.parent, (time.time() - age,) * 2)
-    new = opened(data.override({"cache_gb": 2.5 * whole / cache.GB}))
+    tight = data.override({"cache_gb": 2.5 * whole / cache.GB})
+    assert opened(tight).folder is None  # both are in use
+    let_go()
+    new = opened(tight)
     assert old.folder
     assert late.folder
     assert new.folder
     assert not old.folder.exists()
     assert late.folder.exists()
+    assert (stranger / "chapter").exists()
     assert same(old[0], load_pair(old.pairs[0], old.config, NUM_CLASSES))  # whoever still reads it goes on
+    assert not old.folder
 
 
 def test_a_split_does_not_push_out_the_other_one(data, caplog):

@@ -30,7 +30,7 @@ def test_older_ones_go_and_one_spare_stays(tmp_path):
     for epoch in (1, 2, 3):
         save(tmp_path, "last", epoch)
         save(tmp_path, "best", epoch)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["best-00003", "last-00002", "last-00003"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["best-00002", "best-00003", "last-00002", "last-00003"]
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "remove"])

@@ -1,9 +1,12 @@
 """Laws of augmentation and loading: what a sample looks like depends on (seed, epoch, index) and on nothing else."""
 
+from unittest.mock import patch
+
 import cv2
 import numpy as np
 import pytest
 import torch
+from torch.utils.data._utils.pin_memory import pin_memory
 
 from segtune.config import AugmentConfig, DataConfig
 from segtune.data.augment import Augmentation, _cut, cutmix, fit_scale, resize_to_fit
@@ -227,3 +230,13 @@ def test_normalised_mean_colour_is_zero():
     image = torch.tensor(MEAN).round().to(torch.uint8).view(1, 3, 1, 1)
     assert normalize(image).abs().max() < 0.01
     assert normalize(image + 50)[0, 0, 0, 0] == pytest.approx((174 - MEAN[0]) / STD[0], abs=1e-4)
+
+
+def test_batches_are_pinned_where_the_loader_is_asked_to(tiny_config):
+    # Without a GPU there is no such memory; that torch finds the method is what can be seen here.
+    for batch in (next(TrainLoader(tiny_config, 0, 1).epoch(1)), next(iter(ValLoader(tiny_config, 0, 1)))):
+        with patch.object(torch.Tensor, "pin_memory", lambda self: self + 0):
+            pinned = pin_memory(batch)
+        assert pinned is not batch
+        assert torch.equal(pinned.images, batch.images)
+        assert torch.equal(pinned.masks, batch.masks)

@@ -17,6 +17,8 @@ from segtune.data.loader import ValLoader
 from segtune.distributed import Ranks
 from segtune.errors import CheckpointError, RunError
 from segtune.inference import evaluate
+from segtune.memory import largest_that_fits
+from segtune.predict import load_model
 from segtune.rundir import TrialDir
 from segtune.settings import write_yaml
 from segtune.train import run_training
@@ -98,17 +100,55 @@ def test_non_finite_run_ends_with_its_reason_and_healthy_weights(tiny_config, tm
     assert "optim.lr 1e+29" in verdict.advice
 
 
-def test_step_that_is_not_finite_leaves_weights_and_moments_alone(tiny_config, tmp_path):
-    trainer = Trainer(tiny_config, TrialDir(tmp_path), Ranks())
+@pytest.mark.parametrize("earlier", [0, 1])
+@pytest.mark.parametrize(("optimizer", "moment"), [("adamw", "exp_avg"), ("sgd", "momentum_buffer")])
+def test_step_that_is_not_finite_leaves_weights_and_moments_alone(tiny_config, tmp_path, optimizer, moment, earlier):
+    trainer = Trainer(tiny_config.override({"optim.name": optimizer}), TrialDir(tmp_path), Ranks())
     batch = next(trainer.train_data.epoch(1))
-    trainer.steps.run([batch], step=1, lr=0.1)
+    for _ in range(earlier):
+        trainer.steps.run([batch], step=1, lr=0.1)
     before = [value.clone() for value in trainer.model.parameters()]
-    moments = [state["exp_avg"].clone() for state in trainer.optimizer.state.values()]
+    moments = [trainer.optimizer.state.get(p, {}).get(moment, torch.zeros_like(p)).clone() for p in trainer.model.parameters()]
     trainer.steps.loss.weights.fill_(float("nan"))
     losses, norm = trainer.steps.run([batch], step=2, lr=0.1).read()
     assert all(number != number for number in (losses["loss"], norm))
     assert all(map(torch.equal, before, trainer.model.parameters()))
-    assert all(map(torch.equal, moments, (state["exp_avg"] for state in trainer.optimizer.state.values())))
+    assert all(map(torch.equal, moments, (trainer.optimizer.state[p][moment] for p in trainer.model.parameters())))
+
+
+def test_what_fits_is_found_on_one_rank_alone_after_a_backward_that_broke_off(tiny_config, tmp_path):
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'meet'}", rank=0, world_size=1)
+    try:
+        trainer = Trainer(tiny_config, TrialDir(tmp_path / "a"), Ranks())
+        trainer.steps.model = torch.nn.parallel.DistributedDataParallel(trainer.model)
+        batch = next(trainer.train_data.epoch(1))
+
+        def full(_):
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+        hook = next(trainer.model.parameters()).register_hook(full)  # of the first layer: the last one of a backward pass
+        with pytest.raises(RuntimeError, match="allocate"):
+            trainer.steps.run([batch], step=1, lr=0.1)
+        hook.remove()
+        assert largest_that_fits(partial(trainer.steps.rehearse, batch), 8) == 4
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def test_resumed_run_keeps_the_best_of_its_own_past(tiny_config, tmp_path):
+    config = tiny_config.override({"schedule.epochs": 6, "checkpoint.every": 3})
+    trainer = Trainer(config, TrialDir(tmp_path), Ranks())
+    # mIoU as if by hand: better at 2, better still at 5, which is lost with the process.
+    scores = iter([0.1, 0.2, 0.15, 0.1, 0.9])
+    trainer._validate = lambda: {"miou": next(scores), "constant_miou": 0.05}
+    for report in trainer.epochs():
+        if report.epoch == 5:
+            break
+    assert sorted(path.name for path in trainer.out.checkpoints.iterdir()) == ["best-00002", "best-00005", "last-00003"]
+    again = Trainer(config, TrialDir(tmp_path), Ranks(), resume=True)
+    assert sorted(path.name for path in again.out.checkpoints.iterdir()) == ["best-00002", "last-00003"]
+    assert again.best_miou == 0.2
+    assert again.health.first_loss == trainer.health.first_loss
 
 
 def test_reading_a_step_late_changes_nothing(tiny_config, tmp_path, monkeypatch):
@@ -177,3 +217,7 @@ def test_two_ranks_under_torchrun_agree_with_one(tiny_config, tmp_path):
     one, two = (json.loads((tmp_path / name / "epochs.jsonl").read_text()) for name in ("one", "two"))
     assert one["class_iou"] == pytest.approx(two["class_iou"], abs=2e-3)
     assert one["loss"] == pytest.approx(two["loss"], rel=0.05)
+    # What was told is the score of what was saved, although each rank's batch norms had seen other images.
+    model, _, _ = load_model(str(tmp_path / "two"), None, torch.device("cpu"))
+    matrix = evaluate(model, ValLoader(config, 0, 1), Ranks(), config, len(class_names(config.data)), torch.float32)
+    assert two["miou"] == pytest.approx(float(matrix.summary()["mIoU"]), abs=1e-5)

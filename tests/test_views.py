@@ -29,6 +29,15 @@ def test_windows_see_every_pixel_as_the_whole_image_does(images, window, stride)
     torch.testing.assert_close(slid, shrink(images))
 
 
+@pytest.mark.parametrize("window", [32, 64])
+def test_windows_leave_no_gap_where_a_model_sees_whole_patches_only(images, window):
+    def floor(part):
+        return F.avg_pool2d(part, 4)
+
+    (slid,) = Views(window=window).logits(floor, images)
+    torch.testing.assert_close(slid, floor(images))
+
+
 def test_windows_are_what_the_model_is_given(images):
     sizes = set()
 

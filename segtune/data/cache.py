@@ -8,14 +8,17 @@ for all processes.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import logging
 import mmap
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from PIL import Image
@@ -32,6 +35,11 @@ PROBES = 16
 # Files that stand for the locks of a folder: enough that loaders seldom wait for one another.
 STRIPES = 64
 GB = 10**9
+# Below a folder that a user gives: what else lies there is not ours to remove.
+OWN_FOLDER = "segtune-decoded"
+# Locked, shared, by every process that has opened a data set.
+IN_USE = "in-use"
+_HELD: dict[Path, IO] = {}
 # Left on the disk for checkpoints, whatever happens.
 SPARE_BYTES = 2 * GB
 HEADER_BYTES = 16  # height and width
@@ -56,12 +64,20 @@ class DecodedPairs:
         path = self.folder / name
         if found := _read(path):
             return found
-        with _locked(self.folder / f"lock-{int(name[:2], 16) % STRIPES}"):
-            if found := _read(path):  # whoever held the lock has decoded it
-                return found
-            decoded = load_pair(pair, self.config, self.num_classes)
-            self._keep(path, decoded)
-            return decoded
+        try:
+            with _locked(self.folder / f"lock-{int(name[:2], 16) % STRIPES}"):
+                if found := _read(path):  # whoever held the lock has decoded it
+                    return found
+                decoded = load_pair(pair, self.config, self.num_classes)
+                self._keep(path, decoded)
+                return decoded
+        except OSError as error:  # a file system without locks, a folder that somebody has removed
+            self._give_up(error)
+            return load_pair(pair, self.config, self.num_classes)
+
+    def _give_up(self, error: OSError) -> None:
+        log.warning("data.cache: %s: %s: from here on images are decoded again each time", self.folder, error.strerror)
+        self.folder = None
 
     def _keep(self, path: Path, decoded: tuple[np.ndarray, np.ndarray]) -> None:
         """Writes a pair for the others; where the disk does not take it, this process stops trying."""
@@ -76,42 +92,58 @@ class DecodedPairs:
                     file.write(part.data)
             aside.replace(path)
         except OSError as error:
-            log.warning("data.cache: %s: %s: from here on images are decoded again each time", path.parent, error.strerror)
             aside.unlink(missing_ok=True)
-            self.folder = None
+            self._give_up(error)
 
 
 def _folder(pairs: Sequence[Pair], config: DataConfig, num_classes: int, split: str) -> Path | None:
     """Returns the folder of this split's decoded images, or None where they are not kept."""
     if config.cache == "none" or not pairs:
         return None
-    home = _home() if config.cache == "auto" else Path(config.cache)
     # What a label becomes depends on these settings.
     meaning = (VERSION, _boot(), os.path.abspath(config.root), config.layout, config.reduce_zero_label, config.ignore_index, num_classes)
-    data_set = home / _digest(meaning)
-    folder = data_set / split
     try:
+        home = _home() if config.cache == "auto" else Path(config.cache) / OWN_FOLDER
+        data_set = home / _digest(meaning)
+        folder = data_set / split
         folder.mkdir(parents=True, exist_ok=True)
+        _hold(data_set)
         os.utime(data_set)
         needed = _needed(pairs) + sum(_size(other) for other in data_set.iterdir() if other != folder)
         others = {other: _size(other) for other in sorted(home.iterdir(), key=os.path.getmtime) if other != data_set}
         allowed = min(config.cache_gb * GB, shutil.disk_usage(home).free + _size(home) - SPARE_BYTES)
-        if needed > allowed:
+        free = allowed - needed - sum(others.values())
+        if needed <= allowed and free < 0:
+            free += _make_room(others, -free)
+        if needed > allowed or free < 0:
             log.warning(
-                "data.cache: the decoded images of %s take about %.2f GB, and %.2f GB are allowed in %s (data.cache_gb is %g, and %.0f GB of "
-                "the disk stay free): every epoch decodes the images of %s again",
+                "data.cache: the decoded images of %s take about %.2f GB, and %.2f GB are allowed in %s (data.cache_gb is %g, %.0f GB of "
+                "the disk stay free, and other data sets in use have their share): every epoch decodes the images of %s again",
                 config.root, needed / GB, max(0.0, allowed) / GB, home, config.cache_gb, SPARE_BYTES / GB, split,
             )  # fmt: skip
             return None
-        _make_room(others, sum(others.values()) + needed - allowed)
     except OSError as error:
-        log.warning("data.cache: %s: %s: every epoch decodes the images again", home, error.strerror)
+        log.warning("data.cache: %s: %s: every epoch decodes the images again", error.filename or config.cache, error.strerror)
         return None
     return folder
 
 
 def _home() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "segtune"
+    """Returns a folder on the node's own disk: on a cluster the home folder is often shared, and slow."""
+    given = os.environ.get("XDG_CACHE_HOME")
+    home = Path(given) / OWN_FOLDER if given else Path(tempfile.gettempdir()) / f"{OWN_FOLDER}-{os.getuid()}"
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if home.stat().st_uid != os.getuid():
+        raise PermissionError(errno.EPERM, "belongs to somebody else", str(home))
+    return home
+
+
+def _hold(data_set: Path) -> None:
+    """Marks a data set as in use until this process, and those that it forks, have ended."""
+    if data_set not in _HELD:
+        file = (data_set / IN_USE).open("a")
+        fcntl.flock(file, fcntl.LOCK_SH)
+        _HELD[data_set] = file
 
 
 def _boot() -> str:
@@ -147,14 +179,18 @@ def _size(path: Path) -> int:
     return total
 
 
-def _make_room(others: Mapping[Path, int], excess: float) -> None:
-    """Removes other data sets until `excess` bytes are free. Whoever reads one of them decodes its images again."""
+def _make_room(others: Mapping[Path, int], excess: float) -> int:
+    """Removes other data sets, those not in use, until `excess` bytes are free; returns how many are."""
+    freed = 0
     for other, size in others.items():
-        if excess <= 0:
+        if freed >= excess:
             break
-        shutil.rmtree(other, ignore_errors=True)
-        log.info("data.cache: removed %s (%.2f GB) to make room", other, size / GB)
-        excess -= size
+        with contextlib.suppress(OSError), (other / IN_USE).open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(other, ignore_errors=True)
+            log.info("data.cache: removed %s (%.2f GB) to make room", other, size / GB)
+            freed += size
+    return freed
 
 
 def _name(pair: Pair) -> str:
@@ -169,7 +205,6 @@ def _name(pair: Pair) -> str:
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Holds a lock among the processes of this node; the system lets go of it when its holder dies."""
-    path.parent.mkdir(parents=True, exist_ok=True)  # it may have been removed to make room
     with path.open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
