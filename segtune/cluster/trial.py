@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import gc
 import logging
 import sys
@@ -57,6 +59,9 @@ def _tidy() -> None:
     gc.collect()
     if torch := sys.modules.get("torch"):
         torch.cuda.empty_cache()
+    # A trial is a thread of its own, and glibc keeps what each has freed: without this, 150 MB more after every trial.
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def _train_here(task: dict[str, Any]) -> None:
