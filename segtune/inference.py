@@ -15,6 +15,8 @@ from segtune.metrics import ConfusionMatrix
 from segtune.views import PLAIN, Views
 
 
+# Images come in many sizes, and a compiled network would be compiled anew for each.
+@torch.compiler.set_stance("force_eager")
 @torch.no_grad()
 def evaluate(
     model: torch.nn.Module,
@@ -29,22 +31,14 @@ def evaluate(
     model.eval()
     matrix = ConfusionMatrix(num_classes, config.data.ignore_index)
     matrix.matrix = matrix.matrix.to(ranks.device)
-    # Images come in many sizes, and a compiled network would be compiled anew for each.
-    with torch.compiler.set_stance("force_eager"):
-        _count(model, data, ranks, matrix, precision, views)
-    ranks.sum(matrix.matrix)
-    return matrix
-
-
-def _count(
-    model: torch.nn.Module, data: Iterable[ValBatch], ranks: Ranks, matrix: ConfusionMatrix, precision: torch.dtype, views: Views
-) -> None:
     for batch in data:
         images = normalize(batch.images.to(ranks.device, non_blocking=True))
         with torch.autocast(ranks.device.type, dtype=precision, enabled=precision is not torch.float32):
             logits = views.logits(model, images)
         masks = batch.masks.to(ranks.device, non_blocking=True).long()
         matrix.update(predict_labels(logits, masks.shape[-2:]), masks)
+    ranks.sum(matrix.matrix)
+    return matrix
 
 
 def predict_labels(views: Sequence[Tensor], size: tuple[int, ...] | torch.Size) -> Tensor:

@@ -142,6 +142,7 @@ def _timm_encoder(config: ModelConfig) -> tuple[nn.Module, list[int]]:
     try:
         encoder = timm.create_model(config.encoder, **options)
     except (RuntimeError, TypeError, NotImplementedError) as error:
+        # timm has no class of its own for an encoder without feature maps, or without an option: each raises what it comes upon.
         way_out = "; it has no stochastic depth: set model.drop_path: 0" if "drop_path_rate" in str(error) else ""
         raise ConfigError([f"model.encoder: {config.encoder!r} gives no feature maps{way_out or f': {error}'}"]) from None
     reductions: list[int] = encoder.feature_info.reduction()  # type: ignore[union-attr, operator]

@@ -106,7 +106,6 @@ class Steps:
             loss = self._forward(Batch(batch.images[:images], batch.masks[:images]), model)["loss"]
             # Not `backward`: the hooks that DDP has on the parameters would wait for the other ranks.
             torch.autograd.grad(loss, [p for p in model.parameters() if p.requires_grad], allow_unused=True)
-        self.optimizer.zero_grad(set_to_none=True)
 
     def _forward(self, batch: Batch, model: nn.Module, look: bool = False) -> dict[str, Tensor]:
         """Returns the loss to minimise under `loss`, and each term of the main head unweighted."""

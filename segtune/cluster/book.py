@@ -28,6 +28,7 @@ class Book:
     def ask(self, number: int, sampler: optuna.samplers.BaseSampler | None, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Opens a trial and returns its values: those that are given, or what the sampler draws."""
         if given is not None:
+            # A space that was widened since may have settings that a point of before had not: they had the config's own value.
             return self._open(number, self.space.complete(given))
         if sampler:
             self.study.sampler = sampler

@@ -158,8 +158,7 @@ class StudySampler(Searcher):
         trials = [trial for trial in self.run.trial_dirs() if trial.params.exists()]
         for number, trial in enumerate(trials):
             assert trial.id == self.run.trial(number).id, f"trial {number} is missing in {self.run.trials}"
-            # A space that was widened since may have settings that the trial had not: they had the config's own value.
-            self._ask(self.study.space.complete(json.loads(trial.params.read_text())))
+            self._ask(json.loads(trial.params.read_text()))
             if trial.notes.exists():
                 restore_notes(self.record.asked[number], json.loads(trial.notes.read_text()))
             verdict = trial.read_verdict()

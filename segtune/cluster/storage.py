@@ -70,7 +70,7 @@ def _seed(*numbers: int) -> int:
 
 def notes_of(trial: optuna.Trial) -> dict[str, Any]:
     """Returns what the sampler has noted in a trial that it has drawn, as CMA-ES does with its state. Plain JSON values."""
-    return {name: value for name, value in trial.storage.get_trial_system_attrs(trial._trial_id).items() if name != "fixed_params"}
+    return trial.storage.get_trial_system_attrs(trial._trial_id)
 
 
 def restore_notes(trial: optuna.Trial, notes: Mapping[str, Any]) -> None:

@@ -109,10 +109,12 @@ def _folder(pairs: Sequence[Pair], config: DataConfig, num_classes: int, split: 
         folder.mkdir(parents=True, exist_ok=True)
         _hold(data_set)
         os.utime(data_set)
-        needed = _needed(pairs) + sum(_size(other) for other in data_set.iterdir() if other != folder)
+        splits = {part: _size(part) for part in data_set.iterdir()}
         others = {other: _size(other) for other in sorted(home.iterdir(), key=os.path.getmtime) if other != data_set}
-        allowed = min(config.cache_gb * GB, shutil.disk_usage(home).free + _size(home) - SPARE_BYTES)
-        free = allowed - needed - sum(others.values())
+        taken = sum(others.values())
+        needed = _needed(pairs) + sum(size for part, size in splits.items() if part != folder)
+        allowed = min(config.cache_gb * GB, shutil.disk_usage(home).free + sum(splits.values()) + taken - SPARE_BYTES)
+        free = allowed - needed - taken
         if needed <= allowed and free < 0:
             free += _make_room(others, -free)
         if needed > allowed or free < 0:
