@@ -54,6 +54,16 @@ class ConfusionMatrix:
         means = {name: _mean(values) for name, values in (("mIoU", iou), ("mAcc", acc), ("mDice", dice))}
         return {"aAcc": float(np.nan_to_num(all_acc)), **means, "iou": iou, "acc": acc, "dice": dice}
 
+    def row(self, class_names: Sequence[str]) -> dict[str, Any]:
+        """Returns the scores of a validated epoch as they are written to a run's files; a class without an IoU has None."""
+        summary = self.summary()
+        # JSON has no NaN.
+        ious = [None if np.isnan(iou) else round(float(iou), 6) for iou in summary["iou"]]
+        scores = {"miou": float(summary["mIoU"]), "aacc": float(summary["aAcc"]), "macc": float(summary["mAcc"])}
+        index, share = self.most_predicted()
+        one = {"constant_miou": self.constant_miou(), "top_class": class_names[index], "top_share": share}
+        return {**scores, **one, "class_iou": ious}
+
 
 def _mean(values: np.ndarray) -> float:
     known = values[~np.isnan(values)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +19,10 @@ from segtune.signs import gradient_left
 
 # Steps that a GPU may be ahead of what the host has read of them; a step that is not finite changes no weights meanwhile.
 LAG = 2
+# Among what ranks sum up after each step: how many of them are to leave the run.
+LEAVING = "leaving"
+# Says whether this rank is to leave; None in runs that are never left.
+Leave = Callable[[], bool] | None
 
 
 @dataclass
@@ -28,15 +32,21 @@ class Told:
     step: int
     lr: float
     names: list[str]
-    values: Tensor  # on the host: the losses in the order of the names, and the gradient norm
+    values: Tensor  # on the host: what the names say, in their order, and the gradient norm
     arrived: torch.cuda.Event | None
 
     def read(self) -> tuple[dict[str, float], float]:
-        """Returns the mean losses of all ranks and the gradient norm before clipping; waits for the device."""
+        """Returns the mean losses of all ranks and the gradient norm before clipping; waits for the device.
+
+        Raises Left, on all ranks alike, where one of them is to leave the run.
+        """
         if self.arrived:
             self.arrived.synchronize()
         *losses, norm = self.values.tolist()
-        return dict(zip(self.names, losses, strict=True)), norm
+        terms = dict(zip(self.names, losses, strict=True))
+        if terms.pop(LEAVING, 0.0):
+            raise Left
+        return terms, norm
 
 
 def behind(told: Iterable[Told]) -> Iterator[Told]:
@@ -47,6 +57,10 @@ def behind(told: Iterable[Told]) -> Iterator[Told]:
         if len(waiting) > LAG:
             yield waiting.popleft()
     yield from waiting
+
+
+class Left(Exception):
+    """All ranks have left the run after the same step, because one of them was told to."""
 
 
 class Steps:
@@ -65,6 +79,7 @@ class Steps:
         """`model` may be wrapped by DDP; `precision` is the dtype of autocast."""
         self.config, self.model, self.loss = config, model, loss.to(ranks.device)
         self.optimizer, self.scaler, self.precision, self.ranks = optimizer, scaler, precision, ranks
+        self.leave: Leave = None
         self.gradient_left = 1.0  # see signs.gradient_left; of the last step that was looked at
 
     def run(self, micro: list[Batch], step: int, lr: float, look: bool = False) -> Told:
@@ -86,6 +101,8 @@ class Steps:
         names = list(parts[0])
         # One sum carries the numbers for the log and, because NaN spreads, the agreement that a loss is not finite.
         shared = torch.stack([torch.stack([part[name].detach() for part in parts]).mean() for name in names])
+        if self.leave:
+            names, shared = [*names, LEAVING], torch.cat([shared, shared.new_full((1,), float(self.leave()))])
         values = torch.cat([self.ranks.sum(shared) / self.ranks.world_size, norm[None]])
         self._apply(values)
         return Told(step, lr, names, *_to_host(values))

@@ -35,7 +35,7 @@ from segtune.rundir import TrialDir, write_atomic
 from segtune.scalars import ScalarLog
 from segtune.settings import write_yaml
 from segtune.signs import weight_norm
-from segtune.steps import Steps, Told, behind
+from segtune.steps import Leave, Steps, Told, behind
 from segtune.verdict import Verdict
 
 log = logging.getLogger(__name__)
@@ -111,8 +111,12 @@ class Trainer:
         """Optimiser steps of the whole run."""
         return self.train_data.steps_per_epoch * self.config.schedule.epochs
 
-    def epochs(self) -> Iterator[EpochReport]:
-        """Trains and yields one report per epoch; files are written before the report is out. Ends with `verdict` set."""
+    def epochs(self, leave: Leave = None) -> Iterator[EpochReport]:
+        """Trains and yields one report per epoch; files are written before the report is out. Ends with `verdict` set.
+
+        Raises Left after the same step on every rank, where `leave` has become true on one of them.
+        """
+        self.steps.leave = leave
         schedule = self.config.schedule
         # What a run starts from may be what it has to lose.
         known = {"init_miou": self._validate()["miou"]} if self.initialised else {}
@@ -216,13 +220,7 @@ class Trainer:
         self.ranks.copy_first(unwrap(self.model).buffers())
         images = self.pulse.along(self.val_data)
         matrix = evaluate(unwrap(self.model), images, self.ranks, self.config, len(self.classes), self.precision)
-        summary = matrix.summary()
-        # JSON has no NaN: a class that is neither present nor predicted has no IoU.
-        ious = [None if math.isnan(iou) else round(float(iou), 6) for iou in summary["iou"]]
-        scores = {"miou": float(summary["mIoU"]), "aacc": float(summary["aAcc"]), "macc": float(summary["mAcc"])}
-        index, share = matrix.most_predicted()
-        one = {"constant_miou": matrix.constant_miou(), "top_class": self.classes[index], "top_share": share}
-        return {**scores, **one, "class_iou": ious}
+        return matrix.row(self.classes)
 
     def _write(self, epoch: int, row: dict[str, Any]) -> None:
         """Keeps the run's files up to date, on the first rank: checkpoints first, so that no row is ahead of its weights."""

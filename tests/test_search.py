@@ -215,9 +215,11 @@ def test_workers_of_a_group_come_back_after_a_stop(own_cluster, study_file, tmp_
         run.trial(0).append_epoch({"epoch": epoch, "step": epoch, "miou": 0.99, "seconds": 1.0})
     run.trial(0).write_verdict(Verdict(state="completed", epoch=200))
     write_atomic(run.trial(0).config, write_yaml(study.config.dump()))
-    # Two trials of two workers each, one after the other on two CPUs: the second can only start on what the first gave back.
+    # Two trials of two workers each, one after the other on two CPUs: the second can only start once the first has let go.
     run_search(study, run)
     trials = read_trials(run)
     assert [t.state for t in trials[1:]] == ["pruned", "pruned"]
     assert max(t.epoch for t in trials[1:]) < 20
+    # The ranks of the first have trained the second too.
+    assert json.loads(run.trial(1).pulse.read_text())["pid"] == json.loads(run.trial(2).pulse.read_text())["pid"]
     assert wait_for_free_cluster(10)

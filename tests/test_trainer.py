@@ -21,6 +21,7 @@ from segtune.memory import largest_that_fits
 from segtune.predict import load_model
 from segtune.rundir import TrialDir
 from segtune.settings import write_yaml
+from segtune.steps import Left
 from segtune.train import run_training
 from segtune.trainer import Trainer
 
@@ -156,6 +157,20 @@ def test_reading_a_step_late_changes_nothing(tiny_config, tmp_path, monkeypatch)
         monkeypatch.setattr("segtune.steps.LAG", lag)
         train(tiny_config, tmp_path / str(lag))
     assert without_times(TrialDir(tmp_path / "0")) == without_times(TrialDir(tmp_path / "3"))
+
+
+def test_run_is_left_in_the_middle_of_an_epoch_without_a_verdict(tiny_config, tmp_path):
+    asked = []
+    trainer = Trainer(tiny_config, TrialDir(tmp_path), Ranks())
+    epochs = trainer.epochs(leave=lambda: bool(asked))
+    next(epochs)
+    asked.append("leave")
+    with pytest.raises(Left):
+        next(epochs)
+    rows = TrialDir(tmp_path).read_epochs()
+    assert [row["epoch"] for row in rows] == [1]
+    assert "leaving" not in rows[0]
+    assert not TrialDir(tmp_path).verdict.exists()
 
 
 def test_compiled_network_learns_the_same(tiny_config, tmp_path, monkeypatch):

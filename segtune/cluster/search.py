@@ -60,9 +60,8 @@ def _tuner(
             num_samples=sampler.remaining * (1 + study.search.retries),
             max_concurrent_trials=placement.concurrent,
             trial_dirname_creator=lambda trial: trial.trial_id,
-            # The next trial in the process of the last one: importing torch and its company takes longer than many a trial. Not
-            # with worker groups, whose workers are given back when their trial's process ends.
-            reuse_actors=placement.workers == 1,
+            # The next trial in the process of the last one: importing torch and its company takes longer than many a trial.
+            reuse_actors=True,
         ),
         run_config=tune.RunConfig(
             name=f"tune-{time.time_ns()}", storage_path=str(run.ray), verbose=0, callbacks=[watch, Silence()], stop=StopAll(watch)

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import gc
 import logging
-import sys
 import traceback
 from pathlib import Path
 from typing import Any
 
 from segtune.cluster.session import Placement, live_nodes, plan_resources, session
-from segtune.cluster.worker import train_rank, train_worker
+from segtune.cluster.worker import Task, tidy, train_rank, train_worker
 from segtune.config import ExperimentConfig
 from segtune.errors import SegtuneError
 from segtune.rundir import RunDir, TrialDir, write_atomic
@@ -23,9 +19,7 @@ from segtune.verdict import Verdict
 log = logging.getLogger(__name__)
 
 
-def task_of(
-    config: ExperimentConfig, out: TrialDir, placement: Placement, *, resume: bool = False, init_from: str | None = None
-) -> dict[str, Any]:
+def task_of(config: ExperimentConfig, out: TrialDir, placement: Placement, *, resume: bool = False, init_from: str | None = None) -> Task:
     """Returns what a worker needs, as plain values."""
     where = {"out": str(out.path), "attempt": out.attempt}
     return {"config": config.dump(), **where, "cpus": placement.cpus, "resume": resume, "init_from": init_from}
@@ -45,26 +39,20 @@ def run_trial(drawn: dict[str, Any], *, study: Study, run: str, placement: Place
         if placement.workers == 1:
             _train_here(task)
         else:
-            _train_in_group(task, f"trial-{trial.id}", Path(run) / "ray", placement, in_search=True)
+            import ray.tune
+
+            from segtune.cluster.group import train_in_group
+
+            train_in_group(task, ray.tune.report, Path(run) / "ray", placement)
     except Exception as error:  # the fence around a trial: whatever it is, it must not take the search with it
         if trial.is_current():
             write_atomic(trial.path / "error.txt", traceback.format_exc())
             trial.write_verdict(_verdict_of(error, trial))
     finally:
-        _tidy()
+        tidy()
 
 
-def _tidy() -> None:
-    """Leaves the process as the next trial wants to find it: without the last one's model and loaders."""
-    gc.collect()
-    if torch := sys.modules.get("torch"):
-        torch.cuda.empty_cache()
-    # A trial is a thread of its own, and glibc keeps what each has freed: without this, 150 MB more after every trial.
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
-
-
-def _train_here(task: dict[str, Any]) -> None:
+def _train_here(task: Task) -> None:
     """Ray Train's local mode: the loop runs in this process and reports to Tune directly."""
     import ray.tune
     from ray.train import RunConfig, ScalingConfig
@@ -75,28 +63,6 @@ def _train_here(task: dict[str, Any]) -> None:
         train_loop_config=task,
         scaling_config=ScalingConfig(num_workers=0),
         run_config=RunConfig(name=Path(task["out"]).name),
-    ).fit()
-
-
-def _train_in_group(task: dict[str, Any], name: str, storage: Path, placement: Placement, *, in_search: bool) -> None:
-    """Starts a worker group and waits for it. The name is the same at every start, so that Ray knows the run again."""
-    import ray.train
-    from ray.train.torch import TorchConfig, TorchTrainer
-    from ray.tune.integration.ray_train import TuneReportCallback
-
-    resources = {"CPU": placement.cpus} | ({"GPU": placement.gpus} if placement.gpus else {})
-    TorchTrainer(
-        train_worker,
-        train_loop_config=task,
-        torch_config=TorchConfig(timeout_s=300),
-        scaling_config=ray.train.ScalingConfig(num_workers=placement.workers, use_gpu=placement.gpus > 0, resources_per_worker=resources),
-        run_config=ray.train.RunConfig(
-            name=name,
-            storage_path=str(storage),
-            callbacks=[TuneReportCallback()] if in_search else [],
-            # A death that would repeat is a verdict, so what is raised is a fault; the search decides about trying again.
-            failure_config=ray.train.FailureConfig(max_failures=0, controller_failure_limit=3),
-        ),
     ).fit()
 
 
@@ -140,13 +106,16 @@ def train_on_workers(
     config: ExperimentConfig, out: Path, workers: int, *, address: str | None = None, resume: bool = False, init_from: str | None = None
 ) -> None:
     """Trains one config on a worker group of its own, without a search. Raises ClusterError where it does not fit."""
+    from ray.train.torch import TorchTrainer
     from ray.train.v2.api.exceptions import TrainingFailedError
+
+    from segtune.cluster.group import settings_of
 
     with session(address):
         placement = plan_resources(SearchConfig(trials=1, workers_per_trial=workers), live_nodes())
         task = task_of(config, TrialDir(out), placement, resume=resume, init_from=init_from)
         try:
-            _train_in_group(task, out.name, out / "ray", placement, in_search=False)
+            TorchTrainer(train_worker, **settings_of(task, out.name, out / "ray", placement)).fit()
         except TrainingFailedError as error:
             cause = _cause(error)
             if isinstance(cause, SegtuneError):

@@ -1,0 +1,168 @@
+"""Trials of two or more workers: one of Ray Train's worker groups per trial process, which stays for the trials that come after.
+
+A group that Ray Train starts under Tune by itself takes eight processes: the trial, a queue, a controller, a cleaner, a manager of
+Ray Data's data sets, the ranks' meeting point, and two ranks. Each takes a second of a core to start, and those that train take six:
+17 s a trial, and all of it again for the next one. Here the controller is a thread of the trial's process, which makes the queue
+needless; what nobody uses is left out; and ranks that have ended a trial wait for the next.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import queue
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import ray.exceptions
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.train.v2._internal.execution.callback import ReportCallback
+from ray.train.v2._internal.execution.controller import TrainController
+from ray.train.v2._internal.execution.worker_group import WorkerGroup
+from ray.train.v2.api.result import Result
+
+from segtune.cluster.session import Placement
+from segtune.cluster.worker import Row, Task, call_back, hand_out, name_of, train_tasks
+
+# For how long the ranks of a stopped trial may take to come to their next step, before others are started in their place.
+PATIENCE_S = 60.0
+
+_group: Group | None = None
+
+
+def train_in_group(task: Task, tell: Callable[[Row], None], storage: Path, placement: Placement) -> None:
+    """Trains a task (see `trial.task_of`) on the worker group of this process, and starts it where there is none.
+
+    `tell` gets the numbers of each validated epoch; where it raises, the ranks leave the task at their next step. Raises Ray
+    Train's errors, which hold what the workers have raised.
+    """
+    global _group
+    if _group and not _group.is_free():
+        _group.abort()
+        _group = None
+    if _group:
+        _group.give(task)
+    else:
+        _group = Group(task, storage, placement)
+    try:
+        for row in _group.rows():
+            tell(row)
+    except Exception:
+        _group.abort()
+        _group = None
+        raise
+    except SystemExit:  # how Tune ends the trial
+        _group.call_back()
+        raise
+
+
+class Group:
+    """Ranks that train one task after another, each of them at the same one."""
+
+    def __init__(self, first: Task, storage: Path, placement: Placement) -> None:
+        """Starts the ranks, with their first task."""
+        self.task = name_of(first)
+        self.told: queue.SimpleQueue[Row | str | BaseException] = queue.SimpleQueue()
+        self.trainer = _GroupTrainer(train_tasks, **settings_of(first, f"group-{uuid.uuid4().hex[:8]}", storage, placement))
+        self.trainer.told = self.told
+        threading.Thread(target=self._run, daemon=True, name="worker-group").start()
+
+    def _run(self) -> None:
+        try:
+            self.trainer.fit()
+        except BaseException as error:  # whatever it is, the trial's thread has to hear of it
+            self.told.put(error)
+
+    def give(self, task: Task) -> None:
+        """Hands the ranks their next task."""
+        self.task = name_of(task)
+        self._send(hand_out, task)
+
+    def call_back(self) -> None:
+        """Has the ranks leave their task at the next step."""
+        self._send(call_back, self.task)
+
+    def rows(self) -> Iterator[Row]:
+        """Yields what the ranks tell of their task, until they have ended it; raises what has ended them."""
+        while (said := self.told.get()) != self.task:
+            if isinstance(said, BaseException):
+                raise said
+            if isinstance(said, dict):
+                yield said
+        self.task = ""
+
+    def is_free(self) -> bool:
+        """Waits until the ranks have left a task that they were called back from; returns whether they have, and live."""
+        deadline = time.monotonic() + PATIENCE_S
+        while True:
+            try:
+                said = self.told.get(timeout=max(0.0, deadline - time.monotonic()) if self.task else 0.0)
+            except queue.Empty:
+                return not self.task
+            if isinstance(said, BaseException):
+                return False
+            if said == self.task:
+                self.task = ""
+
+    def abort(self) -> None:
+        """Kills the ranks."""
+        with contextlib.suppress(ray.exceptions.RayError, ValueError):
+            self._ranks().abort()
+
+    def _send(self, what: Callable[..., None], *given: Any) -> None:
+        # A rank that is dead cannot be told; its death is on its way here.
+        with contextlib.suppress(ray.exceptions.RayError, ValueError):
+            self._ranks().execute_async(what, *given)
+
+    def _ranks(self) -> WorkerGroup:
+        ranks = self.trainer.controller.get_worker_group()
+        if ranks is None:
+            raise ValueError("the worker group has ended")
+        return ranks
+
+
+class _Tell(ReportCallback):
+    """Passes on what the ranks report: rows, and the names of the tasks that they have ended. They all report the same."""
+
+    def __init__(self, told: queue.SimpleQueue) -> None:
+        self.told = told
+
+    def after_report(self, training_report: Any, metrics: list[dict[str, Any]]) -> None:
+        """Hears of a report that all ranks have made."""
+        self.told.put(metrics[0].get("ended") or metrics[0])
+
+
+class _GroupTrainer(TorchTrainer):
+    """Ray Train's trainer with its controller in the thread that calls `fit`."""
+
+    controller: TrainController
+    told: queue.SimpleQueue
+
+    def _initialize_and_run_controller(self, **given: Any) -> Result:
+        # The cleaner does what `session.release_orphans` does; data sets are ours, not Ray Data's.
+        needless = (PlacementGroupCleanerCallback, DatasetsCallback)
+        given["callbacks"] = [callback for callback in given["callbacks"] if not isinstance(callback, needless)]
+        given["callbacks"].append(_Tell(self.told))
+        self.controller = TrainController(**given)
+        asyncio.run(self.controller.run())
+        return self.controller.get_result()
+
+
+def settings_of(task: Task, name: str, storage: Path, placement: Placement) -> dict[str, Any]:
+    """Returns what a TorchTrainer takes besides the function."""
+    resources = {"CPU": placement.cpus} | ({"GPU": placement.gpus} if placement.gpus else {})
+    # A death that would repeat is a verdict, so what is raised is a fault; the search decides about trying again.
+    failures = FailureConfig(max_failures=0, controller_failure_limit=3)
+    return {
+        "train_loop_config": task,
+        "torch_config": TorchConfig(timeout_s=300),
+        "scaling_config": ScalingConfig(num_workers=placement.workers, use_gpu=placement.gpus > 0, resources_per_worker=resources),
+        "run_config": RunConfig(name=name, storage_path=str(storage), failure_config=failures),
+    }
