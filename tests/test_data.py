@@ -73,6 +73,21 @@ def test_palette_and_grey_masks_are_the_same_labels(voc, train):
     assert labels[0, :4].tolist() == [1, 20, 255, 0]
 
 
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_jpegs_have_pillows_pixels(tmp_path, mode, progressive):
+    coloured = np.random.default_rng(0).integers(0, 256, (24, 40, 3), np.uint8)
+    turned = Image.Exif()
+    turned[274] = 6  # orientation: as a viewer would show it, not as it lies in the file
+    smooth = Image.fromarray(cv2.GaussianBlur(coloured, (0, 0), 2)).convert(mode)
+    smooth.save(tmp_path / "x.jpg", progressive=progressive, exif=turned, quality=80)
+    with Image.open(tmp_path / "x.jpg") as saved:
+        assert np.array_equal(read_image(tmp_path / "x.jpg"), np.asarray(saved.convert("RGB")))
+    (tmp_path / "x.jpg").write_bytes((tmp_path / "x.jpg").read_bytes()[:-40])
+    with pytest.raises(DataError, match="not readable as an image"):
+        read_image(tmp_path / "x.jpg")
+
+
 def test_ade20k_moves_labels_down_and_ignores_zero(tmp_path):
     for part in ("training", "validation"):
         image(tmp_path / "images" / part / "x.jpg", (3, 1))

@@ -17,6 +17,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import IO
 
@@ -52,36 +53,54 @@ class DecodedPairs:
         """Decides whether the decoded images of `split` (train or val) are kept; nothing is decoded yet."""
         self.pairs, self.config, self.num_classes = pairs, config, num_classes
         self.folder = _folder(pairs, config, num_classes, split)
+        self._writer: ThreadPoolExecutor | None = None
+        self._writing: Future[None] | None = None
 
     def __len__(self) -> int:
         return len(self.pairs)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns a pair; the arrays are read-only where they are kept. Raises DataError that names a file which is no image."""
-        pair = self.pairs[index]
-        if self.folder is None or not (name := _name(pair)):
+        pair, folder = self.pairs[index], self.folder
+        if folder is None or not (name := _name(pair)):
             return load_pair(pair, self.config, self.num_classes)
-        path = self.folder / name
+        # Strings: a tenth of the time with a decoded image went into paths.
+        path = os.path.join(folder, name)
         if found := _read(path):
             return found
         try:
-            with _locked(self.folder / f"lock-{int(name[:2], 16) % STRIPES}"):
+            with contextlib.ExitStack() as lock:
+                lock.enter_context(_locked(os.path.join(folder, f"lock-{int(name[:2], 16) % STRIPES}")))
                 if found := _read(path):  # whoever held the lock has decoded it
                     return found
                 decoded = load_pair(pair, self.config, self.num_classes)
-                self._keep(path, decoded)
+                for part in decoded:
+                    part.setflags(write=False)
+                # Writing takes as long as decoding: meanwhile the next image is decoded. Not more than one, for memory's sake.
+                self.settle()
+                self._writer = self._writer or ThreadPoolExecutor(1, "decoded")
+                self._writing = self._writer.submit(self._keep, path, decoded, lock.pop_all())
                 return decoded
         except OSError as error:  # a file system without locks, a folder that somebody has removed
             self._give_up(error)
             return load_pair(pair, self.config, self.num_classes)
 
+    def settle(self) -> None:
+        """Waits until what this process has decoded is there for the others."""
+        if self._writing:
+            self._writing.result()
+
     def _give_up(self, error: OSError) -> None:
         log.warning("data.cache: %s: %s: from here on images are decoded again each time", self.folder, error.strerror)
         self.folder = None
 
-    def _keep(self, path: Path, decoded: tuple[np.ndarray, np.ndarray]) -> None:
-        """Writes a pair for the others; where the disk does not take it, this process stops trying."""
-        aside = path.with_suffix(f".{os.getpid()}")
+    def _keep(self, path: str, decoded: tuple[np.ndarray, np.ndarray], lock: contextlib.ExitStack) -> None:
+        """Writes a pair for the others, then lets go of the lock; where the disk does not take it, this process stops trying."""
+        with lock:
+            self._write(path, decoded)
+
+    def _write(self, path: str, decoded: tuple[np.ndarray, np.ndarray]) -> None:
+        aside = Path(f"{path}.{os.getpid()}")
         try:
             parts = [np.ascontiguousarray(part) for part in (np.array(decoded[1].shape, "<i8"), *decoded)]
             with aside.open("wb") as file:
@@ -205,17 +224,20 @@ def _name(pair: Pair) -> str:
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def _locked(path: str) -> Iterator[None]:
     """Holds a lock among the processes of this node; the system lets go of it when its holder dies."""
-    with path.open("a") as file:
+    file = os.open(path, os.O_RDONLY | os.O_CREAT, 0o600)
+    try:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+    finally:
+        os.close(file)
 
 
-def _read(path: Path) -> tuple[np.ndarray, np.ndarray] | None:
+def _read(path: str) -> tuple[np.ndarray, np.ndarray] | None:
     """Returns what lies in a file, None where it is not there (yet)."""
     try:
-        with path.open("rb") as file:
+        with open(path, "rb") as file:
             memory = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
     except (FileNotFoundError, ValueError):
         return None

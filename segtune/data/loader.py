@@ -77,7 +77,7 @@ class TrainLoader:
 
     def __init__(self, config: ExperimentConfig, rank: int, world_size: int) -> None:
         """Raises DataError for a data set that is incomplete, ConfigError for batches that cannot be formed."""
-        samples = _TrainSamples(config)
+        samples = self._samples = _TrainSamples(config)
         schedule = config.schedule
         self.num_images = len(samples.pairs)
         self.steps_per_epoch = self.num_images // schedule.batch_size
@@ -108,6 +108,10 @@ class TrainLoader:
         """Yields the micro-batches of an epoch, `accumulate` of them per optimiser step."""
         self._order.epoch = epoch
         return iter(self._loader)
+
+    def settle(self) -> None:
+        """Waits until every image that this process has decoded is there for others; loader processes do so at their end."""
+        self._samples.pairs.settle()
 
 
 class ValLoader:
