@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from segtune.bilinear import resize
@@ -19,11 +20,12 @@ from segtune.bilinear import resize
 
 def decode(head: Any, states: Sequence[Tensor]) -> Tensor:
     """Returns the logits [N, C, h, w] of transformers' SegformerDecodeHead for its encoder's maps, largest [N, D0, h, w] first."""
+    # Channels last in memory all the way: there a 1x1 convolution is a linear layer, and nothing is copied between them.
     fused: Any = 0.0
     for state, (weight, bias) in zip(states, _folded(head), strict=True):
-        fused = fused + resize(_mixed(state, weight, bias), states[0].shape[-2:])
-    hidden = head.dropout(head.activation(head.batch_norm(fused)))
-    return _mixed(hidden, head.classifier.weight.flatten(1), head.classifier.bias)
+        fused = fused + resize(F.linear(state.permute(0, 2, 3, 1), weight, bias), states[0].shape[-2:])
+    hidden = head.dropout(head.activation(head.batch_norm(fused.permute(0, 3, 1, 2))))
+    return F.linear(hidden.permute(0, 2, 3, 1), head.classifier.weight.flatten(1), head.classifier.bias).permute(0, 3, 1, 2)
 
 
 def _folded(head: Any) -> list[tuple[Tensor, Tensor]]:
@@ -34,8 +36,3 @@ def _folded(head: Any) -> list[tuple[Tensor, Tensor]]:
         # The fusion takes the smallest map first.
         pairs = zip(reversed(parts), (p.proj for p in head.linear_projections), strict=True)
         return [(part @ projection.weight, part @ projection.bias) for part, projection in pairs]
-
-
-def _mixed(maps: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Returns maps [N, K, h, w] mixed to [N, D, h, w] by `weight` [D, K]: a 1x1 convolution, for which torch may have a slow path."""
-    return (weight @ maps.flatten(2) + bias[:, None]).unflatten(2, maps.shape[-2:])

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
-from segtune.bilinear import resize
+from segtune.bilinear import resize, resize_by_products
 from segtune.config import ModelConfig
 from segtune.errors import ConfigError, WeightsError
 from segtune.models import build_model, check_batch, sync_norms
@@ -79,7 +79,9 @@ def test_turned_round_head_equals_the_one_that_transformers_writes(training):
 @pytest.mark.parametrize("size", [(48, 64), (12, 100), (6, 5)])
 def test_matrices_resize_as_torch_does(size):
     maps = torch.randn(2, 3, 6, 8, dtype=torch.float64)
-    torch.testing.assert_close(resize(maps, size), F.interpolate(maps, size=size, mode="bilinear", align_corners=False))
+    expected = F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
+    for way in (resize, resize_by_products):
+        torch.testing.assert_close(way(maps.permute(0, 2, 3, 1), size).permute(0, 3, 1, 2), expected)
 
 
 def test_attention_is_computed_in_one_fused_call():
