@@ -1,48 +1,43 @@
-"""A real search, from its own files: how long a trial takes to its first step, and what share of the workers' time goes into training.
+"""A real search: how long a trial takes to its first step, and what share of the workers' time goes into training (segtune/utilisation.py).
 
     python -m benchmarks.utilisation --trials 16
     python -m benchmarks.utilisation --trials 8 --workers 2 --config configs/camvid_segformer_b0.yaml --set data.root=../shared/camvid
-    python -m benchmarks.utilisation --run runs/loss_weights-1 --concurrent 2
+    python -m benchmarks.utilisation --run runs/loss_weights-1
 
 Launch: from the moment the sampler has drawn a trial to its first step. Busy: seconds in training steps and validations over the
-seconds that the workers were there for, from the first draw to the last verdict. The first trials start in processes that have
-to import everything; the others in theirs, unless they are groups.
+seconds that the workers were there for, from the start of the search to its end. The first trials start in processes that have
+to start and import everything; the others in theirs.
 """
 
 import argparse
-import statistics
 import tempfile
 from pathlib import Path
 
 from benchmarks.timing import show
-from segtune.rundir import RunDir, TrialDir
+from segtune.rundir import RunDir
 from segtune.search import run_study
 from segtune.study import load_study
+from segtune.utilisation import sessions_of, utilisation
 
 
-def launch_s(trial: TrialDir) -> float | None:
-    """Returns the seconds from the draw to the first step, None where there was no epoch."""
-    rows = trial.read_epochs()
-    return rows[0]["ended"] - rows[0]["seconds"] - trial.params.stat().st_mtime if rows else None
-
-
-def measure(run: RunDir, concurrent: int, workers: int) -> dict[str, str]:
-    """Returns the row of a search that has ended, of trials that were started once."""
-    trials = run.trial_dirs()
-    launches = [seconds for trial in trials if (seconds := launch_s(trial)) is not None]
-    first, later = launches[:concurrent], launches[concurrent:] or launches
-    begin = min(trial.params.stat().st_mtime for trial in trials)
-    end = max(trial.verdict.stat().st_mtime for trial in trials)
-    busy = sum(rows[-1]["seconds"] for trial in trials if (rows := trial.read_epochs()))
+def measure(run: RunDir) -> dict[str, str]:
+    """Returns the row of a search that has ended."""
+    used, sessions = utilisation(run), sessions_of(run)
+    if not used:
+        raise SystemExit(f"{run.path}: no search has ended here")
     return {
-        "trials": str(len(trials)),
-        "workers": f"{concurrent} x {workers}",
-        "seconds": f"{end - begin:.0f}",
-        "launch of the first, s": f"{statistics.median(first):.1f}",
-        "launch of the others, s (median)": f"{statistics.median(later):.1f}",
-        "at most": f"{max(later):.1f}",
-        "busy": f"{100 * busy / (concurrent * (end - begin)):.0f} %",
+        "trials": str(len(run.trial_dirs())),
+        "workers": f"{sessions[0].concurrent} x {sessions[0].workers}",
+        "seconds": f"{sum(session.ended - session.began for session in sessions):.0f}",
+        "launch of the first, s": _seconds(used.first_launch),
+        "launch of the others, s (median)": _seconds(used.later_launch),
+        "at most": _seconds(used.worst_launch),
+        "busy": f"{100 * used.busy:.0f} %",
     }
+
+
+def _seconds(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"
 
 
 def main() -> None:
@@ -52,21 +47,17 @@ def main() -> None:
     parser.add_argument("--config")
     parser.add_argument("--trials", type=int, default=16)
     parser.add_argument("--workers", type=int, default=1, help="workers per trial")
-    parser.add_argument("--concurrent", type=int, help="trials at the same time; default: as many as two cores hold")
     parser.add_argument("--set", action="append", default=[])
     parser.add_argument("--out", type=Path, help="also write the table as JSON")
     arguments = parser.parse_args()
-    if arguments.run and not arguments.concurrent:
-        parser.error("--run needs --concurrent: how many trials ran at the same time")
-    concurrent = arguments.concurrent or max(1, 2 // arguments.workers)
     if arguments.run:
-        row, what = measure(RunDir.open(arguments.run), concurrent, arguments.workers), str(arguments.run)
+        row, what = measure(RunDir.open(arguments.run)), str(arguments.run)
     else:
-        placed = {"trials": arguments.trials, "workers_per_trial": arguments.workers, "max_concurrent": concurrent}
+        placed = {"trials": arguments.trials, "workers_per_trial": arguments.workers}
         study = load_study(arguments.space, arguments.config, arguments.set, placed)
         with tempfile.TemporaryDirectory() as folder:
             run_study(study, folder, "search")
-            row, what = measure(RunDir(Path(folder) / "search"), concurrent, arguments.workers), arguments.config or arguments.space
+            row, what = measure(RunDir(Path(folder) / "search")), arguments.config or arguments.space
     show(f"a search: {what}", [row], arguments.out)
 
 

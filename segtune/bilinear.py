@@ -17,8 +17,8 @@ def matrix(small: int, full: int, like: Tensor) -> Tensor | None:
 
 def resize(maps: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
     """Returns maps [N, h, w, C], channels last, at `size` (H, W)."""
-    if maps.device.type == "cpu":
-        # torch has this order of memory vectorised; of planes it takes three times as long.
+    if maps.device.type == "cpu" and not torch.compiler.is_compiling():
+        # torch has this order of memory vectorised; planes take three times as long, and so does what its compiler makes of it.
         return F.interpolate(maps.permute(0, 3, 1, 2), size=size, mode="bilinear", align_corners=False).permute(0, 2, 3, 1)
     return resize_by_products(maps, size)
 

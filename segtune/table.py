@@ -20,6 +20,7 @@ from rich.text import Text
 from segtune.results import RUNNING, Seen, TrialResult, best, ranked, read_trials
 from segtune.rundir import RunDir
 from segtune.study import Study
+from segtune.utilisation import utilisation
 
 COLOURS = {"completed": "green", "pruned": "yellow", "unhealthy": "red", "failed": "red", "interrupted": "magenta", RUNNING: "cyan"}
 REFRESH_S = 1.0
@@ -167,5 +168,6 @@ def print_summary(run: RunDir, study: Study, console: Console) -> None:
         f"retrain it: python -m segtune.train --config {run.best} --out {run.path / 'retrain'}{workers}",
         f"curves:     tensorboard --logdir {run.trials}",
         f"study:      optuna-dashboard {study.search.storage or run.journal}",
+        *([f"workers:    {used.words}"] if (used := utilisation(run)) else []),
     ]
     console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)

@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parent.parent / "segtune"
 
 FLOORS = {
-    "words": ["errors", "settings", "config", "verdict", "rundir", "space", "proxy", "study", "results", "warm_start"],
+    "words": ["errors", "settings", "config", "verdict", "rundir", "space", "proxy", "study", "results", "utilisation", "warm_start"],
     "parts": [
         "data.shapes", "data.layouts", "data.photometric", "data.augment", "data.cache", "data.loader", "bilinear", "segformer_head", "weights", "models", "bands", "fused_loss", "losses", "metrics", "optim", "health",
     ],

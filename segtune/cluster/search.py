@@ -15,6 +15,7 @@ from segtune.cluster.trial import run_trial
 from segtune.cluster.watch import Silence, StopAll, Watch, signals, write_best
 from segtune.rundir import RunDir
 from segtune.study import Study
+from segtune.utilisation import recorded
 from segtune.verdict import Verdict
 
 
@@ -34,8 +35,8 @@ def run_search(study: Study, run: RunDir, *, address: str | None = None, started
         sampler = StudySampler(study, run)
         watch = Watch(study, run, sampler)
         try:
-            with signals(watch):
-                if sampler.remaining:
+            if sampler.remaining:
+                with signals(watch), recorded(run, placement.concurrent, placement.workers):
                     _tuner(study, run, sampler, scheduler, placement, watch).fit()
         finally:
             watch.release(patience_s=10.0)
