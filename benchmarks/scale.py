@@ -1,11 +1,11 @@
 """What one more trial, image and class costs: fake training on a simulated cluster of several nodes, and the parts by themselves.
 
-    python -m benchmarks.scale                          # up to 64 trials at a time; every one is a process of some 100 MB
-    python -m benchmarks.scale --concurrent 16,64,1000  # where there is memory for it
+    python -m benchmarks.scale                           # up to 64 trials at a time
+    python -m benchmarks.scale --concurrent 16,128,1000  # half an hour
     python -m benchmarks.scale --plot scale.html
 
 The fake trials run through Tune and through everything of ours but the training itself: sampler, scheduler, watch and the files of
-a run. All nodes share this machine's cores, so what is counted is the driver's processor time, not the clock's.
+a run (benchmarks/guests.py says how so many fit). All nodes share this machine's cores, so what is counted is the driver's processor time, not the clock's.
 """
 
 import argparse
@@ -23,33 +23,21 @@ import ray
 import torch
 from ray.cluster_utils import Cluster
 
-from benchmarks.search_overhead import fake_score
+from benchmarks.guests import EPOCHS, in_houses
 from benchmarks.tasks import CONFIG, SPACE
 from benchmarks.timing import once, show
-from segtune.cluster import search
+from segtune.cluster.search import run_search
 from segtune.cluster.session import ENVIRONMENT
 from segtune.config import ExperimentConfig, LossConfig
 from segtune.data import shapes
 from segtune.losses import build_loss
 from segtune.rundir import RunDir
-from segtune.study import Study, load_study
-from segtune.verdict import Verdict
+from segtune.study import load_study
 
 NODES = 4
-EPOCHS = 6
-EPOCH_S = 2.0  # long against what a report costs, short against patience
+HOUSES = 8
+REPORTS_PER_S = 30
 Rows = list[dict[str, Any]]
-
-
-def fake_trial(drawn: dict[str, Any], *, study: Study, run: str, placement: Any) -> None:
-    """Takes the place of `segtune.cluster.trial.run_trial`: sleeps instead of training, and writes the same files."""
-    trial = RunDir(Path(run)).trial(drawn["number"], drawn["attempt"])
-    for epoch in range(1, EPOCHS + 1):
-        time.sleep(EPOCH_S)
-        row = {"epoch": epoch, "step": epoch, "loss": 1.0, "miou": fake_score(drawn["params"], epoch), "seconds": EPOCH_S * epoch}
-        trial.append_epoch(row)
-        ray.tune.report({"training_iteration": epoch, **row})
-    trial.write_verdict(Verdict(state="completed", epoch=EPOCHS, step=EPOCHS))
 
 
 @contextmanager
@@ -71,17 +59,16 @@ def search_of(concurrent: int, trials: int) -> dict[str, Any]:
     """Runs a search of fake trials and returns what it took."""
     limits = {"trials": trials, "max_concurrent": concurrent, "sampler": "tpe"}
     study = load_study(SPACE, CONFIG, [f"schedule.epochs={EPOCHS}", "schedule.val_every=1", "schedule.warmup_epochs=0"], limits)
-    real, search.run_trial = search.run_trial, fake_trial
-    try:
-        with tempfile.TemporaryDirectory() as folder, cluster(concurrent):
-            run = RunDir(Path(folder) / "run")
-            run.path.mkdir()
-            clock, busy = time.monotonic(), time.process_time()
-            search.run_search(study, run)
-            clock, busy = time.monotonic() - clock, time.process_time() - busy
-            reports = sum(len(trial.read_epochs()) for trial in run.trial_dirs())
-    finally:
-        search.run_trial = real
+    # As many reports a second, whatever the number of trials: a driver that is never idle would say nothing of their cost.
+    epoch_s = max(2.0, concurrent / REPORTS_PER_S)
+    with tempfile.TemporaryDirectory() as folder, cluster(concurrent):
+        run = RunDir(Path(folder) / "run")
+        run.path.mkdir()
+        clock, busy = time.monotonic(), time.process_time()
+        with in_houses(run, HOUSES, concurrent, epoch_s):
+            run_search(study, run)
+        clock, busy = time.monotonic() - clock, time.process_time() - busy
+        reports = sum(len(trial.read_epochs()) for trial in run.trial_dirs())
     return {
         "trials at a time": concurrent,
         "trials": trials,
