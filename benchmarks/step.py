@@ -3,9 +3,9 @@
     python -m benchmarks.step                 # 2 x 256x256; on the GPU where there is one
     python -m benchmarks.step --encoder mit_b2 --size 512 --batch 8
 
-All three: cross-entropy at the labels' size, AdamW. Ours and transformers' start from equal weights and have to have the same loss
-after 20 steps; mmsegmentation's head has a norm after each projection, so its loss is another one. How the peer is installed is
-said in benchmarks/peers.py.
+All of them: cross-entropy at the labels' size, AdamW. Ours and transformers' start from equal weights and have to have the same loss
+after 20 steps (in bfloat16 to five digits); mmsegmentation's head has a norm after each projection, so its loss is another one. How
+the peer is installed is said in benchmarks/peers.py.
 """
 
 import argparse
@@ -59,10 +59,15 @@ def steppers(encoder: str, size: int, batch: int, device: str) -> dict[str, Call
     def plain_loss(logits: Tensor) -> Tensor:
         return F.cross_entropy(F.interpolate(logits, size=(size, size), mode="bilinear", align_corners=False), target)
 
+    def our_loss(logits: Tensor) -> Tensor:
+        return loss(logits, target)["total"]
+
+    half = copy.deepcopy(ours)
     last = images.to(memory_format=torch.channels_last)  # as the loader gives them
     found = {
         "transformers, plain": stepper(_Logits(plain), images, plain_loss, fused=False),
-        "segtune": stepper(ours, last, lambda logits: loss(logits, target)["total"], fused=True),
+        "segtune": stepper(ours, last, our_loss, fused=True),
+        "segtune, bfloat16": stepper(_Autocast(half), last, our_loss, fused=True),
     }
     if peers.is_installed() and encoder == "mit_b0":
         peer = peers.segformer_b0(CLASSES).to(device).train()
@@ -79,6 +84,18 @@ class _Logits(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.model(pixel_values=images).logits
+
+
+class _Autocast(nn.Module):
+    """A model whose products are of bfloat16, as `optim.precision: bf16` has them."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        with torch.autocast(images.device.type, dtype=torch.bfloat16):
+            return self.model(images)
 
 
 def loop_overhead(config: ExperimentConfig, repetitions: int) -> tuple[float, float]:

@@ -167,6 +167,18 @@ def load_into(model: torch.nn.Module, path: Path) -> None:
     model.load_state_dict(weights)
 
 
+def start_from(model: torch.nn.Module, given: Path, lr: float) -> None:
+    """Loads only the weights of a checkpoint, and warns where `lr` is much larger than the rate at which it ended."""
+    path = find(given)
+    manifest = verify(path)
+    load_into(model, path)
+    if manifest.lr and lr > 10 * manifest.lr:
+        log.warning(
+            "optim.lr %.3g is %.0f times the rate at which %s ended (%.3g): a large rate on a converged model can take mIoU to 0",
+            lr, lr / manifest.lr, path, manifest.lr,
+        )  # fmt: skip
+
+
 def _of_kind(folder: Path, kind: str) -> list[Path]:
     """Returns the checkpoints of one kind, newest first."""
     return sorted((p for p in folder.glob(f"{kind}-*") if p.is_dir()), reverse=True)

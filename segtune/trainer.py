@@ -82,7 +82,7 @@ class Trainer:
         self.finished, self.step, self.best_miou, self.lr, self.seconds = 0, 0, -1.0, 0.0, 0.0
         self.initialised = init_from is not None
         if init_from:
-            self._init_from(model, init_from)
+            checkpoint.start_from(model, init_from, config.optim.lr)
         self.first_weight_norm = weight_norm(model)
         if resume:
             self._resume(model)
@@ -117,6 +117,18 @@ class Trainer:
         Raises Left after the same step on every rank, where `leave` has become true on one of them.
         """
         self.steps.leave = leave
+        try:
+            yield from self._epochs()
+        finally:  # however the run ends, and if nobody asks for the rest of it
+            if self.ranks.is_first:
+                self.scalars.close()
+        self.verdict = self.verdict or Verdict(state="completed", epoch=self.finished, step=self.step)
+        if self.ranks.is_first:
+            self.out.write_verdict(self.verdict)
+        # No rank goes on to read the run's files before they are complete.
+        self.ranks.wait()
+
+    def _epochs(self) -> Iterator[EpochReport]:
         schedule = self.config.schedule
         # What a run starts from may be what it has to lose.
         known = {"init_miou": self._validate()["miou"]} if self.initialised else {}
@@ -124,7 +136,7 @@ class Trainer:
             start = time.monotonic()
             row = self._train_epoch(epoch)
             if row is None:
-                break
+                return
             if schedule.validates(epoch):
                 row |= self._validate()
             self.finished = epoch
@@ -138,14 +150,7 @@ class Trainer:
                 self.out.write_verdict(self.verdict)
             yield EpochReport(epoch, self.step, row)
             if self.verdict:
-                break
-        if self.verdict is None:
-            self.verdict = Verdict(state="completed", epoch=self.finished, step=self.step)
-        if self.ranks.is_first:
-            self.scalars.close()
-            self.out.write_verdict(self.verdict)
-        # No rank goes on to read the run's files before they are complete.
-        self.ranks.wait()
+                return
 
     def _train_epoch(self, epoch: int) -> dict[str, float] | None:
         """Returns the epoch's mean losses, or None with `verdict` set where the run has to end."""
@@ -266,16 +271,6 @@ class Trainer:
         self.health.first_loss, self.health.first_norm = state["first_loss"], state["first_norm"]
         self.finished, self.step, self.lr = manifest.epoch, manifest.step, manifest.lr
         log.info("resumed from %s: epoch %d, step %d", path, self.finished, self.step)
-
-    def _init_from(self, model: torch.nn.Module, given: Path) -> None:
-        path = checkpoint.find(given)
-        manifest = checkpoint.verify(path)
-        checkpoint.load_into(model, path)
-        if manifest.lr and self.config.optim.lr > 10 * manifest.lr:
-            log.warning(
-                "optim.lr %.3g is %.0f times the rate at which %s ended (%.3g): a large rate on a converged model can take mIoU to 0",
-                self.config.optim.lr, self.config.optim.lr / manifest.lr, path, manifest.lr,
-            )  # fmt: skip
 
     def _prepare_folder(self) -> None:
         if not self.ranks.is_first:

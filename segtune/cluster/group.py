@@ -77,6 +77,7 @@ class Group:
     def _run(self) -> None:
         try:
             self.trainer.fit()
+            raise RuntimeError("the worker group has ended")
         except BaseException as error:  # whatever it is, the trial's thread has to hear of it
             self.told.put(error)
 
@@ -122,9 +123,10 @@ class Group:
             self._ranks().execute_async(what, *given)
 
     def _ranks(self) -> WorkerGroup:
-        ranks = self.trainer.controller.get_worker_group()
+        controller = self.trainer.controller
+        ranks = controller.get_worker_group() if controller else None
         if ranks is None:
-            raise ValueError("the worker group has ended")
+            raise ValueError("no worker group")  # as one says itself that is about to end
         return ranks
 
 
@@ -142,7 +144,7 @@ class _Tell(ReportCallback):
 class _GroupTrainer(TorchTrainer):
     """Ray Train's trainer with its controller in the thread that calls `fit`."""
 
-    controller: TrainController
+    controller: TrainController | None = None
     told: queue.SimpleQueue
 
     def _initialize_and_run_controller(self, **given: Any) -> Result:
