@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from segtune.rundir import RunDir, TrialDir
+from segtune.verdict import Verdict
 
 if TYPE_CHECKING:
     import pandas
@@ -40,10 +42,16 @@ class TrialResult:
         return self.miou is not None and self.state not in ("unhealthy", "failed")
 
 
+def scored_rows(trial: TrialDir, verdict: Verdict | None) -> list[dict[str, Any]]:
+    """Returns the validated epochs that count: the workers of a stopped group may have gone on for a moment."""
+    last = verdict.epoch if verdict and verdict.state == "pruned" else math.inf
+    return [row for row in trial.read_epochs() if row.get("miou") is not None and row["epoch"] <= last]
+
+
 def read_trial(trial: TrialDir) -> TrialResult:
     """Reads one trial's folder, also while the trial writes to it."""
-    rows = [row for row in trial.read_epochs() if row.get("miou") is not None]
     verdict = trial.read_verdict()
+    rows = scored_rows(trial, verdict)
     best = max(rows, key=lambda row: row["miou"], default=None)
     return TrialResult(
         number=int(trial.id),

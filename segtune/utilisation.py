@@ -70,9 +70,9 @@ def utilisation(run: RunDir) -> Utilisation | None:
     there = sum((session.ended - session.began) * session.concurrent * session.workers for session in sessions)
     first, later = [], []
     for session in sessions:
-        launches = [seconds for trial, rows in trials if (seconds := _launch_s(trial, rows, session)) is not None]
-        first += launches[: session.concurrent]
-        later += launches[session.concurrent :]
+        launches = [_launch_s(trial, rows) for trial, rows in trials if session.began <= _drawn(trial) <= session.ended]
+        first += [seconds for seconds in launches[: session.concurrent] if seconds is not None]
+        later += [seconds for seconds in launches[session.concurrent :] if seconds is not None]
     return Utilisation(
         busy / there,
         there,
@@ -89,9 +89,10 @@ def _busy_s(rows: Sequence[Mapping[str, Any]], session: Session) -> float:
     return sum(row["seconds"] - before for row, before in pairs if session.began <= row["ended"] <= session.ended)
 
 
-def _launch_s(trial: TrialDir, rows: Sequence[Mapping[str, Any]], session: Session) -> float | None:
-    """Returns the seconds from the draw of a trial to its first step, None where it was not drawn in the session or has no epoch."""
-    if not rows or trial.attempts_begun() > 1 or not trial.params.exists():
-        return None
-    drawn = trial.params.stat().st_mtime
-    return rows[0]["ended"] - rows[0]["seconds"] - drawn if session.began <= drawn <= session.ended else None
+def _drawn(trial: TrialDir) -> float:
+    return trial.params.stat().st_mtime if trial.params.exists() else 0.0
+
+
+def _launch_s(trial: TrialDir, rows: Sequence[Mapping[str, Any]]) -> float | None:
+    """Returns the seconds from the draw of a trial to its first step, None where it has no epoch or was started again."""
+    return rows[0]["ended"] - rows[0]["seconds"] - _drawn(trial) if rows and trial.attempts_begun() <= 1 else None

@@ -11,6 +11,7 @@ import time
 import pytest
 import ray
 import torch
+import yaml
 
 from segtune.cluster.search import run_search
 from segtune.cluster.trial import train_on_workers
@@ -79,6 +80,22 @@ def test_trial_goes_on_after_its_process_died_or_stood_still(cluster, study_file
         torch.set_num_threads(threads)
         whole = TrialDir(tmp_path / "whole").read_epochs()
         assert [row["miou"] for row in trial.read_epochs()] == [row["miou"] for row in whole]
+
+
+@pytest.mark.slow
+def test_trial_after_one_whose_ranks_have_raised_gets_ranks_that_train(cluster, study_file, tmp_path):
+    tree = yaml.safe_load(study_file.read_text())
+    tree["space"] = {"schedule.batch_size": {"choice": [7, 8]}}
+    tree["config"]["schedule"] |= {"batch_size": 7, "epochs": 2}  # seven images are no whole number for each of two
+    tree["search"] |= {"trials": 2, "workers_per_trial": 2, "known_good": [{"schedule.batch_size": 8}]}
+    study_file.write_text(write_yaml(tree))
+    run = RunDir(tmp_path / "runs" / "b")
+    study = load_study(study_file)
+    prepare(run, study, resume=False)
+    run_search(study, run)
+    first, second = read_trials(run)
+    assert (first.state, first.kind, second.state, second.epoch) == ("failed", "config", "completed", 2)
+    assert "does not divide among 2 workers" in first.reason
 
 
 @pytest.mark.slow

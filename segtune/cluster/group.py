@@ -29,50 +29,56 @@ from ray.train.v2._internal.execution.worker_group import WorkerGroup
 from ray.train.v2.api.result import Result
 
 from segtune.cluster.session import Placement
-from segtune.cluster.worker import Row, Task, call_back, hand_out, name_of, train_tasks
+from segtune.cluster.worker import READY, Row, Task, call_back, hand_out, name_of, train_tasks
 
 # For how long the ranks of a stopped trial may take to come to their next step, before others are started in their place.
 PATIENCE_S = 60.0
 
+# One for each process, as Ray Train has one context for each: Tune calls a function for a trial, and keeps nothing in between.
 _group: Group | None = None
 
 
 def train_in_group(task: Task, tell: Callable[[Row], None], storage: Path, placement: Placement) -> None:
     """Trains a task (see `trial.task_of`) on the worker group of this process, and starts it where there is none.
 
-    `tell` gets the numbers of each validated epoch; where it raises, the ranks leave the task at their next step. Raises Ray
-    Train's errors, which hold what the workers have raised.
+    `tell` gets the numbers of each validated epoch. Where it raises SystemExit, as Tune ends a trial, the ranks leave the task at
+    their next step and stay; any other error ends them. Raises Ray Train's errors, which hold what the ranks have raised.
     """
     global _group
-    if _group and not _group.is_free():
-        _group.abort()
-        _group = None
-    if _group:
-        _group.give(task)
-    else:
-        _group = Group(task, storage, placement)
+    group, _group = _group, None  # whatever happens, a group that has failed is not found again
+    if group and not group.is_free():
+        group.end()
+        group = None
+    group = group or Group(storage, placement)
     try:
-        for row in _group.rows():
+        for row in group.rows(task):
             tell(row)
     except Exception:
-        _group.abort()
-        _group = None
+        group.end()
         raise
-    except SystemExit:  # how Tune ends the trial
-        _group.call_back()
+    except SystemExit:
+        group.call_back()
+        _group = group
         raise
+    _group = group
+
+
+class RestartedError(ray.exceptions.RayError):
+    """Ray has started the ranks again in the middle of a task; they know nothing of it."""
 
 
 class Group:
     """Ranks that train one task after another, each of them at the same one."""
 
-    def __init__(self, first: Task, storage: Path, placement: Placement) -> None:
-        """Starts the ranks, with their first task."""
-        self.task = name_of(first)
+    def __init__(self, storage: Path, placement: Placement) -> None:
+        """Starts the ranks; they say when they are ready."""
+        self.task = ""  # the name of the one that they have not ended
+        self.ready = False
         self.told: queue.SimpleQueue[Row | str | BaseException] = queue.SimpleQueue()
-        self.trainer = _GroupTrainer(train_tasks, **settings_of(first, f"group-{uuid.uuid4().hex[:8]}", storage, placement))
+        self.trainer = _GroupTrainer(train_tasks, **settings_of({}, f"group-{uuid.uuid4().hex[:8]}", storage, placement))
         self.trainer.told = self.told
-        threading.Thread(target=self._run, daemon=True, name="worker-group").start()
+        self.thread = threading.Thread(target=self._run, daemon=True, name="worker-group")
+        self.thread.start()
 
     def _run(self) -> None:
         try:
@@ -81,27 +87,31 @@ class Group:
         except BaseException as error:  # whatever it is, the trial's thread has to hear of it
             self.told.put(error)
 
-    def give(self, task: Task) -> None:
-        """Hands the ranks their next task."""
+    def rows(self, task: Task) -> Iterator[Row]:
+        """Hands the ranks a task and yields what they tell of it, until they have ended it; raises what has ended them."""
         self.task = name_of(task)
-        self._send(hand_out, task)
-
-    def call_back(self) -> None:
-        """Has the ranks leave their task at the next step."""
-        self._send(call_back, self.task)
-
-    def rows(self) -> Iterator[Row]:
-        """Yields what the ranks tell of their task, until they have ended it; raises what has ended them."""
+        if self.ready:
+            self._send(hand_out, task)
         while (said := self.told.get()) != self.task:
             if isinstance(said, BaseException):
                 raise said
             if isinstance(said, dict):
                 yield said
+            elif said == READY and self.ready:
+                raise RestartedError("the ranks were started again")
+            elif said == READY:
+                self.ready = True
+                self._send(hand_out, task)
         self.task = ""
+
+    def call_back(self) -> None:
+        """Has the ranks leave their task at the next step."""
+        self._send(call_back, self.task)
 
     def is_free(self) -> bool:
         """Waits until the ranks have left a task that they were called back from; returns whether they have, and live."""
         deadline = time.monotonic() + PATIENCE_S
+        self.task = self.task if self.ready else ""  # not handed out yet
         while True:
             try:
                 said = self.told.get(timeout=max(0.0, deadline - time.monotonic()) if self.task else 0.0)
@@ -109,13 +119,16 @@ class Group:
                 return not self.task
             if isinstance(said, BaseException):
                 return False
-            if said == self.task:
-                self.task = ""
+            if said in (self.task, READY):
+                self.task, self.ready = "", True
 
-    def abort(self) -> None:
-        """Kills the ranks."""
+    def end(self) -> None:
+        """Kills the ranks, and waits until Ray Train has noticed."""
+        # The actors themselves: a group that is aborted behind its controller's back leaves that in a loop for ever.
         with contextlib.suppress(ray.exceptions.RayError, ValueError):
-            self._ranks().abort()
+            for worker in self._ranks().get_workers():
+                ray.kill(worker.actor)
+        self.thread.join(PATIENCE_S)
 
     def _send(self, what: Callable[..., None], *given: Any) -> None:
         # A rank that is dead cannot be told; its death is on its way here.
@@ -131,14 +144,14 @@ class Group:
 
 
 class _Tell(ReportCallback):
-    """Passes on what the ranks report: rows, and the names of the tasks that they have ended. They all report the same."""
+    """Passes on what the ranks report: rows, that they are ready, and the names of tasks that they have ended. All report the same."""
 
     def __init__(self, told: queue.SimpleQueue) -> None:
         self.told = told
 
     def after_report(self, training_report: Any, metrics: list[dict[str, Any]]) -> None:
         """Hears of a report that all ranks have made."""
-        self.told.put(metrics[0].get("ended") or metrics[0])
+        self.told.put(metrics[0].get("says") or metrics[0])
 
 
 class _GroupTrainer(TorchTrainer):
@@ -160,8 +173,8 @@ class _GroupTrainer(TorchTrainer):
 def settings_of(task: Task, name: str, storage: Path, placement: Placement) -> dict[str, Any]:
     """Returns what a TorchTrainer takes besides the function."""
     resources = {"CPU": placement.cpus} | ({"GPU": placement.gpus} if placement.gpus else {})
-    # A death that would repeat is a verdict, so what is raised is a fault; the search decides about trying again.
-    failures = FailureConfig(max_failures=0, controller_failure_limit=3)
+    # A death that would repeat is a verdict, so what is raised is a fault; the search decides about trying again, and from where.
+    failures = FailureConfig(max_failures=0, max_preemption_failures=0, controller_failure_limit=3)
     return {
         "train_loop_config": task,
         "torch_config": TorchConfig(timeout_s=300),

@@ -18,6 +18,7 @@ from segtune import warm_start
 from segtune.cluster.book import Book, view_for
 from segtune.cluster.storage import known_trial, notes_of, open_study, random_sampler, restore_notes, sampler_of
 from segtune.errors import ConfigError
+from segtune.results import scored_rows
 from segtune.rundir import RunDir, TrialDir, write_atomic
 from segtune.study import Study
 from segtune.verdict import Verdict
@@ -32,13 +33,6 @@ def is_unfinished(trial: TrialDir) -> bool:
     """Whether a resumed search goes on with this trial."""
     verdict = trial.read_verdict()
     return verdict is None or not verdict.is_final
-
-
-def scored_rows(trial: TrialDir) -> list[dict[str, Any]]:
-    """Returns the validated epochs that Tune has seen: the workers of a stopped group may have gone on for a moment."""
-    verdict = trial.read_verdict()
-    last = verdict.epoch if verdict and verdict.state == "pruned" else math.inf
-    return [row for row in trial.read_epochs() if row.get("miou") is not None and row["epoch"] <= last]
 
 
 class StudySampler(Searcher):
@@ -148,7 +142,8 @@ class StudySampler(Searcher):
 
     def _tell(self, number: int, verdict: Verdict) -> None:
         """Tells Optuna the end of a trial."""
-        mious = {row["epoch"]: row["miou"] for row in scored_rows(self.run.trial(number))}
+        trial = self.run.trial(number)
+        mious = {row["epoch"]: row["miou"] for row in scored_rows(trial, trial.read_verdict())}
         for one in (self.record, self.view):
             if one:
                 one.tell(number, verdict, mious)

@@ -8,11 +8,12 @@ from functools import partial
 
 from ray import tune
 
-from segtune.cluster.sampler import StudySampler, is_unfinished, scored_rows
+from segtune.cluster.sampler import StudySampler, is_unfinished
 from segtune.cluster.scheduler import StoppingScheduler, rule_of
 from segtune.cluster.session import WAITING_BUNDLE, Placement, live_nodes, plan_resources, session
 from segtune.cluster.trial import run_trial
 from segtune.cluster.watch import Silence, StopAll, Watch, signals, write_best
+from segtune.results import scored_rows
 from segtune.rundir import RunDir
 from segtune.study import Study
 from segtune.utilisation import recorded
@@ -86,7 +87,7 @@ def replayed_scheduler(study: Study, run: RunDir) -> StoppingScheduler:
     trials = run.trial_dirs()
     unfinished = [trial.id for trial in trials if is_unfinished(trial)]
     for trial in trials:
-        rows = scored_rows(trial)
+        rows = scored_rows(trial, trial.read_verdict())
         if not scheduler.replay(int(trial.id), rows) and unfinished == [trial.id]:
             trial.verdict.unlink(missing_ok=True)
             trial.write_verdict(Verdict(state="pruned", epoch=rows[-1]["epoch"], step=rows[-1]["step"]))

@@ -8,6 +8,7 @@ import gc
 import os
 import queue
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,14 @@ Row = dict[str, float]
 Task = dict[str, Any]
 
 
+# What the ranks of a group say when they can be given a task; else they say the name of one that they have ended.
+READY = "ready"
+# A rank looks this often whether the search has ended its trial.
+LOOK_EVERY_S = 1.0
+
+
 class Inbox:
-    """What has come for the rank of this process while it trained or waited."""
+    """What has come for the rank of this process while it trained or waited: Ray Train runs its function and messages as threads."""
 
     tasks: queue.SimpleQueue[Task] = queue.SimpleQueue()
     called_back = ""  # the name of a task
@@ -34,6 +41,24 @@ def hand_out(task: Task) -> None:
 def call_back(name: str) -> None:
     """Has this process's rank leave a task at its next step."""
     Inbox.called_back = name
+
+
+class IsOver:
+    """Whether a rank is to leave its task: it was called back, or the search has said how the trial ended.
+
+    Tune calls back a trial only when another takes its place, and at the end of a search none does.
+    """
+
+    def __init__(self, task: Task) -> None:
+        self.name, self.verdict = name_of(task), TrialDir(Path(task["out"])).verdict
+        self.looked = time.monotonic()
+
+    def __call__(self) -> bool:
+        """Asked at every step: looks at the disk once a second."""
+        if time.monotonic() - self.looked > LOOK_EVERY_S:
+            self.looked = time.monotonic()
+            return Inbox.called_back == self.name or self.verdict.exists()
+        return Inbox.called_back == self.name
 
 
 def name_of(task: Task) -> str:
@@ -73,17 +98,16 @@ def train_worker(task: Task) -> None:
     train_rank(task, ray.train.report)
 
 
-def train_tasks(first: Task) -> None:
-    """The function of a Ray Train worker that waits for the next task when it has ended one, until it is killed."""
+def train_tasks(_: dict[str, Any]) -> None:
+    """The function of a Ray Train worker that is handed its tasks, one after the other, until it is killed."""
     import ray.train
 
-    task = first
+    ray.train.report({"says": READY})
     while True:
-        name = name_of(task)
-        train_rank(task, ray.train.report, leave=lambda name=name: Inbox.called_back == name)
-        tidy()
-        ray.train.report({"ended": name})
         task = Inbox.tasks.get()
+        train_rank(task, ray.train.report, leave=IsOver(task))
+        tidy()
+        ray.train.report({"says": name_of(task)})
 
 
 def tidy() -> None:
@@ -91,6 +115,8 @@ def tidy() -> None:
     gc.collect()
     if torch := sys.modules.get("torch"):
         torch.cuda.empty_cache()
-    # A trial is a thread of its own, and glibc keeps what each has freed: without this, 150 MB more after every trial.
+    if dynamo := sys.modules.get("torch._dynamo"):
+        dynamo.reset()  # it gives up on a network after some sizes, whosever they were
+    # A trial in the search's own process is a thread, and glibc keeps what each has freed: 150 MB more after every trial.
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)

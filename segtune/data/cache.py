@@ -226,7 +226,7 @@ def _name(pair: Pair) -> str:
 @contextlib.contextmanager
 def _locked(path: str) -> Iterator[None]:
     """Holds a lock among the processes of this node; the system lets go of it when its holder dies."""
-    file = os.open(path, os.O_RDONLY | os.O_CREAT, 0o600)
+    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)  # to write: an exclusive lock on NFS asks for it
     try:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
