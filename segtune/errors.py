@@ -17,7 +17,10 @@ class ConfigError(SegtuneError):
         """`problems`: one line each, at least one."""
         assert problems
         self.problems = tuple(problems)
-        super().__init__("\n".join(problems))
+        super().__init__(self.problems)
+
+    def __str__(self) -> str:
+        return "\n".join(self.problems)
 
 
 class DataError(SegtuneError):

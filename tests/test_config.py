@@ -1,5 +1,7 @@
 """Laws of reading settings: every mistake is told at once, where it is and what would be right."""
 
+import pickle
+
 import pytest
 import yaml
 
@@ -28,6 +30,13 @@ def problems(text):
     with pytest.raises(ConfigError) as caught:
         parse()
     return caught.value.problems
+
+
+def test_config_errors_survive_the_way_from_a_worker():
+    error = ConfigError(["schedule.batch_size: 7 is odd", "optim.lr: must be positive"])
+    back = pickle.loads(pickle.dumps(error))
+    assert (str(back), back.problems) == (str(error), error.problems)
+    assert str(error) == "schedule.batch_size: 7 is odd\noptim.lr: must be positive"
 
 
 def test_all_mistakes_are_listed_with_line_and_way_out():

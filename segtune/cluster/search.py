@@ -13,7 +13,7 @@ from segtune.cluster.scheduler import StoppingScheduler, rule_of
 from segtune.cluster.session import WAITING_BUNDLE, Placement, live_nodes, plan_resources, session
 from segtune.cluster.trial import run_trial
 from segtune.cluster.watch import Silence, StopAll, Watch, signals, write_best
-from segtune.results import scored_rows
+from segtune.results import best, read_trials, scored_rows
 from segtune.rundir import RunDir
 from segtune.study import Study
 from segtune.utilisation import recorded
@@ -42,7 +42,7 @@ def run_search(study: Study, run: RunDir, *, address: str | None = None, started
         finally:
             watch.release(patience_s=10.0)
             sampler.settle()
-            write_best(study, run)
+            write_best(study, run, best(read_trials(run)))
         if watch.stopping:
             raise KeyboardInterrupt
 
