@@ -24,6 +24,8 @@ from segtune.utilisation import utilisation
 
 COLOURS = {"completed": "green", "pruned": "yellow", "unhealthy": "red", "failed": "red", "interrupted": "magenta", RUNNING: "cyan"}
 REFRESH_S = 1.0
+# So many times as long as a look at all trials took, nobody looks.
+REST = 20
 
 
 def wide_console() -> Console:
@@ -113,6 +115,11 @@ def live_table(run: RunDir, study: Study, console: Console) -> Iterator[None]:
         thread.join()
 
 
+def _pause(began: float) -> float:
+    """Returns for how long to wait after a look that began then: of thousands of trials, one takes a part of a second."""
+    return max(REFRESH_S, REST * (time.monotonic() - began))
+
+
 def _redraw(run: RunDir, study: Study, progress: Progress, console: Console, stop: threading.Event) -> None:
     seen: Seen = {}
 
@@ -123,15 +130,19 @@ def _redraw(run: RunDir, study: Study, progress: Progress, console: Console, sto
         return Group(table, bar, Text(progress.line(ended(trials))))
 
     with Live(view(), console=console, auto_refresh=False, transient=True) as live:
-        while not stop.wait(REFRESH_S):
+        began = time.monotonic()
+        while not stop.wait(_pause(began)):
+            began = time.monotonic()
             live.update(view(), refresh=True)
 
 
 def _print_events(run: RunDir, study: Study, progress: Progress, console: Console, stop: threading.Event) -> None:
     seen: Seen = {}
     told = {t.number for t in read_trials(run, seen) if t.state not in (RUNNING, "interrupted")}
+    began = time.monotonic()
     while True:
-        last = stop.wait(REFRESH_S)
+        last = stop.wait(_pause(began))
+        began = time.monotonic()
         trials = read_trials(run, seen)
         for trial in trials:
             if trial.state != RUNNING and trial.number not in told:
