@@ -79,6 +79,7 @@ class Steps:
         """`model` may be wrapped by DDP; `precision` is the dtype of autocast."""
         self.config, self.model, self.loss = config, model, loss.to(ranks.device)
         self.optimizer, self.scaler, self.precision, self.ranks = optimizer, scaler, precision, ranks
+        self.parameters = list(model.parameters())  # looking for them takes as long as their norm
         self.leave: Leave = None
         self.gradient_left = 1.0  # see signs.gradient_left; of the last step that was looked at
 
@@ -143,10 +144,9 @@ class Steps:
 
     def _gradient_norm(self) -> Tensor:
         """Returns the norm over all gradients before clipping, and clips them where the config asks for it."""
-        parameters = list(self.model.parameters())
-        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
         if self.config.clip_norm is not None:
-            torch.nn.utils.clip_grads_with_norm_(parameters, self.config.clip_norm, norm)
+            torch.nn.utils.clip_grads_with_norm_(self.parameters, self.config.clip_norm, norm)
         return norm
 
 
