@@ -9,6 +9,7 @@ import functools
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import cast
 
 import cv2
 import numpy as np
@@ -77,7 +78,7 @@ class TrainLoader:
 
     def __init__(self, config: ExperimentConfig, rank: int, world_size: int) -> None:
         """Raises DataError for a data set that is incomplete, ConfigError for batches that cannot be formed."""
-        samples = self._samples = _TrainSamples(config)
+        samples = _TrainSamples(config)
         schedule = config.schedule
         self.num_images = len(samples.pairs)
         self.steps_per_epoch = self.num_images // schedule.batch_size
@@ -111,7 +112,7 @@ class TrainLoader:
 
     def settle(self) -> None:
         """Waits until every image that this process has decoded is there for others; loader processes do so at their end."""
-        self._samples.pairs.settle()
+        cast(_TrainSamples, self._loader.dataset).pairs.settle()
 
 
 class ValLoader:
