@@ -9,10 +9,11 @@ the peer is installed is said in benchmarks/peers.py.
 """
 
 import argparse
-import copy
+import multiprocessing
 import statistics
 import tempfile
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
@@ -24,12 +25,15 @@ from benchmarks.timing import in_turns, ratio, show
 from segtune.config import ExperimentConfig, LossConfig, ModelConfig, load_config
 from segtune.data.loader import normalize
 from segtune.distributed import Ranks
+from segtune.heap import keep_freed
 from segtune.losses import build_loss
 from segtune.models import build_model
 from segtune.rundir import TrialDir
 from segtune.trainer import Trainer
 
 CLASSES = 21
+PLAIN = "transformers, plain"
+NAMES = ("mmsegmentation 1.2.2", PLAIN, "segtune", "segtune, bfloat16")
 CE = LossConfig.parse({"focal": {"weight": 0.0}, "dice": {"weight": 0.0}, "ce": {"weight": 1.0}})
 
 
@@ -47,32 +51,47 @@ def stepper(model: nn.Module, images: Tensor, loss: Callable[[Tensor], Tensor], 
     return step
 
 
-def steppers(encoder: str, size: int, batch: int, device: str) -> dict[str, Callable[[], float]]:
+def build(name: str, encoder: str, size: int, batch: int, device: str) -> Callable[[], float]:
+    """Returns the steps of one of NAMES."""
     torch.manual_seed(0)
     images = torch.randn(batch, 3, size, size, device=device)
     target = torch.randint(0, CLASSES, (batch, size, size), device=device)
     ours = build_model(ModelConfig.parse({"encoder": encoder, "drop_path": 0.0}), CLASSES).to(device).train()
     ours.net.decode_head.dropout.p = 0.0  # pyright: ignore[reportAttributeAccessIssue]
-    plain: nn.Module = copy.deepcopy(ours).net  # pyright: ignore[reportAssignmentType]
-    loss = build_loss(CE, CLASSES).to(device)
+    if name.startswith("segtune"):
+        keep_freed()  # as the trainer does
+        loss = build_loss(CE, CLASSES).to(device)
+        last = images.to(memory_format=torch.channels_last)  # as the loader gives them
+        model = _Autocast(ours) if "bfloat16" in name else ours
+        return stepper(model, last, lambda logits: loss(logits, target)["total"], fused=True)
+    plain: nn.Module = _Logits(ours.net) if name == PLAIN else peers.segformer_b0(CLASSES).to(device).train()  # pyright: ignore[reportArgumentType]
 
     def plain_loss(logits: Tensor) -> Tensor:
         return F.cross_entropy(F.interpolate(logits, size=(size, size), mode="bilinear", align_corners=False), target)
 
-    def our_loss(logits: Tensor) -> Tensor:
-        return loss(logits, target)["total"]
+    return stepper(plain, images, plain_loss, fused=False)
 
-    half = copy.deepcopy(ours)
-    last = images.to(memory_format=torch.channels_last)  # as the loader gives them
-    found = {
-        "transformers, plain": stepper(_Logits(plain), images, plain_loss, fused=False),
-        "segtune": stepper(ours, last, our_loss, fused=True),
-        "segtune, bfloat16": stepper(_Autocast(half), last, our_loss, fused=True),
-    }
-    if peers.is_installed() and encoder == "mit_b0":
-        peer = peers.segformer_b0(CLASSES).to(device).train()
-        found = {"mmsegmentation 1.2.2": stepper(peer, images, plain_loss, fused=False), **found}
-    return found
+
+class Process:
+    """A process of its own for each, because what the C library keeps is a matter of the process (segtune/heap.py)."""
+
+    def __init__(self, name: str, arguments: argparse.Namespace) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        self.losses: list[float] = []
+        context.Process(target=_serve, args=(name, arguments, theirs), daemon=True).start()
+
+    def step(self) -> None:
+        """Waits for one step."""
+        self.pipe.send("step")
+        self.losses.append(self.pipe.recv())
+
+
+def _serve(name: str, arguments: argparse.Namespace, pipe: Connection) -> None:
+    torch.set_num_threads(arguments.threads)
+    step = build(name, arguments.encoder, arguments.size, arguments.batch, arguments.device)
+    while pipe.recv():
+        pipe.send(step())
 
 
 class _Logits(nn.Module):
@@ -129,17 +148,16 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="also write the table as JSON")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    works = steppers(arguments.encoder, arguments.size, arguments.batch, arguments.device)
-    losses: dict[str, list[float]] = {name: [] for name in works}
-    recorded = {name: lambda name=name: losses[name].append(works[name]()) for name in works}
-    times = in_turns(recorded, 20)
+    names = NAMES if peers.is_installed() and arguments.encoder == "mit_b0" else NAMES[1:]
+    processes = {name: Process(name, arguments) for name in names}
+    times = in_turns({name: process.step for name, process in processes.items()}, 20)
     slowest = next(iter(times.values()))
     rows = [
         {
             "step": name,
             "ms": f"{1000 * statistics.median(seconds):.0f}",
             f"times faster than {next(iter(times))}": f"{ratio(slowest, seconds):.1f}",
-            "loss after 20 steps": f"{losses[name][20]:.5f}",
+            "loss after 20 steps": f"{processes[name].losses[20]:.5f}",
         }
         for name, seconds in times.items()
     ]

@@ -25,6 +25,7 @@ from segtune.data.layouts import class_names
 from segtune.data.loader import Batch, TrainLoader, ValLoader
 from segtune.distributed import Ranks, unwrap
 from segtune.health import HealthMonitor, out_of_memory
+from segtune.heap import keep_freed
 from segtune.inference import evaluate, precision_of
 from segtune.losses import build_loss
 from segtune.memory import OutOfMemoryError, is_out_of_memory, largest_that_fits
@@ -66,6 +67,7 @@ class Trainer:
         `resume` continues from the last good checkpoint in `out`, if there is one; `init_from` takes only the weights
         of a checkpoint. Raises SegtuneError for data, weights and checkpoints that do not fit the config.
         """
+        keep_freed()
         self.config, self.out, self.ranks = config, out, ranks
         self.verdict: Verdict | None = None
         self.health = HealthMonitor(config)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import gc
 import os
 import queue
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from segtune.config import ExperimentConfig
+from segtune.heap import give_back
 from segtune.rundir import TrialDir
 
 Row = dict[str, float]
@@ -119,6 +119,5 @@ def tidy() -> None:
         torch.cuda.empty_cache()
     if dynamo := sys.modules.get("torch._dynamo"):
         dynamo.reset()  # it gives up on a network after some sizes, whosever they were
-    # A trial in the search's own process is a thread, and glibc keeps what each has freed: 150 MB more after every trial.
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
+    # A trial in the search's own process is a thread, and each has a heap of its own: 150 MB more after every trial.
+    give_back()
