@@ -57,7 +57,7 @@ def build(name: str, encoder: str, size: int, batch: int, device: str) -> Callab
     images = torch.randn(batch, 3, size, size, device=device)
     target = torch.randint(0, CLASSES, (batch, size, size), device=device)
     ours = build_model(ModelConfig.parse({"encoder": encoder, "drop_path": 0.0}), CLASSES).to(device).train()
-    ours.net.decode_head.dropout.p = 0.0  # pyright: ignore[reportAttributeAccessIssue]
+    ours.net.decode_head.dropout.p = 0.0  # pyright: ignore[reportArgumentType]
     if name.startswith("segtune"):
         keep_freed()  # as the trainer does
         loss = build_loss(CE, CLASSES).to(device)
@@ -85,6 +85,10 @@ class Process:
         """Waits for one step."""
         self.pipe.send("step")
         self.losses.append(self.pipe.recv())
+
+    def end(self) -> None:
+        """Lets the process end."""
+        self.pipe.send("")
 
 
 def _serve(name: str, arguments: argparse.Namespace, pipe: Connection) -> None:
@@ -118,7 +122,7 @@ class _Autocast(nn.Module):
 
 
 def loop_overhead(config: ExperimentConfig, repetitions: int) -> tuple[float, float]:
-    """Returns the median seconds of an epoch's steps in our loop, and in a bare one with the same model, data and loss."""
+    """Returns the median seconds of an epoch's steps in our loop, and how many times a bare one's: same model, data, loss, clipping."""
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(config, TrialDir(Path(folder)), Ranks.join())
         model, device = trainer.model, trainer.ranks.device
@@ -130,6 +134,8 @@ def loop_overhead(config: ExperimentConfig, repetitions: int) -> tuple[float, fl
                 with torch.autocast(device.type, dtype=trainer.precision, enabled=trainer.precision is not torch.float32):
                     logits = model(images)
                 trainer.steps.loss(logits, masks)["total"].backward()
+                if config.optim.clip_norm is not None:
+                    nn.utils.clip_grad_norm_(model.parameters(), config.optim.clip_norm)
                 trainer.optimizer.step()
 
         model.train()
@@ -161,10 +167,16 @@ def main() -> None:
         }
         for name, seconds in times.items()
     ]
+    for process in processes.values():
+        process.end()
     shape = f"{arguments.batch}x{arguments.size}x{arguments.size}"
     show(f"{arguments.encoder}, {shape}, {arguments.device}, {arguments.threads} threads, medians of 20", rows, arguments.out)
-    seconds, factor = loop_overhead(load_config(arguments.config), 7)
-    print(f"our loop: {seconds:.2f} s an epoch of {arguments.config}, {100 * (factor - 1):+.1f} % of a bare loop")
+    config, side = load_config(arguments.config), arguments.size
+    seen = {"data.resize": [side, side], "data.crop": [side, side], "data.num_images": 10 * arguments.batch}
+    large = config.override({**seen, "model.encoder": arguments.encoder, "schedule.batch_size": arguments.batch})
+    for what, looped in ((arguments.config, config), (f"the same with {arguments.encoder}, {shape}", large)):
+        seconds, factor = loop_overhead(looped, 15)
+        print(f"our loop: {seconds:.2f} s an epoch of {what}, {100 * (factor - 1):+.1f} % of a bare loop")
 
 
 if __name__ == "__main__":

@@ -36,12 +36,14 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from segtune.data.layouts import class_names
     from segtune.data.loader import ValLoader
     from segtune.distributed import Ranks
+    from segtune.heap import keep_freed
     from segtune.inference import evaluate, precision_of
     from segtune.metrics import csv_rows, format_table
     from segtune.views import Views
 
     views = Views(arguments.window, arguments.stride, arguments.flip, _scales(arguments.scales))
     given = load_config(arguments.config) if arguments.config else None
+    keep_freed()
     ranks = Ranks.join()
     model, config, folder = load_model(arguments.checkpoint, given, ranks.device)
     if arguments.set:

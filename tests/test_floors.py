@@ -12,7 +12,7 @@ FLOORS = {
     "parts": [
         "data.shapes", "data.layouts", "data.photometric", "data.augment", "data.cache", "data.loader", "bilinear", "segformer_head", "weights", "models", "bands", "fused_loss", "losses", "metrics", "optim", "health",
     ],
-    "one run": ["distributed", "checkpoint", "scalars", "pulse", "signs", "memory", "views", "inference", "steps", "trainer"],
+    "one run": ["heap", "distributed", "checkpoint", "scalars", "pulse", "signs", "memory", "views", "inference", "steps", "trainer"],
     "many runs": [
         "cluster.session", "cluster.worker", "cluster.group", "cluster.trial", "cluster.storage", "cluster.book", "cluster.sampler", "cluster.scheduler", "cluster.watch", "cluster.search",
     ],
