@@ -33,7 +33,8 @@ from segtune.trainer import Trainer
 
 CLASSES = 21
 PLAIN = "transformers, plain"
-NAMES = ("mmsegmentation 1.2.2", PLAIN, "segtune", "segtune, bfloat16")
+UNKEPT = "segtune, its memory not kept"
+NAMES = ("mmsegmentation 1.2.2", PLAIN, UNKEPT, "segtune", "segtune, bfloat16")
 CE = LossConfig.parse({"focal": {"weight": 0.0}, "dice": {"weight": 0.0}, "ce": {"weight": 1.0}})
 
 
@@ -59,7 +60,8 @@ def build(name: str, encoder: str, size: int, batch: int, device: str) -> Callab
     ours = build_model(ModelConfig.parse({"encoder": encoder, "drop_path": 0.0}), CLASSES).to(device).train()
     ours.net.decode_head.dropout.p = 0.0  # pyright: ignore[reportArgumentType]
     if name.startswith("segtune"):
-        keep_freed()  # as the trainer does
+        if name != UNKEPT:
+            keep_freed()  # as the trainer does
         loss = build_loss(CE, CLASSES).to(device)
         last = images.to(memory_format=torch.channels_last)  # as the loader gives them
         model = _Autocast(ours) if "bfloat16" in name else ours

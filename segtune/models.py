@@ -1,6 +1,7 @@
 """SegFormer and UPerNet from transformers and timm. The only importer of both.
 
 Images of any size from 32 pixels come in normalised, logits at a quarter of the size go out; models never see a mask.
+timm is imported where it is used: it takes half a second of a trial's start, and SegFormer needs nothing of it.
 """
 
 from __future__ import annotations
@@ -10,8 +11,6 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any, cast
 
-import timm
-import timm.layers
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
@@ -105,6 +104,8 @@ def build_model(config: ModelConfig, num_classes: int) -> SegFormer | UPerNet:
 
 def sync_norms(model: SegFormer | UPerNet) -> SegFormer | UPerNet:
     """Returns the model with batch norms whose statistics are those of all ranks (PyTorch's SyncBatchNorm)."""
+    import timm.layers
+
     return cast(SegFormer | UPerNet, timm.layers.convert_sync_batchnorm(model))  # pyright: ignore[reportPrivateImportUsage]
 
 
@@ -132,6 +133,8 @@ def check_batch(config: ModelConfig, images: int) -> None:
 
 
 def _timm_encoder(config: ModelConfig) -> tuple[nn.Module, list[int]]:
+    import timm
+
     options: dict[str, Any] = {"features_only": True, "pretrained": False}
     if config.drop_path:
         options["drop_path_rate"] = config.drop_path
@@ -156,6 +159,8 @@ def _timm_encoder(config: ModelConfig) -> tuple[nn.Module, list[int]]:
 
 def _load_timm(encoder: nn.Module, config: ModelConfig) -> None:
     """Loads a file of timm weights, or those of the hub under the encoder's own name (`timm`) or an id."""
+    import timm
+
     given = str(config.weights)
     path = Path(given)
     if path.is_dir():

@@ -3,6 +3,8 @@
 import json
 import math
 import statistics
+import subprocess
+import sys
 
 import optuna
 import pytest
@@ -234,3 +236,18 @@ def test_stopped_and_sick_trials_are_shown_to_gp_at_what_they_would_have_come_to
     shown = view.book.study.trials
     assert [t.value for t in shown[:5]] == [0.6, 0.4, pytest.approx(0.55), pytest.approx(0.35), pytest.approx(0.35)]
     assert [t.state for t in shown] == [TrialState.COMPLETE] * 5 + [TrialState.RUNNING]
+
+
+@pytest.mark.parametrize(("sampler", "trials", "there"), [("gp", 11, True), ("gp", 10, False), ("tpe", 11, False)])
+def test_what_the_first_model_imports_is_there_before_it_draws(sampler, trials, there):
+    """In a process of its own: this one has imported everything."""
+    script = f"""
+import sys
+from segtune.cluster.storage import rehearsed
+from segtune.study import SearchConfig
+with rehearsed(SearchConfig(sampler={sampler!r}, trials={trials})):
+    pass
+print("torch" in sys.modules, "optuna._gp.gp" in sys.modules, "optuna._gp.acqf" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert (done.stdout.split(), done.stderr) == ([str(there)] * 3, "")

@@ -11,6 +11,7 @@ from ray import tune
 from segtune.cluster.sampler import StudySampler, is_unfinished
 from segtune.cluster.scheduler import StoppingScheduler, rule_of
 from segtune.cluster.session import WAITING_BUNDLE, Placement, live_nodes, plan_resources, session
+from segtune.cluster.storage import rehearsed
 from segtune.cluster.trial import run_trial
 from segtune.cluster.watch import Silence, StopAll, Watch, signals, write_best
 from segtune.results import best, read_trials, scored_rows
@@ -26,7 +27,7 @@ def run_search(study: Study, run: RunDir, *, address: str | None = None, started
     `started` is told the placement and the dashboard's URL. Ctrl-C, SIGTERM and the run's stop request end the search
     gracefully: running trials are left to be resumed, and KeyboardInterrupt is raised.
     """
-    with run.locked(), session(address) as dashboard:
+    with run.locked(), rehearsed(study.search), session(address) as dashboard:
         run.stop_request.unlink(missing_ok=True)
         placement = plan_resources(study.search, live_nodes())
         if started:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -58,6 +60,39 @@ def sampler_of(search: SearchConfig, space: Space, number: int) -> optuna.sample
                 return optuna.samplers.RandomSampler(seed=seed)
 
 
+@contextmanager
+def rehearsed(search: SearchConfig) -> Iterator[None]:
+    """Has the sampler draw a point that nobody needs, beside the block.
+
+    The first draw of the Gaussian process imports torch. In the middle of a search workers would wait for it, for seconds; while
+    Ray starts, the machine waits anyway.
+    """
+    if search.sampler != "gp" or search.trials <= STARTUP_TRIALS:
+        yield
+        return
+    _silence()
+    thread = threading.Thread(target=_draw_from_model, name="rehearsal")
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()  # a process that ends in the middle of an import may crash
+
+
+def _draw_from_model() -> None:
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    line: dict[str, BaseDistribution] = {"x": optuna.distributions.FloatDistribution(0.0, 1.0)}
+    for _ in range(STARTUP_TRIALS):
+        trial = study.ask(line)
+        study.tell(trial, trial.params["x"])
+    study.sampler = optuna.samplers.GPSampler(seed=0, n_startup_trials=STARTUP_TRIALS)
+    study.ask(line)
+
+
+def _silence() -> None:
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # what it warns of, it mends itself; the table is on the terminal
+
+
 def random_sampler(search: SearchConfig, number: int, attempt: int) -> optuna.samplers.BaseSampler:
     """Returns what draws a trial anew where the config has refused the point that its sampler drew."""
     return optuna.samplers.RandomSampler(seed=_seed(search.seed, number, attempt))
@@ -84,7 +119,7 @@ def open_study(run: RunDir, url: str | None) -> optuna.Study:
 
     Raises ClusterError where the database does not answer, or holds somebody else's study of that name.
     """
-    optuna.logging.set_verbosity(optuna.logging.ERROR)  # what it warns of, it mends itself; the table is on the terminal
+    _silence()
     run.path.mkdir(parents=True, exist_ok=True)
     if url is None:
         for leftover in run.path.glob(f"{run.journal.name}*"):
