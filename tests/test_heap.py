@@ -32,7 +32,7 @@ thread.join()
 
 
 @pytest.fixture(scope="module")
-def pages() -> dict[str, tuple[int, int]]:
+def pages():
     """Pages that five steps got anew from the kernel, and that went back in the end, in processes with and without."""
     out = {}
     for how in ("kept", "as it is"):
@@ -42,11 +42,11 @@ def pages() -> dict[str, tuple[int, int]]:
     return out
 
 
-def test_freed_memory_is_used_again(pages: dict[str, tuple[int, int]]) -> None:
+def test_freed_memory_is_used_again(pages):
     """Five steps of 12,288 pages each."""
     assert pages["as it is"][0] > 40_000  # else there is nothing to be gained here
     assert pages["kept"][0] < 1_000
 
 
-def test_it_goes_back_when_asked(pages: dict[str, tuple[int, int]]) -> None:
+def test_it_goes_back_when_asked(pages):
     assert pages["kept"][1] > 10_000
