@@ -1,8 +1,8 @@
 """The C library's heap: what a step frees stays with the process, because the next step asks for the same again.
 
 glibc asks the kernel for every large block and gives it back as soon as it is freed, and the kernel clears its pages again at each
-step: 30 % of a step of SegFormer-B0 with 8 crops of 256x256 on a processor (benchmarks/step.py). Kept blocks lie in the heap with
-gaps between them: half a gigabyte more there, of CamVid's 1.6. Other C libraries are left as they are.
+step: 30 % of a step of SegFormer-B0 with 8 crops of 256x256 on a processor (benchmarks/step.py). A process grows for it, because
+kept blocks lie in the heap with gaps between them. Other C libraries are left as they are.
 """
 
 from __future__ import annotations
