@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import resource
 
 # Parameters of mallopt(3), and what they are set to, in bytes.
 KEPT = {
@@ -19,7 +20,12 @@ KEPT = {
 
 
 def keep_freed() -> None:
-    """Has this process keep what it frees; `give_back` still returns it. Larger blocks than 64 MiB only in its main thread."""
+    """Has this process keep what it frees; `give_back` still returns it. Larger blocks than 64 MiB only in its main thread.
+
+    Not under a limit on address space (`ulimit -v`): what is given back there are pages, their addresses still count.
+    """
+    if resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY:
+        return
     with contextlib.suppress(OSError, AttributeError):
         for parameter, value in KEPT.items():
             ctypes.CDLL("libc.so.6").mallopt(parameter, value)

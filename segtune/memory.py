@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 
 from segtune.errors import SegtuneError
+from segtune.heap import give_back
 
 # How errors say it that have no class of their own: of the processor's allocator, of the driver, of cuBLAS.
 WORDS = ("DefaultCPUAllocator: can't allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
@@ -43,5 +44,6 @@ def largest_that_fits(step: Callable[[int], None], images: int) -> int:
 def free() -> None:
     """Gives back what a failed step has left behind."""
     gc.collect()
+    give_back()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

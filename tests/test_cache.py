@@ -181,9 +181,15 @@ def test_a_full_disk_ends_the_keeping_not_the_run(data, monkeypatch, caplog):
     pairs = opened(data)
     assert pairs.folder
     (pairs.folder / "lock-0").touch()
-    monkeypatch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+
+    def full(*_):
+        time.sleep(0.2)  # by then the next image is on its way
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
     with caplog.at_level(logging.WARNING):
         found = [pairs[index] for index in range(3)]
+        pairs.settle()
     assert caplog.text.count("No space left on device") == 1
     assert kept_files(data) == []
     assert all(same(found[i], load_pair(pairs.pairs[i], data, NUM_CLASSES)) for i in range(3))

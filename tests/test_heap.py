@@ -15,7 +15,9 @@ def pages(kind):
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt if kind == "fresh" else int(open("/proc/self/statm").read().split()[1])
 
 def steps():
-    if sys.argv[1] == "kept":
+    if sys.argv[1] == "limited":
+        resource.setrlimit(resource.RLIMIT_AS, (1 << 40, 1 << 40))
+    if sys.argv[1] != "as it is":
         keep_freed()
     for step in range(20):
         torch.zeros(12 << 20).add_(1)
@@ -35,7 +37,7 @@ thread.join()
 def pages():
     """Pages that five steps got anew from the kernel, and that went back in the end, in processes with and without."""
     out = {}
-    for how in ("kept", "as it is"):
+    for how in ("kept", "limited", "as it is"):
         done = subprocess.run([sys.executable, "-c", STEPS, how], capture_output=True, text=True, check=True)
         fresh, back = done.stdout.split()
         out[how] = int(fresh), int(back)
@@ -46,6 +48,10 @@ def test_freed_memory_is_used_again(pages):
     """Five steps of 12,288 pages each."""
     assert pages["as it is"][0] > 40_000  # else there is nothing to be gained here
     assert pages["kept"][0] < 1_000
+
+
+def test_nothing_is_kept_under_a_limit_on_address_space(pages):
+    assert pages["limited"][0] > 40_000
 
 
 def test_it_goes_back_when_asked(pages):

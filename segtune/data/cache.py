@@ -91,8 +91,9 @@ class DecodedPairs:
             self._writing.result()
 
     def _give_up(self, error: OSError) -> None:
-        log.warning("data.cache: %s: %s: from here on images are decoded again each time", self.folder, error.strerror)
-        self.folder = None
+        folder, self.folder = self.folder, None
+        if folder:  # else the one that was written meanwhile has told it
+            log.warning("data.cache: %s: %s: from here on images are decoded again each time", folder, error.strerror)
 
     def _keep(self, path: str, decoded: tuple[np.ndarray, np.ndarray], lock: contextlib.ExitStack) -> None:
         """Writes a pair for the others, then lets go of the lock; where the disk does not take it, this process stops trying."""
