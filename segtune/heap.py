@@ -27,8 +27,9 @@ def keep_freed() -> None:
     if resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY:
         return
     with contextlib.suppress(OSError, AttributeError):
+        libc = ctypes.CDLL("libc.so.6")
         for parameter, value in KEPT.items():
-            ctypes.CDLL("libc.so.6").mallopt(parameter, value)
+            libc.mallopt(parameter, value)
 
 
 def give_back() -> None:

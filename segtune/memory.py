@@ -42,7 +42,7 @@ def largest_that_fits(step: Callable[[int], None], images: int) -> int:
 
 
 def free() -> None:
-    """Gives back what a failed step has left behind."""
+    """Gives back what nothing holds any more, as after a failed step or at a trial's end."""
     gc.collect()
     give_back()
     if torch.cuda.is_available():

@@ -244,8 +244,9 @@ def test_what_the_first_model_imports_is_there_before_it_draws(sampler, trials, 
     script = f"""
 import sys
 from segtune.cluster.storage import rehearsed
+from segtune.space import Space
 from segtune.study import SearchConfig
-with rehearsed(SearchConfig(sampler={sampler!r}, trials={trials})):
+with rehearsed(SearchConfig(sampler={sampler!r}, trials={trials}), Space((), {{}})):
     pass
 print("torch" in sys.modules, "optuna._gp.gp" in sys.modules, "optuna._gp.acqf" in sys.modules)
 """

@@ -27,7 +27,7 @@ def run_search(study: Study, run: RunDir, *, address: str | None = None, started
     `started` is told the placement and the dashboard's URL. Ctrl-C, SIGTERM and the run's stop request end the search
     gracefully: running trials are left to be resumed, and KeyboardInterrupt is raised.
     """
-    with run.locked(), rehearsed(study.search), session(address) as dashboard:
+    with run.locked(), rehearsed(study.search, study.space), session(address) as dashboard:
         run.stop_request.unlink(missing_ok=True)
         placement = plan_resources(study.search, live_nodes())
         if started:

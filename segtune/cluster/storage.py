@@ -61,7 +61,7 @@ def sampler_of(search: SearchConfig, space: Space, number: int) -> optuna.sample
 
 
 @contextmanager
-def rehearsed(search: SearchConfig) -> Iterator[None]:
+def rehearsed(search: SearchConfig, space: Space) -> Iterator[None]:
     """Has the sampler draw a point that nobody needs, beside the block.
 
     The first draw of the Gaussian process imports torch. In the middle of a search workers would wait for it, for seconds; while
@@ -71,7 +71,7 @@ def rehearsed(search: SearchConfig) -> Iterator[None]:
         yield
         return
     _silence()
-    thread = threading.Thread(target=_draw_from_model, name="rehearsal")
+    thread = threading.Thread(target=_draw_from_model, args=(sampler_of(search, space, 0),), name="rehearsal")
     thread.start()
     try:
         yield
@@ -79,13 +79,13 @@ def rehearsed(search: SearchConfig) -> Iterator[None]:
         thread.join()  # a process that ends in the middle of an import may crash
 
 
-def _draw_from_model() -> None:
+def _draw_from_model(sampler: optuna.samplers.BaseSampler) -> None:
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     line: dict[str, BaseDistribution] = {"x": optuna.distributions.FloatDistribution(0.0, 1.0)}
     for _ in range(STARTUP_TRIALS):
         trial = study.ask(line)
         study.tell(trial, trial.params["x"])
-    study.sampler = optuna.samplers.GPSampler(seed=0, n_startup_trials=STARTUP_TRIALS)
+    study.sampler = sampler
     study.ask(line)
 
 

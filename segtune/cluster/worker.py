@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import os
 import queue
 import sys
@@ -13,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from segtune.config import ExperimentConfig
-from segtune.heap import give_back
 from segtune.rundir import TrialDir
 
 Row = dict[str, float]
@@ -114,10 +112,10 @@ def train_tasks(_: dict[str, Any]) -> None:
 
 def tidy() -> None:
     """Leaves the process as the next trial wants to find it: without the last one's model and loaders."""
-    gc.collect()
-    if torch := sys.modules.get("torch"):
-        torch.cuda.empty_cache()
     if dynamo := sys.modules.get("torch._dynamo"):
         dynamo.reset()  # it gives up on a network after some sizes, whosever they were
-    # A trial in the search's own process is a thread, and each has a heap of its own: 150 MB more after every trial.
-    give_back()
+    if "torch" in sys.modules:
+        from segtune.memory import free
+
+        # A trial in the search's own process is a thread, and each has a heap of its own: 150 MB more after every trial.
+        free()
