@@ -33,6 +33,7 @@ def measure(run: RunDir) -> dict[str, str]:
         "launch of the others, s (median)": _seconds(used.later_launch),
         "at most": _seconds(used.worst_launch),
         "busy": f"{100 * used.busy:.0f} %",
+        "empty at the end": f"{100 * used.tail:.0f} %",
     }
 
 

@@ -12,6 +12,7 @@ from segtune.errors import nearest
 COMMANDS = {
     "search": ("segtune.search", "search a space of configs"),
     "status": ("segtune.status", "show the trials of a run, also while it runs"),
+    "report": ("segtune.report", "write the page of a run: winner, curves, workers' time, how trials ended"),
     "stop": ("segtune.stop", "end a running search gracefully"),
     "export": ("segtune.export", "write the best config of a run"),
     "train": ("segtune.train", "train one config"),

@@ -147,6 +147,7 @@ class RunDir:
         self.ray = self.path / "ray"
         self.trials = self.path / "trials"
         self.best = self.path / "best.yaml"
+        self.report = self.path / "report.html"
         self.sessions = self.path / "sessions.jsonl"
         self.lock = self.path / ".lock"
         self.stop_request = self.path / "stop"

@@ -6,7 +6,7 @@ import argparse
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from segtune.carry import carried_study, print_outcome
 from segtune.cli import DONE, INTERRUPTED, NO_HEALTHY_TRIAL, add_set_argument, run_command
 from segtune.config import ExperimentConfig, load_config
 from segtune.errors import ConfigError, RunError
+from segtune.report import write_report
 from segtune.results import best, read_trials, to_frame
 from segtune.rundir import RunDir, check_name, write_atomic
 from segtune.settings import differences, write_yaml
@@ -188,14 +189,15 @@ def _run(study: Study, out: Path, name: str, arguments: argparse.Namespace) -> i
     if known:
         say(known.summary)
     prepare(run, study, arguments.resume, extend=arguments.extend, known=known)
-    try:
+    code = INTERRUPTED
+    with suppress(KeyboardInterrupt):
         result = run_study(study, out, name, resume=True, address=arguments.address, around=around, started=started)
-    except KeyboardInterrupt:
-        print_outcome(study, run, console)
-        say(f"stopped; go on with: {resume_command(sys.argv[1:], name)}")
-        return INTERRUPTED
+        code = DONE if result.best else NO_HEALTHY_TRIAL
     print_outcome(study, run, console)
-    return DONE if result.best else NO_HEALTHY_TRIAL
+    say(f"report:     {write_report(study, run)}")
+    if code == INTERRUPTED:
+        say(f"stopped; go on with: {resume_command(sys.argv[1:], name)}")
+    return code
 
 
 def resume_command(argv: Sequence[str], name: str) -> str:

@@ -159,6 +159,16 @@ def _event(trial: TrialResult, study: Study) -> str:
     return f"trial {trial.id} {trial.state} at epoch {trial.epoch}: {score}; {values}" + (f" -- {trial.reason}" if trial.reason else "")
 
 
+def next_commands(run: RunDir, study: Study) -> dict[str, str]:
+    """Returns what can be done with a run that has a winner, and the command for each."""
+    workers = f" --workers {study.search.workers_per_trial}" if study.search.workers_per_trial > 1 else ""
+    return {
+        "retrain it": f"python -m segtune.train --config {run.best} --out {run.path / 'retrain'}{workers}",
+        "curves": f"tensorboard --logdir {run.trials}",
+        "study": f"optuna-dashboard {study.search.storage or run.journal}",
+    }
+
+
 def print_summary(run: RunDir, study: Study, console: Console) -> None:
     """Prints the final table, the ends that need a word, the winner against trial 0, and what to do with it."""
     trials = read_trials(run)
@@ -172,13 +182,10 @@ def print_summary(run: RunDir, study: Study, console: Console) -> None:
         return
     baseline = next((t for t in trials if t.number == 0 and t.miou is not None), None)
     against = f"; the config itself (trial 0, *): {100 * baseline.miou:.2f}" if baseline and baseline.miou is not None else ""
-    workers = f" --workers {study.search.workers_per_trial}" if study.search.workers_per_trial > 1 else ""
     lines = [
         f"best: trial {winner.id}, mIoU {100 * winner.miou:.2f} at epoch {winner.best_epoch}{against}",
         f"its config: {run.best}",
-        f"retrain it: python -m segtune.train --config {run.best} --out {run.path / 'retrain'}{workers}",
-        f"curves:     tensorboard --logdir {run.trials}",
-        f"study:      optuna-dashboard {study.search.storage or run.journal}",
+        *(f"{what + ':':11} {command}" for what, command in next_commands(run, study).items()),
         *([f"workers:    {used.words}"] if (used := utilisation(run)) else []),
     ]
     console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)

@@ -19,7 +19,7 @@ from segtune.study import load_study
 from segtune.train import run_training
 from segtune.verdict import Verdict
 
-HEAVY = ("torch", "ray", "transformers", "timm", "optuna", "pandas", "albumentations", "cv2", "numpy")
+HEAVY = ("torch", "ray", "transformers", "timm", "optuna", "pandas", "albumentations", "cv2", "numpy", "plotly", "jinja2")
 
 
 @pytest.mark.parametrize("module", [module for module, _ in COMMANDS.values()])

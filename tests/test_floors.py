@@ -17,7 +17,7 @@ FLOORS = {
         "cluster.session", "cluster.worker", "cluster.group", "cluster.trial", "cluster.storage", "cluster.book", "cluster.sampler", "cluster.scheduler", "cluster.watch", "cluster.search",
     ],
     "commands": [
-        "cli", "table", "train", "predict", "evaluate", "carry", "search", "status", "stop", "export", "data_tools", "config_tools", "__main__",
+        "cli", "table", "train", "predict", "evaluate", "carry", "charts", "report", "search", "status", "stop", "export", "data_tools", "config_tools", "__main__",
     ],
 }  # fmt: skip
 ORDER = [name for floor in FLOORS.values() for name in floor]

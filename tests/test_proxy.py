@@ -9,6 +9,7 @@ from segtune.carry import carried_study, check, picked
 from segtune.config import load_config
 from segtune.errors import ConfigError
 from segtune.proxy import ProxyConfig, shorten
+from segtune.report import write_report
 from segtune.results import TrialResult, read_trials
 from segtune.rundir import RunDir, write_atomic
 from segtune.search import run_study
@@ -99,6 +100,8 @@ def test_search_on_a_proxy_exports_the_full_config(study, tmp_path, capsys):
     assert load_config(tmp_path / "e.yaml").schedule.epochs == 4
     assert status.main([str(run.path)]) == 0
     assert "proxy check: rank correlation" in capsys.readouterr().out
+    told = write_report(load_study(run.study), run).read_text()
+    assert told.index("At full length") < told.index("proxy check: rank correlation") < told.index("On the proxy")
     # Again, from the folder alone: nothing is trained twice.
     before = {t.number: t.seconds for t in full}
     assert run_study(study, tmp_path / "runs", "p", resume=True).best == result.best

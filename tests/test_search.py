@@ -155,6 +155,7 @@ def test_killed_driver_resumes_with_the_same_trials(study_file, tmp_path):
     assert ended.returncode == 0, ended.stdout + ended.stderr
     whole, broken = (read_trials(RunDir(tmp_path / "runs" / name)) for name in ("whole", "broken"))
     assert [(t.params, t.state, t.miou) for t in whole] == [(t.params, t.state, t.miou) for t in broken]
+    assert "4 of 4 trials have ended" in RunDir(tmp_path / "runs" / "broken").report.read_text()
 
 
 @pytest.mark.slow
@@ -174,6 +175,7 @@ def test_interrupt_stops_gracefully_and_says_how_to_go_on(study_file, tmp_path):
     assert json.loads((trial / "verdict.json").read_text())["state"] == "interrupted"
     before = read_trials(RunDir(tmp_path / "runs" / "i"))[0].epoch
     assert before >= 1
+    assert "0 of 3 trials have ended" in RunDir(tmp_path / "runs" / "i").report.read_text()
 
 
 @pytest.mark.slow

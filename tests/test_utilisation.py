@@ -6,7 +6,7 @@ import os
 import pytest
 
 from segtune.rundir import RunDir, write_atomic
-from segtune.utilisation import Session, recorded, sessions_of, utilisation
+from segtune.utilisation import Session, recorded, sessions_of, timeline, utilisation
 
 
 def trial_with(run, number, drawn, ends, seconds):
@@ -43,7 +43,40 @@ def test_the_first_launches_are_told_apart_from_the_later(run):
     used = utilisation(run)
     assert used is not None
     assert (used.first_launch, used.later_launch, used.worst_launch) == (11.0, 2.0, 3.0)
-    assert used.words == "busy 37 % of 5.0 worker-minutes (training and validation); first step after 11.0 s, in later trials after 2.0 s"
+    assert used.words == (
+        "busy 37 % of 5.0 worker-minutes (training and validation), 39 % empty at the end, when no trial was left to start; "
+        "first step after 11.0 s, in later trials after 2.0 s"
+    )
+
+
+def test_what_each_trial_did_is_told_in_seconds_of_search(run):
+    assert [(s.trial, s.place, s.doing, s.began, s.ended) for s in timeline(run)] == [
+        ("0000", 1, "starting", 0.0, 10.0),
+        ("0000", 1, "training", 10.0, 50.0),
+        ("0001", 2, "starting", 2.0, 14.0),
+        ("0001", 2, "training", 14.0, 32.0),
+        # On the place that has just become free, not on the one that stood empty before.
+        ("0002", 1, "starting", 51.0, 52.0),
+        ("0002", 1, "training", 52.0, 61.0),
+        ("0003", 1, "starting", 62.0, 65.0),
+        ("0003", 1, "training", 65.0, 70.0),
+        # The second session begins at 100 s of search; what lay between them is left out.
+        ("0003", 1, "training", 110.0, 150.0),
+    ]
+
+
+def test_a_pause_breaks_a_stretch_and_a_blink_does_not(tmp_path):
+    run = RunDir(tmp_path)
+    write_atomic(run.sessions, json.dumps(vars(Session(0.0, 100.0, 1, 1))) + "\n")
+    trial_with(run, 0, drawn=0.0, ends=[10.0, 20.5, 40.0], seconds=[10.0, 20.0, 30.0])
+    assert [(s.began, s.ended) for s in timeline(run) if s.doing == "training"] == [(0.0, 20.5), (30.0, 40.0)]
+
+
+def test_places_that_nobody_starts_on_any_more_are_told_apart(run):
+    used = utilisation(run)
+    assert used is not None
+    # First session: the last trial starts at 62 s on place 1 and ends at 70 s; place 2 stood empty before. Second: from 50 s on.
+    assert used.tail == pytest.approx((30 + 38 + 50) / 300)
 
 
 def test_workers_of_a_group_count_each(run):

@@ -1,0 +1,184 @@
+"""The page of a run: what it says, also of runs without a winner or without their data, and that a browser draws it offline."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from dataclasses import replace
+
+import pytest
+
+from segtune import charts
+from segtune.__main__ import main as program
+from segtune.report import page, write_report
+from segtune.results import TrialResult
+from segtune.rundir import RunDir, write_atomic
+from segtune.search import prepare
+from segtune.settings import write_yaml
+from segtune.space import Dimension
+from segtune.study import load_study
+from segtune.utilisation import Session
+from segtune.verdict import Verdict
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+CLASSES = [0.8, 0.4, 0.0, None, 0.1, 0.2, 0.3]
+
+
+@pytest.fixture
+def study(tiny_config, tmp_path):
+    tree = {
+        "config": tiny_config.override({"schedule.epochs": 3}).dump(),
+        "space": {"optim.lr": {"loguniform": [1e-5, 1e-1]}, "loss.focal.form": {"choice": ["sigmoid", "softmax"]}},
+        "search": {"trials": 4, "scheduler": {"asha": {"grace_epochs": 1, "reduction": 2}}},
+    }
+    (tmp_path / "s.yaml").write_text(write_yaml(tree))
+    return load_study(tmp_path / "s.yaml")
+
+
+def trial_with(run, number, drawn, mious, verdict=None, **params):
+    """A trial drawn at a time; its first step comes two seconds later, and an epoch takes two."""
+    trial = run.trial(number)
+    write_atomic(trial.params, json.dumps(params))
+    os.utime(trial.params, (drawn, drawn))
+    for epoch, miou in enumerate(mious, 1):
+        iou = [None if c is None else c * miou for c in CLASSES]
+        times = {"seconds": 2.0 * epoch, "ended": drawn + 2.0 + 2.0 * epoch}
+        trial.append_epoch({"epoch": epoch, "step": epoch, **times, "loss": 1.0, "miou": miou, "class_iou": iou})
+    if verdict:
+        trial.write_verdict(Verdict(epoch=len(mious), **verdict))
+
+
+@pytest.fixture
+def run(study, tmp_path):
+    """Four trials: the config, a better one, one that was stopped, one that diverged."""
+    run = RunDir(tmp_path / "runs" / "a-1")
+    prepare(run, study, False)
+    trial_with(run, 0, 1000.0, [0.1, 0.2, 0.2135], {"state": "completed"}, **{"optim.lr": 1e-3, "loss.focal.form": "sigmoid"})
+    trial_with(run, 1, 1000.0, [0.1, 0.3, 0.2512], {"state": "completed"}, **{"optim.lr": 1e-2, "loss.focal.form": "softmax"})
+    trial_with(run, 2, 1008.0, [0.05], {"state": "pruned"}, **{"optim.lr": 1e-5, "loss.focal.form": "softmax"})
+    diverged = {"state": "unhealthy", "kind": "diverged", "evidence": "loss <b>9e9</b> & rising", "advice": "optim.lr: 0.01"}
+    trial_with(run, 3, 1009.0, [], diverged, **{"optim.lr": 0.1, "loss.focal.form": "softmax"})
+    write_atomic(run.sessions, json.dumps(vars(Session(1000.0, 1020.0, 2, 1))) + "\n")
+    return run
+
+
+def text_of(html):
+    """What a person reads on a page: without scripts, styles and tags."""
+    body = re.sub(r"<(script|style)\b.*?</\1>", " ", html, flags=re.S)
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", body))
+
+
+def test_page_says_who_won_what_was_lost_and_why(study, run):
+    told = text_of(page(study, run))
+    assert "4 of 4 trials have ended" in told
+    assert "best mIoU 30.00 trial 0001, epoch 2" in told
+    assert "the config itself 21.35 trial 0000, completed at epoch 3" in told
+    assert "2 completed, 1 pruned, 1 unhealthy" in told
+    assert "workers busy 35 % in training and validation, of 0.7 worker-minutes" in told
+    assert f"python -m segtune.train --config {run.best} --out {run.path}/retrain" in told
+    assert told.index("1 0001 30.00") < told.index("2 0000 21.35") < told.index("3 0002 5.00 1/3 pruned") < told.index("- 0003 -")
+    for head in ("Learning curves", "Settings", "Classes", "Workers' time", "Trials"):
+        assert head in told.replace("&#39;", "'"), head
+
+
+def test_what_comes_from_the_run_is_text_and_never_markup(study, run):
+    html = page(study, run)
+    assert "diverged: loss &lt;b&gt;9e9&lt;/b&gt; &amp; rising; optim.lr: 0.01" in html
+    assert "<b>9e9" not in html
+
+
+def test_page_of_a_run_without_a_trial_says_so(study, tmp_path):
+    run = RunDir(tmp_path / "runs" / "empty")
+    prepare(run, study, False)
+    told = text_of(page(study, run))
+    assert "0 of 4 trials have ended" in told
+    assert "best mIoU none no healthy trial" in told
+    assert "Learning curves" not in told
+    assert "retrain" not in told
+
+
+def test_page_of_a_running_search_shows_what_there_is(study, run):
+    run.sessions.unlink()
+    run.trial(1).verdict.unlink()
+    told = text_of(page(study, run))
+    assert "3 of 4 trials have ended" in told
+    assert "1 running" in told
+    assert "workers busy" not in told
+
+
+def test_class_names_are_numbers_where_the_data_set_is_not_here(study, run):
+    moved = replace(study, config=study.config.override({"data.classes": "gone.txt"}))
+    assert "class 6" in page(moved, run)
+    assert "class 6" not in page(study, run)
+
+
+def test_command_writes_the_page_beside_the_run_or_where_it_is_asked(run, tmp_path, capsys):
+    assert program(["report", str(run.path)]) == 0
+    assert capsys.readouterr().out == f"report: {run.report}\n"
+    assert program(["report", str(run.path), "--out", str(tmp_path / "x.html")]) == 0
+    assert (tmp_path / "x.html").read_text().startswith("<!doctype html>")
+    assert program(["report", str(tmp_path)]) == 2
+    assert "no search has been run here" in capsys.readouterr().err
+
+
+def by_name(figure):
+    return {trace.name: trace for trace in figure.data}
+
+
+def test_curves_have_a_line_per_trial_and_gaps_between():
+    trials = [TrialResult(0, "completed", miou=0.2, best_epoch=2), TrialResult(1, "completed", miou=0.3), TrialResult(2, "running")]
+    traces = by_name(charts.curves(trials, {"0000": [(1, 0.1), (2, 0.2)], "0001": [(1, 0.3)], "0002": []}))
+    assert traces["completed"].x == (1, 2, None, 1, None)
+    assert traces["completed"].y == (10.0, 20.0, None, 30.0, None)
+    assert traces["the config itself (trial 0000)"].y == (10.0, 20.0)
+    assert traces["best (trial 0001)"].y == (30.0,)
+    assert "running" not in traces
+
+
+def test_settings_show_scored_trials_and_those_that_ended_badly():
+    dimensions = [Dimension("optim.lr", "loguniform", (1e-5, 1e-1)), Dimension("augment.photometric", "choice", (True, False))]
+    trials = [
+        TrialResult(0, "completed", miou=0.2, params={"optim.lr": 1e-3, "augment.photometric": True}),
+        TrialResult(1, "unhealthy", params={"optim.lr": 1e-1, "augment.photometric": False}),
+        TrialResult(2, "running", params={"optim.lr": 1e-4, "augment.photometric": False}),
+    ]
+    figure = charts.settings(trials, dimensions)
+    points = [(trace.name, trace.x, trace.y) for trace in figure.data]
+    assert points == [
+        ("completed", (1e-3,), (20.0,)),
+        ("unhealthy", (1e-1,), (0.0,)),
+        ("completed", ("yes",), (20.0,)),
+        ("unhealthy", ("no",), (0.0,)),
+    ]
+    assert figure.layout.xaxis.type == "log"
+    assert figure.layout.xaxis2.categoryarray == ("yes", "no")
+
+
+def test_classes_are_ordered_by_gain_and_absent_ones_left_out():
+    figure = charts.classes(["road", "sky", "car", "sign"], [0.5, 0.25, None, 0.5], [0.75, 0.0, 0.5, 0.625])
+    best = by_name(figure)["best"]
+    assert list(zip(best.y, best.x, strict=True)) == [("sky", 0.0), ("sign", 62.5), ("road", 75.0)]  # from the bottom up
+
+
+def browser():
+    found = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if not found:
+        pytest.skip(f"needs one of {', '.join(BROWSERS)}")
+    return found
+
+
+def test_a_browser_draws_the_page_without_a_network(study, run, tmp_path):
+    write_report(study, run)
+    command = [
+        browser(), "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+        "--disable-component-update", "--disable-sync", f"--user-data-dir={tmp_path / 'browser'}", "--host-resolver-rules=MAP * ~NOTFOUND",
+        "--enable-logging=stderr", "--virtual-time-budget=10000", "--dump-dom", run.report.as_uri(),
+    ]  # fmt: skip
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    drawn = re.sub(r"<script\b.*?</script>", "", shown.stdout, flags=re.S)
+    assert len(re.findall(r'class="plotly-graph-div[^"]*js-plotly-plot"', drawn)) == 4
+    # What only exists once plotly has drawn it: an axis title of each figure, and a bar and a label per class.
+    for words in ("epoch", "form", "IoU", "seconds of search"):
+        assert f">{words}<" in drawn, words
+    assert "CONSOLE" not in shown.stderr, shown.stderr
