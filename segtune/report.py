@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -144,13 +145,14 @@ def _figures(
 
 
 def _class_names(study: Study, number: int) -> Sequence[str]:
-    """Returns the names of the classes, or numbers where the data set is not on this machine."""
+    """Returns the names of the classes, or numbers where the data set is not on this machine, or is another one by now."""
     from segtune.data.layouts import class_names
 
-    try:
-        return class_names(study.config.data)
-    except DataError:
-        return [f"class {label}" for label in range(number)]
+    with contextlib.suppress(DataError):
+        names = class_names(study.config.data)
+        if len(names) == number:
+            return names
+    return [f"class {label}" for label in range(number)]
 
 
 def _html(figure: Figure) -> Any:

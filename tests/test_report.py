@@ -107,8 +107,9 @@ def test_page_of_a_running_search_shows_what_there_is(study, run):
     assert "workers busy" not in told
 
 
-def test_class_names_are_numbers_where_the_data_set_is_not_here(study, run):
-    moved = replace(study, config=study.config.override({"data.classes": "gone.txt"}))
+@pytest.mark.parametrize("classes", ["gone.txt", ["only", "two"]])
+def test_class_names_are_numbers_where_the_data_set_is_not_here(study, run, classes):
+    moved = replace(study, config=study.config.override({"data.classes": classes}))
     assert "class 6" in page(moved, run)
     assert "class 6" not in page(study, run)
 
