@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from segtune.carry import carried_study, check
 from segtune.cli import run_command
@@ -155,7 +155,7 @@ def _class_names(study: Study, number: int) -> Sequence[str]:
     return [f"class {label}" for label in range(number)]
 
 
-def _html(figure: Figure) -> Any:
+def _html(figure: Figure) -> str:
     from markupsafe import Markup
 
     return Markup(figure.to_html(full_html=False, include_plotlyjs=False, config={"displaylogo": False, "responsive": True}))
