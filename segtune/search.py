@@ -194,9 +194,13 @@ def _run(study: Study, out: Path, name: str, arguments: argparse.Namespace) -> i
         result = run_study(study, out, name, resume=True, address=arguments.address, around=around, started=started)
         code = DONE if result.best else NO_HEALTHY_TRIAL
     print_outcome(study, run, console)
-    say(f"report:     {write_report(study, run)}")
     if code == INTERRUPTED:
         say(f"stopped; go on with: {resume_command(sys.argv[1:], name)}")
+    # What the search has found is on disk and told: whatever becomes of the page, the search has ended as it has.
+    try:
+        say(f"report:     {write_report(study, run)}")
+    except (RunError, KeyboardInterrupt) as error:
+        say(f"report:     none; {error or 'interrupted'}")
     return code
 
 

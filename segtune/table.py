@@ -5,6 +5,7 @@ Reads the run folder only, so it shows the same in the shell of the search and i
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -159,14 +160,25 @@ def _event(trial: TrialResult, study: Study) -> str:
     return f"trial {trial.id} {trial.state} at epoch {trial.epoch}: {score}; {values}" + (f" -- {trial.reason}" if trial.reason else "")
 
 
-def next_commands(run: RunDir, study: Study) -> dict[str, str]:
-    """Returns what can be done with a run that has a winner, and the command for each."""
+def next_steps(run: RunDir, study: Study) -> dict[str, str]:
+    """Returns where the config of a run's winner lies and the commands to go on with.
+
+    Nothing where trials of a proxy have gone on to full length: best.yaml is then the winner of those.
+    """
+    if run.full.best.exists():
+        return {}
     workers = f" --workers {study.search.workers_per_trial}" if study.search.workers_per_trial > 1 else ""
     return {
+        "its config": str(run.best),
         "retrain it": f"python -m segtune.train --config {run.best} --out {run.path / 'retrain'}{workers}",
         "curves": f"tensorboard --logdir {run.trials}",
-        "study": f"optuna-dashboard {study.search.storage or run.journal}",
+        "study": f"optuna-dashboard {_without_password(study.search.storage or str(run.journal))}",
     }
+
+
+def _without_password(url: str) -> str:
+    """Returns the URL of a database as it may be shown to others."""
+    return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", url)
 
 
 def print_summary(run: RunDir, study: Study, console: Console) -> None:
@@ -184,8 +196,7 @@ def print_summary(run: RunDir, study: Study, console: Console) -> None:
     against = f"; the config itself (trial 0, *): {100 * baseline.miou:.2f}" if baseline and baseline.miou is not None else ""
     lines = [
         f"best: trial {winner.id}, mIoU {100 * winner.miou:.2f} at epoch {winner.best_epoch}{against}",
-        f"its config: {run.best}",
-        *(f"{what + ':':11} {command}" for what, command in next_commands(run, study).items()),
+        *(f"{what + ':':11} {step}" for what, step in next_steps(run, study).items()),
         *([f"workers:    {used.words}"] if (used := utilisation(run)) else []),
     ]
     console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)

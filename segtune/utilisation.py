@@ -8,10 +8,10 @@ from __future__ import annotations
 import json
 import statistics
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from pathlib import Path
 
 from segtune.rundir import RunDir, TrialDir, write_atomic
 
@@ -25,13 +25,17 @@ class Session:
     concurrent: int  # trials at the same time
     workers: int  # of one trial
 
+    def holds(self, when: float) -> bool:
+        """Whether a moment lies in the session."""
+        return self.began <= when <= self.ended
+
 
 @dataclass(frozen=True)
 class Utilisation:
     """Of all sessions of a run. Launches are seconds from the draw of a trial to its first step, None where none was seen."""
 
     busy: float  # share in 0..1 of the workers' time
-    tail: float  # share of it that places stood empty because no trial was left to start
+    tail: float  # share of it that places were there for after their last trial
     worker_seconds: float
     first_launch: float | None  # in processes that had to start and import everything
     later_launch: float | None  # the median of the others
@@ -40,37 +44,40 @@ class Utilisation:
     @property
     def words(self) -> str:
         """Returns the numbers in one line."""
-        told = f"busy {100 * self.busy:.0f} % of {self.worker_seconds / 60:.1f} worker-minutes (training and validation), {self.rest}"
-        return f"{told}; {self.launches}" if self.launches else told
+        return f"busy {100 * self.busy:.0f} % of {self.rest}"
 
     @property
     def rest(self) -> str:
-        """Returns how much of the time places were empty at the end."""
-        return f"{100 * self.tail:.0f} % empty at the end, when no trial was left to start"
-
-    @property
-    def launches(self) -> str:
-        """Returns how long trials took to their first step, empty where none was seen."""
-        first = "" if self.first_launch is None else f"first step after {self.first_launch:.1f} s"
-        return first + ("" if self.later_launch is None else f", in later trials after {self.later_launch:.1f} s")
+        """Returns of what the busy share is one, and where the others went."""
+        told = [
+            f"{self.worker_seconds / 60:.1f} worker-minutes (training and validation), {100 * self.tail:.0f} % on places after their last trial",
+            *([f"first step after {self.first_launch:.1f} s"] if self.first_launch is not None else []),
+            *([f"in later trials after {self.later_launch:.1f} s"] if self.later_launch is not None else []),
+        ]
+        return "; ".join(told)
 
 
 @dataclass(frozen=True)
-class Span:
-    """What a trial did without a break, on one of the places for trials that run at the same time (from 1).
+class Stay:
+    """A trial on its place in one session, from its draw or new start to its end or that of the session.
 
-    Times are seconds of search: the sessions of a run one after another, without what lies between them.
+    Places are those for trials that run at the same time, from 1. Times are seconds.
     """
 
     trial: str
     place: int
-    doing: Literal["starting", "training"]  # from its draw to its first step; epochs with their validations
     began: float
     ended: float
+    epochs: tuple[tuple[float, float], ...]  # from when to when it trained and validated
 
 
-# Epochs that lie closer together are drawn as one stretch: in between, a trial logs and writes its checkpoint.
-BREAK_S = 1.0
+@dataclass(frozen=True)
+class Timeline:
+    """What ran when, in seconds of search: the sessions of a run one after another, without what lies between them."""
+
+    seconds: float
+    places: int
+    stays: tuple[Stay, ...]
 
 
 @contextmanager
@@ -91,20 +98,22 @@ def sessions_of(run: RunDir) -> list[Session]:
 
 def utilisation(run: RunDir) -> Utilisation | None:
     """Returns where the workers' time of a run went; None before the end of its first session."""
-    sessions = sessions_of(run)
+    sessions, trials = _told(run)
     if not sessions:
         return None
-    trials = [(trial, trial.read_epochs()) for trial in run.trial_dirs()]
-    busy = sum(_busy_s(rows, session) * session.workers for _, rows in trials for session in sessions)
-    there = sum((session.ended - session.began) * session.concurrent * session.workers for session in sessions)
+    busy = tail = there = 0.0
     first, later = [], []
     for session in sessions:
-        launches = [_launch_s(trial, rows) for trial, rows in trials if session.began <= _drawn(trial) <= session.ended]
+        stays = _stays(trials, session)
+        busy += session.workers * sum(ended - began for stay in stays for began, ended in stay.epochs)
+        tail += session.workers * _tail_s(stays, session)
+        there += session.workers * session.concurrent * (session.ended - session.began)
+        launches = [clock.launch_s for clock in trials if session.holds(clock.drawn)]
         first += [seconds for seconds in launches[: session.concurrent] if seconds is not None]
         later += [seconds for seconds in launches[session.concurrent :] if seconds is not None]
     return Utilisation(
         busy=busy / there,
-        tail=sum(_tail_s(_places(run, session), session) * session.workers for session in sessions) / there,
+        tail=tail / there,
         worker_seconds=there,
         first_launch=statistics.median(first) if first else None,
         later_launch=statistics.median(later) if later else None,
@@ -112,70 +121,77 @@ def utilisation(run: RunDir) -> Utilisation | None:
     )
 
 
-def timeline(run: RunDir) -> list[Span]:
-    """Returns what each trial did, by session and place; nothing before the end of a run's first session."""
-    found, offset = [], 0.0
-    for session in sessions_of(run):
+def timeline(run: RunDir) -> Timeline | None:
+    """Returns what each trial did, by place; None before the end of a run's first session."""
+    sessions, trials = _told(run)
+    found: list[Stay] = []
+    offset = 0.0
+    for session in sessions:
         shift = offset - session.began
-        found += [replace(span, began=span.began + shift, ended=span.ended + shift) for span in _places(run, session)]
+        for stay in _stays(trials, session):
+            epochs = tuple((began + shift, ended + shift) for began, ended in stay.epochs)
+            found.append(replace(stay, began=stay.began + shift, ended=stay.ended + shift, epochs=epochs))
         offset += session.ended - session.began
+    return Timeline(offset, max(session.concurrent for session in sessions), tuple(found)) if sessions else None
+
+
+@dataclass(frozen=True)
+class _Clock:
+    """What the files of a trial tell of its time, in seconds since 1970; 0 for what has not been."""
+
+    trial: str
+    drawn: float
+    started: float  # its last attempt
+    ended: float
+    epochs: tuple[tuple[float, float], ...]
+    launch_s: float | None  # from its draw to its first step; None where it has no epoch or was started again
+
+    @staticmethod
+    def of(trial: TrialDir) -> _Clock:
+        rows, drawn = trial.read_epochs(), _written(trial.params)
+        befores = [0.0, *(row["seconds"] for row in rows)]
+        epochs = tuple((row["ended"] - (row["seconds"] - before), row["ended"]) for row, before in zip(rows, befores, strict=False))
+        launch_s = epochs[0][0] - drawn if epochs and trial.attempts_begun() <= 1 else None
+        return _Clock(trial.id, drawn, _written(trial.attempts), _written(trial.verdict), epochs, launch_s)
+
+    def stay(self, session: Session) -> Stay | None:
+        """Returns the trial's part of a session, its place still open; None where it was not there."""
+        epochs = tuple((began, ended) for began, ended in self.epochs if session.holds(ended))
+        starts = [when for when in (self.drawn, self.started, *(began for began, _ in epochs)) if session.holds(when)]
+        if not starts:
+            return None
+        # What had not ended in a session was there until it did: then it was interrupted, and goes on in the next one.
+        ended = self.ended if session.holds(self.ended) else session.ended
+        return Stay(self.trial, 0, min(starts), max([ended, *(end for _, end in epochs)]), epochs)
+
+
+def _told(run: RunDir) -> tuple[list[Session], list[_Clock]]:
+    """Returns the sessions of a run that have ended and, where there is one, what its trials tell."""
+    sessions = sessions_of(run)
+    return sessions, [_Clock.of(trial) for trial in run.trial_dirs()] if sessions else []
+
+
+def _written(path: Path) -> float:
+    return path.stat().st_mtime if path.exists() else 0.0
+
+
+def _stays(trials: Sequence[_Clock], session: Session) -> list[Stay]:
+    """Returns the trials of a session by place, in seconds since 1970."""
+    found: list[Stay] = []
+    free = [session.began] * session.concurrent  # from when on each place is free
+    for stay in sorted(filter(None, (clock.stay(session) for clock in trials)), key=lambda stay: stay.began):
+        # A trial is drawn as soon as another one has ended, so it has the place of the one that ended last. Where all are taken,
+        # clocks of different nodes disagree, and the one that is free first will do.
+        open_places = [place for place, since in enumerate(free) if since <= stay.began]
+        place = max(open_places, key=free.__getitem__) if open_places else min(range(len(free)), key=free.__getitem__)
+        free[place] = max(free[place], stay.ended)
+        found.append(replace(stay, place=place + 1))
     return found
 
 
-def _places(run: RunDir, session: Session) -> list[Span]:
-    """Returns what each trial did in a session, by place, in seconds since 1970."""
-    found: list[Span] = []
-    free: list[float] = []  # from when on each place is free
-    stretches = filter(None, (_stretches(trial, session) for trial in run.trial_dirs()))
-    for spans in sorted(stretches, key=lambda spans: spans[0].began):
-        # A trial is drawn as soon as another one has ended, so it has the place of the one that ended last. The two may be told
-        # by clocks of different nodes.
-        place = max((n for n, since in enumerate(free) if spans[0].began >= since - 0.1), key=free.__getitem__, default=len(free))
-        free[place : place + 1] = [spans[-1].ended]
-        found += [replace(span, place=place + 1) for span in spans]
-    return found
-
-
-def _tail_s(spans: Sequence[Span], session: Session) -> float:
-    """Returns the seconds that places were empty after the last trial of a session had started."""
-    starts = {span.trial: span.began for span in reversed(spans)}
-    last = max(starts.values(), default=session.ended)
-    used = sum(max(0.0, span.ended - max(span.began, last)) for span in spans)
-    return max(0.0, session.concurrent * (session.ended - last) - used)
-
-
-def _stretches(trial: TrialDir, session: Session) -> list[Span]:
-    """Returns what a trial did in a session, in seconds since 1970, its place still open."""
-    rows, drawn = trial.read_epochs(), _drawn(trial)
-    spans: list[Span] = []
-    for row, seconds in zip(rows, _epoch_seconds(rows), strict=True):
-        if not session.began <= row["ended"] <= session.ended:
-            continue
-        began = max(row["ended"] - seconds, session.began)
-        if spans and began - spans[-1].ended < BREAK_S:
-            began = spans.pop().began
-        spans.append(Span(trial.id, 0, "training", began, row["ended"]))
-    if spans and session.began <= drawn <= session.ended and _launch_s(trial, rows) is not None:
-        spans.insert(0, Span(trial.id, 0, "starting", min(drawn, spans[0].began), spans[0].began))
-    return spans
-
-
-def _epoch_seconds(rows: Sequence[Mapping[str, Any]]) -> list[float]:
-    """Returns how long each epoch took, with its validation."""
-    befores = [0.0, *(row["seconds"] for row in rows)]
-    return [row["seconds"] - before for row, before in zip(rows, befores, strict=False)]
-
-
-def _busy_s(rows: Sequence[Mapping[str, Any]], session: Session) -> float:
-    """Returns the seconds of a trial's epochs, with their validations, that ended in a session."""
-    told = zip(rows, _epoch_seconds(rows), strict=True)
-    return sum(seconds for row, seconds in told if session.began <= row["ended"] <= session.ended)
-
-
-def _drawn(trial: TrialDir) -> float:
-    return trial.params.stat().st_mtime if trial.params.exists() else 0.0
-
-
-def _launch_s(trial: TrialDir, rows: Sequence[Mapping[str, Any]]) -> float | None:
-    """Returns the seconds from the draw of a trial to its first step, None where it has no epoch or was started again."""
-    return rows[0]["ended"] - rows[0]["seconds"] - _drawn(trial) if rows and trial.attempts_begun() <= 1 else None
+def _tail_s(stays: Sequence[Stay], session: Session) -> float:
+    """Returns the seconds that places were there for after their last trial."""
+    last = dict.fromkeys(range(1, session.concurrent + 1), session.began)
+    for stay in stays:
+        last[stay.place] = max(last[stay.place], stay.ended)
+    return sum(max(0.0, session.ended - ended) for ended in last.values())

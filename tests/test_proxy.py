@@ -101,7 +101,12 @@ def test_search_on_a_proxy_exports_the_full_config(study, tmp_path, capsys):
     assert status.main([str(run.path)]) == 0
     assert "proxy check: rank correlation" in capsys.readouterr().out
     told = write_report(load_study(run.study), run).read_text()
-    assert told.index("At full length") < told.index("proxy check: rank correlation") < told.index("On the proxy")
+    above, below = told.split("<h2>On the proxy</h2>")
+    assert "<h2>At full length</h2>" in above
+    assert "proxy check: rank correlation" in above
+    # best.yaml of the run is not the proxy's winner any more.
+    assert f"segtune.train --config {run.full.best}" in above
+    assert "segtune.train" not in below
     # Again, from the folder alone: nothing is trained twice.
     before = {t.number: t.seconds for t in full}
     assert run_study(study, tmp_path / "runs", "p", resume=True).best == result.best
