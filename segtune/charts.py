@@ -9,7 +9,7 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from segtune.results import RUNNING, TrialResult, best
+from segtune.results import ENDED_BADLY, RUNNING, TrialResult, best
 from segtune.space import Dimension
 from segtune.table import short, short_names
 from segtune.utilisation import Timeline
@@ -18,7 +18,6 @@ from segtune.utilisation import Timeline
 COLOURS = {
     "completed": "#009e73", "pruned": "#e69f00", "unhealthy": "#d55e00", "failed": "#cc79a7", "interrupted": "#56b4e9", RUNNING: "#0072b2",
 }  # fmt: skip
-BAD = ("unhealthy", "failed")
 INK, GREY, PALE = "#1b1f24", "#6a737d", "#c8ccd2"
 COLUMNS = 3
 # More classes than these are not told apart in one figure.
@@ -71,7 +70,7 @@ def settings(trials: Sequence[TrialResult], dimensions: Sequence[Dimension]) -> 
         place: dict[str, Any] = {"row": index // COLUMNS + 1, "col": index % COLUMNS + 1}
         figure.update_xaxes(_axis(dimension), **place)
         for state, colour in COLOURS.items():
-            group = [t for t in trials if t.state == state and dimension.name in t.params and (t.miou is not None or state in BAD)]
+            group = [t for t in trials if t.state == state and dimension.name in t.params and (t.miou is not None or state in ENDED_BADLY)]
             if group:
                 shown = [_shown(dimension, t.params[dimension.name]) for t in group]
                 figure.add_scatter(
@@ -79,7 +78,7 @@ def settings(trials: Sequence[TrialResult], dimensions: Sequence[Dimension]) -> 
                     customdata=[(t.id, "no mIoU" if t.miou is None else f"{100 * t.miou:.2f}") for t in group],
                     mode="markers", name=state, legendgroup=state, showlegend=state not in told,
                     marker={
-                        "color": colour, "opacity": 0.8, "symbol": "x" if state in BAD else ["star" if t is winner else "circle" for t in group],
+                        "color": colour, "opacity": 0.8, "symbol": "x" if state in ENDED_BADLY else ["star" if t is winner else "circle" for t in group],
                         "size": [15 if t is winner else 8 for t in group],
                     },
                     hovertemplate="trial %{customdata[0]}: %{customdata[1]} at %{x}<extra></extra>", **place,

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     import pandas
 
 RUNNING = "running"
+# A trial that ended so cannot win, whatever its mIoU.
+ENDED_BADLY = ("unhealthy", "failed")
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class TrialResult:
     @property
     def healthy(self) -> bool:
         """Whether the trial may win: it has a score and did not end unhealthy or failed."""
-        return self.miou is not None and self.state not in ("unhealthy", "failed")
+        return self.miou is not None and self.state not in ENDED_BADLY
 
 
 def scored_rows(trial: TrialDir, verdict: Verdict | None) -> list[dict[str, Any]]:

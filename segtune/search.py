@@ -200,7 +200,7 @@ def _run(study: Study, out: Path, name: str, arguments: argparse.Namespace) -> i
     try:
         say(f"report:     {write_report(study, run)}")
     except (RunError, KeyboardInterrupt) as error:
-        say(f"report:     none; {error or 'interrupted'}")
+        say(f"report:     none; {str(error) or 'interrupted'}")
     return code
 
 
