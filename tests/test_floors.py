@@ -14,7 +14,7 @@ FLOORS = {
     ],
     "one run": ["heap", "distributed", "checkpoint", "scalars", "pulse", "signs", "memory", "views", "inference", "steps", "trainer"],
     "many runs": [
-        "cluster.session", "cluster.worker", "cluster.group", "cluster.trial", "cluster.storage", "cluster.book", "cluster.sampler", "cluster.scheduler", "cluster.watch", "cluster.search",
+        "cluster.forkserver", "cluster.session", "cluster.worker", "cluster.group", "cluster.trial", "cluster.storage", "cluster.book", "cluster.sampler", "cluster.scheduler", "cluster.watch", "cluster.search",
     ],
     "commands": [
         "cli", "table", "train", "predict", "evaluate", "carry", "charts", "report", "search", "status", "stop", "export", "data_tools", "config_tools", "__main__",

@@ -25,6 +25,7 @@ from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.execution.callback import ReportCallback
 from ray.train.v2._internal.execution.controller import TrainController
+from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 from ray.train.v2._internal.execution.worker_group import WorkerGroup
 from ray.train.v2.api.result import Result
 
@@ -154,6 +155,16 @@ class _Tell(ReportCallback):
         self.told.put(metrics[0].get("says") or metrics[0])
 
 
+class _Placed(FixedScalingPolicy):
+    """Asks for no room, which takes a process that keeps the book of all who ask: the search has counted what fits."""
+
+    def after_controller_start(self, train_run_context: Any) -> None:
+        """Registers nothing."""
+
+    def _maybe_send_resource_request(self) -> None:
+        pass
+
+
 class _GroupTrainer(TorchTrainer):
     """Ray Train's trainer with its controller in the thread that calls `fit`."""
 
@@ -165,6 +176,7 @@ class _GroupTrainer(TorchTrainer):
         needless = (PlacementGroupCleanerCallback, DatasetsCallback)
         given["callbacks"] = [callback for callback in given["callbacks"] if not isinstance(callback, needless)]
         given["callbacks"].append(_Tell(self.told))
+        given["scaling_policy"] = _Placed(self.scaling_config)
         self.controller = TrainController(**given)
         asyncio.run(self.controller.run())
         return self.controller.get_result()

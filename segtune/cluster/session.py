@@ -7,9 +7,11 @@ import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import ray
 
+from segtune.cluster.forkserver import forkserver
 from segtune.errors import ClusterError
 from segtune.study import SearchConfig
 
@@ -32,6 +34,9 @@ ENVIRONMENT = {
 
 # A trial with a worker group is only the one who waits for it: a bundle may not be empty, but memory costs no CPU.
 WAITING_BUNDLE = {"memory": 1024.0 * 1024}
+
+
+QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
 
 
 @dataclass(frozen=True)
@@ -105,20 +110,21 @@ def session(address: str | None) -> Iterator[str]:
         yield _dashboard()
         return
     os.environ.update({name: os.environ.get(name, value) for name, value in ENVIRONMENT.items()})
-    try:
-        if address is None:
-            # Without the dashboard there is no State API, and Ray's own clean-up of worker groups does nothing at all.
-            ray.init(include_dashboard=True, dashboard_host="127.0.0.1", log_to_driver=False, logging_level=logging.ERROR)
-        else:
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, runtime_env={"env_vars": ENVIRONMENT})
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise ClusterError(
-            f"--address {address}: no Ray cluster answers ({str(error).splitlines()[0]}); start one with: ray start --head"
-        ) from None
-    try:
+    with contextlib.ExitStack() as started:
+        try:
+            if address is None:
+                python = started.enter_context(forkserver())
+                # Without the dashboard there is no State API, and Ray's own clean-up of worker groups does nothing at all.
+                local: dict[str, Any] = {"include_dashboard": True, "dashboard_host": "127.0.0.1"}
+                ray.init(**local, **QUIET, runtime_env={"py_executable": python} if python else None)
+            else:
+                ray.init(address=address, **QUIET, runtime_env={"env_vars": ENVIRONMENT})
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise ClusterError(
+                f"--address {address}: no Ray cluster answers ({str(error).splitlines()[0]}); start one with: ray start --head"
+            ) from None
+        started.callback(ray.shutdown)
         yield _dashboard()
-    finally:
-        ray.shutdown()
 
 
 def _dashboard() -> str:

@@ -1,0 +1,127 @@
+"""Workers of a local Ray as forks of one process that has imported what they need. On a cluster, Ray starts them its own way.
+
+Ray starts a Python for each worker. Two trials that begin together import torch and transformers twice, six seconds each, on the
+cores that start Ray itself. Here one process imports them while Ray starts. What Ray runs in place of Python is this file, as a
+script that needs no library: it asks for a fork and stays only because Ray watches it. The fork is the worker.
+
+Ray itself is left to the forks: it reads its cluster's address and secrets when it is imported, and two forks of a process that
+had it would make up the same ids.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+
+# All that a trial imports up to its first step, and, last, the heavy ones of what Ray does.
+IMPORTS = ("segtune.trainer", "torch._dynamo", "pandas", "pyarrow.dataset", "aiohttp", "jsonschema", "requests", "rich.console")
+# For how long a worker waits for them; Ray gives up after 60 s on one that does not answer.
+PATIENCE_S = 40.0
+
+
+@contextmanager
+def forkserver() -> Iterator[str | None]:
+    """Serves forks as long as the block lasts; yields the command for Ray's `py_executable`, None where forks are not safe."""
+    if sys.platform != "linux":
+        yield None
+        return
+    import shlex
+    import subprocess
+    import tempfile
+
+    # Open to this user alone. Not in TMPDIR: the path of a socket has 107 characters at most.
+    with tempfile.TemporaryDirectory(prefix="segtune-", dir="/tmp") as folder:
+        path = os.path.join(folder, "fork")
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(path)
+            listener.listen(128)
+            server = subprocess.Popen(
+                [sys.executable, "-m", "segtune.cluster.forkserver", str(listener.fileno())],
+                pass_fds=[listener.fileno()],
+                stdin=subprocess.PIPE,  # nothing is written: it ends with this process, however that ends
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,  # what is wrong with an import, the worker says that comes to it next
+                start_new_session=True,  # Ctrl-C is not for it
+                # A fork has only the thread that it came from, and no use of a GPU that its parent has looked at.
+                env=os.environ | {"OPENBLAS_NUM_THREADS": "1", "PYTORCH_NVML_BASED_CUDA_CHECK": "1"},
+            )
+        try:
+            yield shlex.join([sys.executable, "-I", "-S", __file__, path])
+        finally:
+            server.kill()
+            server.communicate()
+
+
+def serve(listener: socket.socket) -> None:
+    """Imports everything, then forks for each that asks, until standard input ends."""
+    import gc
+    import importlib
+    import select
+    import signal
+
+    for name in IMPORTS:
+        with suppress(ImportError):
+            importlib.import_module(name)
+    gc.collect()
+    gc.freeze()  # or the first collection of a fork writes to all pages, and none is shared any more
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for them
+    while sys.stdin not in select.select([listener, sys.stdin], [], [])[0]:
+        asking, _ = listener.accept()
+        if not os.fork():
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            listener.close()
+            become(asking)
+        asking.close()
+
+
+def become(asking: socket.socket) -> None:
+    """Turns this process into the one that is asked for: its files, environment, folder and script. Does not return."""
+    import runpy
+
+    import numpy as np
+
+    _, files, *_ = socket.recv_fds(asking, 1, 3)
+    with asking.makefile() as stream:
+        wanted = json.load(stream)
+    for number, file in enumerate(files):
+        os.dup2(file, number)
+        os.close(file)
+    os.setpgid(0, 0)  # Ray ends a worker with its whole process group
+    os.environ.clear()
+    os.environ.update(wanted["environment"])
+    os.chdir(wanted["folder"])
+    np.random.seed()  # as `random` does of itself: or all forks draw the same
+    sys.argv = wanted["script"]
+    sys.path[0] = os.path.dirname(sys.argv[0])
+    asking.send(b"1")
+    asking.detach()  # it is closed at the end of this process, whatever that is
+    runpy.run_path(sys.argv[0], run_name="__main__")
+    raise SystemExit
+
+
+def ask(path: str, script: Sequence[str]) -> None:
+    """Has a script run by a fork and returns at its end; where nobody forks, this process becomes a Python that runs it."""
+    with socket.socket(socket.AF_UNIX) as server:
+        server.settimeout(PATIENCE_S)
+        forked = b""
+        with suppress(OSError):
+            server.connect(path)
+            socket.send_fds(server, [b"1"], [0, 1, 2])
+            server.sendall(json.dumps({"script": script, "environment": dict(os.environ), "folder": os.getcwd()}).encode())
+            server.shutdown(socket.SHUT_WR)
+            forked = server.recv(1)
+        if not forked:
+            os.execv(sys.executable, [sys.executable, *script])
+        server.settimeout(None)
+        server.recv(1)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) == 2:
+        serve(socket.socket(fileno=int(sys.argv[1])))
+    else:
+        ask(sys.argv[1], sys.argv[2:])
