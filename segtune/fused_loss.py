@@ -1,11 +1,13 @@
-"""Focal, Dice and cross-entropy on logits of any size, in one pass over bands of rows, with their gradients in closed form.
+"""Focal, Dice and cross-entropy on logits of any size, over bands of rows, with their gradients in closed form.
 
-The plain formulas keep a dozen full-size copies for the backward pass: 500 MiB for two crops of 21 classes. Here a band is
-added to a handful of sums and forgotten, and the backward pass makes it once more.
+The plain formulas keep a dozen full-size copies for the backward pass: 500 MiB for two crops of 21 classes. Here a band is added to
+a handful of sums and to the gradient on the logits, which is all that is kept, and forgotten. Only Dice, whose gradient depends on
+the sums of the whole sample, makes each band once more.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,11 +24,11 @@ DICE_EPS = 1e-3
 
 @dataclass(frozen=True)
 class Plan:
-    """Which terms are wanted, and their parameters."""
+    """The weights of the terms, 0 for one that is not wanted, and their parameters."""
 
-    focal: bool
-    dice: bool
-    ce: bool
+    focal: float
+    dice: float
+    ce: float
     softmax: bool  # form of the focal term: over classes, or one class against the rest
     gamma: float
     alpha: float
@@ -36,19 +38,19 @@ class Plan:
     @property
     def needs_softmax(self) -> bool:
         """Whether a term looks at the softmax over classes."""
-        return self.ce or (self.focal and self.softmax)
+        return bool(self.ce or (self.focal and self.softmax))
 
     @property
     def needs_sigmoid(self) -> bool:
         """Whether a term looks at the sigmoid of each class."""
-        return self.dice or (self.focal and not self.softmax)
+        return bool(self.dice or (self.focal and not self.softmax))
 
 
 def _power(log_p: Tensor, p: Tensor, gamma: float) -> Tensor:
     """Returns p^gamma; through the logarithm, because `pow` is slow and has an infinite slope at 0 for gamma < 1."""
     if gamma in (1.0, 2.0):
         return p if gamma == 1 else p * p
-    return torch.exp(gamma * log_p) if gamma else torch.ones_like(p)
+    return torch.exp(gamma * log_p)
 
 
 class Softmax:
@@ -85,66 +87,62 @@ class Softmax:
 class Binary:
     """The sigmoid of every class against the rest in a band."""
 
-    def __init__(self, band: Band, plan: Plan) -> None:
-        self.band, self.plan = band, plan
+    def __init__(self, band: Band) -> None:
+        self.band = band
         self.p = band.x.sigmoid()
 
-    def focal(self) -> Tensor:
-        """Returns the focal loss [C, P]: all classes as negatives, then the label's own as the positive in its place.
+    def focal(self, gamma: float, alpha: float) -> tuple[Tensor, Tensor]:
+        """Returns the focal loss and its derivative by the logits, both [C, P].
 
-        Not sum - wrong + right: on a confident pixel the wrong one is the largest by far, and takes the digits of the rest along.
+        All classes as negatives, then the label's own as the positive in its place. Not sum - wrong + right: on a confident pixel
+        the wrong one is the largest by far, and takes the digits of the rest along.
         """
-        gamma, alpha, x = self.plan.gamma, self.plan.alpha, self.band.x
-        softplus = F.softplus(x)
-        negative = _power(x - softplus, self.p, gamma) * softplus.mul_(1 - alpha)
-        own, miss = -self.band.own(x), 1 - self.band.own(self.p)
-        softplus = F.softplus(own)
-        positive = alpha * softplus * _power(own - softplus, miss, gamma)
-        return negative.scatter_(0, self.band.index, positive[None])
+        own = -self.band.own(self.band.x)
+        negatives, positives = _focal(self.band.x, self.p, gamma), _focal(own, own.sigmoid(), gamma)
+        value, slope = (
+            negative.mul_(1 - alpha).scatter_(0, self.band.index, sign * alpha * positive[None])
+            for negative, positive, sign in zip(negatives, positives, (1, -1), strict=True)
+        )
+        return value, slope
 
-    def focal_gradient(self) -> Tensor:
-        """Returns the derivative of `focal` by the logits [C, P]."""
-        alpha, own = self.plan.alpha, -self.band.own(self.band.x)
-        negative = self._slope(self.band.x, self.p).mul_(1 - alpha)
-        return negative.scatter_(0, self.band.index, (-alpha * self._slope(own, own.sigmoid()))[None])
 
-    def _slope(self, x: Tensor, p: Tensor) -> Tensor:
-        """Returns the derivative of sigmoid(x)^gamma * softplus(x)."""
-        gamma = self.plan.gamma
-        if not gamma:
-            return p.clone()
-        softplus = F.softplus(x)
-        power = _power(x - softplus, p, gamma)
-        return softplus.mul_(1 - p).mul_(gamma).add_(p).mul_(power)
+def _focal(x: Tensor, p: Tensor, gamma: float) -> tuple[Tensor, Tensor]:
+    """Returns p^gamma * softplus(x), where p is the sigmoid of x, and its derivative by x."""
+    softplus = F.softplus(x)
+    if not gamma:
+        return softplus, p.clone()
+    power = _power(x - softplus, p, gamma)
+    slope = (1 - p).mul_(softplus).mul_(gamma).add_(p).mul_(power)
+    return softplus.mul_(power), slope
 
 
 @dataclass
 class DiceSums:
-    """Sums per sample and class [N, C] in float64: probability of the label, squared probabilities, pixels with the label."""
+    """Sums of one sample by class [C] in float64: probability of the label, squared probabilities, pixels with the label."""
 
     overlap: Tensor
     squares: Tensor
     labels: Tensor
 
     @classmethod
-    def zeros(cls, samples: int, classes: int, device: torch.device) -> DiceSums:
+    def zeros(cls, classes: int, device: torch.device) -> DiceSums:
         """Returns empty sums."""
-        return cls(*torch.zeros(3, samples, classes, dtype=torch.float64, device=device))
+        return cls(*torch.zeros(3, classes, dtype=torch.float64, device=device))
 
     def add(self, band: Band, p: Tensor) -> None:
         """Adds the probabilities [C, P] of a band."""
         for sums, values in ((self.overlap, band.own(p) * band.valid), (self.labels, band.valid)):
-            sums[band.sample] += values.new_zeros(p.shape[0]).index_add_(0, band.index[0], values)
-        self.squares[band.sample] += p.square() @ band.valid
+            sums += values.new_zeros(p.shape[0]).index_add_(0, band.index[0], values)
+        self.squares += p.square() @ band.valid
 
     def loss_and_slopes(self, per_class: bool) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns the loss [], and its derivatives [N, C] by `overlap` and `squares`.
+        """Returns the loss [], and its derivatives [C] by `overlap` and `squares`.
 
-        A sample without a label counts as 0; per class, so does a class that a sample has no pixel of.
+        A sample without a label counts as 0; per class, so does a class that it has no pixel of.
         """
         sums = (self.overlap, self.squares, self.labels)
-        overlap, squares, labels = sums if per_class else (values.sum(1, keepdim=True) for values in sums)
-        share = (labels > 0) / (labels > 0).sum(1, keepdim=True).clamp(min=1) / len(labels)
+        overlap, squares, labels = sums if per_class else (values.sum(0, keepdim=True) for values in sums)
+        share = (labels > 0) / (labels > 0).sum().clamp(min=1)
         both = squares + labels + 2 * DICE_EPS
         loss = ((1 - 2 * overlap / both) * share).sum()
         by_overlap, by_squares = -2 / both * share, 2 * overlap / both.square() * share
@@ -158,58 +156,92 @@ def dice_gradient(band: Band, p: Tensor, by_overlap: Tensor, by_squares: Tensor)
     return by_p.mul_(p).mul_(1 - p).mul_(band.valid)
 
 
+class Pass:
+    """One look at a batch: the sums of the pixelwise terms, and the gradient of all terms on the logits where it is wanted."""
+
+    def __init__(self, logits: Tensor, target: Tensor, chosen: Tensor, weights: Tensor, plan: Plan, wants_gradient: bool) -> None:
+        """Shapes as in `FusedTerms`."""
+        self.logits, self.target, self.chosen, self.weights, self.plan = logits, target, chosen, weights, plan
+        self.stretch = Stretch(logits, target.shape[-2:])
+        self.gradient = torch.empty_like(logits) if wants_gradient else None
+        self.focal, self.ce, self.dice = torch.zeros(3, dtype=torch.float64, device=logits.device)
+        pixels = chosen.sum().clamp(min=1)
+        # What the focal term is a mean of: pixels, or pixels and classes, ignored ones too.
+        self.focal_count = pixels if plan.softmax else torch.full_like(pixels, target.numel() * logits.shape[1])
+        self.pixels = pixels
+
+    def run(self) -> Tensor:
+        """Goes through all samples; returns the unweighted terms [3]: focal, Dice, cross-entropy."""
+        for sample in range(len(self.logits)):
+            wide = self.stretch.wide(sample)
+            collected = None if self.gradient is None else torch.zeros_like(wide)
+            sums = DiceSums.zeros(self.logits.shape[1], self.logits.device)
+            for band in self._bands(sample, wide):
+                if self.plan.needs_softmax:
+                    self._softmax_terms(band, collected)
+                if self.plan.needs_sigmoid:
+                    self._sigmoid_terms(band, collected, sums)
+            if self.plan.dice:
+                self._dice(sample, wide, collected, sums)
+            if self.gradient is not None and collected is not None:
+                self.gradient[sample] = self.stretch.narrow(collected)
+        return torch.stack([self.focal / self.focal_count, self.dice / len(self.logits), self.ce / self.pixels])
+
+    def _bands(self, sample: int, wide: Tensor) -> Iterator[Band]:
+        return bands(self.stretch, sample, wide, self.target, self.chosen, self.plan.ignore_index)
+
+    def _softmax_terms(self, band: Band, collected: Tensor | None) -> None:
+        plan, softmax = self.plan, Softmax(band)
+        weight = band.chosen * self.weights[band.index[0]]
+        slope: Any = 0.0
+        if plan.ce:
+            self.ce += softmax.nll @ weight
+            slope = plan.ce / self.pixels
+        if plan.focal and plan.softmax:
+            self.focal += softmax.focal(plan.gamma) @ weight
+            slope = slope + plan.focal / self.focal_count * softmax.focal_slope(plan.gamma)
+        if collected is not None:
+            self.stretch.add_band(collected, band.rows, softmax.gradient(slope * weight, band.index))
+
+    def _sigmoid_terms(self, band: Band, collected: Tensor | None, sums: DiceSums) -> None:
+        plan, binary = self.plan, Binary(band)
+        if plan.focal and not plan.softmax:
+            value, slope = binary.focal(plan.gamma, plan.alpha)
+            self.focal += self.weights @ (value @ band.chosen)
+            if collected is not None:
+                by_class = plan.focal / self.focal_count * self.weights
+                self.stretch.add_band(collected, band.rows, slope.mul_(by_class[:, None]).mul_(band.chosen))
+        if plan.dice:
+            sums.add(band, binary.p)
+
+    def _dice(self, sample: int, wide: Tensor, collected: Tensor | None, sums: DiceSums) -> None:
+        loss, *slopes = sums.loss_and_slopes(self.plan.dice_per_class)
+        self.dice += loss
+        if collected is None:
+            return
+        by_sums = [(self.plan.dice / len(self.logits) * slope).to(wide) for slope in slopes]
+        for band in self._bands(sample, wide):
+            self.stretch.add_band(collected, band.rows, dice_gradient(band, band.x.sigmoid(), *by_sums))
+
+
 class FusedTerms(torch.autograd.Function):
-    """The unweighted terms of a batch [3]: focal, Dice, cross-entropy; 0 where the plan leaves one out."""
+    """The weighted sum [] of a batch's terms, and the terms [3] unweighted and without a gradient: focal, Dice, cross-entropy."""
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, target: Tensor, chosen: Tensor, weights: Tensor, plan: Plan) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, logits: Tensor, target: Tensor, chosen: Tensor, weights: Tensor, plan: Plan, wants_gradient: bool
+    ) -> tuple[Tensor, Tensor]:
         """Shapes: logits float [N, C, h, w]; target int64 and chosen bool [N, H, W]; class weights [C]."""
-        stretch = Stretch(logits, target.shape[-2:])
-        sums = DiceSums.zeros(len(logits), logits.shape[1], logits.device)
-        focal, ce = torch.zeros(2, dtype=torch.float64, device=logits.device)
-        for sample in range(len(logits)):
-            for band in bands(stretch, sample, stretch.wide(sample), target, chosen, plan.ignore_index):
-                pixel = band.chosen * weights[band.index[0]]
-                if plan.needs_softmax:
-                    softmax = Softmax(band)
-                    ce += softmax.nll @ pixel if plan.ce else 0.0
-                    focal += softmax.focal(plan.gamma) @ pixel if plan.focal and plan.softmax else 0.0
-                if plan.needs_sigmoid:
-                    binary = Binary(band, plan)
-                    focal += weights @ (binary.focal() @ band.chosen) if plan.focal and not plan.softmax else 0.0
-                    if plan.dice:
-                        sums.add(band, binary.p)
-        dice, by_overlap, by_squares = sums.loss_and_slopes(plan.dice_per_class)
-        pixels = chosen.sum().clamp(min=1)
-        counts = torch.stack([pixels if plan.softmax else torch.full_like(pixels, target.numel() * logits.shape[1]), pixels])
-        ctx.plan = plan
-        ctx.save_for_backward(logits, target, chosen, weights, counts, by_overlap.to(logits), by_squares.to(logits))
-        return torch.stack([focal / counts[0], dice, ce / counts[1]]).to(logits)
+        batch = Pass(logits, target, chosen, weights, plan, wants_gradient)
+        terms = batch.run()
+        ctx.save_for_backward(batch.gradient)
+        total = plan.focal * terms[0] + plan.dice * terms[1] + plan.ce * terms[2]
+        terms = terms.to(logits)
+        ctx.mark_non_differentiable(terms)
+        return total.to(logits), terms
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Makes each band once more and adds up what it says."""
-        logits, target, chosen, weights, counts, by_overlap, by_squares = ctx.saved_tensors
-        plan: Plan = ctx.plan
-        stretch, result = Stretch(logits, target.shape[-2:]), torch.empty_like(logits)
-        by_focal, by_dice, by_ce = gradient
-        by_focal, by_ce = by_focal / counts[0], by_ce / counts[1]
-        for sample in range(len(logits)):
-            wide = stretch.wide(sample)
-            collected = torch.zeros_like(wide)
-            for band in bands(stretch, sample, wide, target, chosen, plan.ignore_index):
-                if plan.needs_softmax:
-                    softmax = Softmax(band)
-                    slope = by_ce * plan.ce + (by_focal * softmax.focal_slope(plan.gamma) if plan.focal and plan.softmax else 0.0)
-                    stretch.add_band(collected, band.rows, softmax.gradient(slope * band.chosen * weights[band.index[0]], band.index))
-                if plan.needs_sigmoid:
-                    binary = Binary(band, plan)
-                    if plan.focal and not plan.softmax:
-                        part = binary.focal_gradient().mul_((by_focal * weights)[:, None]).mul_(band.chosen)
-                        stretch.add_band(collected, band.rows, part)
-                    if plan.dice:
-                        slopes = by_dice * by_overlap[sample], by_dice * by_squares[sample]
-                        stretch.add_band(collected, band.rows, dice_gradient(band, binary.p, *slopes))
-            result[sample] = stretch.narrow(collected)
-        return result, None, None, None, None
+    def backward(ctx: Any, by_total: Tensor, _: Any) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Scales what the forward pass has found."""
+        return by_total * ctx.saved_tensors[0], None, None, None, None, None

@@ -39,7 +39,7 @@ class SegmentationLoss(nn.Module):
         self.register_buffer("weights", torch.tensor(given), persistent=False)
         self.active = [name for name in ("focal", "dice", "ce") if getattr(config, name).weight]
         self.plan = Plan(
-            **{name: name in self.active for name in ("focal", "dice", "ce")},
+            **{name: getattr(config, name).weight for name in ("focal", "dice", "ce")},
             softmax=config.focal.form == "softmax",
             gamma=config.focal.gamma,
             alpha=config.focal.alpha,
@@ -48,7 +48,7 @@ class SegmentationLoss(nn.Module):
         )
 
     def forward(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """Returns scalars: `total`, and each active term unweighted (`focal`, `dice`, `ce`).
+        """Returns scalars: `total`, and each active term unweighted and without a gradient (`focal`, `dice`, `ce`).
 
         Shapes: logits float [N, C, h, w], target int64 [N, H, W] in 0..C-1 or ignore_index, with h <= H; smaller logits are
         upsampled bilinearly (align_corners=False) to the labels. A batch without a valid pixel gives 0 with a gradient of 0.
@@ -61,10 +61,10 @@ class SegmentationLoss(nn.Module):
             chosen = target != self.ignore_index
             if self.config.ohem.keep is not None:
                 chosen = hardest(logits.detach(), target, chosen, self.config.ohem.keep, self.ignore_index)
-            focal, dice, ce = FusedTerms.apply(logits, target, chosen, self.weights.to(logits), self.plan)  # pyright: ignore[reportGeneralTypeIssues]
-            terms = {name: value for name, value in (("focal", focal), ("dice", dice), ("ce", ce)) if name in self.active}
-            total = sum(getattr(self.config, name).weight * value for name, value in terms.items())
-            assert isinstance(total, Tensor)  # the config refuses a sum without a term
+            wants_gradient = torch.is_grad_enabled() and logits.requires_grad
+            given = (logits, target, chosen, self.weights.to(logits), self.plan, wants_gradient)
+            total, (focal, dice, ce) = FusedTerms.apply(*given)  # pyright: ignore[reportGeneralTypeIssues]
+        terms = {name: value for name, value in (("focal", focal), ("dice", dice), ("ce", ce)) if name in self.active}
         return {"total": total, **terms}
 
 
