@@ -26,7 +26,6 @@ class Band:
     those that the pixelwise terms look at.
     """
 
-    sample: int
     rows: slice
     x: Tensor
     index: Tensor
@@ -94,4 +93,4 @@ def bands(stretch: Stretch, sample: int, wide: Tensor, target: Tensor, chosen: T
         labels = target[sample, rows].reshape(1, -1)
         valid = labels != ignore_index
         x = stretch.band(wide, rows)
-        yield Band(sample, rows, x, labels.where(valid, 0), valid[0].to(x.dtype), chosen[sample, rows].flatten().to(x.dtype))
+        yield Band(rows, x, labels.where(valid, 0), valid[0].to(x.dtype), chosen[sample, rows].flatten().to(x.dtype))

@@ -150,14 +150,14 @@ class DiceSums:
 
 
 def dice_gradient(band: Band, p: Tensor, by_overlap: Tensor, by_squares: Tensor) -> Tensor:
-    """Returns the gradient [C, P] on the logits from the derivatives [C] by the sums of the band's sample."""
+    """Returns the gradient [C, P] on the logits from the derivatives [C] by the sums of its sample."""
     by_p = 2 * p * by_squares[:, None]
     by_p.scatter_add_(0, band.index, by_overlap[band.index])
     return by_p.mul_(p).mul_(1 - p).mul_(band.valid)
 
 
-class Pass:
-    """One look at a batch: the sums of the pixelwise terms, and the gradient of all terms on the logits where it is wanted."""
+class Terms:
+    """The terms of a batch, and the gradient of their weighted sum on the logits where it is wanted."""
 
     def __init__(self, logits: Tensor, target: Tensor, chosen: Tensor, weights: Tensor, plan: Plan, wants_gradient: bool) -> None:
         """Shapes as in `FusedTerms`."""
@@ -165,7 +165,7 @@ class Pass:
         self.stretch = Stretch(logits, target.shape[-2:])
         self.gradient = torch.empty_like(logits) if wants_gradient else None
         self.focal, self.ce, self.dice = torch.zeros(3, dtype=torch.float64, device=logits.device)
-        pixels = chosen.sum().clamp(min=1)
+        pixels = chosen.sum().clamp(min=1).double()
         # What the focal term is a mean of: pixels, or pixels and classes, ignored ones too.
         self.focal_count = pixels if plan.softmax else torch.full_like(pixels, target.numel() * logits.shape[1])
         self.pixels = pixels
@@ -193,13 +193,13 @@ class Pass:
     def _softmax_terms(self, band: Band, collected: Tensor | None) -> None:
         plan, softmax = self.plan, Softmax(band)
         weight = band.chosen * self.weights[band.index[0]]
-        slope: Any = 0.0
+        slope = torch.zeros_like(weight)
         if plan.ce:
             self.ce += softmax.nll @ weight
-            slope = plan.ce / self.pixels
+            slope += plan.ce / self.pixels
         if plan.focal and plan.softmax:
             self.focal += softmax.focal(plan.gamma) @ weight
-            slope = slope + plan.focal / self.focal_count * softmax.focal_slope(plan.gamma)
+            slope += plan.focal / self.focal_count * softmax.focal_slope(plan.gamma)
         if collected is not None:
             self.stretch.add_band(collected, band.rows, softmax.gradient(slope * weight, band.index))
 
@@ -232,7 +232,7 @@ class FusedTerms(torch.autograd.Function):
         ctx: Any, logits: Tensor, target: Tensor, chosen: Tensor, weights: Tensor, plan: Plan, wants_gradient: bool
     ) -> tuple[Tensor, Tensor]:
         """Shapes: logits float [N, C, h, w]; target int64 and chosen bool [N, H, W]; class weights [C]."""
-        batch = Pass(logits, target, chosen, weights, plan, wants_gradient)
+        batch = Terms(logits, target, chosen, weights, plan, wants_gradient)
         terms = batch.run()
         ctx.save_for_backward(batch.gradient)
         total = plan.focal * terms[0] + plan.dice * terms[1] + plan.ce * terms[2]

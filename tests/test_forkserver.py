@@ -1,7 +1,9 @@
 """The process that workers of a local Ray are forked from: what a fork is, who outlives whom, and what happens without it."""
 
+import contextlib
 import json
 import os
+import resource
 import shlex
 import signal
 import subprocess
@@ -18,12 +20,13 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks are for L
 
 # Says what a worker finds, and stays until its standard input ends.
 TELL = """
-    import json, os, random, sys
+    import json, os, random, resource, sys
     import numpy as np
     print(json.dumps({
         "pid": os.getpid(), "parent": os.getppid(), "group": os.getpgid(0), "argv": sys.argv, "path": sys.path[0],
         "folder": os.getcwd(), "word": os.environ.get("WORD"), "home": os.environ.get("HOME"), "main": __name__, "modules": [*sys.modules],
         "drawn": [random.random(), np.random.rand()],
+        "files": resource.getrlimit(resource.RLIMIT_NOFILE), "oom_score": int(open("/proc/self/oom_score_adj").read()),
     }), flush=True)
     sys.stdin.read()
 """
@@ -55,8 +58,9 @@ def end(process: subprocess.Popen) -> None:
 
 
 def is_alive(pid: int) -> bool:
-    status = Path(f"/proc/{pid}/stat")
-    return status.exists() and status.read_text().rpartition(")")[2].split()[0] != "Z"
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
 
 
 def wait_for_end(pid: int) -> None:
@@ -87,6 +91,25 @@ def test_fork_has_imported_all_that_a_trial_does_but_nothing_of_ray(python, scri
 def test_environment_of_a_fork_is_that_of_the_one_who_asks(python, script):
     process, told = start(python, script, env={name: value for name, value in os.environ.items() if name != "HOME"})
     assert told["home"] is None  # which the server has
+    end(process)
+
+
+def limit_files() -> None:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (345, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    Path("/proc/self/oom_score_adj").write_text("321")
+
+
+def test_fork_has_the_limits_that_ray_gives_its_workers(python, script):
+    process, told = start(python, script, preexec_fn=limit_files)
+    assert told["files"][0] == 345
+    assert told["oom_score"] == 321  # or the system ends Ray first, for want of memory
+    end(process)
+
+
+def test_server_has_no_thread_that_a_fork_would_miss(python, script):
+    process, told = start(python, script)
+    names = [path.read_text().strip() for path in Path(f"/proc/{told['parent']}/task").glob("*/comm")]
+    assert len([name for name in names if name != "jemalloc_bg_thd"]) == 1  # Arrow's, which a fork starts again
     end(process)
 
 
@@ -124,6 +147,14 @@ def test_without_a_server_the_asking_process_is_the_worker(script):
     end(gone)
 
 
+def test_where_no_server_can_be_started_each_worker_is_on_its_own(monkeypatch, caplog):
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    with forkserver() as command:
+        assert command is None
+    assert "each worker imports torch by itself" in caplog.text
+    assert "/nowhere/python" in caplog.text
+
+
 def test_server_ends_with_the_process_that_has_started_it(tmp_path):
     keeper = tmp_path / "keeper.py"
     keeper.write_text(
@@ -131,11 +162,13 @@ def test_server_ends_with_the_process_that_has_started_it(tmp_path):
     )
     owner = subprocess.Popen([sys.executable, str(keeper)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert owner.stdout
-    assert owner.stdout.readline()
+    folder = Path(shlex.split(owner.stdout.readline())[-1]).parent
+    assert folder.exists()
     [server] = Path(f"/proc/{owner.pid}/task/{owner.pid}/children").read_text().split()
     owner.kill()
     owner.wait()
     wait_for_end(int(server))
+    assert not folder.exists()
 
 
 # A GPU that a process has looked at is lost to its forks.

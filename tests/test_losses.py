@@ -180,6 +180,32 @@ def test_sum_is_weighted_and_terms_are_not(batch):
     assert terms["dice"].item() == pytest.approx(plain_dice(logits, target).item(), rel=1e-5)
 
 
+@pytest.mark.parametrize("form", ["sigmoid", "softmax"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_gradient_is_that_of_the_weighted_sum(batch, form, dtype, band_rows):
+    logits, target = batch
+    focal = plain_sigmoid_focal if form == "sigmoid" else plain_softmax_focal
+    config = LossConfig.parse({"focal": {"weight": 3.0, "form": form}, "dice": {"weight": 0.5}, "ce": {"weight": 2.0}})
+    x, y = logits.to(dtype).requires_grad_(), logits.clone().requires_grad_()
+    value = 7 * build_loss(config, C)(x, target)["total"]
+    expected = 7 * (3 * focal(y, target) + 0.5 * plain_dice(y, target) + 2 * plain_ce(y, target))
+    (wanted,) = torch.autograd.grad(expected, y)
+    exact = 1e-5 if dtype is torch.float32 else 1e-12
+    for _ in range(2):  # a second pass backward finds the same
+        (gradient,) = torch.autograd.grad(value, x, retain_graph=True)
+        torch.testing.assert_close(gradient.double(), wanted, rtol=exact, atol=exact * wanted.abs().max().item())
+
+
+def test_values_are_the_same_where_nobody_wants_a_gradient(batch):
+    logits, target = batch
+    loss = build_loss(LossConfig.parse({"dice": {"weight": 1.0}, "ce": {"weight": 1.0}}), C)
+    learning = loss(logits.float().requires_grad_(), target)
+    assert [name for name, value in learning.items() if value.requires_grad] == ["total"]
+    with torch.no_grad():
+        assert loss(logits.float().requires_grad_(), target) == learning
+    assert loss(logits.float(), target) == learning
+
+
 def test_small_logits_are_upsampled_to_the_labels(batch):
     logits, target = batch
     small = logits[..., :3, :4].float()

@@ -156,10 +156,10 @@ class _Tell(ReportCallback):
 
 
 class _Placed(FixedScalingPolicy):
-    """Asks for no room, which takes a process that keeps the book of all who ask: the search has counted what fits."""
+    """Asks Ray's AutoscalingCoordinator for no room, and so starts none, which takes a process: the search has counted what fits."""
 
     def after_controller_start(self, train_run_context: Any) -> None:
-        """Registers nothing."""
+        """Registers nothing with the coordinator."""
 
     def _maybe_send_resource_request(self) -> None:
         pass

@@ -36,6 +36,7 @@ ENVIRONMENT = {
 WAITING_BUNDLE = {"memory": 1024.0 * 1024}
 
 
+# What its processes print is in their own logs; the terminal is the table's.
 QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
 
 
@@ -115,7 +116,8 @@ def session(address: str | None) -> Iterator[str]:
             if address is None:
                 python = started.enter_context(forkserver())
                 # Without the dashboard there is no State API, and Ray's own clean-up of worker groups does nothing at all.
-                local: dict[str, Any] = {"include_dashboard": True, "dashboard_host": "127.0.0.1"}
+                # Said to be local: it would join a cluster that RAY_ADDRESS names or that `ray start` has left a note of.
+                local: dict[str, Any] = {"address": "local", "include_dashboard": True, "dashboard_host": "127.0.0.1"}
                 ray.init(**local, **QUIET, runtime_env={"py_executable": python} if python else None)
             else:
                 ray.init(address=address, **QUIET, runtime_env={"env_vars": ENVIRONMENT})
