@@ -89,6 +89,20 @@ def test_ray_client_is_refused_with_the_way_out():
 
 
 @pytest.mark.slow
+def test_without_an_address_ray_is_our_own_whatever_the_environment_names():
+    code = "import ray\nfrom segtune.cluster.session import session\nwith session(None): print(len(ray.nodes()))"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"RAY_ADDRESS": "127.0.0.1:1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.stdout == "1\n", done.stderr
+
+
+@pytest.mark.slow
 def test_search_ends_with_verdicts_and_a_best_config_that_trains(cluster, study_file, tmp_path):
     tree = load_study(study_file).dump()
     tree["space"]["optim.lr"] = {"loguniform": [1e-5, 1e30]}
