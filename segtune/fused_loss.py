@@ -163,18 +163,18 @@ class Terms:
         """Shapes as in `FusedTerms`."""
         self.logits, self.target, self.chosen, self.weights, self.plan = logits, target, chosen, weights, plan
         self.stretch = Stretch(logits, target.shape[-2:])
-        self.gradient = torch.empty_like(logits) if wants_gradient else None
+        self.wants_gradient = wants_gradient
         self.focal, self.ce, self.dice = torch.zeros(3, dtype=torch.float64, device=logits.device)
-        pixels = chosen.sum().clamp(min=1).double()
+        self.pixels = chosen.sum().clamp(min=1).double()
         # What the focal term is a mean of: pixels, or pixels and classes, ignored ones too.
-        self.focal_count = pixels if plan.softmax else torch.full_like(pixels, target.numel() * logits.shape[1])
-        self.pixels = pixels
+        self.focal_count = self.pixels if plan.softmax else torch.full_like(self.pixels, target.numel() * logits.shape[1])
 
-    def run(self) -> Tensor:
-        """Goes through all samples; returns the unweighted terms [3]: focal, Dice, cross-entropy."""
+    def run(self) -> tuple[Tensor, Tensor | None]:
+        """Goes through all samples; returns the unweighted terms [3], focal, Dice, cross-entropy, and the gradient [N, C, h, w]."""
+        gradients: list[Tensor] = []
         for sample in range(len(self.logits)):
             wide = self.stretch.wide(sample)
-            collected = None if self.gradient is None else torch.zeros_like(wide)
+            collected = torch.zeros_like(wide) if self.wants_gradient else None
             sums = DiceSums.zeros(self.logits.shape[1], self.logits.device)
             for band in self._bands(sample, wide):
                 if self.plan.needs_softmax:
@@ -183,9 +183,10 @@ class Terms:
                     self._sigmoid_terms(band, collected, sums)
             if self.plan.dice:
                 self._dice(sample, wide, collected, sums)
-            if self.gradient is not None and collected is not None:
-                self.gradient[sample] = self.stretch.narrow(collected)
-        return torch.stack([self.focal / self.focal_count, self.dice / len(self.logits), self.ce / self.pixels])
+            if collected is not None:
+                gradients.append(self.stretch.narrow(collected))
+        terms = torch.stack([self.focal / self.focal_count, self.dice / len(self.logits), self.ce / self.pixels])
+        return terms, torch.stack(gradients) if gradients else None
 
     def _bands(self, sample: int, wide: Tensor) -> Iterator[Band]:
         return bands(self.stretch, sample, wide, self.target, self.chosen, self.plan.ignore_index)
@@ -193,14 +194,11 @@ class Terms:
     def _softmax_terms(self, band: Band, collected: Tensor | None) -> None:
         plan, softmax = self.plan, Softmax(band)
         weight = band.chosen * self.weights[band.index[0]]
-        slope = torch.zeros_like(weight)
-        if plan.ce:
-            self.ce += softmax.nll @ weight
-            slope += plan.ce / self.pixels
-        if plan.focal and plan.softmax:
-            self.focal += softmax.focal(plan.gamma) @ weight
-            slope += plan.focal / self.focal_count * softmax.focal_slope(plan.gamma)
+        has_focal = plan.focal and plan.softmax
+        self.ce += softmax.nll @ weight if plan.ce else 0.0
+        self.focal += softmax.focal(plan.gamma) @ weight if has_focal else 0.0
         if collected is not None:
+            slope = plan.ce / self.pixels + (plan.focal / self.focal_count * softmax.focal_slope(plan.gamma) if has_focal else 0.0)
             self.stretch.add_band(collected, band.rows, softmax.gradient(slope * weight, band.index))
 
     def _sigmoid_terms(self, band: Band, collected: Tensor | None, sums: DiceSums) -> None:
@@ -229,12 +227,11 @@ class FusedTerms(torch.autograd.Function):
 
     @staticmethod
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx: Any, logits: Tensor, target: Tensor, chosen: Tensor, weights: Tensor, plan: Plan, wants_gradient: bool
+        ctx: Any, logits: Tensor, target: Tensor, chosen: Tensor, weights: Tensor, plan: Plan
     ) -> tuple[Tensor, Tensor]:
         """Shapes: logits float [N, C, h, w]; target int64 and chosen bool [N, H, W]; class weights [C]."""
-        batch = Terms(logits, target, chosen, weights, plan, wants_gradient)
-        terms = batch.run()
-        ctx.save_for_backward(batch.gradient)
+        terms, gradient = Terms(logits, target, chosen, weights, plan, wants_gradient=ctx.needs_input_grad[0]).run()
+        ctx.save_for_backward(gradient)
         total = plan.focal * terms[0] + plan.dice * terms[1] + plan.ce * terms[2]
         terms = terms.to(logits)
         ctx.mark_non_differentiable(terms)
@@ -244,4 +241,4 @@ class FusedTerms(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, by_total: Tensor, _: Any) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Scales what the forward pass has found."""
-        return by_total * ctx.saved_tensors[0], None, None, None, None, None
+        return by_total * ctx.saved_tensors[0], None, None, None, None

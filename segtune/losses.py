@@ -61,9 +61,7 @@ class SegmentationLoss(nn.Module):
             chosen = target != self.ignore_index
             if self.config.ohem.keep is not None:
                 chosen = hardest(logits.detach(), target, chosen, self.config.ohem.keep, self.ignore_index)
-            wants_gradient = torch.is_grad_enabled() and logits.requires_grad
-            given = (logits, target, chosen, self.weights.to(logits), self.plan, wants_gradient)
-            total, (focal, dice, ce) = FusedTerms.apply(*given)  # pyright: ignore[reportGeneralTypeIssues]
+            total, (focal, dice, ce) = FusedTerms.apply(logits, target, chosen, self.weights.to(logits), self.plan)  # pyright: ignore[reportGeneralTypeIssues]
         terms = {name: value for name, value in (("focal", focal), ("dice", dice), ("ce", ce)) if name in self.active}
         return {"total": total, **terms}
 

@@ -124,8 +124,10 @@ def test_two_forks_draw_different_numbers(python, script):
 
 def test_the_asking_process_learns_of_a_death(python, script):
     process, told = start(python, script)
+    assert process.poll() is None  # it stays for as long as the fork
     os.kill(told["pid"], signal.SIGKILL)
-    process.wait(timeout=30)
+    assert process.wait(timeout=30) == 0
+    assert not is_alive(told["pid"])
 
 
 def test_without_a_server_the_asking_process_is_the_worker(script):
