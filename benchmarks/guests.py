@@ -15,8 +15,8 @@ from ray.air.execution.resources.placement_group import PlacementGroupAcquiredRe
 from ray.tune import Trainable
 
 from benchmarks.search_overhead import fake_score
-from segtune.rundir import RunDir, TrialDir
-from segtune.verdict import Verdict
+from segtune.runs.rundir import RunDir, TrialDir
+from segtune.runs.verdict import Verdict
 
 EPOCHS = 6
 

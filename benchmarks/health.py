@@ -15,14 +15,14 @@ from typing import Any
 import optuna
 import torch
 
-import segtune.steps
-import segtune.trainer
-from segtune.distributed import Ranks
-from segtune.health import HealthMonitor
-from segtune.rundir import TrialDir
-from segtune.study import load_study
-from segtune.trainer import Trainer
-from segtune.verdict import Verdict
+import segtune.training.train_step
+import segtune.training.trainer
+from segtune.runs.rundir import TrialDir
+from segtune.runs.verdict import Verdict
+from segtune.training.distributed import Ranks
+from segtune.training.health import HealthMonitor
+from segtune.training.trainer import Trainer
+from segtune.tuning.study import load_study
 
 SPACES = ("loss_weights", "optim", "augment", "full")
 CLEARLY_ABOVE = 1.1

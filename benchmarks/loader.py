@@ -17,7 +17,7 @@ import torch
 
 from benchmarks import peers
 from benchmarks.timing import in_turns, ratio, show
-from segtune.config import ExperimentConfig, load_config
+from segtune.config.schema import ExperimentConfig, load_config
 from segtune.data.layouts import open_split
 from segtune.data.loader import TrainLoader
 

@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.timing import in_turns, ratio, show
-from segtune.config import LossConfig
-from segtune.losses import build_loss
+from segtune.config.schema import LossConfig
+from segtune.losses.segmentation import build_loss
 
 SHAPES = [(2, 21, 512), (1, 150, 512)]
 MIB = 2**20

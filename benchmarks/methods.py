@@ -15,12 +15,13 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 from ray.tune.search.optuna import OptunaSearch
 
 from benchmarks.tasks import CONFIG, SPACE, Recorded
-from segtune.cluster.sampler import StudySampler
-from segtune.cluster.scheduler import StoppingScheduler, rule_of
-from segtune.rundir import RunDir
-from segtune.space import Space
-from segtune.study import SearchConfig, Study, load_study
-from segtune.verdict import Verdict
+from segtune.cluster.tune_scheduler import StoppingScheduler
+from segtune.cluster.tune_searcher import StudySampler
+from segtune.runs.rundir import RunDir
+from segtune.runs.verdict import Verdict
+from segtune.tuning.space import Space
+from segtune.tuning.stopping import rule_of
+from segtune.tuning.study import SearchConfig, Study, load_study
 
 REDUCTION = 3
 MANY = 1_000_000  # trials; the budget of epochs ends a search

@@ -13,9 +13,9 @@ from pathlib import Path
 import optuna
 import torch
 
-from segtune.rundir import TrialDir
-from segtune.study import Study, load_study
-from segtune.train import run_training
+from segtune.api import run_training
+from segtune.runs.rundir import TrialDir
+from segtune.tuning.study import Study, load_study
 
 
 def point(study: Study, number: int) -> dict:

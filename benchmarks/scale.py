@@ -26,13 +26,13 @@ from ray.cluster_utils import Cluster
 from benchmarks.guests import EPOCHS, in_houses
 from benchmarks.tasks import CONFIG, SPACE
 from benchmarks.timing import once, show
-from segtune.cluster.search import run_search
-from segtune.cluster.session import ENVIRONMENT
-from segtune.config import ExperimentConfig, LossConfig
+from segtune.cluster.ray_session import ENVIRONMENT
+from segtune.cluster.run import run_search
+from segtune.config.schema import ExperimentConfig, LossConfig
 from segtune.data import shapes
-from segtune.losses import build_loss
-from segtune.rundir import RunDir
-from segtune.study import load_study
+from segtune.losses.segmentation import build_loss
+from segtune.runs.rundir import RunDir
+from segtune.tuning.study import load_study
 
 NODES = 4
 HOUSES = 8

@@ -16,11 +16,12 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.tasks import CONFIG, SPACE
-from segtune.cluster.sampler import StudySampler
-from segtune.cluster.scheduler import StoppingScheduler, rule_of
-from segtune.rundir import RunDir
-from segtune.study import load_study
-from segtune.verdict import Verdict
+from segtune.cluster.tune_scheduler import StoppingScheduler
+from segtune.cluster.tune_searcher import StudySampler
+from segtune.runs.rundir import RunDir
+from segtune.runs.verdict import Verdict
+from segtune.tuning.stopping import rule_of
+from segtune.tuning.study import load_study
 
 EPOCHS = 9
 

@@ -22,14 +22,14 @@ from torch import Tensor, nn
 
 from benchmarks import peers
 from benchmarks.timing import in_turns, ratio, show
-from segtune.config import ExperimentConfig, LossConfig, ModelConfig, load_config
+from segtune.config.schema import ExperimentConfig, LossConfig, ModelConfig, load_config
 from segtune.data.loader import normalize
-from segtune.distributed import Ranks
-from segtune.heap import keep_freed
-from segtune.losses import build_loss
-from segtune.models import build_model
-from segtune.rundir import TrialDir
-from segtune.trainer import Trainer
+from segtune.losses.segmentation import build_loss
+from segtune.models.build import build_model
+from segtune.runs.rundir import TrialDir
+from segtune.training.distributed import Ranks
+from segtune.training.memory import keep_freed
+from segtune.training.trainer import Trainer
 
 CLASSES = 21
 PLAIN = "transformers, plain"

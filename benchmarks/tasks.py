@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import optuna
 
-from segtune.space import Space
-from segtune.study import load_study
+from segtune.tuning.space import Space
+from segtune.tuning.study import load_study
 
 DATA = Path(__file__).parent / "data"
 SPACE = Path(__file__).parent.parent / "search_spaces" / "full.yaml"

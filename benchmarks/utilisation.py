@@ -14,10 +14,10 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.timing import show
-from segtune.rundir import RunDir
-from segtune.search import run_study
-from segtune.study import load_study
-from segtune.utilisation import sessions_of, utilisation
+from segtune.api import run_study
+from segtune.runs.rundir import RunDir
+from segtune.runs.timeline import sessions_of, utilisation
+from segtune.tuning.study import load_study
 
 
 def measure(run: RunDir) -> dict[str, str]:

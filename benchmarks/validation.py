@@ -16,14 +16,14 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.timing import in_turns, ratio, show
-from segtune.config import ExperimentConfig, load_config
+from segtune.config.schema import ExperimentConfig, load_config
 from segtune.data import loader
 from segtune.data.layouts import class_names
 from segtune.data.loader import ValBatch, ValLoader, normalize
-from segtune.distributed import Ranks
-from segtune.inference import evaluate, precision_of
 from segtune.metrics import ConfusionMatrix
-from segtune.models import build_model
+from segtune.models.build import build_model
+from segtune.training.distributed import Ranks
+from segtune.training.evaluation import evaluate, precision_of
 
 
 class Waited:

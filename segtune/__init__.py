@@ -9,18 +9,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from segtune.config import load_config
-    from segtune.search import run_study
-    from segtune.study import load_study
-    from segtune.train import run_training
+    from segtune.api import run_study, run_training
+    from segtune.config.schema import load_config
+    from segtune.tuning.study import load_study
 
 __version__ = "0.1.0"
 
 _PLACES = {
-    "load_config": "segtune.config",
-    "load_study": "segtune.study",
-    "run_training": "segtune.train",
-    "run_study": "segtune.search",
+    "load_config": "segtune.config.schema",
+    "load_study": "segtune.tuning.study",
+    "run_training": "segtune.api",
+    "run_study": "segtune.api",
 }
 
 __all__ = ["__version__", "load_config", "load_study", "run_study", "run_training"]

@@ -6,9 +6,11 @@ import argparse
 from collections.abc import Sequence
 
 from segtune.cli import add_set_argument, run_command
-from segtune.config import ExperimentConfig, load_config
-from segtune.settings import Settings, describe, write_yaml
-from segtune.study import SearchConfig
+from segtune.config.describe import describe
+from segtune.config.schema import ExperimentConfig, load_config
+from segtune.config.settings import Settings
+from segtune.config.yaml_io import write_yaml
+from segtune.tuning.study import SearchConfig
 
 
 def main(argv: Sequence[str] | None = None) -> int:

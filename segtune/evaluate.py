@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from segtune.cli import add_set_argument, run_command
-from segtune.config import ExperimentConfig, load_config
+from segtune.config.schema import load_config
+from segtune.config.yaml_io import parse_assignments
 from segtune.errors import ConfigError
-from segtune.predict import load_model, write_overlays
-from segtune.rundir import write_atomic
-from segtune.settings import parse_assignments
+from segtune.runs.atomic import write_atomic
+from segtune.training.prediction import load_model, validation_images, write_overlays
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,11 +35,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _evaluate(arguments: argparse.Namespace) -> int:
     from segtune.data.layouts import class_names
     from segtune.data.loader import ValLoader
-    from segtune.distributed import Ranks
-    from segtune.heap import keep_freed
-    from segtune.inference import evaluate, precision_of
     from segtune.metrics import csv_rows, format_table
-    from segtune.views import Views
+    from segtune.training.distributed import Ranks
+    from segtune.training.evaluation import evaluate, precision_of
+    from segtune.training.memory import keep_freed
+    from segtune.training.tta import Views
 
     views = Views(arguments.window, arguments.stride, arguments.flip, _scales(arguments.scales))
     given = load_config(arguments.config) if arguments.config else None
@@ -69,13 +69,6 @@ def _scales(text: str) -> tuple[float, ...]:
         return tuple(float(part) for part in text.split(",") if part.strip())
     except ValueError:
         raise ConfigError([f"--scales: expected numbers with commas between them, as in 0.75,1,1.25; got {text!r}"]) from None
-
-
-def validation_images(config: ExperimentConfig) -> list[Path]:
-    """Returns the image files of the validation split."""
-    from segtune.data.layouts import open_split
-
-    return [Path(pair.image) for pair in open_split(config.data, "val")]
 
 
 if __name__ == "__main__":

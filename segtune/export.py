@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from segtune.cli import add_set_argument, run_command
+from segtune.config.yaml_io import parse_assignments, write_yaml
 from segtune.errors import RunError
-from segtune.results import best, read_trials
-from segtune.rundir import RunDir, write_atomic
-from segtune.settings import parse_assignments, write_yaml
-from segtune.study import load_study
+from segtune.runs.atomic import write_atomic
+from segtune.runs.results import best, read_trials
+from segtune.runs.rundir import RunDir
+from segtune.tuning.study import load_study
 
 
 def main(argv: Sequence[str] | None = None) -> int:

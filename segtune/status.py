@@ -6,8 +6,8 @@ import argparse
 from collections.abc import Sequence
 
 from segtune.cli import run_command
-from segtune.rundir import RunDir
-from segtune.study import load_study
+from segtune.runs.rundir import RunDir
+from segtune.tuning.study import load_study
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -20,10 +20,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _status(arguments: argparse.Namespace) -> int:
-    from segtune.carry import print_outcome
-    from segtune.results import read_trials, to_frame
-    from segtune.rundir import write_atomic
-    from segtune.table import wide_console
+    from segtune.reporting.terminal import print_outcome, wide_console
+    from segtune.runs.atomic import write_atomic
+    from segtune.runs.results import read_trials, to_frame
 
     run = RunDir.open(arguments.run)
     print_outcome(load_study(run.study), run, wide_console())

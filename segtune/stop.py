@@ -6,7 +6,8 @@ import argparse
 from collections.abc import Sequence
 
 from segtune.cli import run_command
-from segtune.rundir import RunDir, write_atomic
+from segtune.runs.atomic import write_atomic
+from segtune.runs.rundir import RunDir
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from segtune.config import ExperimentConfig
+from segtune.config.schema import ExperimentConfig
 from segtune.data import shapes
 
 
@@ -28,7 +28,7 @@ def shapes_root(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def cluster():
     """A local Ray for the tests of a file; imported only by those that ask for it."""
-    from segtune.cluster.session import session
+    from segtune.cluster.ray_session import session
 
     with session(None):
         yield

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from segtune.config import load_config
+from segtune.config.schema import load_config
 from segtune.config_tools import markdown
-from segtune.study import load_study
+from segtune.tuning.study import load_study
 
 ROOT = Path(__file__).parent.parent
 STUDIES = ["loss_weights.yaml"]

@@ -23,7 +23,7 @@ from typing import Any
 log = logging.getLogger(__name__)
 
 # All that a trial imports up to its first step, and, last, the heavy ones of what Ray does.
-IMPORTS = ("segtune.trainer", "torch._dynamo", "pandas", "pyarrow.dataset", "aiohttp", "jsonschema", "requests", "rich.console")
+IMPORTS = ("segtune.training.trainer", "torch._dynamo", "pandas", "pyarrow.dataset", "aiohttp", "jsonschema", "requests", "rich.console")
 # For how long a worker waits for them; Ray gives up after 60 s on one that does not answer.
 PATIENCE_S = 40.0
 

@@ -7,14 +7,15 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from segtune.cluster.session import Placement, live_nodes, plan_resources, session
-from segtune.cluster.worker import Task, tidy, train_rank, train_worker
-from segtune.config import ExperimentConfig
+from segtune.cluster.placement import Placement
+from segtune.cluster.worker import Task, tidy, train_rank
+from segtune.config.schema import ExperimentConfig
+from segtune.config.yaml_io import write_yaml
 from segtune.errors import SegtuneError
-from segtune.rundir import RunDir, TrialDir, write_atomic
-from segtune.settings import write_yaml
-from segtune.study import SearchConfig, Study
-from segtune.verdict import Verdict
+from segtune.runs.atomic import write_atomic
+from segtune.runs.rundir import RunDir, TrialDir
+from segtune.runs.verdict import Verdict
+from segtune.tuning.study import Study
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +42,7 @@ def run_trial(drawn: dict[str, Any], *, study: Study, run: str, placement: Place
         else:
             import ray.tune
 
-            from segtune.cluster.group import train_in_group
+            from segtune.cluster.worker_group import train_in_group
 
             train_in_group(task, ray.tune.report, Path(run) / "ray", placement)
     except Exception as error:  # the fence around a trial: whatever it is, it must not take the search with it
@@ -84,7 +85,7 @@ def _is_loss(cause: Exception) -> bool:
 
 
 def _verdict_of(error: Exception, trial: TrialDir) -> Verdict:
-    from segtune.memory import is_out_of_memory
+    from segtune.training.memory import is_out_of_memory
 
     (epoch, step), cause = trial.reached(), _cause(error)
     # Outside of a training step, as in a validation: there the trainer itself finds what would fit.
@@ -100,24 +101,3 @@ def _verdict_of(error: Exception, trial: TrialDir) -> Verdict:
         evidence=text[:500],
         advice=f"the whole message is in {trial.path / 'error.txt'}",
     )
-
-
-def train_on_workers(
-    config: ExperimentConfig, out: Path, workers: int, *, address: str | None = None, resume: bool = False, init_from: str | None = None
-) -> None:
-    """Trains one config on a worker group of its own, without a search. Raises ClusterError where it does not fit."""
-    from ray.train.torch import TorchTrainer
-    from ray.train.v2.api.exceptions import TrainingFailedError
-
-    from segtune.cluster.group import settings_of
-
-    with session(address):
-        placement = plan_resources(SearchConfig(trials=1, workers_per_trial=workers), live_nodes())
-        task = task_of(config, TrialDir(out), placement, resume=resume, init_from=init_from)
-        try:
-            TorchTrainer(train_worker, **settings_of(task, out.name, out / "ray", placement)).fit()
-        except TrainingFailedError as error:
-            cause = _cause(error)
-            if isinstance(cause, SegtuneError):
-                raise cause from None
-            raise

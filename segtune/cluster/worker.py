@@ -11,8 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from segtune.config import ExperimentConfig
-from segtune.rundir import TrialDir
+from segtune.config.schema import ExperimentConfig
+from segtune.runs.rundir import TrialDir
 
 Row = dict[str, float]
 Task = dict[str, Any]
@@ -75,9 +75,9 @@ def train_rank(task: Task, tell: Callable[[Row], None], *, leave: Callable[[], b
     os.environ["SEGTUNE_CPUS_PER_RANK"] = str(task["cpus"])
     import torch
 
-    from segtune.distributed import Ranks
-    from segtune.steps import Left
-    from segtune.trainer import Trainer
+    from segtune.training.distributed import Ranks
+    from segtune.training.train_step import Left
+    from segtune.training.trainer import Trainer
 
     # Ray gives a process a share of the cores, torch would take them all.
     torch.set_num_threads(max(1, int(task["cpus"])))
@@ -115,7 +115,7 @@ def tidy() -> None:
     if dynamo := sys.modules.get("torch._dynamo"):
         dynamo.reset()  # it gives up on a network after some sizes, whosever they were
     if "torch" in sys.modules:
-        from segtune.memory import free
+        from segtune.training.memory import free
 
         # A trial in the search's own process is a thread, and each has a heap of its own: 150 MB more after every trial.
         free()

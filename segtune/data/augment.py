@@ -17,7 +17,7 @@ import numpy as np
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 import albumentations as A
 
-from segtune.config import AugmentConfig, CutoutConfig, DataConfig
+from segtune.config.schema import AugmentConfig, CutoutConfig, DataConfig
 from segtune.data.photometric import Colours
 
 # ImageNet's mean colour: what is padded or cut out is 0 after normalisation.

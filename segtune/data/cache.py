@@ -24,8 +24,9 @@ from typing import IO
 import numpy as np
 from PIL import Image
 
-from segtune.config import DataConfig
-from segtune.data.layouts import Pair, load_pair
+from segtune.config.schema import DataConfig
+from segtune.data.decode import load_pair
+from segtune.data.layouts import Pair
 
 log = logging.getLogger(__name__)
 

@@ -1,0 +1,97 @@
+"""The search: a fresh Tuner over what the run folder says is still to do. Tune's own recovery is never used."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import partial
+
+from ray import tune
+
+from segtune.cluster.placement import WAITING_BUNDLE, Placement, live_nodes, plan_resources
+from segtune.cluster.ray_session import session
+from segtune.cluster.supervisor import Silence, StopAll, Watch, signals, write_best
+from segtune.cluster.trial import run_trial
+from segtune.cluster.tune_scheduler import StoppingScheduler
+from segtune.cluster.tune_searcher import StudySampler, is_unfinished
+from segtune.runs.results import best, read_trials, scored_rows
+from segtune.runs.rundir import RunDir
+from segtune.runs.timeline import recorded
+from segtune.runs.verdict import Verdict
+from segtune.tuning.samplers import rehearsed
+from segtune.tuning.stopping import rule_of
+from segtune.tuning.study import Study
+
+
+def run_search(study: Study, run: RunDir, *, address: str | None = None, started: Callable[[Placement, str], None] | None = None) -> None:
+    """Runs the trials of a study that its run folder does not hold yet, and returns when all have ended.
+
+    `started` is told the placement and the dashboard's URL. Ctrl-C, SIGTERM and the run's stop request end the search
+    gracefully: running trials are left to be resumed, and KeyboardInterrupt is raised.
+    """
+    with run.locked(), rehearsed(study.search, study.space), session(address) as dashboard:
+        run.stop_request.unlink(missing_ok=True)
+        placement = plan_resources(study.search, live_nodes())
+        if started:
+            started(placement, dashboard)
+        # The scheduler first: it may find that a trial had been stopped when the last session broke off.
+        scheduler = replayed_scheduler(study, run)
+        sampler = StudySampler(study, run)
+        watch = Watch(study, run, sampler)
+        try:
+            if sampler.remaining:
+                with signals(watch), recorded(run, placement.concurrent, placement.workers):
+                    _tuner(study, run, sampler, scheduler, placement, watch).fit()
+        finally:
+            watch.release(patience_s=10.0)
+            sampler.settle()
+            write_best(study, run, best(read_trials(run)))
+        if watch.stopping:
+            raise KeyboardInterrupt
+
+
+def _tuner(
+    study: Study, run: RunDir, sampler: StudySampler, scheduler: StoppingScheduler, placement: Placement, watch: Watch
+) -> tune.Tuner:
+    trainable = partial(run_trial, study=study, run=str(run.path), placement=placement)
+    return tune.Tuner(
+        tune.with_resources(trainable, _bundles(placement)),
+        tune_config=tune.TuneConfig(
+            metric="miou",
+            mode="max",
+            search_alg=sampler,
+            scheduler=scheduler,
+            # Tune counts every start, also those after the loss of a machine; the sampler says when it is the last.
+            num_samples=sampler.remaining * (1 + study.search.retries),
+            max_concurrent_trials=placement.concurrent,
+            trial_dirname_creator=lambda trial: trial.trial_id,
+            # The next trial in the process of the last one: importing torch and its company takes longer than many a trial.
+            reuse_actors=True,
+        ),
+        run_config=tune.RunConfig(
+            name=f"tune-{time.time_ns()}", storage_path=str(run.ray), verbose=0, callbacks=[watch, Silence()], stop=StopAll(watch)
+        ),
+    )
+
+
+def _bundles(placement: Placement) -> tune.PlacementGroupFactory:
+    if placement.workers > 1:
+        return tune.PlacementGroupFactory([WAITING_BUNDLE])
+    return tune.PlacementGroupFactory([{"CPU": placement.cpus} | ({"GPU": placement.gpus} if placement.gpus else {})])
+
+
+def replayed_scheduler(study: Study, run: RunDir) -> StoppingScheduler:
+    """Returns the scheduler with the rungs and scores of the run folder.
+
+    Where one trial alone is unfinished, as at concurrency 1, all that its rung had seen is known: if the session broke off
+    between the trial's last validation and its stop, the trial is stopped now.
+    """
+    scheduler = StoppingScheduler(rule_of(study))
+    trials = run.trial_dirs()
+    unfinished = [trial.id for trial in trials if is_unfinished(trial)]
+    for trial in trials:
+        rows = scored_rows(trial, trial.read_verdict())
+        if not scheduler.replay(int(trial.id), rows) and unfinished == [trial.id]:
+            trial.verdict.unlink(missing_ok=True)
+            trial.write_verdict(Verdict(state="pruned", epoch=rows[-1]["epoch"], step=rows[-1]["step"]))
+    return scheduler

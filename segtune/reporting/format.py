@@ -1,0 +1,67 @@
+"""Numbers, names and commands in words, for the terminal and for the page."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from segtune.runs.results import RUNNING, TrialResult
+from segtune.runs.rundir import RunDir
+from segtune.tuning.study import Study
+
+
+def short(value: Any) -> str:
+    """Returns a parameter's value as it is read best."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def short_names(names: Sequence[str]) -> dict[str, str]:
+    """Returns each dotted name without what is not needed to tell it from the others."""
+    found = {}
+    for name in names:
+        parts = name.split(".")
+        tails = [".".join(parts[-n:]) for n in range(1, len(parts) + 1)]
+        found[name] = next(t for t in tails if sum(other == t or other.endswith("." + t) for other in names) == 1)
+    return found
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds + 0.5), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def ended(trials: Sequence[TrialResult]) -> int:
+    """Returns how many trials will not go on."""
+    return sum(t.state not in (RUNNING, "interrupted") for t in trials)
+
+
+def next_steps(run: RunDir, study: Study) -> dict[str, str]:
+    """Returns where the config of a run's winner lies and the commands to go on with.
+
+    Nothing where trials of a proxy have gone on to full length: best.yaml is then the winner of those.
+    """
+    if run.full.best.exists():
+        return {}
+    workers = f" --workers {study.search.workers_per_trial}" if study.search.workers_per_trial > 1 else ""
+    return {
+        "its config": str(run.best),
+        "retrain it": f"python -m segtune.train --config {run.best} --out {run.path / 'retrain'}{workers}",
+        "curves": f"tensorboard --logdir {run.trials}",
+        "study": f"optuna-dashboard {_without_password(study.search.storage or str(run.journal))}",
+    }
+
+
+def _without_password(url: str) -> str:
+    """Returns the URL of a database as it may be shown to others."""
+    return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", url)
+
+
+def epoch_line(row: dict, epochs: int) -> str:
+    """Returns one epoch as a line for the terminal."""
+    terms = " ".join(f"{name} {row[name]:.4f}" for name in ("loss", "focal", "dice", "ce") if name in row)
+    score = f"  mIoU {100 * row['miou']:.2f}  aAcc {100 * row['aacc']:.2f}" if "miou" in row else ""
+    return f"epoch {row['epoch']}/{epochs}  {terms}  lr {row['lr']:.2e}  {row['seconds']:.1f} s{score}"

@@ -1,0 +1,125 @@
+"""Laws of a proxy: it shrinks in proportion, its winners are checked at full length, and what is exported is full."""
+
+import json
+
+import pytest
+
+from segtune import export, status
+from segtune.api import run_study
+from segtune.config.schema import load_config
+from segtune.config.yaml_io import write_yaml
+from segtune.errors import ConfigError
+from segtune.reporting.html import write_report
+from segtune.runs.atomic import write_atomic
+from segtune.runs.results import TrialResult, read_trials
+from segtune.runs.rundir import RunDir
+from segtune.runs.verdict import Verdict
+from segtune.tuning.proxy import ProxyConfig, shorten
+from segtune.tuning.proxy_check import carried_study, check, picked
+from segtune.tuning.study import load_study
+
+
+def test_warmup_and_validations_shrink_with_the_epochs(tiny_config):
+    long = tiny_config.override({"schedule.epochs": 200, "schedule.warmup_epochs": 15.0, "schedule.val_every": 10, "data.crop": [512, 256]})
+    short = shorten(long, ProxyConfig(epochs=40, resolution=0.5, num_images=9))
+    assert (short.schedule.epochs, short.schedule.warmup_epochs, short.schedule.val_every) == (40, 3.0, 2)
+    assert (short.data.crop, short.data.resize, short.data.num_images) == ((256, 128), (32, 32), 9)
+    assert shorten(long, ProxyConfig()) == long
+
+
+@pytest.fixture
+def study(tiny_config, tmp_path):
+    tree = {
+        "config": tiny_config.override({"schedule.epochs": 4}).dump(),
+        "space": {"optim.lr": {"loguniform": [1e-5, 1e-1]}},
+        "search": {"trials": 4, "proxy": {"epochs": 2, "carry": 3}, "scheduler": {"asha": {"grace_epochs": 1, "reduction": 2}}},
+    }
+    (tmp_path / "s.yaml").write_text(write_yaml(tree))
+    return load_study(tmp_path / "s.yaml")
+
+
+def test_rungs_and_configs_are_the_proxys(study):
+    assert (study.epochs, study.rungs()) == (2, [1])
+    assert study.trial_config({"optim.lr": 1e-4}).schedule.epochs == 2
+    assert study.config.schedule.epochs == 4
+
+
+def test_longer_proxy_than_the_config_is_refused(study, tmp_path):
+    with pytest.raises(ConfigError, match=r"search\.proxy\.epochs: 9 is more than the config's own 4"):
+        load_study(tmp_path / "s.yaml", search={"proxy.epochs": 9})
+
+
+def result(number, miou, state="completed"):
+    return TrialResult(number=number, state=state, miou=miou)
+
+
+def test_best_and_some_of_the_others_are_carried():
+    trials = [result(n, n / 10) for n in range(9)] + [result(9, 0.95, "unhealthy"), result(10, None, "failed")]
+    assert [t.number for t in picked(trials, 4)] == [8, 7, 4, 1]
+    assert [t.number for t in picked(trials[:3], 4)] == [2, 1]
+
+
+def scores(run, mious):
+    for number, miou in enumerate(mious):
+        write_atomic(run.trial(number).params, json.dumps({"optim.lr": number / 100}))
+        run.trial(number).append_epoch({"epoch": 1, "step": 1, "miou": miou, "seconds": 1.0})
+        run.trial(number).write_verdict(Verdict(state="completed", epoch=1))
+    return run
+
+
+@pytest.mark.parametrize(
+    ("full", "correlation", "words"),
+    [
+        ([0.5, 0.6, 0.7, 0.8], 1.0, "rank correlation of proxy and full mIoU 1.00 over 4 trials"),
+        ([0.8, 0.7, 0.6, 0.5], -1.0, "too low, the proxy ranks by chance"),
+        ([0.5, 0.6], None, "too few"),
+    ],
+)
+def test_low_rank_correlation_is_warned_of(study, tmp_path, full, correlation, words):
+    told = check(study, scores(RunDir(tmp_path / "p"), [0.1, 0.2, 0.3, 0.4]), scores(RunDir(tmp_path / "f"), full))
+    assert told.correlation == (None if correlation is None else pytest.approx(correlation))
+    assert words in told.words
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_search_on_a_proxy_exports_the_full_config(study, tmp_path, capsys):
+    result = run_study(study, tmp_path / "runs", "p")
+    run = RunDir(result.run)
+    assert {t.epoch for t in read_trials(run) if t.state == "completed"} == {2}
+    full = read_trials(run.full)
+    assert len(full) == 4
+    assert {t.epoch for t in full} == {4}
+    assert result.best is not None
+    assert result.best.config.schedule.epochs == 4
+    assert result.best.miou == max(t.miou for t in full if t.miou is not None)
+    assert load_config(run.best) == result.best.config
+    assert load_config(run.trial(0).config).schedule.epochs == 2
+    assert export.main([str(run.path), "--out", str(tmp_path / "e.yaml"), "--set", "seed=5"]) == 0
+    assert load_config(tmp_path / "e.yaml") == result.best.config.override({"seed": 5})
+    assert export.main([str(run.path), "--out", str(tmp_path / "e.yaml"), "--trial", "1"]) == 0
+    assert load_config(tmp_path / "e.yaml").schedule.epochs == 4
+    assert status.main([str(run.path)]) == 0
+    assert "proxy check: rank correlation" in capsys.readouterr().out
+    told = write_report(load_study(run.study), run).read_text()
+    above, below = told.split("<h2>On the proxy</h2>")
+    assert "<h2>At full length</h2>" in above
+    assert "proxy check: rank correlation" in above
+    # best.yaml of the run is not the proxy's winner any more.
+    assert f"segtune.api --config {run.full.best}" in above
+    assert "segtune.api" not in below
+    # Again, from the folder alone: nothing is trained twice.
+    before = {t.number: t.seconds for t in full}
+    assert run_study(study, tmp_path / "runs", "p", resume=True).best == result.best
+    assert {t.number: t.seconds for t in read_trials(run.full)} == before
+
+
+def test_more_trials_add_to_what_was_carried(study, tmp_path):
+    run = scores(RunDir(tmp_path / "p"), [0.1, 0.2, 0.3, 0.4])
+    first = carried_study(study, run).points()
+    for number, point in enumerate(first):
+        write_atomic(run.full.trial(number).params, json.dumps(point))
+    scores(run, [0.0] * 4 + [0.9])
+    again = carried_study(study, run).points()
+    assert again[: len(first)] == first
+    assert {"optim.lr": 0.04} in again[len(first) :]
