@@ -39,7 +39,13 @@ class Guest(Trainable):
         self.epoch += 1
         scores = {"loss": 1.0, "miou": fake_score(self.drawn["params"], self.epoch)}
         self.trial.append_epoch(
-            {"epoch": self.epoch, "step": self.epoch, **scores, "seconds": self.epoch_s * self.epoch, "ended": time.time()}
+            {
+                "epoch": self.epoch,
+                "step": self.epoch,
+                **scores,
+                "seconds": self.epoch_s * self.epoch,
+                "ended": time.time(),
+            }
         )
         if self.epoch == EPOCHS:
             self.trial.write_verdict(Verdict(state="completed", epoch=EPOCHS, step=EPOCHS))
@@ -55,7 +61,9 @@ class House:
     def call(self, guest: int, method: str, *given: Any, **named: Any) -> Any:
         """Does what Tune asks of the actor of a trial."""
         if method == "__ray_ready__":
-            self.guests[guest] = Guest({"drawn": named["config"], "run": self.run, "epoch_s": self.epoch_s})
+            self.guests[guest] = Guest(
+                {"drawn": named["config"], "run": self.run, "epoch_s": self.epoch_s}
+            )
             return None
         if method == "reset":
             self.guests[guest].setup({"drawn": given[0], "run": self.run, "epoch_s": self.epoch_s})
@@ -72,7 +80,9 @@ class _Actor:
         self._house, self._number, self._named = house, number, named
 
     def __getattr__(self, method: str) -> Any:
-        return _Method(self._house, self._number, method, self._named if method == "__ray_ready__" else {})
+        return _Method(
+            self._house, self._number, method, self._named if method == "__ray_ready__" else {}
+        )
 
 
 class _Method:
@@ -92,16 +102,26 @@ class _Class:
 @contextmanager
 def in_houses(run: RunDir, houses: int, concurrent: int, epoch_s: float) -> Iterator[None]:
     """While the block runs, Tune's trials are guests in so many processes, spread over the nodes."""
-    options = {"num_cpus": 0, "max_concurrency": -(-concurrent // houses) + 8, "scheduling_strategy": "SPREAD"}
-    there = [ray.remote(House).options(**options).remote(str(run.path), epoch_s) for _ in range(houses)]
+    options = {
+        "num_cpus": 0,
+        "max_concurrency": -(-concurrent // houses) + 8,
+        "scheduling_strategy": "SPREAD",
+    }
+    there = [
+        ray.remote(House).options(**options).remote(str(run.path), epoch_s) for _ in range(houses)
+    ]
     started: list[_Actor] = []
 
     def start(**named: Any) -> _Actor:
-        started.append(_Actor(there[len(started) % houses], len(started), {"config": named["config"]}))
+        started.append(
+            _Actor(there[len(started) % houses], len(started), {"config": named["config"]})
+        )
         return started[-1]
 
     real = PlacementGroupAcquiredResources.annotate_remote_entities
-    PlacementGroupAcquiredResources.annotate_remote_entities = lambda self, entities: [_Class(start)]  # pyright: ignore[reportAttributeAccessIssue]
+    PlacementGroupAcquiredResources.annotate_remote_entities = lambda self, entities: [
+        _Class(start)
+    ]  # pyright: ignore[reportAttributeAccessIssue]
     try:
         yield
     finally:

@@ -69,7 +69,9 @@ class Stopwatch:
         return timed
 
 
-def watch(space: str, config: str, overrides: list[str], seed: int, watched: Stopwatch) -> tuple[float, float, list[Verdict], float]:
+def watch(
+    space: str, config: str, overrides: list[str], seed: int, watched: Stopwatch
+) -> tuple[float, float, list[Verdict], float]:
     """Trains one drawn config; returns best mIoU, that of a constant prediction, what was said, and the monitors' share of the time."""
     study = load_study(f"search_spaces/{space}.yaml", config, [*overrides, f"seed={seed}"])
     drawn = study.space(optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed)).ask())
@@ -79,11 +81,18 @@ def watch(space: str, config: str, overrides: list[str], seed: int, watched: Sto
         before, start = watched.seconds, time.perf_counter()
         rows = [report.row for report in trainer.epochs()]
         share = (listener.seconds + watched.seconds - before) / (time.perf_counter() - start)
-    return max((r["miou"] for r in rows), default=0.0), rows[0]["constant_miou"] if rows else 1.0, listener.said, share
+    return (
+        max((r["miou"] for r in rows), default=0.0),
+        rows[0]["constant_miou"] if rows else 1.0,
+        listener.said,
+        share,
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--configs", type=int, default=24)
     parser.add_argument("--config", default="configs/shapes_segformer_b0.yaml")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
@@ -98,10 +107,18 @@ def main() -> None:
         space = SPACES[seed % len(SPACES)]
         best, constant, said, share = watch(space, arguments.config, arguments.set, seed, watched)
         good = best > CLEARLY_ABOVE * constant
-        healthy, alarms, sick, told = healthy + good, alarms + (good and bool(said)), sick + (not good), told + (not good and bool(said))
+        healthy, alarms, sick, told = (
+            healthy + good,
+            alarms + (good and bool(said)),
+            sick + (not good),
+            told + (not good and bool(said)),
+        )
         shares.append(share)
         words = ", ".join(f"{v.kind} at epoch {v.epoch}" for v in said[:1]) or "nothing"
-        print(f"{seed:3} {space:12} mIoU {100 * best:5.1f} (constant {100 * constant:4.1f})  said: {words}", flush=True)
+        print(
+            f"{seed:3} {space:12} mIoU {100 * best:5.1f} (constant {100 * constant:4.1f})  said: {words}",
+            flush=True,
+        )
     print(f"healthy: {healthy}, false alarms: {alarms}; sick: {sick}, of them told: {told}")
     print(
         f"share of the run's time that the monitors took: median {100 * sorted(shares)[len(shares) // 2]:.2f} %, most {100 * max(shares):.2f} %"

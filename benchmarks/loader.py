@@ -28,7 +28,9 @@ def epoch_of(loader: TrainLoader) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--config", default="configs/camvid_segformer_b0.yaml")
     parser.add_argument("--root", required=True, help="the data set")
     parser.add_argument("--images", type=int, default=128, help="images of a round")
@@ -37,8 +39,15 @@ def main() -> None:
     arguments = parser.parse_args()
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
-    shape = {"data.resize": [2048, 512], "data.crop": [512, 512], "data.num_loaders": 0, "schedule.batch_size": 8}
-    config = load_config(arguments.config).override({**shape, "data.root": arguments.root, "data.num_images": arguments.images})
+    shape = {
+        "data.resize": [2048, 512],
+        "data.crop": [512, 512],
+        "data.num_loaders": 0,
+        "schedule.batch_size": 8,
+    }
+    config = load_config(arguments.config).override(
+        {**shape, "data.root": arguments.root, "data.num_images": arguments.images}
+    )
     with tempfile.TemporaryDirectory() as folder:
         times = in_turns(_works(config, Path(folder), arguments.repetitions), arguments.repetitions)
     base = times.get("mmsegmentation 1.2.2")
@@ -50,20 +59,33 @@ def main() -> None:
         }
         for name, seconds in times.items()
     ]
-    show(f"training samples of one process, medians of {arguments.repetitions} rounds of {arguments.images} images", rows, arguments.out)
+    show(
+        f"training samples of one process, medians of {arguments.repetitions} rounds of {arguments.images} images",
+        rows,
+        arguments.out,
+    )
 
 
 def _works(config: ExperimentConfig, folder: Path, repetitions: int) -> dict[str, Any]:
     warm = TrainLoader(config.override({"data.cache": str(folder / "warm")}), 0, 1)
     plain = TrainLoader(config.override({"data.cache": "none"}), 0, 1)
-    fresh = iter([TrainLoader(config.override({"data.cache": str(folder / str(number))}), 0, 1) for number in range(repetitions + 1)])
+    fresh = iter(
+        [
+            TrainLoader(config.override({"data.cache": str(folder / str(number))}), 0, 1)
+            for number in range(repetitions + 1)
+        ]
+    )
 
     def cold() -> None:
         loader = next(fresh)
         epoch_of(loader)
         loader.settle()
 
-    works = {"segtune, without a cache": lambda: epoch_of(plain), "segtune, cold": cold, "segtune, warm": lambda: epoch_of(warm)}
+    works = {
+        "segtune, without a cache": lambda: epoch_of(plain),
+        "segtune, cold": cold,
+        "segtune, warm": lambda: epoch_of(warm),
+    }
     if not peers.is_installed():
         return works
     pipeline = peers.training_pipeline(2048, 512, 512)
@@ -71,7 +93,14 @@ def _works(config: ExperimentConfig, folder: Path, repetitions: int) -> dict[str
 
     def peer() -> None:
         for pair in pairs:
-            pipeline({"img_path": pair.image, "seg_map_path": pair.mask, "reduce_zero_label": False, "seg_fields": []})
+            pipeline(
+                {
+                    "img_path": pair.image,
+                    "seg_map_path": pair.mask,
+                    "reduce_zero_label": False,
+                    "seg_fields": [],
+                }
+            )
 
     return {"mmsegmentation 1.2.2": peer, **works}
 

@@ -35,7 +35,9 @@ def peer(logits: Tensor, target: Tensor) -> Tensor:
     p = flat.sigmoid()
     miss = (1 - p) * truth + p * (1 - truth)
     factor = (0.5 * truth + 0.5 * (1 - truth)) * miss.pow(2.0)
-    focal = (F.binary_cross_entropy_with_logits(flat, truth, reduction="none") * factor * known).mean()
+    focal = (
+        F.binary_cross_entropy_with_logits(flat, truth, reduction="none") * factor * known
+    ).mean()
     whole = F.one_hot(target.clamp(0, classes - 1), classes).permute(0, 3, 1, 2)
     p, truth = logits.sigmoid().flatten(1), whole.reshape(len(target), -1).float()
     score = 2 * (p * truth).sum(1) / ((p * p).sum(1) + 1e-3 + (truth * truth).sum(1) + 1e-3)
@@ -53,7 +55,11 @@ def saved_bytes(work: Callable[[], Tensor], given: list[Tensor]) -> int:
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         result = work()
     del result
-    return sum(size for place, size in kept.items() if place not in {t.untyped_storage().data_ptr() for t in given})
+    return sum(
+        size
+        for place, size in kept.items()
+        if place not in {t.untyped_storage().data_ptr() for t in given}
+    )
 
 
 def peak_bytes(work: Callable[[], object]) -> int:
@@ -71,7 +77,11 @@ def compare(shape: tuple[int, int, int], device: str, repetitions: int) -> dict[
     """Returns one row of the table."""
     number, classes, size = shape
     generator = torch.Generator().manual_seed(0)
-    logits = torch.randn(number, classes, size // 4, size // 4, generator=generator).to(device).requires_grad_()
+    logits = (
+        torch.randn(number, classes, size // 4, size // 4, generator=generator)
+        .to(device)
+        .requires_grad_()
+    )
     target = torch.randint(0, classes, (number, size, size), generator=generator).to(device)
     loss = build_loss(LossConfig(), classes).to(device)
 
@@ -79,10 +89,16 @@ def compare(shape: tuple[int, int, int], device: str, repetitions: int) -> dict[
         logits.grad = None
         value.backward()
 
-    works = {"peer": lambda: backward(peer(logits, target)), "ours": lambda: backward(loss(logits, target)["total"])}
+    works = {
+        "peer": lambda: backward(peer(logits, target)),
+        "ours": lambda: backward(loss(logits, target)["total"]),
+    }
     difference = abs(peer(logits, target).item() / loss(logits, target)["total"].item() - 1)
     times = in_turns(works, repetitions)
-    saved = [saved_bytes(f, [logits, target]) / MIB for f in (lambda: peer(logits, target), lambda: loss(logits, target)["total"])]
+    saved = [
+        saved_bytes(f, [logits, target]) / MIB
+        for f in (lambda: peer(logits, target), lambda: loss(logits, target)["total"])
+    ]
     peaks = [peak_bytes(work) / MIB for work in works.values()]
     return {
         "logits": f"{number}x{classes}x{size // 4}x{size // 4}",
@@ -98,15 +114,23 @@ def compare(shape: tuple[int, int, int], device: str, repetitions: int) -> dict[
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--threads", type=int, default=1, help="threads of one process on a processor")
+    parser.add_argument(
+        "--threads", type=int, default=1, help="threads of one process on a processor"
+    )
     parser.add_argument("--repetitions", type=int, default=7)
     parser.add_argument("--out", type=Path, help="also write the table as JSON")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     rows = [compare(shape, arguments.device, arguments.repetitions) for shape in SHAPES]
-    show(f"focal + Dice, labels 512x512, {arguments.device}, medians of {arguments.repetitions}", rows, arguments.out)
+    show(
+        f"focal + Dice, labels 512x512, {arguments.device}, medians of {arguments.repetitions}",
+        rows,
+        arguments.out,
+    )
 
 
 if __name__ == "__main__":

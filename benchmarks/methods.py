@@ -30,7 +30,12 @@ MANY = 1_000_000  # trials; the budget of epochs ends a search
 class OptunaMethod:
     """Optuna's own loop: ask, report, should_prune, tell, as its tutorial writes it."""
 
-    def __init__(self, task: Recorded, sampler: optuna.samplers.BaseSampler, pruner: optuna.pruners.BasePruner) -> None:
+    def __init__(
+        self,
+        task: Recorded,
+        sampler: optuna.samplers.BaseSampler,
+        pruner: optuna.pruners.BasePruner,
+    ) -> None:
         self.space, self.trials = task.space, dict[int, optuna.Trial]()
         self.last: dict[int, float] = {}
         self.study = optuna.create_study(direction="maximize", sampler=sampler, pruner=pruner)
@@ -69,7 +74,13 @@ class RayMethod:
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            self.searcher = OptunaSearch(space=define, metric="miou", mode="max", seed=seed, points_to_evaluate=[space.complete({})])
+            self.searcher = OptunaSearch(
+                space=define,
+                metric="miou",
+                mode="max",
+                seed=seed,
+                points_to_evaluate=[space.complete({})],
+            )
         self.scheduler = AsyncHyperBandScheduler(
             time_attr="training_iteration",
             metric="miou",
@@ -96,7 +107,9 @@ class RayMethod:
         if state != "pruned" and number in self.last:
             trial: Any = SimpleNamespace(trial_id=str(number))
             self.scheduler.on_trial_complete(None, trial, self.last[number])  # pyright: ignore[reportArgumentType]
-        self.searcher.on_trial_complete(str(number), self.last.get(number), error=number not in self.last)
+        self.searcher.on_trial_complete(
+            str(number), self.last.get(number), error=number not in self.last
+        )
 
     def close(self) -> None:
         """Nothing is left behind."""
@@ -108,7 +121,13 @@ class OurMethod:
     def __init__(self, task: Recorded, seed: int, changes: Mapping[str, Any]) -> None:
         base = load_study(SPACE, CONFIG)
         validations = 10 if task.epochs > 12 else 1
-        config = base.config.override({"schedule.epochs": task.epochs, "schedule.val_every": validations, "data.num_loaders": 0})
+        config = base.config.override(
+            {
+                "schedule.epochs": task.epochs,
+                "schedule.val_every": validations,
+                "data.num_loaders": 0,
+            }
+        )
         asha = {"asha": {"grace_epochs": task.grace, "reduction": REDUCTION}}
         search = SearchConfig.parse({"trials": MANY, "seed": seed, "scheduler": asha, **changes})
         study = Study(config, base.space, search)
@@ -134,7 +153,9 @@ class OurMethod:
         rows = trial.read_epochs()
         epoch = rows[-1]["epoch"] if rows else 0
         if state != "pruned":
-            trial.write_verdict(Verdict(state=state, kind="diverged" if state == "unhealthy" else "", epoch=epoch))  # pyright: ignore[reportArgumentType]
+            trial.write_verdict(
+                Verdict(state=state, kind="diverged" if state == "unhealthy" else "", epoch=epoch)
+            )  # pyright: ignore[reportArgumentType]
         self.sampler.on_trial_complete(str(number), {"epoch": epoch})
 
     def close(self) -> None:
@@ -150,12 +171,26 @@ def make_method(name: str, task: Recorded, seed: int) -> OptunaMethod | RayMetho
         case "Ray OptunaSearch + ASHA":
             return RayMethod(task, seed)
         case "Optuna TPE + SuccessiveHalving":
-            return OptunaMethod(task, tpe, pruners.SuccessiveHalvingPruner(min_resource=task.grace, reduction_factor=REDUCTION))
+            return OptunaMethod(
+                task,
+                tpe,
+                pruners.SuccessiveHalvingPruner(
+                    min_resource=task.grace, reduction_factor=REDUCTION
+                ),
+            )
         case "Optuna univariate TPE + SuccessiveHalving":
             tpe = optuna.samplers.TPESampler(seed=seed, multivariate=False)
-            return OptunaMethod(task, tpe, pruners.SuccessiveHalvingPruner(min_resource=task.grace, reduction_factor=REDUCTION))
+            return OptunaMethod(
+                task,
+                tpe,
+                pruners.SuccessiveHalvingPruner(
+                    min_resource=task.grace, reduction_factor=REDUCTION
+                ),
+            )
         case "Optuna TPE + Hyperband":
-            return OptunaMethod(task, tpe, pruners.HyperbandPruner(task.grace, task.epochs, REDUCTION))
+            return OptunaMethod(
+                task, tpe, pruners.HyperbandPruner(task.grace, task.epochs, REDUCTION)
+            )
         case "segtune gp":
             return OurMethod(task, seed, {"sampler": "gp"})
         case "segtune tpe":

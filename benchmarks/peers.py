@@ -47,7 +47,12 @@ def training_pipeline(long_side: int, short_side: int, crop: int) -> Callable[[d
     steps = [
         {"type": "LoadImageFromFile"},
         {"type": "LoadAnnotations"},
-        {"type": "RandomResize", "scale": (long_side, short_side), "ratio_range": (0.5, 2.0), "keep_ratio": True},
+        {
+            "type": "RandomResize",
+            "scale": (long_side, short_side),
+            "ratio_range": (0.5, 2.0),
+            "keep_ratio": True,
+        },
         {"type": "RandomCrop", "crop_size": (crop, crop), "cat_max_ratio": 0.75},
         {"type": "RandomFlip", "prob": 0.5},
         {"type": "PhotoMetricDistortion"},

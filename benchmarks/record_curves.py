@@ -33,11 +33,19 @@ def record(study: Study, number: int) -> dict:
         result = run_training(study.config.override(params), Path(folder) / "run")
         rows = TrialDir(Path(folder) / "run").read_epochs()
     mious = {row["epoch"]: round(row["miou"], 5) for row in rows if row.get("miou") is not None}
-    return {"number": number, "params": params, "end": result.verdict.kind, "epoch": result.verdict.epoch, "mious": mious}
+    return {
+        "number": number,
+        "params": params,
+        "end": result.verdict.kind,
+        "epoch": result.verdict.epoch,
+        "mious": mious,
+    }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--space", default="search_spaces/full.yaml")
     parser.add_argument("--config", default="configs/shapes_segformer_b0.yaml")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
@@ -47,13 +55,22 @@ def main() -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     torch.set_num_threads(1)
     study = load_study(arguments.space, arguments.config, arguments.set)
-    done = {json.loads(line)["number"] for line in arguments.out.read_text().splitlines()} if arguments.out.exists() else set()
+    done = (
+        {json.loads(line)["number"] for line in arguments.out.read_text().splitlines()}
+        if arguments.out.exists()
+        else set()
+    )
     for number in range(arguments.number):
         if number not in done:
             row = record(study, number)
             with arguments.out.open("a") as file:
                 file.write(json.dumps(row) + "\n")
-            print(number, row["end"] or "completed", max(row["mious"].values(), default=0.0), flush=True)
+            print(
+                number,
+                row["end"] or "completed",
+                max(row["mious"].values(), default=0.0),
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -43,7 +43,10 @@ Rows = list[dict[str, Any]]
 @contextmanager
 def cluster(places: int) -> Iterator[None]:
     """A Ray of several nodes on this machine, connected to."""
-    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": -(-places // NODES), "object_store_memory": 10**8})
+    nodes = Cluster(
+        initialize_head=True,
+        head_node_args={"num_cpus": -(-places // NODES), "object_store_memory": 10**8},
+    )
     for _ in range(NODES - 1):
         nodes.add_node(num_cpus=-(-places // NODES), object_store_memory=10**8)
     os.environ.update(ENVIRONMENT)
@@ -58,7 +61,12 @@ def cluster(places: int) -> Iterator[None]:
 def search_of(concurrent: int, trials: int) -> dict[str, Any]:
     """Runs a search of fake trials and returns what it took."""
     limits = {"trials": trials, "max_concurrent": concurrent, "sampler": "tpe"}
-    study = load_study(SPACE, CONFIG, [f"schedule.epochs={EPOCHS}", "schedule.val_every=1", "schedule.warmup_epochs=0"], limits)
+    study = load_study(
+        SPACE,
+        CONFIG,
+        [f"schedule.epochs={EPOCHS}", "schedule.val_every=1", "schedule.warmup_epochs=0"],
+        limits,
+    )
     # As many reports a second, whatever the number of trials: a driver that is never idle would say nothing of their cost.
     epoch_s = max(2.0, concurrent / REPORTS_PER_S)
     with tempfile.TemporaryDirectory() as folder, cluster(concurrent):
@@ -88,14 +96,24 @@ def images(counts: list[int]) -> Rows:
     for count in counts:
         with tempfile.TemporaryDirectory() as folder:
             config = many_images(Path(folder), count)
-            seconds = statistics.median(once(lambda config=config: TrainLoader(config, 0, 1)) for _ in range(3))
-        rows.append({"images": count, "start, s": f"{seconds:.3f}", "a thousand, ms": f"{1e6 * seconds / count:.1f}"})
+            seconds = statistics.median(
+                once(lambda config=config: TrainLoader(config, 0, 1)) for _ in range(3)
+            )
+        rows.append(
+            {
+                "images": count,
+                "start, s": f"{seconds:.3f}",
+                "a thousand, ms": f"{1e6 * seconds / count:.1f}",
+            }
+        )
     return rows
 
 
 def many_images(folder: Path, count: int) -> ExperimentConfig:
     """Writes a data set in which all images are the same file under other names, and returns its config."""
-    config = load_study(SPACE, CONFIG).config.override({"data.root": str(folder), "data.cache": "none"})
+    config = load_study(SPACE, CONFIG).config.override(
+        {"data.root": str(folder), "data.cache": "none"}
+    )
     shapes.ensure(folder)
     image = next((folder / "JPEGImages").iterdir())
     mask = folder / "SegmentationClass" / f"{image.stem}.png"
@@ -114,8 +132,17 @@ def classes(counts: list[int]) -> Rows:
         logits = torch.randn(1, count, 128, 128, requires_grad=True)
         target = torch.randint(0, count, (1, 512, 512))
         loss = build_loss(LossConfig(), count)
-        seconds = statistics.median(once(lambda loss=loss, x=logits, y=target: loss(x, y)["total"].backward()) for _ in range(5))
-        rows.append({"classes": count, "focal + Dice, ms": f"{1000 * seconds:.0f}", "a class, ms": f"{1000 * seconds / count:.2f}"})
+        seconds = statistics.median(
+            once(lambda loss=loss, x=logits, y=target: loss(x, y)["total"].backward())
+            for _ in range(5)
+        )
+        rows.append(
+            {
+                "classes": count,
+                "focal + Dice, ms": f"{1000 * seconds:.0f}",
+                "a class, ms": f"{1000 * seconds / count:.2f}",
+            }
+        )
     return rows
 
 
@@ -125,8 +152,17 @@ def plot(path: Path, tables: dict[str, Rows]) -> None:
 
     figure = make_subplots(rows=1, cols=len(tables), subplot_titles=list(tables))
     for column, rows in enumerate(tables.values(), 1):
-        first, last = next(iter(rows[0])), [name for name in rows[0] if name.endswith("ms") or name.endswith("ms a trial")][-1]
-        figure.add_scatter(x=[row[first] for row in rows], y=[float(row[last]) for row in rows], mode="lines+markers", row=1, col=column)
+        first, last = (
+            next(iter(rows[0])),
+            [name for name in rows[0] if name.endswith("ms") or name.endswith("ms a trial")][-1],
+        )
+        figure.add_scatter(
+            x=[row[first] for row in rows],
+            y=[float(row[last]) for row in rows],
+            mode="lines+markers",
+            row=1,
+            col=column,
+        )
         figure.update_xaxes(title_text=first, row=1, col=column)
         figure.update_yaxes(title_text=last, rangemode="tozero", row=1, col=column)
     figure.update_layout(showlegend=False, title="the cost of one more")
@@ -134,7 +170,9 @@ def plot(path: Path, tables: dict[str, Rows]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--concurrent", default="4,16,64", help="trials at a time")
     parser.add_argument("--rounds", type=int, default=3, help="trials for each that run at a time")
     parser.add_argument("--images", default="1000,5000,20000")
@@ -142,7 +180,10 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, help="also write a page with the curves")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    sizes = [[int(size) for size in text.split(",") if size] for text in (arguments.concurrent, arguments.images, arguments.classes)]
+    sizes = [
+        [int(size) for size in text.split(",") if size]
+        for text in (arguments.concurrent, arguments.images, arguments.classes)
+    ]
     tables = {
         "trials": [search_of(concurrent, arguments.rounds * concurrent) for concurrent in sizes[0]],
         "images": images(sizes[1]),

@@ -36,7 +36,9 @@ class Running:
 
     def time_to_next(self) -> float:
         """Returns the time until the next validation, or until the end where there is none."""
-        return self.pace * ((self.validated[0] if self.validated else self.curve.epochs) - self.epoch)
+        return self.pace * (
+            (self.validated[0] if self.validated else self.curve.epochs) - self.epoch
+        )
 
     def advance(self) -> tuple[int, int | None]:
         """Returns the epochs spent since the last report, and the epoch that is validated now, None at the end."""
@@ -45,7 +47,9 @@ class Running:
         return self.epoch - before, epoch
 
 
-def search(task: Recorded, name: str, target: float, budget: int, seed: int) -> list[tuple[int, float]]:
+def search(
+    task: Recorded, name: str, target: float, budget: int, seed: int
+) -> list[tuple[int, float]]:
     """Runs one search; returns (epochs spent, best mIoU) at each improvement.
 
     It ends with the budget, or once the target is reached and the quarter at which regrets are compared has passed.
@@ -57,7 +61,10 @@ def search(task: Recorded, name: str, target: float, budget: int, seed: int) -> 
     now, spent, best, trace, number = 0.0, 0, 0.0, [(0, 0.0)], 0
     while spent < budget and not (best >= target and spent > budget // 4):
         while len(waiting) < CONCURRENT:
-            running[number] = Running(task.curve(method.suggest(number), seed * 100_003 + number), random.uniform(0.8, 1.25))
+            running[number] = Running(
+                task.curve(method.suggest(number), seed * 100_003 + number),
+                random.uniform(0.8, 1.25),
+            )
             heapq.heappush(waiting, (now + running[number].time_to_next(), number))
             number += 1
         now, trial = heapq.heappop(waiting)
@@ -84,20 +91,30 @@ def arrival(trace: list[tuple[int, float]], target: float, budget: int) -> int:
     return next((spent for spent, best in trace if best >= target), budget)
 
 
-def measure(task: Recorded, methods: list[str], repetitions: int, budget: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def measure(
+    task: Recorded, methods: list[str], repetitions: int, budget: int
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Returns for each method the epochs of its repetitions and their regrets in mIoU points at a quarter of it."""
     best, found = task.best(), {}
     with multiprocessing.get_context("spawn").Pool(2) as pool:
         for name in methods:
-            traces = pool.map(functools.partial(search, task, name, WITHIN * best, budget), range(repetitions), chunksize=1)
+            traces = pool.map(
+                functools.partial(search, task, name, WITHIN * best, budget),
+                range(repetitions),
+                chunksize=1,
+            )
             epochs = np.array([arrival(t, WITHIN * best, budget) for t in traces])
-            regrets = np.array([100 * (best - max(b for s, b in t if s <= budget // 4)) for t in traces])
+            regrets = np.array(
+                [100 * (best - max(b for s, b in t if s <= budget // 4)) for t in traces]
+            )
             found[name] = (epochs, regrets)
             print(f"{task.name}, {name}: {np.median(epochs):.0f} of {budget} epochs", flush=True)
     return found
 
 
-def table(task: Recorded, found: dict[str, tuple[np.ndarray, np.ndarray]], budget: int) -> list[list[str]]:
+def table(
+    task: Recorded, found: dict[str, tuple[np.ndarray, np.ndarray]], budget: int
+) -> list[list[str]]:
     """Returns one row per method."""
     rows = []
     base = np.median(found["random"][0]) if "random" in found else None
@@ -106,19 +123,39 @@ def table(task: Recorded, found: dict[str, tuple[np.ndarray, np.ndarray]], budge
         lower, regret, upper = np.percentile(regrets, [25, 50, 75])
         ratio = f"{base / middle:.2f}" if base is not None else "-"
         arrived = f"{100 * np.mean(epochs < budget):.0f} %"
-        rows.append([task.name, name, f"{middle:.0f} [{low:.0f}, {high:.0f}]", arrived, ratio, f"{regret:.2f} [{lower:.2f}, {upper:.2f}]"])
+        rows.append(
+            [
+                task.name,
+                name,
+                f"{middle:.0f} [{low:.0f}, {high:.0f}]",
+                arrived,
+                ratio,
+                f"{regret:.2f} [{lower:.2f}, {upper:.2f}]",
+            ]
+        )
     return rows
 
 
-HEADER = ["task", "method", "epochs to 99 % [quartiles]", "arrived", "times fewer than random", "regret at a quarter of the budget"]
+HEADER = [
+    "task",
+    "method",
+    "epochs to 99 % [quartiles]",
+    "arrived",
+    "times fewer than random",
+    "regret at a quarter of the budget",
+]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--tasks", default="shapes,camvid,long")
     parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--repetitions", type=int, default=20)
-    parser.add_argument("--budget", type=int, default=200, help="epochs of a search, in trials of full length")
+    parser.add_argument(
+        "--budget", type=int, default=200, help="epochs of a search, in trials of full length"
+    )
     parser.add_argument("--out", type=Path, help="also write the table as CSV")
     arguments = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -126,7 +163,9 @@ def main() -> None:
     for name in arguments.tasks.split(","):
         task = make_task(name)
         budget = arguments.budget * task.epochs
-        rows += table(task, measure(task, arguments.methods.split(","), arguments.repetitions, budget), budget)
+        rows += table(
+            task, measure(task, arguments.methods.split(","), arguments.repetitions, budget), budget
+        )
         shown = Table(*HEADER)
         for row in rows:
             shown.add_row(*row)

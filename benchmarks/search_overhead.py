@@ -36,7 +36,9 @@ class Driver:
     """Plays the part of Tune for one trial after another and takes the time."""
 
     def __init__(self, folder: Path, trials: int, sampler: str) -> None:
-        study = load_study(SPACE, CONFIG, [f"schedule.epochs={EPOCHS}"], {"trials": trials, "sampler": sampler})
+        study = load_study(
+            SPACE, CONFIG, [f"schedule.epochs={EPOCHS}"], {"trials": trials, "sampler": sampler}
+        )
         self.run = RunDir(folder / "run")
         self.sampler = StudySampler(study, self.run)
         self.scheduler = StoppingScheduler(rule_of(study))
@@ -48,7 +50,12 @@ class Driver:
         suggested, told, written = time.perf_counter() - start, 0.0, 0.0
         folder, state = self.run.trial(drawn["number"]), "completed"
         for epoch in range(1, EPOCHS + 1):
-            row = {"epoch": epoch, "step": epoch, "miou": fake_score(drawn["params"], epoch), "seconds": 1.0}
+            row = {
+                "epoch": epoch,
+                "step": epoch,
+                "miou": fake_score(drawn["params"], epoch),
+                "seconds": 1.0,
+            }
             start = time.perf_counter()
             folder.append_epoch(row)
             middle = time.perf_counter()
@@ -66,13 +73,23 @@ class Driver:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--trials", type=int, default=10_000)
     parser.add_argument("--sampler", default="tpe")
     parser.add_argument("--window", type=int, default=100, help="trials of which a median is taken")
     arguments = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    shown = Table("trial", "suggest, ms", "results and end, ms", "both, ms", "p95, ms", "the trial's files, ms", "memory, MiB")
+    shown = Table(
+        "trial",
+        "suggest, ms",
+        "results and end, ms",
+        "both, ms",
+        "p95, ms",
+        "the trial's files, ms",
+        "memory, MiB",
+    )
     with tempfile.TemporaryDirectory() as folder:
         driver, times = Driver(Path(folder), arguments.trials, arguments.sampler), []
         for index in range(arguments.trials):
@@ -81,7 +98,13 @@ def main() -> None:
                 last = 1000 * np.array(times[-arguments.window :])
                 both = last[:, 0] + last[:, 1]
                 memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-                numbers = [*np.median(last[:, :2], axis=0), np.median(both), np.percentile(both, 95), np.median(last[:, 2]), memory]
+                numbers = [
+                    *np.median(last[:, :2], axis=0),
+                    np.median(both),
+                    np.percentile(both, 95),
+                    np.median(last[:, 2]),
+                    memory,
+                ]
                 shown.add_row(str(index + 1), *(f"{n:.1f}" for n in numbers))
                 print(shown.rows[-1] and f"{index + 1}: {np.median(both):.1f} ms", flush=True)
     Console(width=140).print(shown)

@@ -38,7 +38,9 @@ NAMES = ("mmsegmentation 1.2.2", PLAIN, UNKEPT, "segtune", "segtune, bfloat16")
 CE = LossConfig.parse({"focal": {"weight": 0.0}, "dice": {"weight": 0.0}, "ce": {"weight": 1.0}})
 
 
-def stepper(model: nn.Module, images: Tensor, loss: Callable[[Tensor], Tensor], *, fused: bool) -> Callable[[], float]:
+def stepper(
+    model: nn.Module, images: Tensor, loss: Callable[[Tensor], Tensor], *, fused: bool
+) -> Callable[[], float]:
     """Returns a call that does one step; its own loss comes back."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=fused)
 
@@ -57,7 +59,11 @@ def build(name: str, encoder: str, size: int, batch: int, device: str) -> Callab
     torch.manual_seed(0)
     images = torch.randn(batch, 3, size, size, device=device)
     target = torch.randint(0, CLASSES, (batch, size, size), device=device)
-    ours = build_model(ModelConfig.parse({"encoder": encoder, "drop_path": 0.0}), CLASSES).to(device).train()
+    ours = (
+        build_model(ModelConfig.parse({"encoder": encoder, "drop_path": 0.0}), CLASSES)
+        .to(device)
+        .train()
+    )
     ours.net.decode_head.dropout.p = 0.0  # pyright: ignore[reportArgumentType]
     if name.startswith("segtune"):
         if name != UNKEPT:
@@ -66,10 +72,14 @@ def build(name: str, encoder: str, size: int, batch: int, device: str) -> Callab
         last = images.to(memory_format=torch.channels_last)  # as the loader gives them
         model = _Autocast(ours) if "bfloat16" in name else ours
         return stepper(model, last, lambda logits: loss(logits, target)["total"], fused=True)
-    plain: nn.Module = _Logits(ours.net) if name == PLAIN else peers.segformer_b0(CLASSES).to(device).train()  # pyright: ignore[reportArgumentType]
+    plain: nn.Module = (
+        _Logits(ours.net) if name == PLAIN else peers.segformer_b0(CLASSES).to(device).train()
+    )  # pyright: ignore[reportArgumentType]
 
     def plain_loss(logits: Tensor) -> Tensor:
-        return F.cross_entropy(F.interpolate(logits, size=(size, size), mode="bilinear", align_corners=False), target)
+        return F.cross_entropy(
+            F.interpolate(logits, size=(size, size), mode="bilinear", align_corners=False), target
+        )
 
     return stepper(plain, images, plain_loss, fused=False)
 
@@ -133,7 +143,11 @@ def loop_overhead(config: ExperimentConfig, repetitions: int) -> tuple[float, fl
             for batch in trainer.train_data.epoch(1):
                 trainer.optimizer.zero_grad(set_to_none=True)
                 images, masks = normalize(batch.images.to(device)), batch.masks.to(device).long()
-                with torch.autocast(device.type, dtype=trainer.precision, enabled=trainer.precision is not torch.float32):
+                with torch.autocast(
+                    device.type,
+                    dtype=trainer.precision,
+                    enabled=trainer.precision is not torch.float32,
+                ):
                     logits = model(images)
                 trainer.steps.loss(logits, masks)["total"].backward()
                 if config.optim.clip_norm is not None:
@@ -146,13 +160,19 @@ def loop_overhead(config: ExperimentConfig, repetitions: int) -> tuple[float, fl
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--encoder", default="mit_b0")
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--config", default="configs/shapes_segformer_b0.yaml", help="config whose loop is compared with a bare one")
+    parser.add_argument(
+        "--config",
+        default="configs/shapes_segformer_b0.yaml",
+        help="config whose loop is compared with a bare one",
+    )
     parser.add_argument("--out", type=Path, help="also write the table as JSON")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -172,13 +192,28 @@ def main() -> None:
     for process in processes.values():
         process.end()
     shape = f"{arguments.batch}x{arguments.size}x{arguments.size}"
-    show(f"{arguments.encoder}, {shape}, {arguments.device}, {arguments.threads} threads, medians of 20", rows, arguments.out)
+    show(
+        f"{arguments.encoder}, {shape}, {arguments.device}, {arguments.threads} threads, medians of 20",
+        rows,
+        arguments.out,
+    )
     config, side = load_config(arguments.config), arguments.size
-    seen = {"data.resize": [side, side], "data.crop": [side, side], "data.num_images": 10 * arguments.batch}
-    large = config.override({**seen, "model.encoder": arguments.encoder, "schedule.batch_size": arguments.batch})
-    for what, looped in ((arguments.config, config), (f"the same with {arguments.encoder}, {shape}", large)):
+    seen = {
+        "data.resize": [side, side],
+        "data.crop": [side, side],
+        "data.num_images": 10 * arguments.batch,
+    }
+    large = config.override(
+        {**seen, "model.encoder": arguments.encoder, "schedule.batch_size": arguments.batch}
+    )
+    for what, looped in (
+        (arguments.config, config),
+        (f"the same with {arguments.encoder}, {shape}", large),
+    ):
         seconds, factor = loop_overhead(looped, 15)
-        print(f"our loop: {seconds:.2f} s an epoch of {what}, {100 * (factor - 1):+.1f} % of a bare loop")
+        print(
+            f"our loop: {seconds:.2f} s an epoch of {what}, {100 * (factor - 1):+.1f} % of a bare loop"
+        )
 
 
 if __name__ == "__main__":

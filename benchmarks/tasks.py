@@ -31,7 +31,10 @@ class Curve:
 
     def at(self, epoch: int) -> float:
         """Returns the mIoU of an epoch, or the last one before the curve ended."""
-        return self.mious.get(epoch) or self.mious[max((e for e in self.mious if e <= epoch), default=min(self.mious))]
+        return (
+            self.mious.get(epoch)
+            or self.mious[max((e for e in self.mious if e <= epoch), default=min(self.mious))]
+        )
 
 
 class Surface:
@@ -40,13 +43,23 @@ class Surface:
     def __init__(self, points: np.ndarray, values: np.ndarray) -> None:
         """`points` [N, D] in 0..1, `values` [N, K]."""
         self.points, self.mean = points, values.mean(0)
-        fits = [self._fit(values - self.mean, length, ridge) for length in (0.5, 1.0, 1.5, 2.0, 3.0) for ridge in (0.03, 0.1, 0.3, 1.0)]
+        fits = [
+            self._fit(values - self.mean, length, ridge)
+            for length in (0.5, 1.0, 1.5, 2.0, 3.0)
+            for ridge in (0.03, 0.1, 0.3, 1.0)
+        ]
         self.error, self.length, self.weights = min(fits, key=lambda fit: fit[0])
 
-    def _fit(self, values: np.ndarray, length: float, ridge: float) -> tuple[float, float, np.ndarray]:
-        inverse = np.linalg.inv(self._kernel(self.points, length) + ridge * np.eye(len(self.points)))
+    def _fit(
+        self, values: np.ndarray, length: float, ridge: float
+    ) -> tuple[float, float, np.ndarray]:
+        inverse = np.linalg.inv(
+            self._kernel(self.points, length) + ridge * np.eye(len(self.points))
+        )
         weights = inverse @ values
-        left_out = weights / inverse.diagonal()[:, None]  # what each point is missed by when it is left out
+        left_out = (
+            weights / inverse.diagonal()[:, None]
+        )  # what each point is missed by when it is left out
         return float(np.sqrt((left_out**2).mean())), length, weights
 
     def _kernel(self, points: np.ndarray, length: float) -> np.ndarray:
@@ -89,8 +102,12 @@ class Recorded:
         rows = [json.loads(line) for line in (DATA / f"{name}.jsonl").read_text().splitlines()]
         self.space = load_study(SPACE, CONFIG).space
         self.curves = [_curve(row, epochs) for row in rows if row["mious"]]
-        self.points = np.stack([coordinates(self.space, row["params"]) for row in rows if row["mious"]])
-        self.surface: Surface | Neighbourhood = Surface(self.points, np.array([self._values(c) for c in self.curves]))
+        self.points = np.stack(
+            [coordinates(self.space, row["params"]) for row in rows if row["mious"]]
+        )
+        self.surface: Surface | Neighbourhood = Surface(
+            self.points, np.array([self._values(c) for c in self.curves])
+        )
 
     def _values(self, curve: Curve) -> list[float]:
         return [curve.at(epoch) for epoch in range(1, self.epochs + 1)]
@@ -128,8 +145,13 @@ def coordinates(space: Space, params: Mapping[str, Any]) -> np.ndarray:
         elif value is None:
             found.append(0.5)
         else:
-            low, high = (math.log(v) if dimension.kind == "loguniform" else v for v in dimension.values)
-            found.append(((math.log(value) if dimension.kind == "loguniform" else value) - low) / (high - low))
+            low, high = (
+                math.log(v) if dimension.kind == "loguniform" else v for v in dimension.values
+            )
+            found.append(
+                ((math.log(value) if dimension.kind == "loguniform" else value) - low)
+                / (high - low)
+            )
     return np.array(found)
 
 
@@ -150,8 +172,14 @@ class Long(Recorded):
         ceiling, drop, power = values
         end = 200 * closest.epochs // self.recorded_epochs if closest.end else 200
         noise = np.random.default_rng(seed).normal(0.0, self.noise, 201)
-        worth = {e: float(max(0.0, ceiling - drop * (e / 200) ** -power)) for e in self.VALIDATED if e <= end}
-        return Curve({e: max(0.0, miou + noise[e]) for e, miou in worth.items()}, worth, end, closest.end)
+        worth = {
+            e: float(max(0.0, ceiling - drop * (e / 200) ** -power))
+            for e in self.VALIDATED
+            if e <= end
+        }
+        return Curve(
+            {e: max(0.0, miou + noise[e]) for e, miou in worth.items()}, worth, end, closest.end
+        )
 
 
 def fit(curve: Curve, epochs: int) -> tuple[tuple[float, float, float], float]:
@@ -174,4 +202,6 @@ def make_task(name: str) -> Recorded:
     """Returns the task of a name: shapes, camvid or long."""
     if name == "long":
         return Long("shapes", epochs=12)
-    return Recorded(name, epochs={"shapes": 12, "camvid": 6}[name], grace={"shapes": 2, "camvid": 1}[name])
+    return Recorded(
+        name, epochs={"shapes": 12, "camvid": 6}[name], grace={"shapes": 2, "camvid": 1}[name]
+    )

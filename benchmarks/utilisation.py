@@ -42,8 +42,12 @@ def _seconds(value: float | None) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run", type=Path, help="the folder of a search that has ended, instead of a new one")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--run", type=Path, help="the folder of a search that has ended, instead of a new one"
+    )
     parser.add_argument("--space", default="configs/loss_weights.yaml")
     parser.add_argument("--config")
     parser.add_argument("--trials", type=int, default=16)
@@ -58,7 +62,10 @@ def main() -> None:
         study = load_study(arguments.space, arguments.config, arguments.set, placed)
         with tempfile.TemporaryDirectory() as folder:
             run_study(study, folder, "search")
-            row, what = measure(RunDir(Path(folder) / "search")), arguments.config or arguments.space
+            row, what = (
+                measure(RunDir(Path(folder) / "search")),
+                arguments.config or arguments.space,
+            )
     show(f"a search: {what}", [row], arguments.out)
 
 

@@ -42,13 +42,19 @@ class Waited:
 
 @torch.no_grad()
 def plain(
-    model: torch.nn.Module, data: Iterable[ValBatch], device: torch.device, precision: torch.dtype, matrix: ConfusionMatrix
+    model: torch.nn.Module,
+    data: Iterable[ValBatch],
+    device: torch.device,
+    precision: torch.dtype,
+    matrix: ConfusionMatrix,
 ) -> ConfusionMatrix:
     """One image after the other; labels go to the host, and are counted there."""
     for batch in data:
         with torch.autocast(device.type, dtype=precision, enabled=precision is not torch.float32):
             logits = model(normalize(batch.images.to(device)))
-        logits = F.interpolate(logits.float(), size=batch.masks.shape[-2:], mode="bilinear", align_corners=False)
+        logits = F.interpolate(
+            logits.float(), size=batch.masks.shape[-2:], mode="bilinear", align_corners=False
+        )
         matrix.update(logits.argmax(1).cpu(), batch.masks.long())
     return matrix
 
@@ -63,7 +69,9 @@ def loader_of(config: ExperimentConfig, images: int) -> Waited:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--config", default="configs/camvid_segformer_b0.yaml")
     parser.add_argument("--set", action="append", default=[])
     parser.add_argument("--repetitions", type=int, default=3)
@@ -79,7 +87,9 @@ def main() -> None:
     found: dict[str, ConfusionMatrix] = {}
 
     def one_at_a_time() -> None:
-        found["plain"] = plain(model, singles, ranks.device, precision, ConfusionMatrix(classes, ignore))
+        found["plain"] = plain(
+            model, singles, ranks.device, precision, ConfusionMatrix(classes, ignore)
+        )
 
     def ours() -> None:
         found["ours"] = evaluate(model, batches, ranks, config, classes, precision)

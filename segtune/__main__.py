@@ -12,7 +12,10 @@ from segtune.errors import nearest
 COMMANDS = {
     "search": ("segtune.api", "search a space of configs"),
     "status": ("segtune.status", "show the trials of a run, also while it runs"),
-    "report": ("segtune.reporting.html", "write the page of a run: winner, curves, workers' time, how trials ended"),
+    "report": (
+        "segtune.reporting.html",
+        "write the page of a run: winner, curves, workers' time, how trials ended",
+    ),
     "stop": ("segtune.stop", "end a running search gracefully"),
     "export": ("segtune.export", "write the best config of a run"),
     "train": ("segtune.api", "train one config"),
@@ -35,7 +38,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"segtune {__version__}")
         return 0
     if argv[0] not in COMMANDS:
-        print(f"error: {argv[0]}: no such command{nearest(argv[0], COMMANDS)}; allowed are {', '.join(COMMANDS)}", file=sys.stderr)
+        print(
+            f"error: {argv[0]}: no such command{nearest(argv[0], COMMANDS)}; allowed are {', '.join(COMMANDS)}",
+            file=sys.stderr,
+        )
         return 2
     return importlib.import_module(COMMANDS[argv[0]][0]).main(argv[1:])
 

@@ -59,7 +59,9 @@ def run_study(
     *,
     resume: bool = False,
     address: str | None = None,
-    around: Callable[[RunDir, Study], AbstractContextManager[None]] = lambda run, study: nullcontext(),
+    around: Callable[[RunDir, Study], AbstractContextManager[None]] = lambda run, study: (
+        nullcontext()
+    ),
     **options: Any,
 ) -> StudyResult:
     """Runs a study in the folder out/name and returns its trials as a table and the best of them.
@@ -78,7 +80,9 @@ def run_study(
     trials, winner = read_trials(run), best(read_trials(last))
     if last is not run and last.best.exists():
         write_atomic(run.best, last.best.read_bytes())
-    found = Winner(load_config(run.best), winner.miou) if winner and winner.miou is not None else None
+    found = (
+        Winner(load_config(run.best), winner.miou) if winner and winner.miou is not None else None
+    )
     return StudyResult(found, to_frame(trials), run.path)
 
 
@@ -91,7 +95,9 @@ def phases(study: Study, run: RunDir) -> Iterator[tuple[Study, RunDir]]:
         yield full, full_run
 
 
-def prepare(run: RunDir, study: Study, resume: bool, *, extend: bool = False, known: WarmStart | None = None) -> None:
+def prepare(
+    run: RunDir, study: Study, resume: bool, *, extend: bool = False, known: WarmStart | None = None
+) -> None:
     """Writes the study into a new run folder, or checks at a resume that it is the one that was begun. Raises RunError.
 
     With `extend` the space may have been widened since; `known` is what earlier runs tell a new one.
@@ -101,15 +107,23 @@ def prepare(run: RunDir, study: Study, resume: bool, *, extend: bool = False, kn
     elif resume:
         begun = load_study(RunDir.open(run.path).study)
         changed = differences(study.config, begun.config)
-        changed += [line for line in differences(study.search, begun.search) if line.split(":")[0] not in FREE_ON_RESUME]
-        changed += [f"space {n}: {a} here, {b} there" for n, a, b in _different_dimensions(study, begun)]
+        changed += [
+            line
+            for line in differences(study.search, begun.search)
+            if line.split(":")[0] not in FREE_ON_RESUME
+        ]
+        changed += [
+            f"space {n}: {a} here, {b} there" for n, a, b in _different_dimensions(study, begun)
+        ]
         if changed:
             listed = "\n  ".join(changed)
             raise RunError(
                 f"{run.path}: --resume goes on with the study that was begun, but these differ:\n  {listed}\nundo them, widen the space with --extend, or choose another --name"
             )
     elif run.study.exists() or run.trials.exists():
-        raise RunError(f"{run.path}: holds a run already; go on with --resume, or choose another --name")
+        raise RunError(
+            f"{run.path}: holds a run already; go on with --resume, or choose another --name"
+        )
     run.trials.mkdir(parents=True, exist_ok=True)
     if known:
         warm_start.write(run, known)
@@ -121,8 +135,12 @@ def _check_extension(run: RunDir, study: Study) -> None:
     begun = load_study(RunDir.open(run.path).study)
     problems = [f"config {line}" for line in differences(study.config, begun.config)]
     known = warm_start.read(run)
-    drawn = [(f"trial {t.id}", t.params) for t in read_trials(run)] + [("a trial of --warm-start", t.params) for t in known.trials]
-    problems += [f"{name}: {problem}" for name, params in drawn for problem in study.space.outside(params)]
+    drawn = [(f"trial {t.id}", t.params) for t in read_trials(run)] + [
+        ("a trial of --warm-start", t.params) for t in known.trials
+    ]
+    problems += [
+        f"{name}: {problem}" for name, params in drawn for problem in study.space.outside(params)
+    ]
     if problems:
         listed = "\n  ".join(problems)
         raise RunError(f"{run.path}: --extend widens a space or adds trials, but here:\n  {listed}")
@@ -130,7 +148,11 @@ def _check_extension(run: RunDir, study: Study) -> None:
 
 def _different_dimensions(ours: Study, theirs: Study) -> list[tuple[str, Any, Any]]:
     a, b = ours.space.dump(), theirs.space.dump()
-    return [(name, a.get(name), b.get(name)) for name in dict.fromkeys([*a, *b]) if a.get(name) != b.get(name)]
+    return [
+        (name, a.get(name), b.get(name))
+        for name in dict.fromkeys([*a, *b])
+        if a.get(name) != b.get(name)
+    ]
 
 
 @dataclass(frozen=True)
@@ -142,7 +164,13 @@ class TrainResult:
     verdict: Verdict
 
 
-def run_training(config: ExperimentConfig, out: str | Path, *, resume: bool = False, init_from: str | Path | None = None) -> TrainResult:
+def run_training(
+    config: ExperimentConfig,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    init_from: str | Path | None = None,
+) -> TrainResult:
     """Trains a config in this process (or as one rank under torchrun) and returns the best validated mIoU.
 
     Raises RunError where `out` already holds a run and `resume` is not asked for, and SegtuneError for data, weights
@@ -155,13 +183,23 @@ def run_training(config: ExperimentConfig, out: str | Path, *, resume: bool = Fa
     check_folder(trial, resume)
     ranks = Ranks.join()
     try:
-        trainer = Trainer(absolute_paths(config), trial, ranks, resume=resume, init_from=Path(init_from) if init_from else None)
+        trainer = Trainer(
+            absolute_paths(config),
+            trial,
+            ranks,
+            resume=resume,
+            init_from=Path(init_from) if init_from else None,
+        )
         for report in trainer.epochs():
             if ranks.is_first:
                 log.info("%s", epoch_line(report.row, config.schedule.epochs))
     except KeyboardInterrupt:
         if ranks.is_first:
-            log.warning("interrupted; go on with: segtune train --config %s --out %s --resume", trial.config, out)
+            log.warning(
+                "interrupted; go on with: segtune train --config %s --out %s --resume",
+                trial.config,
+                out,
+            )
         raise
     finally:
         leave()
@@ -171,7 +209,9 @@ def run_training(config: ExperimentConfig, out: str | Path, *, resume: bool = Fa
 def check_folder(trial: TrialDir, resume: bool) -> None:
     """Raises RunError where a new run would overwrite an earlier one."""
     if not resume and (trial.epochs.exists() or any(trial.checkpoints.glob("*-*"))):
-        raise RunError(f"{trial.path}: holds a run already; continue it with --resume, or choose another --out")
+        raise RunError(
+            f"{trial.path}: holds a run already; continue it with --resume, or choose another --out"
+        )
 
 
 def result_of(trial: TrialDir) -> TrainResult:
@@ -183,4 +223,6 @@ def result_of(trial: TrialDir) -> TrainResult:
 
 
 def _best_miou(trial: TrialDir) -> float:
-    return max((row["miou"] for row in trial.read_epochs() if row.get("miou") is not None), default=0.0)
+    return max(
+        (row["miou"] for row in trial.read_epochs() if row.get("miou") is not None), default=0.0
+    )

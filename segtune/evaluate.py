@@ -18,15 +18,37 @@ from segtune.training.prediction import load_model, validation_images, write_ove
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="segtune evaluate", description="Print IoU and accuracy per class on the validation split.")
-    parser.add_argument("--checkpoint", required=True, help="a checkpoint, or the folder of a run or trial (its best one)")
+    parser = argparse.ArgumentParser(
+        prog="segtune evaluate",
+        description="Print IoU and accuracy per class on the validation split.",
+    )
+    parser.add_argument(
+        "--checkpoint",
+        required=True,
+        help="a checkpoint, or the folder of a run or trial (its best one)",
+    )
     parser.add_argument("--config", help="config file; default: the one in the checkpoint")
-    parser.add_argument("--csv", help="where the table is written as CSV; default: evaluation.csv beside the checkpoint")
+    parser.add_argument(
+        "--csv",
+        help="where the table is written as CSV; default: evaluation.csv beside the checkpoint",
+    )
     parser.add_argument("--show-dir", help="write overlays of all validation images to this folder")
-    parser.add_argument("--flip", action="store_true", help="look at each image mirrored, too, and average")
-    parser.add_argument("--scales", default="1", help="sizes to look at, as factors, for example 0.75,1,1.25; their softmax is averaged")
-    parser.add_argument("--window", type=int, help="look through a square window of so many pixels that slides over the image")
-    parser.add_argument("--stride", type=int, help="pixels from window to window; default: two thirds of it")
+    parser.add_argument(
+        "--flip", action="store_true", help="look at each image mirrored, too, and average"
+    )
+    parser.add_argument(
+        "--scales",
+        default="1",
+        help="sizes to look at, as factors, for example 0.75,1,1.25; their softmax is averaged",
+    )
+    parser.add_argument(
+        "--window",
+        type=int,
+        help="look through a square window of so many pixels that slides over the image",
+    )
+    parser.add_argument(
+        "--stride", type=int, help="pixels from window to window; default: two thirds of it"
+    )
     add_set_argument(parser)
     arguments = parser.parse_args(argv)
     return run_command(lambda: _evaluate(arguments))
@@ -59,7 +81,9 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     write_atomic(target, text.getvalue())
     print(f"written: {target}")
     if arguments.show_dir:
-        count = write_overlays(model, config, validation_images(config), Path(arguments.show_dir), ranks.device)
+        count = write_overlays(
+            model, config, validation_images(config), Path(arguments.show_dir), ranks.device
+        )
         print(f"{count} overlays in {arguments.show_dir}")
     return 0
 
@@ -68,7 +92,11 @@ def _scales(text: str) -> tuple[float, ...]:
     try:
         return tuple(float(part) for part in text.split(",") if part.strip())
     except ValueError:
-        raise ConfigError([f"--scales: expected numbers with commas between them, as in 0.75,1,1.25; got {text!r}"]) from None
+        raise ConfigError(
+            [
+                f"--scales: expected numbers with commas between them, as in 0.75,1,1.25; got {text!r}"
+            ]
+        ) from None
 
 
 if __name__ == "__main__":

@@ -17,7 +17,9 @@ from segtune.tuning.study import load_study
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="segtune export", description="Write the best config of a run.")
+    parser = argparse.ArgumentParser(
+        prog="segtune export", description="Write the best config of a run."
+    )
     parser.add_argument("run", help="folder of the run, for example runs/loss_weights-1")
     parser.add_argument("--out", default="best.yaml", help="file to write (default: best.yaml)")
     parser.add_argument("--trial", type=int, help="another trial than the best")
@@ -30,19 +32,38 @@ def _export(arguments: argparse.Namespace) -> int:
     run = RunDir.open(arguments.run)
     study = load_study(run.study)
     # Behind a proxy stand the trials of full length; a trial of the proxy is exported at full length too.
-    trials = read_trials(run.full) if arguments.trial is None and run.full.best.exists() else read_trials(run)
-    chosen = best(trials) if arguments.trial is None else next((t for t in trials if t.number == arguments.trial), None)
+    trials = (
+        read_trials(run.full)
+        if arguments.trial is None and run.full.best.exists()
+        else read_trials(run)
+    )
+    chosen = (
+        best(trials)
+        if arguments.trial is None
+        else next((t for t in trials if t.number == arguments.trial), None)
+    )
     if chosen is None:
         have = ", ".join(t.id for t in trials) or "none"
         raise RunError(
-            f"{run.path}: " + ("no healthy trial" if arguments.trial is None else f"no trial {arguments.trial}") + f"; trials: {have}"
+            f"{run.path}: "
+            + ("no healthy trial" if arguments.trial is None else f"no trial {arguments.trial}")
+            + f"; trials: {have}"
         )
     config = study.config.override(chosen.params)
     if arguments.set:
         config = config.override(*parse_assignments(arguments.set))
-    score = f"mIoU {100 * chosen.miou:.2f} at epoch {chosen.best_epoch}" if chosen.miou is not None else "without a score"
-    write_atomic(Path(arguments.out), f"# trial {chosen.id} of {run.path.name}: {score}\n{write_yaml(config.dump())}")
-    print(f"{arguments.out}: trial {chosen.id}, {score}\ntrain it: python -m segtune.train --config {arguments.out} --out DIR")
+    score = (
+        f"mIoU {100 * chosen.miou:.2f} at epoch {chosen.best_epoch}"
+        if chosen.miou is not None
+        else "without a score"
+    )
+    write_atomic(
+        Path(arguments.out),
+        f"# trial {chosen.id} of {run.path.name}: {score}\n{write_yaml(config.dump())}",
+    )
+    print(
+        f"{arguments.out}: trial {chosen.id}, {score}\ntrain it: python -m segtune.train --config {arguments.out} --out DIR"
+    )
     return 0
 
 

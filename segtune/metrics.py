@@ -22,7 +22,9 @@ class ConfusionMatrix:
         valid = target != self.ignore_index
         pairs = target[valid] * self.num_classes + prediction[valid]
         counts = torch.bincount(pairs, minlength=self.num_classes**2)
-        self.matrix = self.matrix.to(counts.device) + counts.reshape(self.num_classes, self.num_classes)
+        self.matrix = self.matrix.to(counts.device) + counts.reshape(
+            self.num_classes, self.num_classes
+        )
 
     def merge(self, other: ConfusionMatrix) -> None:
         """Adds the counts of another matrix of the same classes."""
@@ -51,17 +53,33 @@ class ConfusionMatrix:
             acc = hit / label
             dice = 2 * hit / (label + predicted)
             all_acc = hit.sum() / counts.sum()
-        means = {name: _mean(values) for name, values in (("mIoU", iou), ("mAcc", acc), ("mDice", dice))}
-        return {"aAcc": float(np.nan_to_num(all_acc)), **means, "iou": iou, "acc": acc, "dice": dice}
+        means = {
+            name: _mean(values) for name, values in (("mIoU", iou), ("mAcc", acc), ("mDice", dice))
+        }
+        return {
+            "aAcc": float(np.nan_to_num(all_acc)),
+            **means,
+            "iou": iou,
+            "acc": acc,
+            "dice": dice,
+        }
 
     def row(self, class_names: Sequence[str]) -> dict[str, Any]:
         """Returns the scores of a validated epoch as they are written to a run's files; a class without an IoU has None."""
         summary = self.summary()
         # JSON has no NaN.
         ious = [None if np.isnan(iou) else round(float(iou), 6) for iou in summary["iou"]]
-        scores = {"miou": float(summary["mIoU"]), "aacc": float(summary["aAcc"]), "macc": float(summary["mAcc"])}
+        scores = {
+            "miou": float(summary["mIoU"]),
+            "aacc": float(summary["aAcc"]),
+            "macc": float(summary["mAcc"]),
+        }
         index, share = self.most_predicted()
-        one = {"constant_miou": self.constant_miou(), "top_class": class_names[index], "top_share": share}
+        one = {
+            "constant_miou": self.constant_miou(),
+            "top_class": class_names[index],
+            "top_share": share,
+        }
         return {**scores, **one, "class_iou": ious}
 
 
@@ -76,7 +94,10 @@ def _percent(value: float) -> str:
 
 def csv_rows(summary: dict[str, Any], class_names: Sequence[str]) -> list[list[str]]:
     """Returns the table with a header: class, IoU, Acc in per cent, then the means."""
-    rows = [[name, _percent(iou), _percent(acc)] for name, iou, acc in zip(class_names, summary["iou"], summary["acc"], strict=True)]
+    rows = [
+        [name, _percent(iou), _percent(acc)]
+        for name, iou, acc in zip(class_names, summary["iou"], summary["acc"], strict=True)
+    ]
     return [
         ["Class", "IoU", "Acc"],
         *rows,
@@ -88,12 +109,18 @@ def csv_rows(summary: dict[str, Any], class_names: Sequence[str]) -> list[list[s
 def format_table(summary: dict[str, Any], class_names: Sequence[str]) -> str:
     """Returns the table that mmseg users know: Class | IoU | Acc in per cent, then aAcc, mIoU and mAcc."""
     per_class = csv_rows(summary, class_names)[: len(class_names) + 1]
-    means = [["aAcc", "mIoU", "mAcc"], [_percent(summary[name]) for name in ("aAcc", "mIoU", "mAcc")]]
+    means = [
+        ["aAcc", "mIoU", "mAcc"],
+        [_percent(summary[name]) for name in ("aAcc", "mIoU", "mAcc")],
+    ]
     return f"per class results:\n\n{_grid(per_class)}\n\nSummary:\n\n{_grid(means)}"
 
 
 def _grid(rows: Sequence[Sequence[str]]) -> str:
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     bar = "+" + "+".join("-" * (w + 2) for w in widths) + "+"
-    lines = ["|" + "|".join(f" {cell:^{w}} " for cell, w in zip(row, widths, strict=True)) + "|" for row in rows]
+    lines = [
+        "|" + "|".join(f" {cell:^{w}} " for cell, w in zip(row, widths, strict=True)) + "|"
+        for row in rows
+    ]
     return "\n".join([bar, lines[0], bar, *lines[1:], bar])

@@ -16,10 +16,20 @@ from segtune.training.prediction import images_in, load_model, write_overlays
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="segtune predict", description="Write colour overlays of predictions.")
-    parser.add_argument("--checkpoint", required=True, help="a checkpoint, or the folder of a run or trial (its best one)")
-    parser.add_argument("--out", default="predictions", help="folder of the overlays (default: predictions)")
-    parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files, or folders of images")
+    parser = argparse.ArgumentParser(
+        prog="segtune predict", description="Write colour overlays of predictions."
+    )
+    parser.add_argument(
+        "--checkpoint",
+        required=True,
+        help="a checkpoint, or the folder of a run or trial (its best one)",
+    )
+    parser.add_argument(
+        "--out", default="predictions", help="folder of the overlays (default: predictions)"
+    )
+    parser.add_argument(
+        "images", nargs="+", metavar="IMAGE", help="image files, or folders of images"
+    )
     arguments = parser.parse_args(argv)
     return run_command(lambda: _predict(arguments))
 

@@ -18,7 +18,9 @@ from segtune.reporting.html import write_report
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="segtune report", description="Write the page of a run, also while it runs.")
+    parser = argparse.ArgumentParser(
+        prog="segtune report", description="Write the page of a run, also while it runs."
+    )
     parser.add_argument("run", help="folder of the run, for example runs/loss_weights-1")
     parser.add_argument("--out", metavar="FILE", help="file to write (default: RUN/report.html)")
     arguments = parser.parse_args(argv)
@@ -27,7 +29,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _report(arguments: argparse.Namespace) -> int:
     run = RunDir.open(arguments.run)
-    print(f"report: {write_report(load_study(run.study), run, Path(arguments.out) if arguments.out else None)}")
+    print(
+        f"report: {write_report(load_study(run.study), run, Path(arguments.out) if arguments.out else None)}"
+    )
     return 0
 
 

@@ -26,24 +26,66 @@ from segtune.reporting.plan import plan
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="segtune search", description="Search a space of configs.")
-    parser.add_argument("--space", required=True, metavar="FILE", help="a study (config, space, search), or a bare space around --config")
-    parser.add_argument("--config", metavar="FILE", help="base config; default: the study's, or configs/shapes_segformer_b0.yaml")
+    parser = argparse.ArgumentParser(
+        prog="segtune search", description="Search a space of configs."
+    )
+    parser.add_argument(
+        "--space",
+        required=True,
+        metavar="FILE",
+        help="a study (config, space, search), or a bare space around --config",
+    )
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        help="base config; default: the study's, or configs/shapes_segformer_b0.yaml",
+    )
     parser.add_argument("--name", help="name of the run; default: the file's name and a number")
-    parser.add_argument("--out", default="runs", help="folder of all runs (default: runs); on a cluster, storage that all nodes see")
+    parser.add_argument(
+        "--out",
+        default="runs",
+        help="folder of all runs (default: runs); on a cluster, storage that all nodes see",
+    )
     parser.add_argument("--trials", type=int, help="trials in all")
-    parser.add_argument("--workers-per-trial", type=int, metavar="N", help="ranks of one trial; two or more train with DDP")
-    parser.add_argument("--gpus-per-worker", type=float, metavar="F", help="GPUs of a worker; default: 1 where there are GPUs")
-    parser.add_argument("--max-concurrent", type=int, metavar="N", help="trials at the same time; default: as many as fit")
-    parser.add_argument("--address", help="Ray cluster: auto or host:port; default: a local Ray of its own")
+    parser.add_argument(
+        "--workers-per-trial",
+        type=int,
+        metavar="N",
+        help="ranks of one trial; two or more train with DDP",
+    )
+    parser.add_argument(
+        "--gpus-per-worker",
+        type=float,
+        metavar="F",
+        help="GPUs of a worker; default: 1 where there are GPUs",
+    )
+    parser.add_argument(
+        "--max-concurrent",
+        type=int,
+        metavar="N",
+        help="trials at the same time; default: as many as fit",
+    )
+    parser.add_argument(
+        "--address", help="Ray cluster: auto or host:port; default: a local Ray of its own"
+    )
     parser.add_argument("--seed", type=int, help="decides which points are drawn")
-    parser.add_argument("--resume", action="store_true", help="go on with the run --name, or with the newest run of this file")
-    parser.add_argument("--extend", action="store_true", help="--resume with a space that is wider than before, or with more trials")
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with the run --name, or with the newest run of this file",
+    )
+    parser.add_argument(
+        "--extend",
+        action="store_true",
+        help="--resume with a space that is wider than before, or with more trials",
+    )
     parser.add_argument(
         "--warm-start", nargs="+", default=[], metavar="RUN",
         help="earlier runs: of the same config their trials count as known, of another their best points are tried first",
     )  # fmt: skip
-    parser.add_argument("--dry-run", action="store_true", help="check everything, print the plan, start nothing")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="check everything, print the plan, start nothing"
+    )
     add_set_argument(parser)
     arguments = parser.parse_args(argv)
     return run_command(lambda: _search(arguments))
@@ -51,7 +93,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _search(arguments: argparse.Namespace) -> int:
     names = ("trials", "workers_per_trial", "gpus_per_worker", "max_concurrent", "seed")
-    changes = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
+    changes = {
+        name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None
+    }
     study = load_study(arguments.space, arguments.config, arguments.set, changes)
     if arguments.dry_run:
         print(plan(study))
@@ -77,17 +121,25 @@ def _run(study: Study, out: Path, name: str, arguments: argparse.Namespace) -> i
     @contextmanager
     def around(part_run: RunDir, part: Study) -> Iterator[None]:
         what = "run" if part_run.path == run.path else "trials at full length in"
-        say(f"{what} {part_run.path}   tensorboard --logdir {part_run.trials}   segtune status {part_run.path}")
+        say(
+            f"{what} {part_run.path}   tensorboard --logdir {part_run.trials}   segtune status {part_run.path}"
+        )
         with live_table(part_run, part, console):
             yield
 
-    known = warm_start.collect(study, arguments.warm_start) if arguments.warm_start and not arguments.resume else None
+    known = (
+        warm_start.collect(study, arguments.warm_start)
+        if arguments.warm_start and not arguments.resume
+        else None
+    )
     if known:
         say(known.summary)
     prepare(run, study, arguments.resume, extend=arguments.extend, known=known)
     code = INTERRUPTED
     with suppress(KeyboardInterrupt):
-        result = run_study(study, out, name, resume=True, address=arguments.address, around=around, started=started)
+        result = run_study(
+            study, out, name, resume=True, address=arguments.address, around=around, started=started
+        )
         code = DONE if result.best else NO_HEALTHY_TRIAL
     print_outcome(study, run, console)
     if code == INTERRUPTED:
@@ -104,7 +156,9 @@ def resume_command(argv: Sequence[str], name: str) -> str:
     """Returns the command that goes on with run `name`, for one that was started with `argv`."""
     words = [word for word in argv if word not in ("--resume", "--extend", "search")]
     named = any(word == "--name" or word.startswith("--name=") for word in words)
-    return shlex.join(["python", "-m", "segtune.api", *words, *([] if named else ["--name", name]), "--resume"])
+    return shlex.join(
+        ["python", "-m", "segtune.api", *words, *([] if named else ["--name", name]), "--resume"]
+    )
 
 
 def next_name(out: Path, stem: str) -> str:
@@ -117,7 +171,11 @@ def next_name(out: Path, stem: str) -> str:
 
 def newest_name(out: Path, stem: str) -> str:
     """Returns the name of the run of this file that was begun last. Raises RunError where there is none."""
-    runs = [path for path in out.glob(f"{stem}-*") if (path / "study.yaml").exists() and path.name.rpartition("-")[2].isdigit()]
+    runs = [
+        path
+        for path in out.glob(f"{stem}-*")
+        if (path / "study.yaml").exists() and path.name.rpartition("-")[2].isdigit()
+    ]
     if not runs:
         raise RunError(f"--resume: no run {stem}-… in {out}; give its --name")
     return max(runs, key=lambda path: int(path.name.rpartition("-")[2])).name

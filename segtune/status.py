@@ -12,9 +12,15 @@ from segtune.tuning.study import load_study
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="segtune status", description="Show the trials of a run, also while it runs.")
+    parser = argparse.ArgumentParser(
+        prog="segtune status", description="Show the trials of a run, also while it runs."
+    )
     parser.add_argument("run", help="folder of the run, for example runs/loss_weights-1")
-    parser.add_argument("--csv", metavar="FILE", help="also write the trials as a table with one column per searched setting")
+    parser.add_argument(
+        "--csv",
+        metavar="FILE",
+        help="also write the trials as a table with one column per searched setting",
+    )
     arguments = parser.parse_args(argv)
     return run_command(lambda: _status(arguments))
 

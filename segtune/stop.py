@@ -12,7 +12,9 @@ from segtune.runs.rundir import RunDir
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="segtune stop", description="End a running search; it can be resumed.")
+    parser = argparse.ArgumentParser(
+        prog="segtune stop", description="End a running search; it can be resumed."
+    )
     parser.add_argument("run", help="folder of the run, for example runs/loss_weights-1")
     arguments = parser.parse_args(argv)
     return run_command(lambda: _stop(arguments.run))

@@ -19,14 +19,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns the exit code."""
     parser = argparse.ArgumentParser(prog="segtune train", description="Train one config.")
     add_config_arguments(parser)
-    parser.add_argument("--out", required=True, help="folder of the run; checkpoints, epochs.jsonl and verdict.json are written there")
     parser.add_argument(
-        "--workers", type=int, default=1, help="ranks; two or more train with DDP on a Ray worker group (default: 1, this process)"
+        "--out",
+        required=True,
+        help="folder of the run; checkpoints, epochs.jsonl and verdict.json are written there",
     )
-    parser.add_argument("--address", help="Ray cluster for --workers 2 or more: auto or host:port; default: a local one")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=1,
+        help="ranks; two or more train with DDP on a Ray worker group (default: 1, this process)",
+    )
+    parser.add_argument(
+        "--address",
+        help="Ray cluster for --workers 2 or more: auto or host:port; default: a local one",
+    )
     start = parser.add_mutually_exclusive_group()
-    start.add_argument("--resume", action="store_true", help="continue the run in --out exactly where its last checkpoint is")
-    start.add_argument("--init-from", metavar="CKPT", help="take the weights of a checkpoint, with a fresh optimiser and schedule")
+    start.add_argument(
+        "--resume",
+        action="store_true",
+        help="continue the run in --out exactly where its last checkpoint is",
+    )
+    start.add_argument(
+        "--init-from",
+        metavar="CKPT",
+        help="take the weights of a checkpoint, with a fresh optimiser and schedule",
+    )
     arguments = parser.parse_args(argv)
     return run_command(lambda: _train(arguments))
 
@@ -43,7 +61,9 @@ def _train(arguments: argparse.Namespace) -> int:
         )  # fmt: skip
         result = result_of(TrialDir(Path(arguments.out).absolute()))
     else:
-        result = run_training(config, arguments.out, resume=arguments.resume, init_from=arguments.init_from)
+        result = run_training(
+            config, arguments.out, resume=arguments.resume, init_from=arguments.init_from
+        )
     if result.verdict.state != "completed":
         log.error("%s: %s", result.verdict.state, result.verdict.reason)
         return 3

@@ -38,7 +38,11 @@ OWNERS = {
     "transformers": ("models",),
 }
 FREE_OF_TORCH = ("errors", "config", "runs", "tuning", "reporting")
-FILES = sorted(str(path.relative_to(ROOT).with_suffix("")).replace("/", ".") for path in ROOT.rglob("*.py") if path.name != "__init__.py")
+FILES = sorted(
+    str(path.relative_to(ROOT).with_suffix("")).replace("/", ".")
+    for path in ROOT.rglob("*.py")
+    if path.name != "__init__.py"
+)
 
 
 def package_of(name: str) -> str:
@@ -66,7 +70,12 @@ def is_in(name: str, places: tuple[str, ...]) -> bool:
 
 def test_every_file_belongs_to_a_package() -> None:
     assert {package_of(name) for name in FILES} == set(ORDER)
-    assert {name for name in FILES if "." not in name} == COMMANDS | {"api", "cli", "errors", "metrics"}
+    assert {name for name in FILES if "." not in name} == COMMANDS | {
+        "api",
+        "cli",
+        "errors",
+        "metrics",
+    }
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -56,7 +56,9 @@ def test_batches_in_any_cut_give_the_same_counts():
         parts.update(one, label)
     assert torch.equal(whole.matrix, parts.matrix)
     assert whole.matrix.dtype == torch.int64
-    assert whole.matrix[1, 2] == ((prediction == 2) & (target == 1)).sum()  # rows are labels, columns predictions
+    assert (
+        whole.matrix[1, 2] == ((prediction == 2) & (target == 1)).sum()
+    )  # rows are labels, columns predictions
 
 
 def test_constant_prediction_is_worth_the_share_of_its_class():
@@ -75,9 +77,23 @@ def test_empty_matrix_is_zero_not_nan():
 
 def test_table_has_the_classes_and_the_means():
     text = format_table(matrix().summary(), ["road", "sky", "car", "dog"])
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
-    assert rows[:3] == [["Class", "IoU", "Acc"], ["road", "50.00", "50.00"], ["sky", "50.00", "100.00"]]
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in text.splitlines()
+        if line.startswith("|")
+    ]
+    assert rows[:3] == [
+        ["Class", "IoU", "Acc"],
+        ["road", "50.00", "50.00"],
+        ["sky", "50.00", "100.00"],
+    ]
     assert rows[-2:] == [["aAcc", "mIoU", "mAcc"], ["66.67", "50.00", "75.00"]]
     assert rows[3:5] == [["car", "nan", "nan"], ["dog", "nan", "nan"]]
-    assert csv_rows(matrix().summary(), "abcd")[:2] == [["Class", "IoU", "Acc"], ["a", "50.00", "50.00"]]
-    assert csv_rows(matrix().summary(), "abcd")[-2:] == [["mean", "50.00", "75.00"], ["aAcc", "", "66.67"]]
+    assert csv_rows(matrix().summary(), "abcd")[:2] == [
+        ["Class", "IoU", "Acc"],
+        ["a", "50.00", "50.00"],
+    ]
+    assert csv_rows(matrix().summary(), "abcd")[-2:] == [
+        ["mean", "50.00", "75.00"],
+        ["aAcc", "", "66.67"],
+    ]

@@ -21,7 +21,9 @@ def test_shipped_config_is_valid(path):
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda p: p.stem)
-@pytest.mark.parametrize("space", sorted((ROOT / "search_spaces").glob("*.yaml")), ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "space", sorted((ROOT / "search_spaces").glob("*.yaml")), ids=lambda p: p.stem
+)
 def test_every_space_goes_with_every_config(space, config):
     study = load_study(space, config)
     assert study.points()[0] == {name: study.config.get(name) for name in study.points()[0]}

@@ -23,7 +23,16 @@ from typing import Any
 log = logging.getLogger(__name__)
 
 # All that a trial imports up to its first step, and, last, the heavy ones of what Ray does.
-IMPORTS = ("segtune.training.trainer", "torch._dynamo", "pandas", "pyarrow.dataset", "aiohttp", "jsonschema", "requests", "rich.console")
+IMPORTS = (
+    "segtune.training.trainer",
+    "torch._dynamo",
+    "pandas",
+    "pyarrow.dataset",
+    "aiohttp",
+    "jsonschema",
+    "requests",
+    "rich.console",
+)
 # For how long a worker waits for them; Ray gives up after 60 s on one that does not answer.
 PATIENCE_S = 40.0
 
@@ -48,7 +57,12 @@ def _start(held: ExitStack) -> str:
     import tempfile
 
     # Open to this user alone. Not in TMPDIR: the path of a socket has 107 characters at most.
-    path = os.path.join(held.enter_context(tempfile.TemporaryDirectory(prefix="segtune-", dir="/tmp", ignore_cleanup_errors=True)), "fork")
+    path = os.path.join(
+        held.enter_context(
+            tempfile.TemporaryDirectory(prefix="segtune-", dir="/tmp", ignore_cleanup_errors=True)
+        ),
+        "fork",
+    )
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(path)
         listener.listen(socket.SOMAXCONN)
@@ -88,7 +102,9 @@ def serve(listener: socket.socket) -> None:
             listener.close()
             become(asking)
         asking.close()
-    shutil.rmtree(os.path.dirname(listener.getsockname()), ignore_errors=True)  # nobody else is left to do it
+    shutil.rmtree(
+        os.path.dirname(listener.getsockname()), ignore_errors=True
+    )  # nobody else is left to do it
 
 
 def become(asking: socket.socket) -> None:

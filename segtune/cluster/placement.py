@@ -41,7 +41,11 @@ def plan_resources(search: SearchConfig, nodes: Sequence[Mapping[str, float]]) -
     two, so that a search never waits for itself. Raises ClusterError where not even one trial fits.
     """
     have = {name: sum(node.get(name, 0.0) for node in nodes) for name in ("CPU", "GPU")}
-    gpus = search.gpus_per_worker if search.gpus_per_worker is not None else (1.0 if have["GPU"] else 0.0)
+    gpus = (
+        search.gpus_per_worker
+        if search.gpus_per_worker is not None
+        else (1.0 if have["GPU"] else 0.0)
+    )
     cpus = search.cpus_per_worker or _cpus_beside(gpus, nodes)
     places = sum(_places(node, cpus, gpus) for node in nodes)
     workers = search.workers_per_trial
@@ -51,12 +55,19 @@ def plan_resources(search: SearchConfig, nodes: Sequence[Mapping[str, float]]) -
             f"{have['CPU']:g} and {have['GPU']:g} on {len(nodes)} nodes, where {places} such workers find a place; "
             "lower --workers-per-trial, search.cpus_per_worker or --gpus-per-worker, or add nodes"
         )
-    return Placement(workers, cpus, gpus, min(places // workers, search.trials, search.max_concurrent or search.trials))
+    return Placement(
+        workers,
+        cpus,
+        gpus,
+        min(places // workers, search.trials, search.max_concurrent or search.trials),
+    )
 
 
 def _cpus_beside(gpus: float, nodes: Sequence[Mapping[str, float]]) -> float:
     """Returns the CPUs of a worker with so many GPUs: its share of the node with the fewest cores per GPU, 1 without GPUs."""
-    shares = [node.get("CPU", 0.0) * gpus / node["GPU"] for node in nodes if gpus and node.get("GPU")]
+    shares = [
+        node.get("CPU", 0.0) * gpus / node["GPU"] for node in nodes if gpus and node.get("GPU")
+    ]
     return max(1.0, min(shares, default=1.0) // 1)
 
 

@@ -30,8 +30,15 @@ def release_orphans() -> int:
 
     job = ray.get_runtime_context().get_job_id()
     held = 0
-    for data in map(PlacementGroupTableData.FromString, state._connect_and_get_accessor().get_placement_group_table()):
-        if data.creator_job_id.hex() != job or data.is_detached or data.state == PlacementGroupTableData.REMOVED:
+    for data in map(
+        PlacementGroupTableData.FromString,
+        state._connect_and_get_accessor().get_placement_group_table(),
+    ):
+        if (
+            data.creator_job_id.hex() != job
+            or data.is_detached
+            or data.state == PlacementGroupTableData.REMOVED
+        ):
             continue
         # What no actor has created belongs to this process: the groups of Tune's trials.
         if data.creator_actor_id != ActorID.nil().binary() and data.creator_actor_dead:

@@ -59,8 +59,14 @@ def session(address: str | None) -> Iterator[str]:
                 python = started.enter_context(forkserver())
                 # Without the dashboard there is no State API, and Ray's own clean-up of worker groups does nothing at all.
                 # Said to be local: it would join a cluster that RAY_ADDRESS names or that `ray start` has left a note of.
-                local: dict[str, Any] = {"address": "local", "include_dashboard": True, "dashboard_host": "127.0.0.1"}
-                ray.init(**local, **QUIET, runtime_env={"py_executable": python} if python else None)
+                local: dict[str, Any] = {
+                    "address": "local",
+                    "include_dashboard": True,
+                    "dashboard_host": "127.0.0.1",
+                }
+                ray.init(
+                    **local, **QUIET, runtime_env={"py_executable": python} if python else None
+                )
             else:
                 ray.init(address=address, **QUIET, runtime_env={"env_vars": ENVIRONMENT})
         except (ConnectionError, RuntimeError, ValueError) as error:

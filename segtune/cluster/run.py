@@ -23,7 +23,13 @@ from segtune.tuning.stopping import rule_of
 from segtune.tuning.study import Study
 
 
-def run_search(study: Study, run: RunDir, *, address: str | None = None, started: Callable[[Placement, str], None] | None = None) -> None:
+def run_search(
+    study: Study,
+    run: RunDir,
+    *,
+    address: str | None = None,
+    started: Callable[[Placement, str], None] | None = None,
+) -> None:
     """Runs the trials of a study that its run folder does not hold yet, and returns when all have ended.
 
     `started` is told the placement and the dashboard's URL. Ctrl-C, SIGTERM and the run's stop request end the search
@@ -51,7 +57,12 @@ def run_search(study: Study, run: RunDir, *, address: str | None = None, started
 
 
 def _tuner(
-    study: Study, run: RunDir, sampler: StudySampler, scheduler: StoppingScheduler, placement: Placement, watch: Watch
+    study: Study,
+    run: RunDir,
+    sampler: StudySampler,
+    scheduler: StoppingScheduler,
+    placement: Placement,
+    watch: Watch,
 ) -> tune.Tuner:
     trainable = partial(run_trial, study=study, run=str(run.path), placement=placement)
     return tune.Tuner(
@@ -69,7 +80,11 @@ def _tuner(
             reuse_actors=True,
         ),
         run_config=tune.RunConfig(
-            name=f"tune-{time.time_ns()}", storage_path=str(run.ray), verbose=0, callbacks=[watch, Silence()], stop=StopAll(watch)
+            name=f"tune-{time.time_ns()}",
+            storage_path=str(run.ray),
+            verbose=0,
+            callbacks=[watch, Silence()],
+            stop=StopAll(watch),
         ),
     )
 
@@ -77,7 +92,9 @@ def _tuner(
 def _bundles(placement: Placement) -> tune.PlacementGroupFactory:
     if placement.workers > 1:
         return tune.PlacementGroupFactory([WAITING_BUNDLE])
-    return tune.PlacementGroupFactory([{"CPU": placement.cpus} | ({"GPU": placement.gpus} if placement.gpus else {})])
+    return tune.PlacementGroupFactory(
+        [{"CPU": placement.cpus} | ({"GPU": placement.gpus} if placement.gpus else {})]
+    )
 
 
 def replayed_scheduler(study: Study, run: RunDir) -> StoppingScheduler:
@@ -93,5 +110,7 @@ def replayed_scheduler(study: Study, run: RunDir) -> StoppingScheduler:
         rows = scored_rows(trial, trial.read_verdict())
         if not scheduler.replay(int(trial.id), rows) and unfinished == [trial.id]:
             trial.verdict.unlink(missing_ok=True)
-            trial.write_verdict(Verdict(state="pruned", epoch=rows[-1]["epoch"], step=rows[-1]["step"]))
+            trial.write_verdict(
+                Verdict(state="pruned", epoch=rows[-1]["epoch"], step=rows[-1]["step"])
+            )
     return scheduler

@@ -102,7 +102,9 @@ class Watch(tune.Callback):
             trial = self.run.trial(self.sampler.numbers[tune_trial.trial_id])
             if (evidence := self.stillness.of(trial)) and not trial.verdict.exists():
                 epoch, step = trial.reached()
-                trial.write_verdict(Verdict(state="failed", kind="hung", epoch=epoch, step=step, evidence=evidence))
+                trial.write_verdict(
+                    Verdict(state="failed", kind="hung", epoch=epoch, step=step, evidence=evidence)
+                )
                 ray.kill(actor)
 
 
@@ -138,7 +140,9 @@ def signals(watch: Watch) -> Iterator[None]:
     def hear(number: int, _: Any) -> None:
         if watch.stopping and number == signal.SIGINT:
             raise KeyboardInterrupt
-        log.warning("stopping: running trials are kept and can be resumed; press Ctrl-C again to stop at once")
+        log.warning(
+            "stopping: running trials are kept and can be resumed; press Ctrl-C again to stop at once"
+        )
         watch.stop()
 
     before = {number: signal.signal(number, hear) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -15,7 +15,13 @@ from segtune.tuning.study import SearchConfig
 
 
 def train_on_workers(
-    config: ExperimentConfig, out: Path, workers: int, *, address: str | None = None, resume: bool = False, init_from: str | None = None
+    config: ExperimentConfig,
+    out: Path,
+    workers: int,
+    *,
+    address: str | None = None,
+    resume: bool = False,
+    init_from: str | None = None,
 ) -> None:
     """Trains one config on a worker group of its own, without a search. Raises ClusterError where it does not fit."""
     from ray.train.torch import TorchTrainer

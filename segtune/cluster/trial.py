@@ -20,10 +20,23 @@ from segtune.tuning.study import Study
 log = logging.getLogger(__name__)
 
 
-def task_of(config: ExperimentConfig, out: TrialDir, placement: Placement, *, resume: bool = False, init_from: str | None = None) -> Task:
+def task_of(
+    config: ExperimentConfig,
+    out: TrialDir,
+    placement: Placement,
+    *,
+    resume: bool = False,
+    init_from: str | None = None,
+) -> Task:
     """Returns what a worker needs, as plain values."""
     where = {"out": str(out.path), "attempt": out.attempt}
-    return {"config": config.dump(), **where, "cpus": placement.cpus, "resume": resume, "init_from": init_from}
+    return {
+        "config": config.dump(),
+        **where,
+        "cpus": placement.cpus,
+        "resume": resume,
+        "init_from": init_from,
+    }
 
 
 def run_trial(drawn: dict[str, Any], *, study: Study, run: str, placement: Placement) -> None:
@@ -45,7 +58,9 @@ def run_trial(drawn: dict[str, Any], *, study: Study, run: str, placement: Place
             from segtune.cluster.worker_group import train_in_group
 
             train_in_group(task, ray.tune.report, Path(run) / "ray", placement)
-    except Exception as error:  # the fence around a trial: whatever it is, it must not take the search with it
+    except (
+        Exception
+    ) as error:  # the fence around a trial: whatever it is, it must not take the search with it
         if trial.is_current():
             write_atomic(trial.path / "error.txt", traceback.format_exc())
             trial.write_verdict(_verdict_of(error, trial))
@@ -72,8 +87,12 @@ def _cause(error: Exception) -> Exception:
 
     The others of a dead worker raise too, for the connection that it has left.
     """
-    causes = [*(getattr(error, "worker_failures", None) or {}).values()] or [getattr(error, "controller_failure", error)]
-    return next((c for c in causes if isinstance(c, SegtuneError)), None) or next(filter(_is_loss, causes), causes[0])
+    causes = [*(getattr(error, "worker_failures", None) or {}).values()] or [
+        getattr(error, "controller_failure", error)
+    ]
+    return next((c for c in causes if isinstance(c, SegtuneError)), None) or next(
+        filter(_is_loss, causes), causes[0]
+    )
 
 
 def _is_loss(cause: Exception) -> bool:
@@ -90,9 +109,21 @@ def _verdict_of(error: Exception, trial: TrialDir) -> Verdict:
     (epoch, step), cause = trial.reached(), _cause(error)
     # Outside of a training step, as in a validation: there the trainer itself finds what would fit.
     no_room = is_out_of_memory(cause)
-    kind = "config" if isinstance(cause, SegtuneError) else "lost" if _is_loss(cause) else "out-of-memory" if no_room else "exception"
+    kind = (
+        "config"
+        if isinstance(cause, SegtuneError)
+        else "lost"
+        if _is_loss(cause)
+        else "out-of-memory"
+        if no_room
+        else "exception"
+    )
     lines = str(cause).strip().splitlines() or [""]
-    text = str(cause) if kind == "config" else f"{type(cause).__name__}: {lines[0 if kind == 'lost' else -1]}"
+    text = (
+        str(cause)
+        if kind == "config"
+        else f"{type(cause).__name__}: {lines[0 if kind == 'lost' else -1]}"
+    )
     return Verdict(
         state="unhealthy" if no_room else "failed",
         kind=kind,

@@ -81,14 +81,20 @@ class StudySampler(Searcher):
                 write_atomic(self.run.trial(number).notes, json.dumps(notes) + "\n")
             write_atomic(self.run.trial(number).params, json.dumps(params, indent=1) + "\n")
         self.numbers[trial_id] = number
-        return {"number": number, "params": params, "attempt": self.run.trial(number).begin_attempt()}
+        return {
+            "number": number,
+            "params": params,
+            "attempt": self.run.trial(number).begin_attempt(),
+        }
 
     def on_trial_result(self, trial_id: str, result: dict) -> None:
         """Tells Optuna an intermediate value at its epoch."""
         for book in self._books:
             book.report(self.numbers[trial_id], result["epoch"], result["miou"])
 
-    def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
+    def on_trial_complete(
+        self, trial_id: str, result: dict | None = None, error: bool = False
+    ) -> None:
         """Settles how the trial ended: by its own verdict, or by what Tune has done to it."""
         number = self.numbers.pop(trial_id)
         trial = self.run.trial(number)
@@ -96,10 +102,18 @@ class StudySampler(Searcher):
         if verdict is None:
             verdict = self._verdict(trial, result, error)
             trial.write_verdict(verdict)
-        if verdict.is_machine_fault and self.lost[number] < self.study.search.retries and not self.stopping:
+        if (
+            verdict.is_machine_fault
+            and self.lost[number] < self.study.search.retries
+            and not self.stopping
+        ):
             self.lost[number] += 1
             self.unfinished.append(number)
-            log.info("trial %s: %s; it is started again from its last checkpoint", trial.id, verdict.evidence)
+            log.info(
+                "trial %s: %s; it is started again from its last checkpoint",
+                trial.id,
+                verdict.evidence,
+            )
         else:
             self._tell(number, verdict)
 
@@ -154,7 +168,9 @@ class StudySampler(Searcher):
         """Tells Optuna every trial of the run folder, in the order of their numbers."""
         trials = [trial for trial in self.run.trial_dirs() if trial.params.exists()]
         for number, trial in enumerate(trials):
-            assert trial.id == self.run.trial(number).id, f"trial {number} is missing in {self.run.trials}"
+            assert trial.id == self.run.trial(number).id, (
+                f"trial {number} is missing in {self.run.trials}"
+            )
             self._ask(json.loads(trial.params.read_text()))
             if trial.notes.exists():
                 restore_notes(self.record.asked[number], json.loads(trial.notes.read_text()))

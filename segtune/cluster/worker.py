@@ -66,7 +66,9 @@ def name_of(task: Task) -> str:
     return f"{task['out']}, attempt {task['attempt']}"
 
 
-def train_rank(task: Task, tell: Callable[[Row], None], *, leave: Callable[[], bool] | None = None) -> None:
+def train_rank(
+    task: Task, tell: Callable[[Row], None], *, leave: Callable[[], bool] | None = None
+) -> None:
     """Trains one rank of the task (see `trial.task_of`) and calls `tell` with the numbers of each validated epoch.
 
     Every rank tells the same numbers the same number of times, as `ray.train.report` asks for. Where `leave` is true on one of
@@ -83,12 +85,25 @@ def train_rank(task: Task, tell: Callable[[Row], None], *, leave: Callable[[], b
     torch.set_num_threads(max(1, int(task["cpus"])))
     init_from = Path(task["init_from"]) if task["init_from"] else None
     out = TrialDir(Path(task["out"]), task["attempt"])
-    trainer = Trainer(ExperimentConfig.parse(task["config"]), out, Ranks.join(), resume=task["resume"], init_from=init_from)
+    trainer = Trainer(
+        ExperimentConfig.parse(task["config"]),
+        out,
+        Ranks.join(),
+        resume=task["resume"],
+        init_from=init_from,
+    )
     with contextlib.suppress(Left):
         for report in trainer.epochs(leave):
             if report.miou is not None:
                 # Tune counts calls; after a resume the only clock that goes on is the epoch.
-                tell({"epoch": report.epoch, "training_iteration": report.epoch, "miou": report.miou, "loss": report.row["loss"]})
+                tell(
+                    {
+                        "epoch": report.epoch,
+                        "training_iteration": report.epoch,
+                        "miou": report.miou,
+                        "loss": report.row["loss"],
+                    }
+                )
 
 
 def train_worker(task: Task) -> None:

@@ -39,7 +39,9 @@ PATIENCE_S = 60.0
 _group: Group | None = None
 
 
-def train_in_group(task: Task, tell: Callable[[Row], None], storage: Path, placement: Placement) -> None:
+def train_in_group(
+    task: Task, tell: Callable[[Row], None], storage: Path, placement: Placement
+) -> None:
     """Trains a task (see `trial.task_of`) on the worker group of this process, and starts it where there is none.
 
     `tell` gets the numbers of each validated epoch. Where it raises SystemExit, as Tune ends a trial, the ranks leave the task at
@@ -76,7 +78,9 @@ class Group:
         self.task = ""  # the name of the one that they have not ended
         self.ready = False
         self.told: queue.SimpleQueue[Row | str | BaseException] = queue.SimpleQueue()
-        self.trainer = _GroupTrainer(train_tasks, **settings_of({}, f"group-{uuid.uuid4().hex[:8]}", storage, placement))
+        self.trainer = _GroupTrainer(
+            train_tasks, **settings_of({}, f"group-{uuid.uuid4().hex[:8]}", storage, placement)
+        )
         self.trainer.told = self.told
         self.thread = threading.Thread(target=self._run, daemon=True, name="worker-group")
         self.thread.start()
@@ -115,7 +119,9 @@ class Group:
         self.task = self.task if self.ready else ""  # not handed out yet
         while True:
             try:
-                said = self.told.get(timeout=max(0.0, deadline - time.monotonic()) if self.task else 0.0)
+                said = self.told.get(
+                    timeout=max(0.0, deadline - time.monotonic()) if self.task else 0.0
+                )
             except queue.Empty:
                 return not self.task
             if isinstance(said, BaseException):
@@ -174,7 +180,9 @@ class _GroupTrainer(TorchTrainer):
     def _initialize_and_run_controller(self, **given: Any) -> Result:
         # The cleaner does what `session.release_orphans` does; data sets are ours, not Ray Data's.
         needless = (PlacementGroupCleanerCallback, DatasetsCallback)
-        given["callbacks"] = [callback for callback in given["callbacks"] if not isinstance(callback, needless)]
+        given["callbacks"] = [
+            callback for callback in given["callbacks"] if not isinstance(callback, needless)
+        ]
         given["callbacks"].append(_Tell(self.told))
         given["scaling_policy"] = _Placed(self.scaling_config)
         self.controller = TrainController(**given)
@@ -190,6 +198,10 @@ def settings_of(task: Task, name: str, storage: Path, placement: Placement) -> d
     return {
         "train_loop_config": task,
         "torch_config": TorchConfig(timeout_s=300),
-        "scaling_config": ScalingConfig(num_workers=placement.workers, use_gpu=placement.gpus > 0, resources_per_worker=resources),
+        "scaling_config": ScalingConfig(
+            num_workers=placement.workers,
+            use_gpu=placement.gpus > 0,
+            resources_per_worker=resources,
+        ),
         "run_config": RunConfig(name=name, storage_path=str(storage), failure_config=failures),
     }

@@ -29,12 +29,16 @@ class Settings(BaseModel):
         """Validates a tree of plain values. Raises ConfigError that lists every mistake with its place."""
         source = source or Source(cls.__name__)
         if not isinstance(tree, dict):
-            raise ConfigError([f"{source.name}: expected names and values, found {type(tree).__name__}"])
+            raise ConfigError(
+                [f"{source.name}: expected names and values, found {type(tree).__name__}"]
+            )
         try:
             # Through JSON: in strict mode a list is a tuple there, and all that crosses a process is plain JSON.
             return cls.model_validate_json(json.dumps(tree, default=str))
         except ValidationError as error:
-            raise ConfigError([_explain(cls, detail, source) for detail in _distinct(error.errors())]) from None
+            raise ConfigError(
+                [_explain(cls, detail, source) for detail in _distinct(error.errors())]
+            ) from None
 
     def override(self, changes: Mapping[str, Any], source: Source | None = None) -> Self:
         """Returns a copy with {dotted name: value} set, validated as a whole. Raises ConfigError."""
@@ -43,7 +47,9 @@ class Settings(BaseModel):
         allowed = type(self).names()
         for dotted, value in changes.items():
             if dotted not in allowed:
-                problems.append(f"{source.place(dotted)}: no such setting{nearest(dotted, allowed)}")
+                problems.append(
+                    f"{source.place(dotted)}: no such setting{nearest(dotted, allowed)}"
+                )
                 continue
             *parents, last = dotted.split(".")
             branch = tree
@@ -90,14 +96,22 @@ def section_of(annotation: Any) -> type[Settings] | None:
 def differences(ours: Settings, theirs: Settings) -> list[str]:
     """Returns `name: ours, theirs` for every setting in which two blocks of one kind differ."""
     a, b = _leaves(ours.dump()), _leaves(theirs.dump())
-    return [f"{name}: {a.get(name)} here, {b.get(name)} there" for name in dict.fromkeys([*a, *b]) if a.get(name) != b.get(name)]
+    return [
+        f"{name}: {a.get(name)} here, {b.get(name)} there"
+        for name in dict.fromkeys([*a, *b])
+        if a.get(name) != b.get(name)
+    ]
 
 
 def _leaves(tree: Tree, prefix: str = "") -> Tree:
     """Returns {dotted name: value} of everything in a tree that is no section itself."""
     found: Tree = {}
     for name, value in tree.items():
-        found |= _leaves(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+        found |= (
+            _leaves(value, f"{prefix}{name}.")
+            if isinstance(value, dict)
+            else {prefix + name: value}
+        )
     return found
 
 
@@ -114,23 +128,48 @@ def _words(annotation: Any) -> str:
     if origin in (Union, types.UnionType):
         return " | ".join(_words(a) for a in args)
     if origin is tuple:
-        return "list of " + _words(args[0]) if args[-1] is Ellipsis else "[" + ", ".join(_words(a) for a in args) + "]"
+        return (
+            "list of " + _words(args[0])
+            if args[-1] is Ellipsis
+            else "[" + ", ".join(_words(a) for a in args) + "]"
+        )
     if hasattr(annotation, "__metadata__"):
         inner, *metadata = args
-        bounds = _bounds([m for extra in metadata for m in (extra.metadata if isinstance(extra, FieldInfo) else [extra])])
+        bounds = _bounds(
+            [
+                m
+                for extra in metadata
+                for m in (extra.metadata if isinstance(extra, FieldInfo) else [extra])
+            ]
+        )
         return _words(inner) + (f" {bounds}" if bounds else "")
-    plain = {float: "number", int: "whole number", str: "text", bool: "true | false", type(None): "null"}
+    plain = {
+        float: "number",
+        int: "whole number",
+        str: "text",
+        bool: "true | false",
+        type(None): "null",
+    }
     return plain.get(annotation) or getattr(annotation, "__name__", str(annotation))
 
 
 def _bounds(metadata: Sequence[Any]) -> str:
     signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
-    return ", ".join(f"{sign} {getattr(m, key)}" for m in metadata for key, sign in signs.items() if getattr(m, key, None) is not None)
+    return ", ".join(
+        f"{sign} {getattr(m, key)}"
+        for m in metadata
+        for key, sign in signs.items()
+        if getattr(m, key, None) is not None
+    )
 
 
 def _distinct(errors: Sequence[ErrorDetails]) -> list[ErrorDetails]:
     """Keeps one error per name: a union reports each of its branches. Of a word or a section the one that was not meant is left out."""
-    words = {_dotted(e["loc"]) for e in errors if e["type"] == "literal_error" and not isinstance(e["input"], dict)}
+    words = {
+        _dotted(e["loc"])
+        for e in errors
+        if e["type"] == "literal_error" and not isinstance(e["input"], dict)
+    }
     meant = [
         e
         for e in errors
@@ -158,7 +197,9 @@ def _explain(cls: type[Settings], detail: ErrorDetails, source: Source) -> str:
         return f"{place}: must be given"
     info = names.get(dotted) or names.get(dotted.rpartition(".")[0])
     if info and section_of(info.annotation):
-        return f"{place}: {detail['msg']}" + (", or settings" if detail["type"] == "literal_error" else "")
+        return f"{place}: {detail['msg']}" + (
+            ", or settings" if detail["type"] == "literal_error" else ""
+        )
     value = detail["input"]
     allowed = allowed_values(info) if info else detail["msg"]
     near = nearest(str(value), allowed.split(" | ")) if " | " in allowed else ""

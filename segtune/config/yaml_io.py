@@ -44,10 +44,14 @@ _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag not in _YAML_1_1]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-_Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"[-+]?(0|[1-9][0-9]*)$"), list("-+0123456789"))
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:int", re.compile(r"[-+]?(0|[1-9][0-9]*)$"), list("-+0123456789")
+)
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
-    re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$|[-+]?\.(inf|Inf|INF)$|\.(nan|NaN|NAN)$"),
+    re.compile(
+        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$|[-+]?\.(inf|Inf|INF)$|\.(nan|NaN|NAN)$"
+    ),
     list("-+0123456789."),
 )
 
@@ -58,11 +62,17 @@ def parse_yaml(text: str, name: str) -> tuple[Any, Source]:
     Raises ConfigError for what YAML cannot read, and for duplicate keys, aliases and texts over 1 MiB.
     """
     if len(text) > MAX_YAML_BYTES:
-        raise ConfigError([f"{name}: larger than {MAX_YAML_BYTES} bytes; this is not a settings file"])
+        raise ConfigError(
+            [f"{name}: larger than {MAX_YAML_BYTES} bytes; this is not a settings file"]
+        )
     try:
         for token in yaml.scan(text, Loader=_Loader):
             if isinstance(token, yaml.AliasToken):
-                raise ConfigError([f"{name}:{token.start_mark.line + 1}: alias *{token.value}: write the value out instead"])
+                raise ConfigError(
+                    [
+                        f"{name}:{token.start_mark.line + 1}: alias *{token.value}: write the value out instead"
+                    ]
+                )
         loader = _Loader(text)
         node = loader.get_single_node()
         lines: dict[str, int] = {}
@@ -73,7 +83,11 @@ def parse_yaml(text: str, name: str) -> tuple[Any, Source]:
     except (yaml.YAMLError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{name}:{mark.line + 1}" if mark else name
-        raise ConfigError([f"{where}: not readable as YAML: {getattr(error, 'problem', None) or 'nested too deeply'}"]) from None
+        raise ConfigError(
+            [
+                f"{where}: not readable as YAML: {getattr(error, 'problem', None) or 'nested too deeply'}"
+            ]
+        ) from None
 
 
 def _visit(node: yaml.Node, prefix: str, lines: dict[str, int], name: str) -> Iterator[str]:
@@ -106,7 +120,13 @@ def read_yaml(path: str | Path) -> tuple[Any, Source]:
 
 def write_yaml(tree: Tree) -> str:
     """Returns `tree` as YAML: keys in their order, short lists on one line."""
-    return yaml.dump(json.loads(json.dumps(tree)), Dumper=_Dumper, sort_keys=False, default_flow_style=False, width=140)
+    return yaml.dump(
+        json.loads(json.dumps(tree)),
+        Dumper=_Dumper,
+        sort_keys=False,
+        default_flow_style=False,
+        width=140,
+    )
 
 
 class _Dumper(yaml.SafeDumper):
@@ -116,7 +136,9 @@ class _Dumper(yaml.SafeDumper):
 _Dumper.add_representer(
     list,
     lambda dumper, items: dumper.represent_sequence(
-        "tag:yaml.org,2002:seq", items, flow_style=not any(isinstance(i, (dict, list)) for i in items)
+        "tag:yaml.org,2002:seq",
+        items,
+        flow_style=not any(isinstance(i, (dict, list)) for i in items),
     ),
 )
 
@@ -127,6 +149,8 @@ def parse_assignments(assignments: Sequence[str]) -> tuple[Tree, Source]:
     for text in assignments:
         name, equals, value = text.partition("=")
         if not equals or not name.strip():
-            raise ConfigError([f"--set {text}: expected name=value, for example --set optim.lr=1e-4"])
+            raise ConfigError(
+                [f"--set {text}: expected name=value, for example --set optim.lr=1e-4"]
+            )
         changes[name.strip()], _ = parse_yaml(value, f"--set {text}")
     return changes, Source("--set")

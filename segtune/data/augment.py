@@ -39,7 +39,11 @@ def resize_to_fit(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     scale = fit_scale(height, width, size)
     if scale == 1:
         return image
-    return cv2.resize(image, (max(1, round(width * scale)), max(1, round(height * scale))), interpolation=cv2.INTER_LINEAR)
+    return cv2.resize(
+        image,
+        (max(1, round(width * scale)), max(1, round(height * scale))),
+        interpolation=cv2.INTER_LINEAR,
+    )
 
 
 class Augmentation:
@@ -49,7 +53,9 @@ class Augmentation:
         self.data, self.augment = data, augment
         self.after_crop = A.Compose([*_cutout(augment.cutout, data), _pad(data)])
 
-    def __call__(self, image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    def __call__(
+        self, image: np.ndarray, mask: np.ndarray, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Returns image uint8 [h, w, 3] and mask uint8 [h, w] of the crop's size for any image and mask of one size."""
         height, width = mask.shape
         scale = fit_scale(height, width, self.data.resize) * rng.uniform(*self.augment.ratio)
@@ -63,7 +69,9 @@ class Augmentation:
         result = self.after_crop(image=image, mask=mask)
         return result["image"], result["mask"]
 
-    def _window(self, mask: np.ndarray, scale: float, rng: np.random.Generator) -> tuple[int, int, int, int]:
+    def _window(
+        self, mask: np.ndarray, scale: float, rng: np.random.Generator
+    ) -> tuple[int, int, int, int]:
         """Draws top, left, height and width of the crop, in pixels of the resized image."""
         window = self._draw_window(mask.shape[0], mask.shape[1], scale, rng)
         for _ in range(CROP_TRIES - 1):
@@ -72,7 +80,9 @@ class Augmentation:
             window = self._draw_window(mask.shape[0], mask.shape[1], scale, rng)
         return window
 
-    def _draw_window(self, height: int, width: int, scale: float, rng: np.random.Generator) -> tuple[int, int, int, int]:
+    def _draw_window(
+        self, height: int, width: int, scale: float, rng: np.random.Generator
+    ) -> tuple[int, int, int, int]:
         full = (max(1, round(height * scale)), max(1, round(width * scale)))
         size = [min(c, f) for c, f in zip(self.data.crop, full, strict=True)]
         top, left = (int(rng.integers(0, f - s + 1)) for f, s in zip(full, size, strict=True))
@@ -84,11 +94,19 @@ class Augmentation:
         part = mask[top : top + max(1, height), left : left + max(1, width)]
         counts = cv2.calcHist([part], [0], None, [256], [0, 256]).ravel()
         counts[self.data.ignore_index] = 0
-        return bool(np.count_nonzero(counts) > 1 and counts.max() < self.augment.cat_max_ratio * counts.sum())
+        return bool(
+            np.count_nonzero(counts) > 1
+            and counts.max() < self.augment.cat_max_ratio * counts.sum()
+        )
 
 
 def _cut(
-    image: np.ndarray, mask: np.ndarray, window: tuple[int, int, int, int], scale: float, flipped: bool, colours: Colours
+    image: np.ndarray,
+    mask: np.ndarray,
+    window: tuple[int, int, int, int],
+    scale: float,
+    flipped: bool,
+    colours: Colours,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns the window of the resized image, flipped from left to right and its colours distorted where that is asked for.
 
@@ -117,7 +135,9 @@ class _Span:
     first: int  # of the source that is looked at
     stop: int
     skip: int  # pixels of the resized part before the window
-    miss: float  # by how much the resized part lies beside the resized image, in pixels of the source
+    miss: (
+        float  # by how much the resized part lies beside the resized image, in pixels of the source
+    )
 
     @classmethod
     def of(cls, start: int, size: int, step: float, full: int) -> _Span:
@@ -135,20 +155,31 @@ class _Span:
 
     def nearest(self) -> np.ndarray:
         """Returns the source pixel that each pixel of the window lies in."""
-        return ((self.start + np.arange(self.size) + 0.5) * self.step).astype(np.intp).clip(0, self.full - 1)
+        return (
+            ((self.start + np.arange(self.size) + 0.5) * self.step)
+            .astype(np.intp)
+            .clip(0, self.full - 1)
+        )
 
 
 def _resize(part: np.ndarray, rows: _Span, columns: _Span) -> np.ndarray:
     """Returns the window out of the source's part that its spans name."""
     if all(abs(span.miss) < min(MISSED, span.step / 4) for span in (rows, columns)):
-        whole = cv2.resize(part, None, fx=1 / columns.step, fy=1 / rows.step, interpolation=cv2.INTER_LINEAR)
+        whole = cv2.resize(
+            part, None, fx=1 / columns.step, fy=1 / rows.step, interpolation=cv2.INTER_LINEAR
+        )
         return whole[rows.skip : rows.skip + rows.size, columns.skip : columns.skip + columns.size]
     # Any place in the source, but three times slower.
     matrix = np.array([[0.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
     for axis, span in ((0, columns), (1, rows)):
-        matrix[axis, axis], matrix[axis, 2] = span.step, (span.start + 0.5) * span.step - 0.5 - span.first
+        matrix[axis, axis], matrix[axis, 2] = (
+            span.step,
+            (span.start + 0.5) * span.step - 0.5 - span.first,
+        )
     flags = cv2.WARP_INVERSE_MAP | cv2.INTER_LINEAR
-    return cv2.warpAffine(part, matrix, (columns.size, rows.size), flags=flags, borderMode=cv2.BORDER_REPLICATE)
+    return cv2.warpAffine(
+        part, matrix, (columns.size, rows.size), flags=flags, borderMode=cv2.BORDER_REPLICATE
+    )
 
 
 def _cutout(cutout: CutoutConfig, data: DataConfig) -> list[Any]:
@@ -179,7 +210,10 @@ def _pad(data: DataConfig) -> A.BasicTransform:
 
 
 def cutmix(
-    image: np.ndarray, mask: np.ndarray, other: tuple[np.ndarray, np.ndarray], rng: np.random.Generator
+    image: np.ndarray,
+    mask: np.ndarray,
+    other: tuple[np.ndarray, np.ndarray],
+    rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns image and mask with a rectangle of another sample of the same size in it.
 

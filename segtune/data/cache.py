@@ -50,7 +50,9 @@ HEADER_BYTES = 16  # height and width
 class DecodedPairs:
     """Image uint8 [H, W, 3] and labels uint8 [H, W] of each pair of a split, by index."""
 
-    def __init__(self, pairs: Sequence[Pair], config: DataConfig, num_classes: int, split: str) -> None:
+    def __init__(
+        self, pairs: Sequence[Pair], config: DataConfig, num_classes: int, split: str
+    ) -> None:
         """Decides whether the decoded images of `split` (train or val) are kept; nothing is decoded yet."""
         self.pairs, self.config, self.num_classes = pairs, config, num_classes
         self.folder = _folder(pairs, config, num_classes, split)
@@ -71,7 +73,9 @@ class DecodedPairs:
             return found
         try:
             with contextlib.ExitStack() as lock:
-                lock.enter_context(_locked(os.path.join(folder, f"lock-{int(name[:2], 16) % STRIPES}")))
+                lock.enter_context(
+                    _locked(os.path.join(folder, f"lock-{int(name[:2], 16) % STRIPES}"))
+                )
                 if found := _read(path):  # whoever held the lock has decoded it
                     return found
                 decoded = load_pair(pair, self.config, self.num_classes)
@@ -94,9 +98,15 @@ class DecodedPairs:
     def _give_up(self, error: OSError) -> None:
         folder, self.folder = self.folder, None
         if folder:  # else the one that was written meanwhile has told it
-            log.warning("data.cache: %s: %s: from here on images are decoded again each time", folder, error.strerror)
+            log.warning(
+                "data.cache: %s: %s: from here on images are decoded again each time",
+                folder,
+                error.strerror,
+            )
 
-    def _keep(self, path: str, decoded: tuple[np.ndarray, np.ndarray], lock: contextlib.ExitStack) -> None:
+    def _keep(
+        self, path: str, decoded: tuple[np.ndarray, np.ndarray], lock: contextlib.ExitStack
+    ) -> None:
         """Writes a pair for the others, then lets go of the lock; where the disk does not take it, this process stops trying."""
         with lock:
             self._write(path, decoded)
@@ -104,7 +114,9 @@ class DecodedPairs:
     def _write(self, path: str, decoded: tuple[np.ndarray, np.ndarray]) -> None:
         aside = Path(f"{path}.{os.getpid()}")
         try:
-            parts = [np.ascontiguousarray(part) for part in (np.array(decoded[1].shape, "<i8"), *decoded)]
+            parts = [
+                np.ascontiguousarray(part) for part in (np.array(decoded[1].shape, "<i8"), *decoded)
+            ]
             with aside.open("wb") as file:
                 # Room first: it is a fifth of the time, and a full disk is told before anything is written.
                 if hasattr(os, "posix_fallocate"):
@@ -122,7 +134,15 @@ def _folder(pairs: Sequence[Pair], config: DataConfig, num_classes: int, split: 
     if config.cache == "none" or not pairs:
         return None
     # What a label becomes depends on these settings.
-    meaning = (VERSION, _boot(), os.path.abspath(config.root), config.layout, config.reduce_zero_label, config.ignore_index, num_classes)
+    meaning = (
+        VERSION,
+        _boot(),
+        os.path.abspath(config.root),
+        config.layout,
+        config.reduce_zero_label,
+        config.ignore_index,
+        num_classes,
+    )
     try:
         home = _home() if config.cache == "auto" else Path(config.cache) / OWN_FOLDER
         data_set = home / _digest(meaning)
@@ -131,10 +151,17 @@ def _folder(pairs: Sequence[Pair], config: DataConfig, num_classes: int, split: 
         _hold(data_set)
         os.utime(data_set)
         splits = {part: _size(part) for part in data_set.iterdir()}
-        others = {other: _size(other) for other in sorted(home.iterdir(), key=os.path.getmtime) if other != data_set}
+        others = {
+            other: _size(other)
+            for other in sorted(home.iterdir(), key=os.path.getmtime)
+            if other != data_set
+        }
         taken = sum(others.values())
         needed = _needed(pairs) + sum(size for part, size in splits.items() if part != folder)
-        allowed = min(config.cache_gb * GB, shutil.disk_usage(home).free + sum(splits.values()) + taken - SPARE_BYTES)
+        allowed = min(
+            config.cache_gb * GB,
+            shutil.disk_usage(home).free + sum(splits.values()) + taken - SPARE_BYTES,
+        )
         free = allowed - needed - taken
         if needed <= allowed and free < 0:
             free += _make_room(others, -free)
@@ -146,7 +173,11 @@ def _folder(pairs: Sequence[Pair], config: DataConfig, num_classes: int, split: 
             )  # fmt: skip
             return None
     except OSError as error:
-        log.warning("data.cache: %s: %s: every epoch decodes the images again", error.filename or config.cache, error.strerror)
+        log.warning(
+            "data.cache: %s: %s: every epoch decodes the images again",
+            error.filename or config.cache,
+            error.strerror,
+        )
         return None
     return folder
 
@@ -154,7 +185,11 @@ def _folder(pairs: Sequence[Pair], config: DataConfig, num_classes: int, split: 
 def _home() -> Path:
     """Returns a folder on the node's own disk: on a cluster the home folder is often shared, and slow."""
     given = os.environ.get("XDG_CACHE_HOME")
-    home = Path(given) / OWN_FOLDER if given else Path(tempfile.gettempdir()) / f"{OWN_FOLDER}-{os.getuid()}"
+    home = (
+        Path(given) / OWN_FOLDER
+        if given
+        else Path(tempfile.gettempdir()) / f"{OWN_FOLDER}-{os.getuid()}"
+    )
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
     if home.stat().st_uid != os.getuid():
         raise PermissionError(errno.EPERM, "belongs to somebody else", str(home))
@@ -228,7 +263,9 @@ def _name(pair: Pair) -> str:
 @contextlib.contextmanager
 def _locked(path: str) -> Iterator[None]:
     """Holds a lock among the processes of this node; the system lets go of it when its holder dies."""
-    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)  # to write: an exclusive lock on NFS asks for it
+    file = os.open(
+        path, os.O_RDWR | os.O_CREAT, 0o600
+    )  # to write: an exclusive lock on NFS asks for it
     try:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

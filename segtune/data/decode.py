@@ -30,7 +30,9 @@ def _jpeg(path: str | Path) -> np.ndarray | None:
         data += file.read() if data == JPEG_BEGIN else b""
         # Of four inks it makes other colours than Pillow. A file that breaks off gives None, and Pillow says what is wrong with it.
         if len(data) > 2 and _components(data) < 4:
-            return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
+            return cv2.imdecode(
+                np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+            )
     return None
 
 
@@ -52,7 +54,9 @@ def read_mask(path: str | Path, config: DataConfig, num_classes: int) -> np.ndar
             f"{path}: a mask must have one channel of labels (palette or grey PNG), this one is {image.mode}; convert its colours to labels"
         )
     found, meaning = np.asarray(image), _labels(np.arange(256), config)
-    if found.dtype != np.uint8 or cv2.countNonZero(cv2.LUT(found, _is_wrong(meaning, config, num_classes).astype(np.uint8))):
+    if found.dtype != np.uint8 or cv2.countNonZero(
+        cv2.LUT(found, _is_wrong(meaning, config, num_classes).astype(np.uint8))
+    ):
         labels = _labels(np.unique(found).astype(np.int64), config)
         wrong = labels[_is_wrong(labels, config, num_classes)]
         if wrong.size:
@@ -70,8 +74,16 @@ def _is_wrong(labels: np.ndarray, config: DataConfig, num_classes: int) -> np.nd
 
 def _labels(found: np.ndarray, config: DataConfig) -> np.ndarray:
     """Returns the labels that values in a mask file stand for."""
-    reduce_zero = config.reduce_zero_label if config.reduce_zero_label is not None else config.layout == "ade20k"
-    return np.where((found == 0) | (found == 255), config.ignore_index, found - 1) if reduce_zero else found
+    reduce_zero = (
+        config.reduce_zero_label
+        if config.reduce_zero_label is not None
+        else config.layout == "ade20k"
+    )
+    return (
+        np.where((found == 0) | (found == 255), config.ignore_index, found - 1)
+        if reduce_zero
+        else found
+    )
 
 
 def load_pair(pair: Pair, config: DataConfig, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
@@ -89,7 +101,13 @@ def _open(path: str | Path) -> Image.Image:
         image = Image.open(path)
         image.load()
         return image
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (
+        OSError,
+        UnidentifiedImageError,
+        SyntaxError,
+        ValueError,
+        Image.DecompressionBombError,
+    ) as error:
         raise DataError(f"{path}: not readable as an image: {error}") from None
 
 

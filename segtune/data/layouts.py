@@ -64,7 +64,11 @@ def open_split(config: DataConfig, split: str) -> list[Pair]:
         shapes.ensure(Path(config.root))
     root = Path(config.root)
     if not root.is_dir():
-        near = nearest(root.name, [p.name for p in root.parent.iterdir()]) if root.parent.is_dir() else ""
+        near = (
+            nearest(root.name, [p.name for p in root.parent.iterdir()])
+            if root.parent.is_dir()
+            else ""
+        )
         raise DataError(
             f"data.root: no folder {config.root!r}{near}; set data.root to the data set, for layout {config.layout}: {_expected(config.layout)}"
         )
@@ -74,7 +78,8 @@ def open_split(config: DataConfig, split: str) -> list[Pair]:
             pairs = _voc(root, config, lists)
         case "ade20k":
             pairs = _matched(
-                root / "images" / ADE20K_FOLDERS.get(lists[0], lists[0]), root / "annotations" / ADE20K_FOLDERS.get(lists[0], lists[0])
+                root / "images" / ADE20K_FOLDERS.get(lists[0], lists[0]),
+                root / "annotations" / ADE20K_FOLDERS.get(lists[0], lists[0]),
             )
         case "folder":
             pairs = _folder(root, lists)
@@ -94,8 +99,15 @@ def _expected(layout: str) -> str:
 
 def _voc(root: Path, config: DataConfig, lists: Sequence[str]) -> list[Pair]:
     # SegmentationClassAug holds the masks of VOC and of SBD, so the validation reads it too where it is trained on.
-    folder = config.masks or ("SegmentationClassAug" if any(name in AUG_LISTS for name in config.train) else "SegmentationClass")
-    images, masks = _listing(root / "JPEGImages", IMAGE_SUFFIXES), _listing(root / folder, MASK_SUFFIXES)
+    folder = config.masks or (
+        "SegmentationClassAug"
+        if any(name in AUG_LISTS for name in config.train)
+        else "SegmentationClass"
+    )
+    images, masks = (
+        _listing(root / "JPEGImages", IMAGE_SUFFIXES),
+        _listing(root / folder, MASK_SUFFIXES),
+    )
     names: list[str] = []
     for name in lists:
         names += read_list(root / "ImageSets" / "Segmentation" / f"{name}.txt")
@@ -106,8 +118,13 @@ def _folder(root: Path, lists: Sequence[str]) -> list[Pair]:
     pairs: list[Pair] = []
     for name in lists:
         if (root / f"{name}.txt").is_file():
-            images, masks = _listing(root / "images", IMAGE_SUFFIXES), _listing(root / "masks", MASK_SUFFIXES)
-            pairs += _pairs(read_list(root / f"{name}.txt"), images, masks, root / "images", root / "masks")
+            images, masks = (
+                _listing(root / "images", IMAGE_SUFFIXES),
+                _listing(root / "masks", MASK_SUFFIXES),
+            )
+            pairs += _pairs(
+                read_list(root / f"{name}.txt"), images, masks, root / "images", root / "masks"
+            )
         elif (root / "images" / name).is_dir():
             pairs += _matched(root / "images" / name, root / "masks" / name)
         else:
@@ -123,13 +140,21 @@ def _matched(images: Path, masks: Path) -> list[Pair]:
     return _pairs(sorted(found), found, _listing(masks, MASK_SUFFIXES), images, masks)
 
 
-def _pairs(names: Iterable[str], images: Mapping[str, str], masks: Mapping[str, str], image_folder: Path, mask_folder: Path) -> list[Pair]:
+def _pairs(
+    names: Iterable[str],
+    images: Mapping[str, str],
+    masks: Mapping[str, str],
+    image_folder: Path,
+    mask_folder: Path,
+) -> list[Pair]:
     names = list(names)
     for kind, found, folder in (("image", images, image_folder), ("mask", masks, mask_folder)):
         missing = [name for name in names if name not in found]
         if missing:
             more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
-            raise DataError(f"{folder}: no {kind} for {missing[0]!r}{more}{nearest(missing[0], list(found)[:5000])}")
+            raise DataError(
+                f"{folder}: no {kind} for {missing[0]!r}{more}{nearest(missing[0], list(found)[:5000])}"
+            )
     return [Pair(images[name], masks[name]) for name in names]
 
 
@@ -138,7 +163,11 @@ def _listing(folder: Path, suffixes: Sequence[str]) -> dict[str, str]:
     try:
         entries = list(os.scandir(folder))
     except OSError as error:
-        near = nearest(folder.name, [p.name for p in folder.parent.iterdir()]) if folder.parent.is_dir() else ""
+        near = (
+            nearest(folder.name, [p.name for p in folder.parent.iterdir()])
+            if folder.parent.is_dir()
+            else ""
+        )
         raise DataError(f"{folder}: {error.strerror or 'not readable'}{near}") from None
     split = ((*os.path.splitext(entry.name), entry.path) for entry in entries)
     return {stem: path for stem, suffix, path in split if suffix.lower() in suffixes}
@@ -147,13 +176,26 @@ def _listing(folder: Path, suffixes: Sequence[str]) -> dict[str, str]:
 def read_list(path: Path) -> list[str]:
     """Returns the names in a split list: one per line, without suffix; a BOM, CRLF and blank lines do no harm."""
     if not path.is_file():
-        near = nearest(path.name, [p.name for p in path.parent.glob("*.txt")]) if path.parent.is_dir() else ""
+        near = (
+            nearest(path.name, [p.name for p in path.parent.glob("*.txt")])
+            if path.parent.is_dir()
+            else ""
+        )
         raise DataError(f"{path}: no such split list{near}")
-    names = [line.split()[0] for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    names = [
+        line.split()[0]
+        for line in path.read_text(encoding="utf-8-sig").splitlines()
+        if line.strip()
+    ]
     for name in names:
         if "/" in name or "\\" in name or name.startswith(".."):
-            raise DataError(f"{path}: {name!r} is a path; expected a plain name, for example 2007_000032")
-    return [os.path.splitext(n)[0] if os.path.splitext(n)[1].lower() in IMAGE_SUFFIXES else n for n in names]
+            raise DataError(
+                f"{path}: {name!r} is a path; expected a plain name, for example 2007_000032"
+            )
+    return [
+        os.path.splitext(n)[0] if os.path.splitext(n)[1].lower() in IMAGE_SUFFIXES else n
+        for n in names
+    ]
 
 
 def class_names(config: DataConfig) -> tuple[str, ...]:
@@ -168,7 +210,11 @@ def class_names(config: DataConfig) -> tuple[str, ...]:
         raise DataError(
             f"data.classes: no file {path}{nearest(config.classes, known)}; allowed are {', '.join(known)}, a text file in data.root, or a list of names"
         )
-    names = tuple(line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip())
+    names = tuple(
+        line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()
+    )
     if len(names) < 2:
-        raise DataError(f"{path}: expected two or more class names, one per line, found {len(names)}")
+        raise DataError(
+            f"{path}: expected two or more class names, one per line, found {len(names)}"
+        )
     return names

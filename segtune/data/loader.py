@@ -70,7 +70,9 @@ def normalize(images: Tensor) -> Tensor:
 @functools.cache
 def _statistics(device: torch.device) -> tuple[Tensor, Tensor]:
     # Once: a tensor made from numbers on the host would make the device wait in every step.
-    return torch.tensor(MEAN, device=device).view(1, 3, 1, 1), torch.tensor(STD, device=device).view(1, 3, 1, 1)
+    return torch.tensor(MEAN, device=device).view(1, 3, 1, 1), torch.tensor(
+        STD, device=device
+    ).view(1, 3, 1, 1)
 
 
 class TrainLoader:
@@ -91,7 +93,11 @@ class TrainLoader:
                 ]
             )
         if not self.steps_per_epoch:
-            raise ConfigError([f"schedule.batch_size: {schedule.batch_size} is more than the {self.num_images} training images"])
+            raise ConfigError(
+                [
+                    f"schedule.batch_size: {schedule.batch_size} is more than the {self.num_images} training images"
+                ]
+            )
         self._order = _Order(config, self.num_images, self.steps_per_epoch, rank, world_size)
         loaders = num_loaders(config)
         self._loader = DataLoader(
@@ -140,7 +146,9 @@ class ValLoader:
 class _TrainSamples(Dataset):
     def __init__(self, config: ExperimentConfig) -> None:
         self.config = config
-        self.pairs = DecodedPairs(open_split(config.data, "train"), config.data, len(class_names(config.data)), "train")
+        self.pairs = DecodedPairs(
+            open_split(config.data, "train"), config.data, len(class_names(config.data)), "train"
+        )
         self.augmentation = Augmentation(config.data, config.augment)
 
     def __getitem__(self, ticket: Ticket) -> tuple[np.ndarray, np.ndarray]:
@@ -163,7 +171,9 @@ class _TrainSamples(Dataset):
 class _ValSamples(Dataset):
     def __init__(self, config: ExperimentConfig) -> None:
         self.config = config
-        self.decoded = DecodedPairs(open_split(config.data, "val"), config.data, len(class_names(config.data)), "val")
+        self.decoded = DecodedPairs(
+            open_split(config.data, "val"), config.data, len(class_names(config.data)), "val"
+        )
         self.pairs = self.decoded.pairs
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray, str]:
@@ -174,7 +184,9 @@ class _ValSamples(Dataset):
 class _Order(Sampler):
     """The order of an epoch: a permutation from (seed, epoch), of whose global batches each rank takes its part."""
 
-    def __init__(self, config: ExperimentConfig, num_images: int, steps: int, rank: int, world_size: int) -> None:
+    def __init__(
+        self, config: ExperimentConfig, num_images: int, steps: int, rank: int, world_size: int
+    ) -> None:
         self.epoch = 1
         self.seed, self.num_images, self.steps = config.seed, num_images, steps
         self.batch, self.accumulate = config.schedule.batch_size, config.schedule.accumulate
@@ -187,7 +199,10 @@ class _Order(Sampler):
         for step in range(self.steps):
             for part in range(self.accumulate):
                 start = step * self.batch + (part * self.world_size + self.rank) * size
-                yield [(self.epoch, int(order[i]), int(partners[i])) for i in range(start, start + size)]
+                yield [
+                    (self.epoch, int(order[i]), int(partners[i]))
+                    for i in range(start, start + size)
+                ]
 
     def __len__(self) -> int:
         return self.steps * self.accumulate
@@ -214,14 +229,20 @@ def _by_size(samples: _ValSamples, rank: int, world_size: int) -> list[list[int]
             groups.setdefault(image.size, []).append(index)
     batches = []
     for (width, height), group in groups.items():
-        count = val_batch(round(width * height * fit_scale(height, width, samples.config.data.resize) ** 2))
+        count = val_batch(
+            round(width * height * fit_scale(height, width, samples.config.data.resize) ** 2)
+        )
         batches += [group[i : i + count] for i in range(0, len(group), count)]
     return batches
 
 
 def val_batch(pixels: int) -> int:
     """Returns how many images of so many pixels make a validation batch."""
-    return VAL_BATCH if torch.cuda.is_available() else max(1, min(VAL_BATCH, VAL_PIXELS_ON_CPU // pixels))
+    return (
+        VAL_BATCH
+        if torch.cuda.is_available()
+        else max(1, min(VAL_BATCH, VAL_PIXELS_ON_CPU // pixels))
+    )
 
 
 def _stack(images: list[np.ndarray]) -> Tensor:

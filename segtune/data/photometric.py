@@ -27,7 +27,9 @@ class Colours:
     @classmethod
     def draw(cls, rng: np.random.Generator) -> Colours:
         """Draws a distortion: each part is there with probability 0.5."""
-        brightness, contrast, saturation, hue = rng.uniform((-32, 0.5, 0.5, -18), (32, 1.5, 1.5, 18))
+        brightness, contrast, saturation, hue = rng.uniform(
+            (-32, 0.5, 0.5, -18), (32, 1.5, 1.5, 18)
+        )
         there = rng.random(5) < 0.5
         return cls(
             brightness if there[0] else 0.0,
@@ -49,7 +51,9 @@ class Colours:
         if self.saturation != 1 or self.hue:
             hue = ((np.arange(256) + self.hue) % 180).astype(np.uint8)
             table = np.stack([hue, _affine(self.saturation, 0.0), PLAIN], 1)[None]
-            image = cv2.cvtColor(cv2.LUT(cv2.cvtColor(image, cv2.COLOR_RGB2HSV), table), cv2.COLOR_HSV2RGB)
+            image = cv2.cvtColor(
+                cv2.LUT(cv2.cvtColor(image, cv2.COLOR_RGB2HSV), table), cv2.COLOR_HSV2RGB
+            )
         return _look_up(image, after)
 
 

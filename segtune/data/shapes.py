@@ -39,7 +39,8 @@ def ensure(root: Path, spec: ShapesSpec | None = None) -> None:
     wanted = json.dumps(asdict(spec or ShapesSpec()))
     stamp = root / STAMP
     if stamp.is_file() and (
-        (spec is None and json.loads(stamp.read_text())["version"] == ShapesSpec().version) or stamp.read_text() == wanted
+        (spec is None and json.loads(stamp.read_text())["version"] == ShapesSpec().version)
+        or stamp.read_text() == wanted
     ):
         return
     aside = root.with_name(f".{root.name}.{uuid.uuid4().hex[:8]}.tmp")
@@ -73,8 +74,14 @@ def _write(root: Path, spec: ShapesSpec) -> None:
     for split, count in (("train", spec.num_train), ("val", spec.num_val)):
         names = [f"{split}_{i:05d}" for i in range(count)]
         for index, name in enumerate(names):
-            image, mask = draw_scene(np.random.default_rng((spec.seed, split == "val", index)), spec.size)
-            cv2.imwrite(str(root / "JPEGImages" / f"{name}.jpg"), image[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])
+            image, mask = draw_scene(
+                np.random.default_rng((spec.seed, split == "val", index)), spec.size
+            )
+            cv2.imwrite(
+                str(root / "JPEGImages" / f"{name}.jpg"),
+                image[:, :, ::-1],
+                [cv2.IMWRITE_JPEG_QUALITY, 92],
+            )
             Image.fromarray(mask, mode="L").save(root / "SegmentationClass" / f"{name}.png")
         (root / "ImageSets" / "Segmentation" / f"{split}.txt").write_text("\n".join(names) + "\n")
 
@@ -93,9 +100,13 @@ def draw_scene(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndar
     return image.clip(0, 255).astype(np.uint8), mask
 
 
-def _texture(rng: np.random.Generator, size: int, colour: np.ndarray, strength: float) -> np.ndarray:
+def _texture(
+    rng: np.random.Generator, size: int, colour: np.ndarray, strength: float
+) -> np.ndarray:
     coarse = rng.normal(0, strength, (size // 8, size // 8, 3)).astype(np.float32)
-    return cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC) + colour.astype(np.float32)
+    return cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC) + colour.astype(
+        np.float32
+    )
 
 
 def _outline(rng: np.random.Generator, name: str, size: int) -> np.ndarray:
@@ -120,13 +131,20 @@ def _outline(rng: np.random.Generator, name: str, size: int) -> np.ndarray:
         case "dot":
             cv2.circle(canvas, (x, y), int(rng.integers(2, 4)), 1, -1)
         case "ring":
-            cv2.circle(canvas, (x, y), int(rng.integers(size // 12, size // 6)), 1, int(rng.integers(2, 5)))
+            cv2.circle(
+                canvas, (x, y), int(rng.integers(size // 12, size // 6)), 1, int(rng.integers(2, 5))
+            )
     return canvas
 
 
-def _add(image: np.ndarray, mask: np.ndarray, label: int, pixels: np.ndarray, rng: np.random.Generator) -> None:
+def _add(
+    image: np.ndarray, mask: np.ndarray, label: int, pixels: np.ndarray, rng: np.random.Generator
+) -> None:
     # A class has a typical colour, but with so much spread that colour alone does not tell it.
-    hue = np.array([[[(label * 37 + rng.normal(0, 9)) % 180, rng.uniform(60, 200), rng.uniform(110, 240)]]], np.float32).astype(np.uint8)
+    hue = np.array(
+        [[[(label * 37 + rng.normal(0, 9)) % 180, rng.uniform(60, 200), rng.uniform(110, 240)]]],
+        np.float32,
+    ).astype(np.uint8)
     colour = cv2.cvtColor(hue, cv2.COLOR_HSV2RGB)[0, 0]
     inside = pixels.astype(bool)
     image[inside] = _texture(rng, image.shape[0], colour, 14)[inside]

@@ -14,12 +14,21 @@ if TYPE_CHECKING:
 class SplitStatistics:
     """What a split holds: pixels and images per label, and what could not be read."""
 
-    def __init__(self, counts: numpy.ndarray, images: numpy.ndarray, num_images: int, problems: list[str]) -> None:
-        self.counts, self.images, self.num_images, self.problems = counts, images, num_images, problems
+    def __init__(
+        self, counts: numpy.ndarray, images: numpy.ndarray, num_images: int, problems: list[str]
+    ) -> None:
+        self.counts, self.images, self.num_images, self.problems = (
+            counts,
+            images,
+            num_images,
+            problems,
+        )
 
     def cells(self, label: int) -> tuple[str, str]:
         """Returns the share of pixels and the number of images of a label."""
-        return f"{100 * self.counts[label] / max(1, self.counts.sum()):.2f} %", str(self.images[label])
+        return f"{100 * self.counts[label] / max(1, self.counts.sum()):.2f} %", str(
+            self.images[label]
+        )
 
 
 def read_split(config: ExperimentConfig, split: str, num_classes: int) -> SplitStatistics:

@@ -141,7 +141,9 @@ class DiceSums:
         A sample without a label counts as 0; per class, so does a class that it has no pixel of.
         """
         sums = (self.overlap, self.squares, self.labels)
-        overlap, squares, labels = sums if per_class else (values.sum(0, keepdim=True) for values in sums)
+        overlap, squares, labels = (
+            sums if per_class else (values.sum(0, keepdim=True) for values in sums)
+        )
         share = (labels > 0) / (labels > 0).sum().clamp(min=1)
         both = squares + labels + 2 * DICE_EPS
         loss = ((1 - 2 * overlap / both) * share).sum()
@@ -159,15 +161,33 @@ def dice_gradient(band: Band, p: Tensor, by_overlap: Tensor, by_squares: Tensor)
 class Terms:
     """The terms of a batch, and the gradient of their weighted sum on the logits where it is wanted."""
 
-    def __init__(self, logits: Tensor, target: Tensor, chosen: Tensor, weights: Tensor, plan: Plan, wants_gradient: bool) -> None:
+    def __init__(
+        self,
+        logits: Tensor,
+        target: Tensor,
+        chosen: Tensor,
+        weights: Tensor,
+        plan: Plan,
+        wants_gradient: bool,
+    ) -> None:
         """Shapes as in `FusedTerms`."""
-        self.logits, self.target, self.chosen, self.weights, self.plan = logits, target, chosen, weights, plan
+        self.logits, self.target, self.chosen, self.weights, self.plan = (
+            logits,
+            target,
+            chosen,
+            weights,
+            plan,
+        )
         self.stretch = Stretch(logits, target.shape[-2:])
         self.wants_gradient = wants_gradient
         self.focal, self.ce, self.dice = torch.zeros(3, dtype=torch.float64, device=logits.device)
         self.pixels = chosen.sum().clamp(min=1).double()
         # What the focal term is a mean of: pixels, or pixels and classes, ignored ones too.
-        self.focal_count = self.pixels if plan.softmax else torch.full_like(self.pixels, target.numel() * logits.shape[1])
+        self.focal_count = (
+            self.pixels
+            if plan.softmax
+            else torch.full_like(self.pixels, target.numel() * logits.shape[1])
+        )
 
     def run(self) -> tuple[Tensor, Tensor | None]:
         """Goes through all samples; returns the unweighted terms [3], focal, Dice, cross-entropy, and the gradient [N, C, h, w]."""
@@ -185,7 +205,9 @@ class Terms:
                 self._dice(sample, wide, collected, sums)
             if collected is not None:
                 gradients.append(self.stretch.narrow(collected))
-        terms = torch.stack([self.focal / self.focal_count, self.dice / len(self.logits), self.ce / self.pixels])
+        terms = torch.stack(
+            [self.focal / self.focal_count, self.dice / len(self.logits), self.ce / self.pixels]
+        )
         return terms, torch.stack(gradients) if gradients else None
 
     def _bands(self, sample: int, wide: Tensor) -> Iterator[Band]:
@@ -198,8 +220,14 @@ class Terms:
         self.ce += softmax.nll @ weight if plan.ce else 0.0
         self.focal += softmax.focal(plan.gamma) @ weight if has_focal else 0.0
         if collected is not None:
-            slope = plan.ce / self.pixels + (plan.focal / self.focal_count * softmax.focal_slope(plan.gamma) if has_focal else 0.0)
-            self.stretch.add_band(collected, band.rows, softmax.gradient(slope * weight, band.index))
+            slope = plan.ce / self.pixels + (
+                plan.focal / self.focal_count * softmax.focal_slope(plan.gamma)
+                if has_focal
+                else 0.0
+            )
+            self.stretch.add_band(
+                collected, band.rows, softmax.gradient(slope * weight, band.index)
+            )
 
     def _sigmoid_terms(self, band: Band, collected: Tensor | None, sums: DiceSums) -> None:
         plan, binary = self.plan, Binary(band)
@@ -208,7 +236,9 @@ class Terms:
             self.focal += self.weights @ (value @ band.chosen)
             if collected is not None:
                 by_class = plan.focal / self.focal_count * self.weights
-                self.stretch.add_band(collected, band.rows, slope.mul_(by_class[:, None]).mul_(band.chosen))
+                self.stretch.add_band(
+                    collected, band.rows, slope.mul_(by_class[:, None]).mul_(band.chosen)
+                )
         if plan.dice:
             sums.add(band, binary.p)
 
@@ -219,7 +249,9 @@ class Terms:
             return
         by_sums = [(self.plan.dice / len(self.logits) * slope).to(wide) for slope in slopes]
         for band in self._bands(sample, wide):
-            self.stretch.add_band(collected, band.rows, dice_gradient(band, band.x.sigmoid(), *by_sums))
+            self.stretch.add_band(
+                collected, band.rows, dice_gradient(band, band.x.sigmoid(), *by_sums)
+            )
 
 
 class FusedTerms(torch.autograd.Function):
@@ -230,7 +262,9 @@ class FusedTerms(torch.autograd.Function):
         ctx: Any, logits: Tensor, target: Tensor, chosen: Tensor, weights: Tensor, plan: Plan
     ) -> tuple[Tensor, Tensor]:
         """Shapes: logits float [N, C, h, w]; target int64 and chosen bool [N, H, W]; class weights [C]."""
-        terms, gradient = Terms(logits, target, chosen, weights, plan, wants_gradient=ctx.needs_input_grad[0]).run()
+        terms, gradient = Terms(
+            logits, target, chosen, weights, plan, wants_gradient=ctx.needs_input_grad[0]
+        ).run()
         ctx.save_for_backward(gradient)
         total = plan.focal * terms[0] + plan.dice * terms[1] + plan.ce * terms[2]
         terms = terms.to(logits)

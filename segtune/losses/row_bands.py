@@ -47,7 +47,9 @@ class Stretch:
     def __init__(self, logits: Tensor, size: torch.Size) -> None:
         """`logits` [N, C, h, w] go to `size` (H, W)."""
         self.logits, self.size = logits, size
-        self.down, self.across = (matrix(small, full, logits) for small, full in zip(logits.shape[-2:], size, strict=True))
+        self.down, self.across = (
+            matrix(small, full, logits) for small, full in zip(logits.shape[-2:], size, strict=True)
+        )
 
     def slices(self) -> Iterator[slice]:
         """Yields the rows of each band, from top to bottom."""
@@ -87,10 +89,18 @@ class Stretch:
         return wide if self.across is None else wide @ self.across.T
 
 
-def bands(stretch: Stretch, sample: int, wide: Tensor, target: Tensor, chosen: Tensor, ignore_index: int) -> Iterator[Band]:
+def bands(
+    stretch: Stretch, sample: int, wide: Tensor, target: Tensor, chosen: Tensor, ignore_index: int
+) -> Iterator[Band]:
     """Yields one sample in bands. `target` int64 and `chosen` bool are [N, H, W]; what is chosen has a label."""
     for rows in stretch.slices():
         labels = target[sample, rows].reshape(1, -1)
         valid = labels != ignore_index
         x = stretch.band(wide, rows)
-        yield Band(rows, x, labels.where(valid, 0), valid[0].to(x.dtype), chosen[sample, rows].flatten().to(x.dtype))
+        yield Band(
+            rows,
+            x,
+            labels.where(valid, 0),
+            valid[0].to(x.dtype),
+            chosen[sample, rows].flatten().to(x.dtype),
+        )

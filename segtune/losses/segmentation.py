@@ -35,7 +35,11 @@ class SegmentationLoss(nn.Module):
         self.config, self.num_classes, self.ignore_index = config, num_classes, ignore_index
         given = config.class_weights or (1.0,) * num_classes
         if len(given) != num_classes:
-            raise ConfigError([f"loss.class_weights: {len(given)} values for {num_classes} classes; one for each class, in their order"])
+            raise ConfigError(
+                [
+                    f"loss.class_weights: {len(given)} values for {num_classes} classes; one for each class, in their order"
+                ]
+            )
         self.register_buffer("weights", torch.tensor(given), persistent=False)
         self.active = [name for name in ("focal", "dice", "ce") if getattr(config, name).weight]
         self.plan = Plan(
@@ -54,19 +58,35 @@ class SegmentationLoss(nn.Module):
         upsampled bilinearly (align_corners=False) to the labels. A batch without a valid pixel gives 0 with a gradient of 0.
         Raises ValueError where the shapes do not fit.
         """
-        if logits.ndim != 4 or logits.shape[1] != self.num_classes or logits.shape[0] != target.shape[0]:
-            raise ValueError(f"logits {list(logits.shape)} do not fit {self.num_classes} classes and labels {list(target.shape)}")
+        if (
+            logits.ndim != 4
+            or logits.shape[1] != self.num_classes
+            or logits.shape[0] != target.shape[0]
+        ):
+            raise ValueError(
+                f"logits {list(logits.shape)} do not fit {self.num_classes} classes and labels {list(target.shape)}"
+            )
         with torch.autocast(logits.device.type, enabled=False):
             logits = logits if logits.dtype == torch.float64 else logits.float()
             chosen = target != self.ignore_index
             if self.config.ohem.keep is not None:
-                chosen = hardest(logits.detach(), target, chosen, self.config.ohem.keep, self.ignore_index)
-            total, (focal, dice, ce) = FusedTerms.apply(logits, target, chosen, self.weights.to(logits), self.plan)  # pyright: ignore[reportGeneralTypeIssues]
-        terms = {name: value for name, value in (("focal", focal), ("dice", dice), ("ce", ce)) if name in self.active}
+                chosen = hardest(
+                    logits.detach(), target, chosen, self.config.ohem.keep, self.ignore_index
+                )
+            total, (focal, dice, ce) = FusedTerms.apply(
+                logits, target, chosen, self.weights.to(logits), self.plan
+            )  # pyright: ignore[reportGeneralTypeIssues]
+        terms = {
+            name: value
+            for name, value in (("focal", focal), ("dice", dice), ("ce", ce))
+            if name in self.active
+        }
         return {"total": total, **terms}
 
 
-def hardest(logits: Tensor, target: Tensor, valid: Tensor, keep: float, ignore_index: int = 255) -> Tensor:
+def hardest(
+    logits: Tensor, target: Tensor, valid: Tensor, keep: float, ignore_index: int = 255
+) -> Tensor:
     """Returns bool [N, H, W]: the share `keep` of the batch's valid pixels whose label has the lowest softmax probability.
 
     Shapes as in `SegmentationLoss`; pixels that are as hard as the last one are kept, too. Source: Shrivastava et al. 2016

@@ -22,7 +22,11 @@ def build_model(config: ModelConfig, num_classes: int) -> SegFormer | UPerNet:
 
     Raises ConfigError for an unknown encoder, WeightsError for weights that are absent or do not fit.
     """
-    return SegFormer(config, num_classes) if config.name == "segformer" else UPerNet(config, num_classes)
+    return (
+        SegFormer(config, num_classes)
+        if config.name == "segformer"
+        else UPerNet(config, num_classes)
+    )
 
 
 def sync_norms(model: SegFormer | UPerNet) -> SegFormer | UPerNet:

@@ -67,12 +67,16 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, SafetensorError, RuntimeError, EOFError, ValueError) as error:
-        raise WeightsError(f"model.weights: {path}: not readable as weights: {str(error).splitlines()[0]}") from None
+        raise WeightsError(
+            f"model.weights: {path}: not readable as weights: {str(error).splitlines()[0]}"
+        ) from None
     except Exception as error:
         # torch raises pickle's own error for what `weights_only` refuses.
         if type(error).__name__ != "UnpicklingError":
             raise
-        raise WeightsError(f"model.weights: {path}: holds more than plain tensors; save only its state_dict") from None
+        raise WeightsError(
+            f"model.weights: {path}: holds more than plain tensors; save only its state_dict"
+        ) from None
     for wrapper in ("state_dict", "model"):
         content = content.get(wrapper, content) if isinstance(content, dict) else content
     if not isinstance(content, dict) or not any(isinstance(v, Tensor) for v in content.values()):
@@ -83,7 +87,11 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 def without_prefix(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Drops `module.` and keeps what is under `backbone.`, where a whole model was saved."""
     plain = {name.removeprefix("module."): value for name, value in weights.items()}
-    encoder = {name.removeprefix("backbone."): value for name, value in plain.items() if name.startswith("backbone.")}
+    encoder = {
+        name.removeprefix("backbone."): value
+        for name, value in plain.items()
+        if name.startswith("backbone.")
+    }
     return encoder or plain
 
 
@@ -104,7 +112,10 @@ def _rename(name: str, value: Tensor) -> dict[str, Tensor]:
             continue
         stage, rest = f"stages.{int(found[1]) - first}", found[2]
         if part == "blocks":
-            return {f"{stage}.blocks.{found[2]}.{key}": piece for key, piece in _rename_in_block(found[3], value).items()}
+            return {
+                f"{stage}.blocks.{found[2]}.{key}": piece
+                for key, piece in _rename_in_block(found[3], value).items()
+            }
         if part == "patch_embeddings":
             module, _, kind = rest.rpartition(".")
             rest = f"{PATCH_NAMES.get(module, module)}.{kind}"
@@ -116,9 +127,15 @@ def _rename_in_block(name: str, value: Tensor) -> dict[str, Tensor]:
     base, _, kind = name.rpartition(".")
     if name.startswith("attn.attn.in_proj_"):
         kind = name.removeprefix("attn.attn.in_proj_")
-        return {f"attention.{part}_proj.{kind}": chunk for part, chunk in zip("qkv", value.chunk(3), strict=True)}
+        return {
+            f"attention.{part}_proj.{kind}": chunk
+            for part, chunk in zip("qkv", value.chunk(3), strict=True)
+        }
     if base == "attn.kv":
-        return {f"attention.{part}_proj.{kind}": chunk for part, chunk in zip("kv", value.chunk(2), strict=True)}
+        return {
+            f"attention.{part}_proj.{kind}": chunk
+            for part, chunk in zip("kv", value.chunk(2), strict=True)
+        }
     target = BLOCK_NAMES.get(base, base)
     # mmseg writes the linear layers of the feed-forward as 1x1 convolutions.
     linear = target in ("mlp.fc1", "mlp.fc2") and value.ndim == 4
@@ -131,14 +148,24 @@ def load_encoder(encoder: nn.Module, weights: Mapping[str, Tensor], source: str)
     Raises WeightsError that names the first keys that are missing, unknown or of another shape.
     """
     own = encoder.state_dict()
-    extra = [name for name in weights if name not in own and not name.startswith(("head", "fc.", "classifier", "norm."))]
-    missing = [name for name in own if name not in weights and not name.endswith("num_batches_tracked")]
+    extra = [
+        name
+        for name in weights
+        if name not in own and not name.startswith(("head", "fc.", "classifier", "norm."))
+    ]
+    missing = [
+        name for name in own if name not in weights and not name.endswith("num_batches_tracked")
+    ]
     shapes = [
-        f"{n} is {list(weights[n].shape)}, expected {list(own[n].shape)}" for n in own if n in weights and weights[n].shape != own[n].shape
+        f"{n} is {list(weights[n].shape)}, expected {list(own[n].shape)}"
+        for n in own
+        if n in weights and weights[n].shape != own[n].shape
     ]
     wrong = shapes + [f"{n} is missing" for n in missing] + [f"{n} is unknown" for n in extra]
     if wrong:
-        raise WeightsError(f"model.weights: {source}: not the weights of this encoder: {'; '.join(wrong[:3])} ({len(wrong)} keys in all)")
+        raise WeightsError(
+            f"model.weights: {source}: not the weights of this encoder: {'; '.join(wrong[:3])} ({len(wrong)} keys in all)"
+        )
     encoder.load_state_dict({name: weights[name] for name in own if name in weights}, strict=False)
 
 

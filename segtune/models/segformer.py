@@ -35,7 +35,11 @@ class SegFormer(nn.Module):
     def __init__(self, config: ModelConfig, num_classes: int) -> None:
         super().__init__()
         if config.encoder not in MIT:
-            raise ConfigError([f"model.encoder: segformer takes {', '.join(MIT)}; got {config.encoder!r}{nearest(config.encoder, MIT)}"])
+            raise ConfigError(
+                [
+                    f"model.encoder: segformer takes {', '.join(MIT)}; got {config.encoder!r}{nearest(config.encoder, MIT)}"
+                ]
+            )
         sizes, depths, width = MIT[config.encoder]
         self.net = SegformerForSemanticSegmentation(
             SegformerConfig(
@@ -52,7 +56,10 @@ class SegFormer(nn.Module):
 
     def forward(self, images: Tensor, with_auxiliary: bool = False) -> Any:
         """Returns logits [N, C, h/4, w/4] for images [N, 3, h, w]; with `with_auxiliary` the pair (logits, None)."""
-        logits = decode(self.net.decode_head, self.net.segformer(images, output_hidden_states=True).hidden_states)
+        logits = decode(
+            self.net.decode_head,
+            self.net.segformer(images, output_hidden_states=True).hidden_states,
+        )
         return (logits, None) if with_auxiliary else logits
 
 
@@ -65,12 +72,20 @@ def _load_mit(encoder: nn.Module, given: str) -> None:
         raise absent(given, "not a hub id of the form owner/name")
     try:
         offline = path.is_dir() or bool(os.environ.get("HF_HUB_OFFLINE"))
-        pretrained, report = SegformerModel.from_pretrained(given, local_files_only=offline, output_loading_info=True)  # pyright: ignore[reportGeneralTypeIssues]
+        pretrained, report = SegformerModel.from_pretrained(
+            given, local_files_only=offline, output_loading_info=True
+        )  # pyright: ignore[reportGeneralTypeIssues]
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         if path.is_dir():
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise WeightsError(f"model.weights: {given}: expected config.json and model.safetensors of a SegFormer: {reason}") from None
+            raise WeightsError(
+                f"model.weights: {given}: expected config.json and model.safetensors of a SegFormer: {reason}"
+            ) from None
         raise absent(given, error) from None
     # transformers leaves what a file lacks at random, with no more than a warning.
-    weights = {name: value for name, value in pretrained.state_dict().items() if name not in report["missing_keys"]}
+    weights = {
+        name: value
+        for name, value in pretrained.state_dict().items()
+        if name not in report["missing_keys"]
+    }
     load_encoder(encoder, weights, given)

@@ -23,9 +23,13 @@ def decode(head: Any, states: Sequence[Tensor]) -> Tensor:
     # Channels last in memory all the way: there a 1x1 convolution is a linear layer, and nothing is copied between them.
     fused: Any = 0.0
     for state, (weight, bias) in zip(states, _folded(head), strict=True):
-        fused = fused + resize(F.linear(state.permute(0, 2, 3, 1), weight, bias), states[0].shape[-2:])
+        fused = fused + resize(
+            F.linear(state.permute(0, 2, 3, 1), weight, bias), states[0].shape[-2:]
+        )
     hidden = head.dropout(head.activation(head.batch_norm(fused.permute(0, 3, 1, 2))))
-    return F.linear(hidden.permute(0, 2, 3, 1), head.classifier.weight.flatten(1), head.classifier.bias).permute(0, 3, 1, 2)
+    return F.linear(
+        hidden.permute(0, 2, 3, 1), head.classifier.weight.flatten(1), head.classifier.bias
+    ).permute(0, 3, 1, 2)
 
 
 def _folded(head: Any) -> list[tuple[Tensor, Tensor]]:

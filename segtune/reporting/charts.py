@@ -51,7 +51,9 @@ def curves(trials: Sequence[TrialResult], scores: Mapping[str, Curve]) -> go.Fig
                 x=epochs, y=[100 * miou for miou in mious], name=f"{name} (trial {trial.id})", mode="lines+markers", hoverinfo="skip",
                 line={"color": INK, "width": 2.5, "dash": "solid" if trial is winner else "dash"}, marker={"size": 9, "symbol": "circle-open"},
             )  # fmt: skip
-    return figure.update_xaxes(title="epoch", rangemode="tozero").update_yaxes(title="mIoU", rangemode="tozero")
+    return figure.update_xaxes(title="epoch", rangemode="tozero").update_yaxes(
+        title="mIoU", rangemode="tozero"
+    )
 
 
 def settings(trials: Sequence[TrialResult], dimensions: Sequence[Dimension]) -> go.Figure:
@@ -62,7 +64,12 @@ def settings(trials: Sequence[TrialResult], dimensions: Sequence[Dimension]) -> 
     rows = -(-len(dimensions) // COLUMNS)
     titles = short_names([d.name for d in dimensions])
     figure = make_subplots(
-        rows, COLUMNS, subplot_titles=list(titles.values()), shared_yaxes=True, horizontal_spacing=0.03, vertical_spacing=0.32 / rows
+        rows,
+        COLUMNS,
+        subplot_titles=list(titles.values()),
+        shared_yaxes=True,
+        horizontal_spacing=0.03,
+        vertical_spacing=0.32 / rows,
     )
     _style(figure, 90 + 230 * rows)
     told, winner = set[str](), best(trials)
@@ -70,7 +77,13 @@ def settings(trials: Sequence[TrialResult], dimensions: Sequence[Dimension]) -> 
         place: dict[str, Any] = {"row": index // COLUMNS + 1, "col": index % COLUMNS + 1}
         figure.update_xaxes(_axis(dimension), **place)
         for state, colour in COLOURS.items():
-            group = [t for t in trials if t.state == state and dimension.name in t.params and (t.miou is not None or state in ENDED_BADLY)]
+            group = [
+                t
+                for t in trials
+                if t.state == state
+                and dimension.name in t.params
+                and (t.miou is not None or state in ENDED_BADLY)
+            ]
             if group:
                 shown = [_shown(dimension, t.params[dimension.name]) for t in group]
                 figure.add_scatter(
@@ -94,43 +107,76 @@ def _axis(dimension: Dimension) -> dict[str, Any]:
     is_log = dimension.kind == "loguniform"
     low, high = (math.log10(value) if is_log else value for value in dimension.values)
     margin = 0.05 * (high - low)
-    ticks = {"type": "log", "exponentformat": "e", "dtick": "D2" if high - low < 1.5 else 1} if is_log else {"type": "linear"}
+    ticks = (
+        {"type": "log", "exponentformat": "e", "dtick": "D2" if high - low < 1.5 else 1}
+        if is_log
+        else {"type": "linear"}
+    )
     return {**ticks, "range": [low - margin, high + margin]}
 
 
 def _labels(dimension: Dimension) -> list[str]:
     """Returns the choices as the table shows them, or in full where they would be the same there."""
     labels = [short(value) for value in dimension.values]
-    return labels if len(set(labels)) == len(labels) else [repr(value) for value in dimension.values]
+    return (
+        labels if len(set(labels)) == len(labels) else [repr(value) for value in dimension.values]
+    )
 
 
 def _shown(dimension: Dimension, value: Any) -> Any:
     if dimension.kind != "choice":
         return value
-    return next((label for label, choice in zip(_labels(dimension), dimension.values, strict=True) if choice == value), short(value))
+    return next(
+        (
+            label
+            for label, choice in zip(_labels(dimension), dimension.values, strict=True)
+            if choice == value
+        ),
+        short(value),
+    )
 
 
-def classes(names: Sequence[str], config: Sequence[float | None], winner: Sequence[float | None]) -> go.Figure:
+def classes(
+    names: Sequence[str], config: Sequence[float | None], winner: Sequence[float | None]
+) -> go.Figure:
     """Returns the IoU of each class in the best epoch of the config itself and of the winner, by what was gained.
 
     IoUs are in 0..1, None for a class that is neither there nor predicted; such classes are left out, and of more than
     MOST_CLASSES those that differ least.
     """
-    pairs = [(name, 100 * a, 100 * b) for name, a, b in zip(names, config, winner, strict=True) if a is not None and b is not None]
+    pairs = [
+        (name, 100 * a, 100 * b)
+        for name, a, b in zip(names, config, winner, strict=True)
+        if a is not None and b is not None
+    ]
     widest = sorted(pairs, key=lambda pair: -abs(pair[2] - pair[1]))[:MOST_CLASSES]
-    labels, before, after = zip(*sorted(widest, key=lambda pair: pair[2] - pair[1]), strict=True) if widest else ((), (), ())
+    labels, before, after = (
+        zip(*sorted(widest, key=lambda pair: pair[2] - pair[1]), strict=True)
+        if widest
+        else ((), (), ())
+    )
     rows = list(range(len(labels)))
     figure = _figure(110 + 24 * len(rows))
     for row in rows:
         figure.add_scatter(
-            x=[before[row], after[row]], y=[row, row], mode="lines", line={"color": PALE, "width": 3}, showlegend=False, hoverinfo="skip"
+            x=[before[row], after[row]],
+            y=[row, row],
+            mode="lines",
+            line={"color": PALE, "width": 3},
+            showlegend=False,
+            hoverinfo="skip",
         )
-    for title, values, colour in [("the config itself", before, GREY), ("best", after, COLOURS["completed"])]:
+    for title, values, colour in [
+        ("the config itself", before, GREY),
+        ("best", after, COLOURS["completed"]),
+    ]:
         figure.add_scatter(
             x=values, y=rows, customdata=labels, mode="markers", name=title, marker={"color": colour, "size": 10},
             hovertemplate="%{customdata}: %{x:.2f}<extra>" + title + "</extra>",
         )  # fmt: skip
-    return figure.update_xaxes(title="IoU", rangemode="tozero").update_yaxes(tickvals=rows, ticktext=labels)
+    return figure.update_xaxes(title="IoU", rangemode="tozero").update_yaxes(
+        tickvals=rows, ticktext=labels
+    )
 
 
 def workers_time(timeline: Timeline, states: Mapping[str, str]) -> go.Figure:
@@ -138,10 +184,22 @@ def workers_time(timeline: Timeline, states: Mapping[str, str]) -> go.Figure:
 
     Grey is a trial that is there and in no epoch: it starts, writes a checkpoint, or was ended in the middle of one.
     """
-    unit, seconds = ("hours", 3600) if timeline.seconds > 5400 else ("minutes", 60) if timeline.seconds > 90 else ("seconds", 1)
-    bars = {"starting and other": [(stay.trial, stay.place, stay.began, stay.ended) for stay in timeline.stays]}
+    unit, seconds = (
+        ("hours", 3600)
+        if timeline.seconds > 5400
+        else ("minutes", 60)
+        if timeline.seconds > 90
+        else ("seconds", 1)
+    )
+    bars = {
+        "starting and other": [
+            (stay.trial, stay.place, stay.began, stay.ended) for stay in timeline.stays
+        ]
+    }
     for stay in timeline.stays:
-        stretches = [(stay.trial, stay.place, began, ended) for began, ended in _joined(stay.epochs)]
+        stretches = [
+            (stay.trial, stay.place, began, ended) for began, ended in _joined(stay.epochs)
+        ]
         bars.setdefault(states.get(stay.trial, RUNNING), []).extend(stretches)
     figure = _figure(150 + 34 * timeline.places)
     for kind in ("starting and other", *COLOURS):

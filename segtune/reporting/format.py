@@ -24,7 +24,9 @@ def short_names(names: Sequence[str]) -> dict[str, str]:
     for name in names:
         parts = name.split(".")
         tails = [".".join(parts[-n:]) for n in range(1, len(parts) + 1)]
-        found[name] = next(t for t in tails if sum(other == t or other.endswith("." + t) for other in names) == 1)
+        found[name] = next(
+            t for t in tails if sum(other == t or other.endswith("." + t) for other in names) == 1
+        )
     return found
 
 
@@ -46,7 +48,9 @@ def next_steps(run: RunDir, study: Study) -> dict[str, str]:
     """
     if run.full.best.exists():
         return {}
-    workers = f" --workers {study.search.workers_per_trial}" if study.search.workers_per_trial > 1 else ""
+    workers = (
+        f" --workers {study.search.workers_per_trial}" if study.search.workers_per_trial > 1 else ""
+    )
     return {
         "its config": str(run.best),
         "retrain it": f"python -m segtune.train --config {run.best} --out {run.path / 'retrain'}{workers}",
@@ -62,6 +66,10 @@ def _without_password(url: str) -> str:
 
 def epoch_line(row: dict, epochs: int) -> str:
     """Returns one epoch as a line for the terminal."""
-    terms = " ".join(f"{name} {row[name]:.4f}" for name in ("loss", "focal", "dice", "ce") if name in row)
+    terms = " ".join(
+        f"{name} {row[name]:.4f}" for name in ("loss", "focal", "dice", "ce") if name in row
+    )
     score = f"  mIoU {100 * row['miou']:.2f}  aAcc {100 * row['aacc']:.2f}" if "miou" in row else ""
-    return f"epoch {row['epoch']}/{epochs}  {terms}  lr {row['lr']:.2e}  {row['seconds']:.1f} s{score}"
+    return (
+        f"epoch {row['epoch']}/{epochs}  {terms}  lr {row['lr']:.2e}  {row['seconds']:.1f} s{score}"
+    )

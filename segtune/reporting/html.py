@@ -80,7 +80,9 @@ def page(study: Study, run: RunDir) -> str:
     from plotly.offline import get_plotlyjs
 
     if study.search.proxy and run.full.trials.exists():
-        full = _part("At full length", check(study, run, run.full).words, carried_study(study, run), run.full)
+        full = _part(
+            "At full length", check(study, run, run.full).words, carried_study(study, run), run.full
+        )
         parts = [full, _part("On the proxy", "", study, run)]
     else:
         parts = [_part("", "", study, run)]
@@ -93,7 +95,11 @@ def page(study: Study, run: RunDir) -> str:
     )
     environment.filters |= {"short": short, "miou": _percent}
     return environment.get_template(TEMPLATE).render(
-        name=run.path.name, written=time.strftime("%d %B %Y, %H:%M"), config=study.config, parts=parts, plotlyjs=Markup(get_plotlyjs())
+        name=run.path.name,
+        written=time.strftime("%d %B %Y, %H:%M"),
+        config=study.config,
+        parts=parts,
+        plotlyjs=Markup(get_plotlyjs()),
     )
 
 
@@ -121,7 +127,11 @@ def _part(title: str, note: str, study: Study, run: RunDir) -> Part:
 
 
 def _charts(
-    study: Study, run: RunDir, trials: Sequence[TrialResult], winner: TrialResult | None, baseline: TrialResult | None
+    study: Study,
+    run: RunDir,
+    trials: Sequence[TrialResult],
+    winner: TrialResult | None,
+    baseline: TrialResult | None,
 ) -> Iterator[Chart]:
     """Yields the figures that there is something to draw of."""
     from segtune.reporting import charts
@@ -129,7 +139,11 @@ def _charts(
     rows = {trial.id: scored_rows(trial, trial.read_verdict()) for trial in run.trial_dirs()}
     scores = {trial: [(row["epoch"], row["miou"]) for row in told] for trial, told in rows.items()}
     if any(scores.values()):
-        yield Chart("Learning curves", "Validated mIoU of every trial, by how it ended.", _html(charts.curves(trials, scores)))
+        yield Chart(
+            "Learning curves",
+            "Validated mIoU of every trial, by how it ended.",
+            _html(charts.curves(trials, scores)),
+        )
     if study.space.dimensions and any(t.params and t.miou is not None for t in trials):
         lead = "Best mIoU of every trial over each setting that varies. The star is the best, a cross is a trial that ended badly."
         yield Chart("Settings", lead, _html(charts.settings(trials, study.space.dimensions)))
@@ -138,18 +152,30 @@ def _charts(
         lead = "IoU in the best epoch of the config itself and of the winner, most gained first, of classes that are there or predicted."
         if len(won) > charts.MOST_CLASSES:
             lead += f" Of the {len(won)} these {charts.MOST_CLASSES} differ most."
-        yield Chart("Classes", lead, _html(charts.classes(_class_names(study, len(won)), config, won)))
+        yield Chart(
+            "Classes", lead, _html(charts.classes(_class_names(study, len(won)), config, won))
+        )
     if spent := timeline(run):
         lead = (
             "What ran when, on each place for trials at the same time. Colour is training and validation; grey is a trial that starts, "
             "writes a checkpoint, or did not end its epoch; on white there was none."
         )
-        yield Chart("Workers' time", lead, _html(charts.workers_time(spent, {t.id: t.state for t in trials})))
+        yield Chart(
+            "Workers' time",
+            lead,
+            _html(charts.workers_time(spent, {t.id: t.state for t in trials})),
+        )
 
 
-def _class_iou(rows: Mapping[str, Sequence[Mapping[str, Any]]], trial: TrialResult | None) -> list[float | None]:
+def _class_iou(
+    rows: Mapping[str, Sequence[Mapping[str, Any]]], trial: TrialResult | None
+) -> list[float | None]:
     """Returns the IoUs of a trial's best epoch, nothing where that is not known: a running trial may be about to repeat it."""
-    found = (row.get("class_iou") for row in rows[trial.id] if row["epoch"] == trial.best_epoch) if trial else iter(())
+    found = (
+        (row.get("class_iou") for row in rows[trial.id] if row["epoch"] == trial.best_epoch)
+        if trial
+        else iter(())
+    )
     return next(found, None) or []
 
 
@@ -167,4 +193,10 @@ def _class_names(study: Study, number: int) -> Sequence[str]:
 def _html(figure: Figure) -> str:
     from markupsafe import Markup
 
-    return Markup(figure.to_html(full_html=False, include_plotlyjs=False, config={"displayModeBar": False, "responsive": True}))
+    return Markup(
+        figure.to_html(
+            full_html=False,
+            include_plotlyjs=False,
+            config={"displayModeBar": False, "responsive": True},
+        )
+    )

@@ -25,7 +25,11 @@ def plan(study: Study) -> str:
     classes = class_names(config.data)
     steps = len(train) // config.schedule.batch_size
     if not steps:
-        raise ConfigError([f"schedule.batch_size: {config.schedule.batch_size} is more than the {len(train)} training images"])
+        raise ConfigError(
+            [
+                f"schedule.batch_size: {config.schedule.batch_size} is more than the {len(train)} training images"
+            ]
+        )
     rungs = ", ".join(map(str, study.rungs())) or "none"
     lines = [
         f"data:      {len(train)} training and {len(val)} validation images, {len(classes)} classes, in {config.data.root}",
@@ -33,7 +37,9 @@ def plan(study: Study) -> str:
         f"trials:    {study.num_trials}, drawn by {search.sampler} (seed {search.seed}); trial 0 is the config itself",
         f"epochs:    {config.schedule.epochs} of {steps} steps; validation every {config.schedule.val_every}; rungs at {rungs}",
         *(
-            [f"proxy:     {search.proxy.carry} trials and the config go on to {study.config.schedule.epochs} epochs"]
+            [
+                f"proxy:     {search.proxy.carry} trials and the config go on to {study.config.schedule.epochs} epochs"
+            ]
             if search.proxy
             else []
         ),

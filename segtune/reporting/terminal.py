@@ -25,12 +25,23 @@ def print_outcome(study: Study, run: RunDir, console: Console) -> None:
     """Prints the trials of a run and, where it was on a proxy, those of full length and what the proxy was worth."""
     print_summary(run, study, console)
     if study.search.proxy and run.full.trials.exists():
-        console.print(f"at full length ({run.full.path}):", markup=False, highlight=False, soft_wrap=True)
+        console.print(
+            f"at full length ({run.full.path}):", markup=False, highlight=False, soft_wrap=True
+        )
         print_summary(run.full, carried_study(study, run), console)
-        console.print(check(study, run, run.full).words, markup=False, highlight=False, soft_wrap=True)
+        console.print(
+            check(study, run, run.full).words, markup=False, highlight=False, soft_wrap=True
+        )
 
 
-COLOURS = {"completed": "green", "pruned": "yellow", "unhealthy": "red", "failed": "red", "interrupted": "magenta", RUNNING: "cyan"}
+COLOURS = {
+    "completed": "green",
+    "pruned": "yellow",
+    "unhealthy": "red",
+    "failed": "red",
+    "interrupted": "magenta",
+    RUNNING: "cyan",
+}
 REFRESH_S = 1.0
 # So many times as long as a look at all trials took, nobody looks.
 REST = 20
@@ -42,7 +53,9 @@ def wide_console() -> Console:
     return console if console.is_terminal else Console(width=180)
 
 
-def trials_table(trials: Sequence[TrialResult], names: Sequence[str], epochs: int, limit: int | None = None) -> Table:
+def trials_table(
+    trials: Sequence[TrialResult], names: Sequence[str], epochs: int, limit: int | None = None
+) -> Table:
     """Returns the trials by rank: best mIoU first, with epoch, status and parameters."""
     table = Table(header_style="bold", expand=False)
     for title in ("rank", "trial", "mIoU", "epoch", "status"):
@@ -52,10 +65,20 @@ def trials_table(trials: Sequence[TrialResult], names: Sequence[str], epochs: in
     order = ranked(trials)
     for rank, trial in enumerate(order[:limit], 1):
         score = f"{100 * trial.miou:.2f}" if trial.miou is not None else "-"
-        status = Text(trial.state + (f" ({trial.kind})" if trial.kind else ""), style=COLOURS.get(trial.state, ""))
+        status = Text(
+            trial.state + (f" ({trial.kind})" if trial.kind else ""),
+            style=COLOURS.get(trial.state, ""),
+        )
         name = trial.id + (" *" if trial.number == 0 else "")
         values = [short(trial.params[n]) if n in trial.params else "" for n in names]
-        table.add_row(str(rank) if trial.healthy else "-", name, score, f"{trial.epoch}/{epochs}", status, *values)
+        table.add_row(
+            str(rank) if trial.healthy else "-",
+            name,
+            score,
+            f"{trial.epoch}/{epochs}",
+            status,
+            *values,
+        )
     if limit and len(order) > limit:
         table.caption = f"and {len(order) - limit} more"
     return table
@@ -77,7 +100,9 @@ class Progress:
         """Returns the progress in words."""
         left = self.seconds_left(ended)
         passed = time.monotonic() - self.start
-        return f"{ended} of {self.total} trials, {_clock(passed)} so far" + (f", about {_clock(left)} left" if left else "")
+        return f"{ended} of {self.total} trials, {_clock(passed)} so far" + (
+            f", about {_clock(left)} left" if left else ""
+        )
 
 
 @contextmanager
@@ -100,13 +125,17 @@ def _pause(began: float) -> float:
     return max(REFRESH_S, REST * (time.monotonic() - began))
 
 
-def _redraw(run: RunDir, study: Study, progress: Progress, console: Console, stop: threading.Event) -> None:
+def _redraw(
+    run: RunDir, study: Study, progress: Progress, console: Console, stop: threading.Event
+) -> None:
     seen: Seen = {}
 
     def view() -> RenderableType:
         trials = read_trials(run, seen)
         bar = ProgressBar(total=progress.total, completed=ended(trials), width=40)
-        table = trials_table(trials, study.space.names, study.epochs, limit=max(5, console.height - 10))
+        table = trials_table(
+            trials, study.space.names, study.epochs, limit=max(5, console.height - 10)
+        )
         return Group(table, bar, Text(progress.line(ended(trials))))
 
     with Live(view(), console=console, auto_refresh=False, transient=True) as live:
@@ -116,7 +145,9 @@ def _redraw(run: RunDir, study: Study, progress: Progress, console: Console, sto
             live.update(view(), refresh=True)
 
 
-def _print_events(run: RunDir, study: Study, progress: Progress, console: Console, stop: threading.Event) -> None:
+def _print_events(
+    run: RunDir, study: Study, progress: Progress, console: Console, stop: threading.Event
+) -> None:
     seen: Seen = {}
     told = {t.number for t in read_trials(run, seen) if t.state not in (RUNNING, "interrupted")}
     began = time.monotonic()
@@ -127,7 +158,12 @@ def _print_events(run: RunDir, study: Study, progress: Progress, console: Consol
         for trial in trials:
             if trial.state != RUNNING and trial.number not in told:
                 told.add(trial.number)
-                console.print(_event(trial, study) + f" [{progress.line(ended(trials))}]", markup=False, highlight=False, soft_wrap=True)
+                console.print(
+                    _event(trial, study) + f" [{progress.line(ended(trials))}]",
+                    markup=False,
+                    highlight=False,
+                    soft_wrap=True,
+                )
         if last:
             return
 
@@ -136,7 +172,9 @@ def _event(trial: TrialResult, study: Study) -> str:
     score = f"mIoU {100 * trial.miou:.2f}" if trial.miou is not None else "no mIoU"
     names = short_names(study.space.names)
     values = ", ".join(f"{names[n]} {short(v)}" for n, v in trial.params.items())
-    return f"trial {trial.id} {trial.state} at epoch {trial.epoch}: {score}; {values}" + (f" -- {trial.reason}" if trial.reason else "")
+    return f"trial {trial.id} {trial.state} at epoch {trial.epoch}: {score}; {values}" + (
+        f" -- {trial.reason}" if trial.reason else ""
+    )
 
 
 def print_summary(run: RunDir, study: Study, console: Console) -> None:
@@ -145,13 +183,22 @@ def print_summary(run: RunDir, study: Study, console: Console) -> None:
     console.print(trials_table(trials, study.space.names, study.epochs))
     for trial in trials:
         if trial.reason:
-            console.print(f"trial {trial.id} {trial.state}: {trial.reason}", markup=False, highlight=False, soft_wrap=True)
+            console.print(
+                f"trial {trial.id} {trial.state}: {trial.reason}",
+                markup=False,
+                highlight=False,
+                soft_wrap=True,
+            )
     winner = best(trials)
     if not winner or winner.miou is None:
         console.print("no healthy trial: nothing to export", style="red")
         return
     baseline = next((t for t in trials if t.number == 0 and t.miou is not None), None)
-    against = f"; the config itself (trial 0, *): {100 * baseline.miou:.2f}" if baseline and baseline.miou is not None else ""
+    against = (
+        f"; the config itself (trial 0, *): {100 * baseline.miou:.2f}"
+        if baseline and baseline.miou is not None
+        else ""
+    )
     lines = [
         f"best: trial {winner.id}, mIoU {100 * winner.miou:.2f} at epoch {winner.best_epoch}{against}",
         *(f"{what + ':':11} {step}" for what, step in next_steps(run, study).items()),

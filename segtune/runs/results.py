@@ -48,7 +48,9 @@ class TrialResult:
 def scored_rows(trial: TrialDir, verdict: Verdict | None) -> list[dict[str, Any]]:
     """Returns the validated epochs that count: the workers of a stopped group may have gone on for a moment."""
     last = verdict.epoch if verdict and verdict.state == "pruned" else math.inf
-    return [row for row in trial.read_epochs() if row.get("miou") is not None and row["epoch"] <= last]
+    return [
+        row for row in trial.read_epochs() if row.get("miou") is not None and row["epoch"] <= last
+    ]
 
 
 def read_trial(trial: TrialDir) -> TrialResult:
@@ -93,7 +95,9 @@ def _read_once(trial: TrialDir, seen: Seen) -> TrialResult:
 
 def ranked(trials: Iterable[TrialResult]) -> list[TrialResult]:
     """Returns the trials from best to worst mIoU; those that cannot win come last."""
-    return sorted(trials, key=lambda t: (not t.healthy, -(t.miou if t.miou is not None else -1.0), t.number))
+    return sorted(
+        trials, key=lambda t: (not t.healthy, -(t.miou if t.miou is not None else -1.0), t.number)
+    )
 
 
 def best(trials: Iterable[TrialResult]) -> TrialResult | None:

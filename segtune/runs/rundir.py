@@ -68,7 +68,9 @@ class TrialDir:
     def check_current(self) -> None:
         """Raises StaleAttemptError where another attempt has begun since this one."""
         if not self.is_current():
-            raise StaleAttemptError(f"{self.path}: attempt {self.attempt} writes no more, attempt {self.attempts_begun()} has begun")
+            raise StaleAttemptError(
+                f"{self.path}: attempt {self.attempt} writes no more, attempt {self.attempts_begun()} has begun"
+            )
 
     def append_epoch(self, row: dict[str, Any]) -> None:
         """Adds one epoch, synced before it returns."""
@@ -108,7 +110,9 @@ class TrialDir:
 
     def read_verdict(self) -> Verdict | None:
         """Returns how the run ended, or None while it has not."""
-        return Verdict.parse(json.loads(self.verdict.read_text())) if self.verdict.exists() else None
+        return (
+            Verdict.parse(json.loads(self.verdict.read_text())) if self.verdict.exists() else None
+        )
 
 
 class RunDir:
@@ -138,8 +142,13 @@ class RunDir:
         """Returns the run folder at `path`. Raises RunError where there is none."""
         run = cls(Path(path))
         if not run.study.is_file():
-            near = ", ".join(sorted(p.parent.name for p in run.path.parent.glob("*/study.yaml"))) or "none"
-            raise RunError(f"{path}: no search has been run here (no study.yaml); runs in {run.path.parent}: {near}")
+            near = (
+                ", ".join(sorted(p.parent.name for p in run.path.parent.glob("*/study.yaml")))
+                or "none"
+            )
+            raise RunError(
+                f"{path}: no search has been run here (no study.yaml); runs in {run.path.parent}: {near}"
+            )
         return run
 
     def trial(self, number: int, attempt: int | None = None) -> TrialDir:
@@ -171,5 +180,7 @@ class RunDir:
 def check_name(name: str) -> str:
     """Returns a run's name. Raises RunError for one that is not a plain folder name."""
     if not NAME.fullmatch(name):
-        raise RunError(f"--name {name!r}: use letters, digits, '.', '_' and '-', 64 at most, starting with a letter or digit")
+        raise RunError(
+            f"--name {name!r}: use letters, digits, '.', '_' and '-', 64 at most, starting with a letter or digit"
+        )
     return name

@@ -52,8 +52,16 @@ class Utilisation:
         """Returns of what the busy share is one, and where the others went."""
         told = [
             f"{self.worker_seconds / 60:.1f} worker-minutes (training and validation), {100 * self.tail:.0f} % on places after their last trial",
-            *([f"first step after {self.first_launch:.1f} s"] if self.first_launch is not None else []),
-            *([f"in later trials after {self.later_launch:.1f} s"] if self.later_launch is not None else []),
+            *(
+                [f"first step after {self.first_launch:.1f} s"]
+                if self.first_launch is not None
+                else []
+            ),
+            *(
+                [f"in later trials after {self.later_launch:.1f} s"]
+                if self.later_launch is not None
+                else []
+            ),
         ]
         return "; ".join(told)
 
@@ -94,7 +102,11 @@ def recorded(run: RunDir, concurrent: int, workers: int) -> Iterator[None]:
 
 def sessions_of(run: RunDir) -> list[Session]:
     """Returns the sessions of a run that have ended, oldest first."""
-    return [Session(**json.loads(line)) for line in run.sessions.read_text().splitlines()] if run.sessions.exists() else []
+    return (
+        [Session(**json.loads(line)) for line in run.sessions.read_text().splitlines()]
+        if run.sessions.exists()
+        else []
+    )
 
 
 def utilisation(run: RunDir) -> Utilisation | None:
@@ -106,7 +118,9 @@ def utilisation(run: RunDir) -> Utilisation | None:
     first, later = [], []
     for session in sessions:
         stays = _stays(trials, session)
-        busy += session.workers * sum(ended - began for stay in stays for began, ended in stay.epochs)
+        busy += session.workers * sum(
+            ended - began for stay in stays for began, ended in stay.epochs
+        )
         tail += session.workers * _tail_s(stays, session)
         there += session.workers * session.concurrent * (session.ended - session.began)
         launches = [clock.launch_s for clock in trials if session.holds(clock.drawn)]
@@ -131,9 +145,15 @@ def timeline(run: RunDir) -> Timeline | None:
         shift = offset - session.began
         for stay in _stays(trials, session):
             epochs = tuple((began + shift, ended + shift) for began, ended in stay.epochs)
-            found.append(replace(stay, began=stay.began + shift, ended=stay.ended + shift, epochs=epochs))
+            found.append(
+                replace(stay, began=stay.began + shift, ended=stay.ended + shift, epochs=epochs)
+            )
         offset += session.ended - session.began
-    return Timeline(offset, max(session.concurrent for session in sessions), tuple(found)) if sessions else None
+    return (
+        Timeline(offset, max(session.concurrent for session in sessions), tuple(found))
+        if sessions
+        else None
+    )
 
 
 @dataclass(frozen=True)
@@ -145,20 +165,31 @@ class _Clock:
     started: float  # its last attempt
     ended: float
     epochs: tuple[tuple[float, float], ...]
-    launch_s: float | None  # from its draw to its first step; None where it has no epoch or was started again
+    launch_s: (
+        float | None
+    )  # from its draw to its first step; None where it has no epoch or was started again
 
     @staticmethod
     def of(trial: TrialDir) -> _Clock:
         rows, drawn = trial.read_epochs(), _written(trial.params)
         befores = [0.0, *(row["seconds"] for row in rows)]
-        epochs = tuple((row["ended"] - (row["seconds"] - before), row["ended"]) for row, before in zip(rows, befores, strict=False))
+        epochs = tuple(
+            (row["ended"] - (row["seconds"] - before), row["ended"])
+            for row, before in zip(rows, befores, strict=False)
+        )
         launch_s = epochs[0][0] - drawn if epochs and trial.attempts_begun() <= 1 else None
-        return _Clock(trial.id, drawn, _written(trial.attempts), _written(trial.verdict), epochs, launch_s)
+        return _Clock(
+            trial.id, drawn, _written(trial.attempts), _written(trial.verdict), epochs, launch_s
+        )
 
     def stay(self, session: Session) -> Stay | None:
         """Returns the trial's part of a session, its place still open; None where it was not there."""
         epochs = tuple((began, ended) for began, ended in self.epochs if session.holds(ended))
-        starts = [when for when in (self.drawn, self.started, *(began for began, _ in epochs)) if session.holds(when)]
+        starts = [
+            when
+            for when in (self.drawn, self.started, *(began for began, _ in epochs))
+            if session.holds(when)
+        ]
         if not starts:
             return None
         # What had not ended in a session was there until it did: then it was interrupted, and goes on in the next one.
@@ -180,11 +211,17 @@ def _stays(trials: Sequence[_Clock], session: Session) -> list[Stay]:
     """Returns the trials of a session by place, in seconds since 1970."""
     found: list[Stay] = []
     free = [session.began] * session.concurrent  # from when on each place is free
-    for stay in sorted(filter(None, (clock.stay(session) for clock in trials)), key=lambda stay: stay.began):
+    for stay in sorted(
+        filter(None, (clock.stay(session) for clock in trials)), key=lambda stay: stay.began
+    ):
         # A trial is drawn as soon as another one has ended, so it has the place of the one that ended last. Where all are taken,
         # clocks of different nodes disagree, and the one that is free first will do.
         open_places = [place for place, since in enumerate(free) if since <= stay.began]
-        place = max(open_places, key=free.__getitem__) if open_places else min(range(len(free)), key=free.__getitem__)
+        place = (
+            max(open_places, key=free.__getitem__)
+            if open_places
+            else min(range(len(free)), key=free.__getitem__)
+        )
         free[place] = max(free[place], stay.ended)
         found.append(replace(stay, place=place + 1))
     return found

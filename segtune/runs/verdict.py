@@ -20,7 +20,10 @@ class Verdict(Settings):
     state: State = Field(
         description="completed: full length; pruned: by the scheduler; unhealthy: would repeat; failed: fault of machine or code"
     )
-    kind: str = Field(default="", description="what went wrong, one word: non-finite, exception, lost, …; empty where nothing did")
+    kind: str = Field(
+        default="",
+        description="what went wrong, one word: non-finite, exception, lost, …; empty where nothing did",
+    )
     epoch: int = Field(default=0, ge=0, description="last epoch that was finished")
     step: int = Field(default=0, ge=0, description="last optimiser step")
     evidence: str = Field(default="", description="the numbers that show it")

@@ -49,13 +49,22 @@ class Manifest:
     sha256: dict[str, str] = field(default_factory=dict)
 
 
-def save(folder: Path, kind: str, weights: Mapping[str, Tensor], state: Mapping[str, Any] | None, manifest: Manifest) -> Path:
+def save(
+    folder: Path,
+    kind: str,
+    weights: Mapping[str, Tensor],
+    state: Mapping[str, Any] | None,
+    manifest: Manifest,
+) -> Path:
     """Writes `folder/kind-EPOCH` and removes those that nobody asks for any more. `kind` is last or best; returns the path."""
     target = folder / f"{kind}-{manifest.epoch:05d}"
     aside = folder / f".{target.name}.{uuid.uuid4().hex[:8]}.tmp"
     aside.mkdir(parents=True)
     try:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, aside / WEIGHTS)
+        save_file(
+            {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()},
+            aside / WEIGHTS,
+        )
         if state is not None:
             torch.save(state, aside / STATE)
         sums = {path.name: _sha256(path) for path in aside.iterdir()}
@@ -74,7 +83,10 @@ def save(folder: Path, kind: str, weights: Mapping[str, Tensor], state: Mapping[
 def _superseded(folder: Path) -> list[Path]:
     """Returns the best ones that no resume asks for: neither the newest nor the newest at the time of a last one."""
     bests = _of_kind(folder, "best")
-    needed = {next((b for b in bests if _epoch(b) <= _epoch(last)), None) for last in _of_kind(folder, "last")}
+    needed = {
+        next((b for b in bests if _epoch(b) <= _epoch(last)), None)
+        for last in _of_kind(folder, "last")
+    }
     return [path for path in bests[1:] if path not in needed]
 
 
@@ -113,7 +125,9 @@ def find(path: str | Path) -> Path:
         found = [*_of_kind(folder, "best"), *_of_kind(folder, "last")]
         if found:
             return found[0]
-    raise CheckpointError(f"{path}: no checkpoint here; expected a folder with {MANIFEST}, or a run's folder with checkpoints/")
+    raise CheckpointError(
+        f"{path}: no checkpoint here; expected a folder with {MANIFEST}, or a run's folder with checkpoints/"
+    )
 
 
 def verify(path: Path) -> Manifest:
@@ -121,10 +135,14 @@ def verify(path: Path) -> Manifest:
     try:
         manifest = Manifest(**json.loads((path / MANIFEST).read_text()))
     except (OSError, ValueError, TypeError):
-        raise CheckpointError(f"{path}: not a checkpoint, or damaged: {MANIFEST} is absent or unreadable") from None
+        raise CheckpointError(
+            f"{path}: not a checkpoint, or damaged: {MANIFEST} is absent or unreadable"
+        ) from None
     for name, expected in manifest.sha256.items():
         if not (path / name).is_file() or _sha256(path / name) != expected:
-            raise CheckpointError(f"{path / name}: damaged: its content differs from the checksum in {MANIFEST}")
+            raise CheckpointError(
+                f"{path / name}: damaged: its content differs from the checksum in {MANIFEST}"
+            )
     return manifest
 
 
@@ -139,14 +157,18 @@ def load_weights(path: Path) -> dict[str, Tensor]:
 def load_state(path: Path) -> dict[str, Any]:
     """Returns what was saved beside the weights, on the CPU, without running any pickled code."""
     if not (path / STATE).is_file():
-        raise CheckpointError(f"{path}: holds weights only, so a run cannot be resumed from it; use --init-from")
+        raise CheckpointError(
+            f"{path}: holds weights only, so a run cannot be resumed from it; use --init-from"
+        )
     return torch.load(path / STATE, map_location="cpu", weights_only=True)
 
 
 def check_same_run(path: Path, manifest: Manifest, config: ExperimentConfig) -> None:
     """Raises CheckpointError that lists the settings in which `config` differs from the checkpoint's."""
     saved = ExperimentConfig.parse(manifest.config)
-    changed = [line for line in differences(config, saved) if line.split(":")[0] not in FREE_ON_RESUME]
+    changed = [
+        line for line in differences(config, saved) if line.split(":")[0] not in FREE_ON_RESUME
+    ]
     if changed:
         listed = "\n  ".join(changed)
         raise CheckpointError(
@@ -159,11 +181,17 @@ def load_into(model: torch.nn.Module, path: Path) -> None:
     """Copies a checkpoint's weights into a model. Raises CheckpointError that names what does not fit."""
     weights, own = load_weights(path), model.state_dict()
     wrong = [
-        f"{n} is {list(weights[n].shape)}, expected {list(own[n].shape)}" for n in own if n in weights and weights[n].shape != own[n].shape
+        f"{n} is {list(weights[n].shape)}, expected {list(own[n].shape)}"
+        for n in own
+        if n in weights and weights[n].shape != own[n].shape
     ]
-    wrong += [f"{name} is missing" for name in own if name not in weights] + [f"{name} is unknown" for name in weights if name not in own]
+    wrong += [f"{name} is missing" for name in own if name not in weights] + [
+        f"{name} is unknown" for name in weights if name not in own
+    ]
     if wrong:
-        raise CheckpointError(f"{path}: these weights belong to another model: {'; '.join(wrong[:3])} ({len(wrong)} in all)")
+        raise CheckpointError(
+            f"{path}: these weights belong to another model: {'; '.join(wrong[:3])} ({len(wrong)} in all)"
+        )
     model.load_state_dict(weights)
 
 

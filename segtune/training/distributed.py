@@ -32,8 +32,14 @@ class Ranks:
         chosen = torch.device(device) if device else _own_device(local_rank)
         if chosen.type == "cuda":
             torch.cuda.set_device(chosen)
-        if not dist.is_initialized() and int(os.environ.get("WORLD_SIZE", "1")) > 1 and "MASTER_ADDR" in os.environ:
-            dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=COLLECTIVE_TIMEOUT)
+        if (
+            not dist.is_initialized()
+            and int(os.environ.get("WORLD_SIZE", "1")) > 1
+            and "MASTER_ADDR" in os.environ
+        ):
+            dist.init_process_group(
+                "nccl" if chosen.type == "cuda" else "gloo", timeout=COLLECTIVE_TIMEOUT
+            )
         if not dist.is_initialized():
             return cls(device=chosen)
         return cls(dist.get_rank(), dist.get_world_size(), chosen)
@@ -67,7 +73,9 @@ class Ranks:
         # Depthwise convolutions have one channel per group, so two stride layouts mean the same; DDP warns all the same.
         warnings.filterwarnings("ignore", message="Grad strides do not match")
         devices = [self.device] if self.device.type == "cuda" else None
-        return nn.parallel.DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
+        return nn.parallel.DistributedDataParallel(
+            model, device_ids=devices, gradient_as_bucket_view=True
+        )
 
 
 def _own_device(local_rank: int) -> torch.device:
@@ -84,4 +92,8 @@ def leave() -> None:
 
 def unwrap(model: nn.Module) -> nn.Module:
     """Returns the model inside DDP, or the model itself."""
-    return cast(nn.Module, model.module) if isinstance(model, nn.parallel.DistributedDataParallel) else model
+    return (
+        cast(nn.Module, model.module)
+        if isinstance(model, nn.parallel.DistributedDataParallel)
+        else model
+    )

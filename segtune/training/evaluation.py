@@ -33,7 +33,9 @@ def evaluate(
     matrix.matrix = matrix.matrix.to(ranks.device)
     for batch in data:
         images = normalize(batch.images.to(ranks.device, non_blocking=True))
-        with torch.autocast(ranks.device.type, dtype=precision, enabled=precision is not torch.float32):
+        with torch.autocast(
+            ranks.device.type, dtype=precision, enabled=precision is not torch.float32
+        ):
             logits = views.logits(model, images)
         masks = batch.masks.to(ranks.device, non_blocking=True).long()
         matrix.update(predict_labels(logits, masks.shape[-2:]), masks)
@@ -52,8 +54,14 @@ def predict_labels(views: Sequence[Tensor], size: tuple[int, ...] | torch.Size) 
     for sample in range(len(labels)):
         wides = [stretch.wide(sample) for stretch in stretches]
         for rows in stretches[0].slices():
-            bands = [stretch.band(wide, rows) for stretch, wide in zip(stretches, wides, strict=True)]
-            scores = bands[0] if len(bands) == 1 else torch.stack([band.softmax(0) for band in bands]).sum(0)
+            bands = [
+                stretch.band(wide, rows) for stretch, wide in zip(stretches, wides, strict=True)
+            ]
+            scores = (
+                bands[0]
+                if len(bands) == 1
+                else torch.stack([band.softmax(0) for band in bands]).sum(0)
+            )
             # `max` finds the same as `argmax` and is three times as fast along the first dimension.
             labels[sample, rows] = scores.max(0).indices.view(-1, size[1])
     return labels
@@ -62,5 +70,9 @@ def predict_labels(views: Sequence[Tensor], size: tuple[int, ...] | torch.Size) 
 def precision_of(name: str, device: torch.device) -> torch.dtype:
     """Returns the dtype of autocast; auto is bf16 on a GPU that has it, otherwise float32."""
     if name == "auto":
-        return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+        return (
+            torch.bfloat16
+            if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+            else torch.float32
+        )
     return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[name]

@@ -35,7 +35,9 @@ class HealthMonitor:
         self.norms: deque[float] = deque(maxlen=WINDOW)
         self.best_miou = 0.0
         self.fallen = 0
-        self.began_constant: int | None = None  # epoch before the first of the constant predictions that have not ended
+        self.began_constant: int | None = (
+            None  # epoch before the first of the constant predictions that have not ended
+        )
         self.began_flat = 0
 
     def replay(self, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -45,7 +47,9 @@ class HealthMonitor:
             self.first_norm = row.get("grad_norm") if self.first_norm is None else self.first_norm
             self.validation(row)
 
-    def step(self, *, epoch: int, step: int, loss: float, grad_norm: float, lr: float, scaled: bool) -> Verdict | None:
+    def step(
+        self, *, epoch: int, step: int, loss: float, grad_norm: float, lr: float, scaled: bool
+    ) -> Verdict | None:
         """Looks at one step before the optimiser is touched.
 
         `epoch` counts finished epochs, `loss` and `grad_norm` are the same on all ranks, `lr` is the encoder's rate of this
@@ -53,7 +57,13 @@ class HealthMonitor:
         diverged, or None.
         """
         if not math.isfinite(loss):
-            return self._end("non-finite", epoch, step, f"the loss is {loss} at step {step}, learning rate {lr:.3g}", self._calmer())
+            return self._end(
+                "non-finite",
+                epoch,
+                step,
+                f"the loss is {loss} at step {step}, learning rate {lr:.3g}",
+                self._calmer(),
+            )
         self.skipped = 0 if math.isfinite(grad_norm) else self.skipped + 1
         if self.skipped >= (self.limits.max_skipped_steps if scaled else 1):
             times = f" for {self.skipped} steps in a row" if self.skipped > 1 else ""
@@ -61,7 +71,9 @@ class HealthMonitor:
             return self._end("non-finite", epoch, step, evidence, self._calmer())
         return self._diverged(epoch, step, loss, grad_norm, lr)
 
-    def _diverged(self, epoch: int, step: int, loss: float, grad_norm: float, lr: float) -> Verdict | None:
+    def _diverged(
+        self, epoch: int, step: int, loss: float, grad_norm: float, lr: float
+    ) -> Verdict | None:
         """The loss or the gradient stays far above where it began. Focal and cross-entropy grow without bound, Dice does not."""
         self.first_loss = loss if self.first_loss is None else self.first_loss
         self.losses.append(loss)
@@ -109,9 +121,15 @@ class HealthMonitor:
         """The weights have left the region where the model computes anything. The loss need not show it: it may sit on a bias."""
         growth = row.get("weight_growth", 1.0)
         at_baseline = row["miou"] <= BASELINE * row.get("constant_miou", 0.0)
-        if not at_baseline or self._has_learnt(row) or (growth is not None and growth <= self.limits.diverged_factor):
+        if (
+            not at_baseline
+            or self._has_learnt(row)
+            or (growth is not None and growth <= self.limits.diverged_factor)
+        ):
             return None
-        times = "without bound" if growth is None else f"to {growth:.0f} times their norm at the start"
+        times = (
+            "without bound" if growth is None else f"to {growth:.0f} times their norm at the start"
+        )
         evidence = f"the weights have grown {times} by epoch {row['epoch']}, and mIoU is {100 * row['miou']:.1f}, that of a constant prediction; learning rate {row['lr']:.3g}"
         return self._end("diverged", row["epoch"], row["step"], evidence, self._calmer())
 
@@ -124,7 +142,10 @@ class HealthMonitor:
             self.began_constant = epoch - self.config.schedule.val_every
         if self.best_miou > BASELINE * baseline:
             self.began_flat = epoch
-        flat, constant = epoch - self.began_flat, epoch - self.began_constant if self.began_constant is not None else 0
+        flat, constant = (
+            epoch - self.began_flat,
+            epoch - self.began_constant if self.began_constant is not None else 0,
+        )
         patience, left = self._patience(row), row.get("gradient_left", 1.0)
         score = f"mIoU is {100 * row['miou']:.1f}, a constant prediction has {100 * baseline:.1f}"
         if epoch >= self.config.schedule.epochs:
@@ -133,14 +154,24 @@ class HealthMonitor:
             focal = self.config.loss.focal
             evidence = f"focal gamma {focal.gamma:.3g} leaves {100 * left:.2g} % of the gradient that gamma 0 would have, after {epoch} epochs {score}"
             advice = (
-                "try loss.focal.gamma <= 2" + (", loss.focal.form softmax" if focal.form == "sigmoid" else "") + " or loss.dice.weight 1"
+                "try loss.focal.gamma <= 2"
+                + (", loss.focal.form softmax" if focal.form == "sigmoid" else "")
+                + " or loss.dice.weight 1"
             )
             return self._end("vanishing", epoch, row["step"], evidence, advice)
         if constant >= patience:
             share = f"{100 * row['top_share']:.1f} % of the pixels are predicted as {row['top_class']!r}, for {constant} epochs now"
-            return self._end("collapsed", epoch, row["step"], f"{share}; {score}", self._livelier(row))
+            return self._end(
+                "collapsed", epoch, row["step"], f"{share}; {score}", self._livelier(row)
+            )
         if flat >= patience:
-            return self._end("no-progress", epoch, row["step"], f"nothing learnt in {flat} epochs: {score}", self._livelier(row))
+            return self._end(
+                "no-progress",
+                epoch,
+                row["step"],
+                f"nothing learnt in {flat} epochs: {score}",
+                self._livelier(row),
+            )
         return None
 
     def _patience(self, row: Mapping[str, Any]) -> float:
@@ -155,20 +186,28 @@ class HealthMonitor:
         optim = self.config.optim
         if optim.precision == "fp16":
             return f"try optim.precision bf16 or fp32, or optim.lr {optim.lr / 10:.2g}"
-        return f"try optim.lr {optim.lr / 10:.2g}" + (" or optim.clip_norm 1.0" if optim.clip_norm is None else "")
+        return f"try optim.lr {optim.lr / 10:.2g}" + (
+            " or optim.clip_norm 1.0" if optim.clip_norm is None else ""
+        )
 
     def _livelier(self, row: Mapping[str, Any]) -> str:
         """Weights that have hardly moved ask for a larger rate, others for a smaller one or for a loss that sees rare classes."""
         optim, loss = self.config.optim, self.config.loss
         moved = abs(row.get("weight_growth", 1.0) - 1.0) > 0.01
         rate = optim.lr / 10 if moved else optim.lr * 10
-        return f"try optim.lr {rate:.2g}" + (" or loss.dice.weight 1, which weighs rare classes more" if not loss.dice.weight else "")
+        return f"try optim.lr {rate:.2g}" + (
+            " or loss.dice.weight 1, which weighs rare classes more" if not loss.dice.weight else ""
+        )
 
     def _end(self, kind: str, epoch: int, step: int, evidence: str, advice: str) -> Verdict:
-        return Verdict(state="unhealthy", kind=kind, epoch=epoch, step=step, evidence=evidence, advice=advice)
+        return Verdict(
+            state="unhealthy", kind=kind, epoch=epoch, step=step, evidence=evidence, advice=advice
+        )
 
 
-def out_of_memory(config: ExperimentConfig, epoch: int, step: int, images: int, fits: int, words: str) -> Verdict:
+def out_of_memory(
+    config: ExperimentConfig, epoch: int, step: int, images: int, fits: int, words: str
+) -> Verdict:
     """Returns the verdict of a run whose step of `images` on one worker did not fit; `fits` were seen to, 0 for not even one."""
     schedule, size = config.schedule, " x ".join(map(str, config.data.crop))
     evidence = f"a step of {images} images of {size} pixels on a worker does not fit into memory ({words[:200]})"
@@ -176,4 +215,11 @@ def out_of_memory(config: ExperimentConfig, epoch: int, step: int, images: int, 
     if fits:
         accumulate = schedule.accumulate * -(-images // fits)
         advice = f"{fits} fit: try schedule.accumulate {accumulate}, or schedule.batch_size {schedule.batch_size * fits // images}"
-    return Verdict(state="unhealthy", kind="out-of-memory", epoch=epoch, step=step, evidence=evidence, advice=advice)
+    return Verdict(
+        state="unhealthy",
+        kind="out-of-memory",
+        epoch=epoch,
+        step=step,
+        evidence=evidence,
+        advice=advice,
+    )

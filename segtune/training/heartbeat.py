@@ -55,7 +55,13 @@ class Pulse:
     def _write(self, path: Path) -> None:
         step_s = statistics.median(self.steps)
         limit_s = max(self.limits.hung_after_s, self.limits.hung_factor * step_s)
-        told = {"beats": self.beats, "step_s": step_s, "limit_s": limit_s, "host": socket.gethostname(), "pid": os.getpid()}
+        told = {
+            "beats": self.beats,
+            "step_s": step_s,
+            "limit_s": limit_s,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+        }
         aside = path.with_name(f".{path.name}.{os.getpid()}")
         aside.write_text(json.dumps(told))
         os.replace(aside, path)

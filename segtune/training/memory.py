@@ -16,7 +16,8 @@ from segtune.errors import SegtuneError
 KEPT = {
     -3: 1 << 30,  # M_MMAP_THRESHOLD: blocks below it come from the heap, not from the kernel
     -1: (1 << 31) - 1,  # M_TRIM_THRESHOLD: free memory above it, at the end of the heap, goes back
-    -2: 64 << 20,  # M_TOP_PAD: a thread's heaps are of at most 64 MiB, and one that is empty goes back unless it is as small as this
+    -2: 64
+    << 20,  # M_TOP_PAD: a thread's heaps are of at most 64 MiB, and one that is empty goes back unless it is as small as this
 }
 
 
@@ -40,7 +41,11 @@ def give_back() -> None:
 
 
 # How errors say it that have no class of their own: of the processor's allocator, of the driver, of cuBLAS.
-WORDS = ("DefaultCPUAllocator: can't allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+WORDS = (
+    "DefaultCPUAllocator: can't allocate memory",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+)
 
 
 class OutOfMemoryError(SegtuneError):

@@ -10,7 +10,13 @@ from torch import nn
 from segtune.config.schema import OptimConfig
 
 NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
-POSITIONS = ("pos_embed", "pos_block", "position_embedding", "relative_position_bias_table", "cls_token")
+POSITIONS = (
+    "pos_embed",
+    "pos_block",
+    "position_embedding",
+    "relative_position_bias_table",
+    "cls_token",
+)
 
 
 def parameter_groups(model: nn.Module, config: OptimConfig, head: Collection[str]) -> list[dict]:
@@ -38,15 +44,23 @@ def parameter_groups(model: nn.Module, config: OptimConfig, head: Collection[str
 
 def _undecayed(model: nn.Module) -> set[str]:
     """Returns the names of norms, biases and position embeddings."""
-    found = {name for name, _ in model.named_parameters() if name.endswith("bias") or any(p in name for p in POSITIONS)}
+    found = {
+        name
+        for name, _ in model.named_parameters()
+        if name.endswith("bias") or any(p in name for p in POSITIONS)
+    }
     for prefix, module in model.named_modules():
         # timm has norms of its own (LayerNorm2d, BatchNormAct2d, …); most of them derive from torch's, all are named so.
-        if isinstance(module, NORMS) or type(module).__name__.lower().startswith(("layernorm", "batchnorm", "rmsnorm")):
+        if isinstance(module, NORMS) or type(module).__name__.lower().startswith(
+            ("layernorm", "batchnorm", "rmsnorm")
+        ):
             found |= {f"{prefix}.{name}" for name, _ in module.named_parameters(recurse=False)}
     return found
 
 
-def build_optimizer(model: nn.Module, config: OptimConfig, head: Collection[str]) -> torch.optim.Optimizer:
+def build_optimizer(
+    model: nn.Module, config: OptimConfig, head: Collection[str]
+) -> torch.optim.Optimizer:
     """Returns AdamW or SGD over the groups of `parameter_groups`, with fused steps where torch has them."""
     groups = parameter_groups(model, config, head)
     if config.name == "sgd":
@@ -59,7 +73,9 @@ def build_optimizer(model: nn.Module, config: OptimConfig, head: Collection[str]
     return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=True)
 
 
-def learning_rate_factor(step: int, total: int, warmup: int, warmup_start: float, power: float, floor: float = 0.0) -> float:
+def learning_rate_factor(
+    step: int, total: int, warmup: int, warmup_start: float, power: float, floor: float = 0.0
+) -> float:
     """Returns the learning rate of step 0..total-1 as a share of the peak.
 
     Linear from `warmup_start` over `warmup` steps, then (1 - progress)^power down to `floor`, both by iteration

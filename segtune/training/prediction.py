@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
 
-def load_model(path: str | Path, config: ExperimentConfig | None, device: torch.device) -> tuple[torch.nn.Module, ExperimentConfig, Path]:
+def load_model(
+    path: str | Path, config: ExperimentConfig | None, device: torch.device
+) -> tuple[torch.nn.Module, ExperimentConfig, Path]:
     """Returns the model of a checkpoint, its config (or the given one) and the checkpoint's folder.
 
     `path` is a checkpoint, or the folder of a run or trial, which stands for its best checkpoint. Raises CheckpointError.
@@ -38,15 +40,26 @@ def images_in(paths: Iterable[str | Path]) -> list[Path]:
     """Returns the image files that are meant: files as they are, folders by their image suffixes. Raises DataError."""
     found: list[Path] = []
     for path in map(Path, paths):
-        files = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
+        files = (
+            sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
+            if path.is_dir()
+            else [path]
+        )
         if not files or not files[0].is_file():
-            raise DataError(f"{path}: no such image, or a folder without images ({', '.join(SUFFIXES)})")
+            raise DataError(
+                f"{path}: no such image, or a folder without images ({', '.join(SUFFIXES)})"
+            )
         found += files
     return found
 
 
 def write_overlays(
-    model: torch.nn.Module, config: ExperimentConfig, images: Sequence[Path], out: Path, device: torch.device, opacity: float = 0.5
+    model: torch.nn.Module,
+    config: ExperimentConfig,
+    images: Sequence[Path],
+    out: Path,
+    device: torch.device,
+    opacity: float = 0.5,
 ) -> int:
     """Writes each image blended with the colours of its predicted classes, as `out/NAME.png`; returns how many.
 
@@ -66,9 +79,15 @@ def write_overlays(
     colours = palette(len(class_names(config.data)))
     for path in images:
         rgb = read_image(path)
-        small = torch.from_numpy(np.ascontiguousarray(resize_to_fit(rgb, config.data.resize).transpose(2, 0, 1)))
+        small = torch.from_numpy(
+            np.ascontiguousarray(resize_to_fit(rgb, config.data.resize).transpose(2, 0, 1))
+        )
         with torch.no_grad():
-            labels = predict_labels([model(normalize(small[None].to(device)))], rgb.shape[:2])[0].cpu().numpy()
+            labels = (
+                predict_labels([model(normalize(small[None].to(device)))], rgb.shape[:2])[0]
+                .cpu()
+                .numpy()
+            )
         overlay = cv2.addWeighted(rgb, 1 - opacity, colours[labels], opacity, 0)
         cv2.imwrite(str(out / f"{path.stem}.png"), overlay[:, :, ::-1])
     return len(images)

@@ -22,7 +22,9 @@ def gradient_left(loss: SegmentationLoss, logits: Tensor, target: Tensor) -> flo
     focal = loss.config.focal
     if not focal.weight or not focal.gamma:
         return 1.0
-    plain = build_loss(loss.config.override({"focal.gamma": 0.0}), loss.num_classes, loss.ignore_index)
+    plain = build_loss(
+        loss.config.override({"focal.gamma": 0.0}), loss.num_classes, loss.ignore_index
+    )
     norms = []
     for one in (loss, plain):
         free = logits.detach().float().requires_grad_()

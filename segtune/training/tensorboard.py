@@ -9,7 +9,17 @@ from typing import Any
 from torch.utils.tensorboard.writer import SummaryWriter
 
 VALIDATED = ("miou", "aacc", "macc", "top_share")
-NOT_OF_TRAINING = {"epoch", "step", "seconds", "ended", "constant_miou", "init_miou", "top_class", "class_iou", *VALIDATED}
+NOT_OF_TRAINING = {
+    "epoch",
+    "step",
+    "seconds",
+    "ended",
+    "constant_miou",
+    "init_miou",
+    "top_class",
+    "class_iou",
+    *VALIDATED,
+}
 
 
 class ScalarLog:
@@ -18,7 +28,9 @@ class ScalarLog:
     def __init__(self, folder: Path, class_names: Sequence[str], finished: int) -> None:
         """`finished` epochs are already logged."""
         self.class_names = class_names
-        self.writer = SummaryWriter(str(folder), purge_step=finished + 1 if finished else None, flush_secs=10)
+        self.writer = SummaryWriter(
+            str(folder), purge_step=finished + 1 if finished else None, flush_secs=10
+        )
 
     def add(self, row: dict[str, Any]) -> None:
         """Adds the row of one epoch."""

@@ -78,7 +78,12 @@ class Steps:
     ) -> None:
         """`model` may be wrapped by DDP; `precision` is the dtype of autocast."""
         self.config, self.model, self.loss = config, model, loss.to(ranks.device)
-        self.optimizer, self.scaler, self.precision, self.ranks = optimizer, scaler, precision, ranks
+        self.optimizer, self.scaler, self.precision, self.ranks = (
+            optimizer,
+            scaler,
+            precision,
+            ranks,
+        )
         self.parameters = list(model.parameters())  # looking for them takes as long as their norm
         self.leave: Leave = None
         self.gradient_left = 1.0  # see signs.gradient_left; of the last step that was looked at
@@ -92,7 +97,11 @@ class Steps:
         parts: list[dict[str, Tensor]] = []
         for number, batch in enumerate(micro, 1):
             # DDP sends gradients once per optimiser step, with the last micro-batch.
-            silent = getattr(self.model, "no_sync", contextlib.nullcontext) if number < len(micro) else contextlib.nullcontext
+            silent = (
+                getattr(self.model, "no_sync", contextlib.nullcontext)
+                if number < len(micro)
+                else contextlib.nullcontext
+            )
             with silent():
                 terms = self._forward(batch, self.model, look and number == len(micro))
                 self.scaler.scale(terms["loss"] / len(micro)).backward()
@@ -101,9 +110,14 @@ class Steps:
         norm = self._gradient_norm()
         names = list(parts[0])
         # One sum carries the numbers for the log and, because NaN spreads, the agreement that a loss is not finite.
-        shared = torch.stack([torch.stack([part[name].detach() for part in parts]).mean() for name in names])
+        shared = torch.stack(
+            [torch.stack([part[name].detach() for part in parts]).mean() for name in names]
+        )
         if self.leave:
-            names, shared = [*names, LEAVING], torch.cat([shared, shared.new_full((1,), float(self.leave()))])
+            names, shared = (
+                [*names, LEAVING],
+                torch.cat([shared, shared.new_full((1,), float(self.leave()))]),
+            )
         values = torch.cat([self.ranks.sum(shared) / self.ranks.world_size, norm[None]])
         self._apply(values)
         return Told(step, lr, names, *_to_host(values))
@@ -123,14 +137,18 @@ class Steps:
         with torch.compiler.set_stance("force_eager"):
             loss = self._forward(Batch(batch.images[:images], batch.masks[:images]), model)["loss"]
             # Not `backward`: the hooks that DDP has on the parameters would wait for the other ranks.
-            torch.autograd.grad(loss, [p for p in model.parameters() if p.requires_grad], allow_unused=True)
+            torch.autograd.grad(
+                loss, [p for p in model.parameters() if p.requires_grad], allow_unused=True
+            )
 
     def _forward(self, batch: Batch, model: nn.Module, look: bool = False) -> dict[str, Tensor]:
         """Returns the loss to minimise under `loss`, and each term of the main head unweighted."""
         device = self.ranks.device
         images = normalize(batch.images.to(device, non_blocking=True))
         masks = batch.masks.to(device, non_blocking=True).long()
-        with torch.autocast(device.type, dtype=self.precision, enabled=self.precision is not torch.float32):
+        with torch.autocast(
+            device.type, dtype=self.precision, enabled=self.precision is not torch.float32
+        ):
             logits, auxiliary = model(images, with_auxiliary=True)
         if look:
             # One image of the batch will do: a monitor may not cost more than a hundredth of what it watches.
@@ -144,7 +162,9 @@ class Steps:
 
     def _gradient_norm(self) -> Tensor:
         """Returns the norm over all gradients before clipping, and clips them where the config asks for it."""
-        norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+        norm = torch.nn.utils.get_total_norm(
+            [p.grad for p in self.parameters if p.grad is not None]
+        )
         if self.config.clip_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(self.parameters, self.config.clip_norm, norm)
         return norm
@@ -154,7 +174,9 @@ def _to_host(values: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
     """Starts a copy to the host; returns where it will be, and what tells that it is there."""
     if values.device.type != "cuda":
         return values, None
-    host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True).copy_(values, non_blocking=True)
+    host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True).copy_(
+        values, non_blocking=True
+    )
     arrived = torch.cuda.Event()
     arrived.record()
     return host, arrived

@@ -23,7 +23,13 @@ from segtune.config.yaml_io import write_yaml
 from segtune.data.layouts import class_names
 from segtune.data.loader import Batch, TrainLoader, ValLoader
 from segtune.losses.segmentation import build_loss
-from segtune.models.build import build_model, check_batch, compile_model, head_parameters, sync_norms
+from segtune.models.build import (
+    build_model,
+    check_batch,
+    compile_model,
+    head_parameters,
+    sync_norms,
+)
 from segtune.models.segformer import SegFormer
 from segtune.models.upernet import UPerNet
 from segtune.runs.atomic import write_atomic
@@ -35,7 +41,12 @@ from segtune.training.distributed import Ranks, unwrap
 from segtune.training.evaluation import evaluate, precision_of
 from segtune.training.health import HealthMonitor, out_of_memory
 from segtune.training.heartbeat import Pulse
-from segtune.training.memory import OutOfMemoryError, is_out_of_memory, keep_freed, largest_that_fits
+from segtune.training.memory import (
+    OutOfMemoryError,
+    is_out_of_memory,
+    keep_freed,
+    largest_that_fits,
+)
 from segtune.training.optimizer import build_optimizer, learning_rate_factor, set_learning_rate
 from segtune.training.probes import weight_norm
 from segtune.training.tensorboard import ScalarLog
@@ -62,7 +73,13 @@ class Trainer:
     """Trains one config on this process's rank and keeps the run's files up to date."""
 
     def __init__(
-        self, config: ExperimentConfig, out: TrialDir, ranks: Ranks, *, resume: bool = False, init_from: Path | None = None
+        self,
+        config: ExperimentConfig,
+        out: TrialDir,
+        ranks: Ranks,
+        *,
+        resume: bool = False,
+        init_from: Path | None = None,
     ) -> None:
         """Builds everything; nothing is trained yet.
 
@@ -77,12 +94,17 @@ class Trainer:
         self.classes = class_names(config.data)
         self.train_data = TrainLoader(config, ranks.rank, ranks.world_size)
         self.val_data = ValLoader(config, ranks.rank, ranks.world_size)
-        check_batch(config.model, config.schedule.batch_size // (ranks.world_size * config.schedule.accumulate))
+        check_batch(
+            config.model,
+            config.schedule.batch_size // (ranks.world_size * config.schedule.accumulate),
+        )
         torch.manual_seed(config.seed)
         model = self._build_model()
         self.optimizer = build_optimizer(model, config.optim, head_parameters(model))
         self.precision = precision_of(config.optim.precision, ranks.device)
-        self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=self.precision == torch.float16)
+        self.scaler = torch.amp.GradScaler(
+            ranks.device.type, enabled=self.precision == torch.float16
+        )
         self.finished, self.step, self.best_miou, self.lr, self.seconds = 0, 0, -1.0, 0.0, 0.0
         self.initialised = init_from is not None
         if init_from:
@@ -96,7 +118,9 @@ class Trainer:
         ranks.wait()
         self.model = ranks.wrap(model)
         loss = build_loss(config.loss, len(self.classes), config.data.ignore_index)
-        self.steps = Steps(config.optim, self.model, loss, self.optimizer, self.scaler, self.precision, ranks)
+        self.steps = Steps(
+            config.optim, self.model, loss, self.optimizer, self.scaler, self.precision, ranks
+        )
         self._say_plan()
 
     def _build_model(self) -> SegFormer | UPerNet:
@@ -105,7 +129,10 @@ class Trainer:
             if self.ranks.device.type == "cuda":
                 model = sync_norms(model)
             else:
-                log.warning("model.sync_norms: torch has it for GPUs only; on %s each worker's norms see its own images", self.ranks.device)
+                log.warning(
+                    "model.sync_norms: torch has it for GPUs only; on %s each worker's norms see its own images",
+                    self.ranks.device,
+                )
         if self.config.optim.compile:
             compile_model(model)
         return model.to(self.ranks.device)
@@ -126,7 +153,9 @@ class Trainer:
         finally:  # however the run ends, and if nobody asks for the rest of it
             if self.ranks.is_first:
                 self.scalars.close()
-        self.verdict = self.verdict or Verdict(state="completed", epoch=self.finished, step=self.step)
+        self.verdict = self.verdict or Verdict(
+            state="completed", epoch=self.finished, step=self.step
+        )
         if self.ranks.is_first:
             self.out.write_verdict(self.verdict)
         # No rank goes on to read the run's files before they are complete.
@@ -160,14 +189,22 @@ class Trainer:
         """Returns the epoch's mean losses, or None with `verdict` set where the run has to end."""
         batches = self.train_data.epoch(epoch)
         # After the iterator: a DataLoader draws from this generator when it starts, but not as often with processes as without.
-        torch.manual_seed(int(np.random.SeedSequence((self.config.seed, epoch, self.ranks.rank)).generate_state(1)[0]))
+        torch.manual_seed(
+            int(
+                np.random.SeedSequence((self.config.seed, epoch, self.ranks.rank)).generate_state(
+                    1
+                )[0]
+            )
+        )
         self.model.train()
         sums: dict[str, float] = {}
         norms: list[float] = []
         for told in behind(self._steps_of(epoch, batches)):
             terms, norm = told.read()
             numbers = {"loss": terms["loss"], "grad_norm": norm, "lr": told.lr}
-            verdict = self.health.step(epoch=self.finished, step=told.step, scaled=self.scaler.is_enabled(), **numbers)
+            verdict = self.health.step(
+                epoch=self.finished, step=told.step, scaled=self.scaler.is_enabled(), **numbers
+            )
             if verdict:
                 self.verdict = verdict
                 break
@@ -178,8 +215,16 @@ class Trainer:
             return None
         row = {name: value / self.train_data.steps_per_epoch for name, value in sums.items()}
         growth = weight_norm(unwrap(self.model)) / self.first_weight_norm
-        signs = {"gradient_left": self.steps.gradient_left, "weight_growth": growth if math.isfinite(growth) else None}
-        return {**row, "grad_norm": float(np.median(norms)) if norms else 0.0, **signs, "lr": self.lr}
+        signs = {
+            "gradient_left": self.steps.gradient_left,
+            "weight_growth": growth if math.isfinite(growth) else None,
+        }
+        return {
+            **row,
+            "grad_norm": float(np.median(norms)) if norms else 0.0,
+            **signs,
+            "lr": self.lr,
+        }
 
     def _steps_of(self, epoch: int, batches: Iterable[Batch]) -> Iterator[Told]:
         """Does the optimiser steps of an epoch; ends early, with `verdict` set, where memory runs out."""
@@ -187,7 +232,9 @@ class Trainer:
         for batch in self.pulse.along(batches):
             micro.append(batch)
             if len(micro) == self.config.schedule.accumulate:
-                told = self._try_step(micro, last=self.step + 1 == self.train_data.steps_per_epoch * epoch)
+                told = self._try_step(
+                    micro, last=self.step + 1 == self.train_data.steps_per_epoch * epoch
+                )
                 if told is None:
                     return
                 yield told
@@ -210,7 +257,9 @@ class Trainer:
             return told
         # Outside of the except block, which keeps every tensor of the failed step alive.
         fits = largest_that_fits(partial(self.steps.rehearse, micro[0]), len(micro[0].images))
-        self.verdict = out_of_memory(self.config, self.finished, self.step, len(micro[0].images), fits, words)
+        self.verdict = out_of_memory(
+            self.config, self.finished, self.step, len(micro[0].images), fits, words
+        )
         if self.ranks.world_size > 1:
             self.out.write_verdict(self.verdict)
             raise OutOfMemoryError(self.verdict.reason)
@@ -220,7 +269,9 @@ class Trainer:
         schedule, optim = self.config.schedule, self.config.optim
         warmup = round(schedule.warmup_epochs * self.train_data.steps_per_epoch)
         share = schedule.eta_min / optim.lr
-        factor = learning_rate_factor(self.step, self.total_steps, warmup, schedule.warmup_start, schedule.poly_power, share)
+        factor = learning_rate_factor(
+            self.step, self.total_steps, warmup, schedule.warmup_start, schedule.poly_power, share
+        )
         set_learning_rate(self.optimizer, factor)
         self.lr = optim.lr * factor
 
@@ -228,7 +279,9 @@ class Trainer:
         # Batch norms have seen other images on each rank; all score the model that is saved.
         self.ranks.copy_first(unwrap(self.model).buffers())
         images = self.pulse.along(self.val_data)
-        matrix = evaluate(unwrap(self.model), images, self.ranks, self.config, len(self.classes), self.precision)
+        matrix = evaluate(
+            unwrap(self.model), images, self.ranks, self.config, len(self.classes), self.precision
+        )
         return matrix.row(self.classes)
 
     def _write(self, epoch: int, row: dict[str, Any]) -> None:
@@ -245,7 +298,9 @@ class Trainer:
         if improved:
             checkpoint.save(self.out.checkpoints, "best", model.state_dict(), None, manifest)
         if epoch % self.config.checkpoint.every == 0 or epoch == self.config.schedule.epochs:
-            checkpoint.save(self.out.checkpoints, "last", model.state_dict(), self._state(), manifest)
+            checkpoint.save(
+                self.out.checkpoints, "last", model.state_dict(), self._state(), manifest
+            )
         self.out.append_epoch(row)
         self.scalars.add(row)
 
@@ -271,7 +326,11 @@ class Trainer:
         state = checkpoint.load_state(path)
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
-        self.best_miou, self.first_weight_norm, self.seconds = state["best_miou"], state["first_weight_norm"], state["seconds"]
+        self.best_miou, self.first_weight_norm, self.seconds = (
+            state["best_miou"],
+            state["first_weight_norm"],
+            state["seconds"],
+        )
         self.health.first_loss, self.health.first_norm = state["first_loss"], state["first_norm"]
         self.finished, self.step, self.lr = manifest.epoch, manifest.step, manifest.lr
         log.info("resumed from %s: epoch %d, step %d", path, self.finished, self.step)

@@ -20,7 +20,9 @@ class Views:
     """Sliding windows, flips and scales; as it stands, one look at the whole image."""
 
     window: int | None = None  # side of a square window in pixels
-    stride: int | None = None  # from window to window; default: two thirds of the window, as in mmseg's configs
+    stride: int | None = (
+        None  # from window to window; default: two thirds of the window, as in mmseg's configs
+    )
     flip: bool = False
     scales: tuple[float, ...] = (1.0,)
 
@@ -30,9 +32,15 @@ class Views:
         if not self.scales:
             problems.append("--scales: at least one, for example 0.75,1.0,1.25")
         if self.window is not None and (self.window < 32 or self.window % PIXELS):
-            problems.append(f"--window: {self.window}; allowed are multiples of {PIXELS} from 32 pixels")
-        if self.stride is not None and (self.window is None or not 0 < self.stride <= self.window or self.stride % PIXELS):
-            problems.append(f"--stride: {self.stride}; allowed are multiples of {PIXELS} up to --window")
+            problems.append(
+                f"--window: {self.window}; allowed are multiples of {PIXELS} from 32 pixels"
+            )
+        if self.stride is not None and (
+            self.window is None or not 0 < self.stride <= self.window or self.stride % PIXELS
+        ):
+            problems.append(
+                f"--stride: {self.stride}; allowed are multiples of {PIXELS} up to --window"
+            )
         if problems:
             raise ConfigError(problems)
 
@@ -41,7 +49,11 @@ class Views:
         found = []
         for scale in self.scales:
             size = [max(32, round(side * scale)) for side in images.shape[-2:]]
-            sized = images if scale == 1 else F.interpolate(images, size=size, mode="bilinear", align_corners=False)
+            sized = (
+                images
+                if scale == 1
+                else F.interpolate(images, size=size, mode="bilinear", align_corners=False)
+            )
             found.append(self._look(model, sized))
             if self.flip:
                 found.append(self._look(model, sized.flip(-1)).flip(-1))
@@ -61,7 +73,8 @@ class Views:
                 if total is None:
                     total = logits.new_zeros(*logits.shape[:2], *count.shape, dtype=torch.float32)
                 rows, columns = (
-                    slice(start // PIXELS, start // PIXELS + n) for start, n in zip((top, left), logits.shape[-2:], strict=True)
+                    slice(start // PIXELS, start // PIXELS + n)
+                    for start, n in zip((top, left), logits.shape[-2:], strict=True)
                 )
                 total[..., rows, columns] += logits
                 count[rows, columns] += 1

@@ -99,7 +99,12 @@ class Book:
         self.asked: dict[int, optuna.Trial] = {}
         self.reported: dict[int, set[int]] = {}
 
-    def ask(self, number: int, sampler: optuna.samplers.BaseSampler | None, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    def ask(
+        self,
+        number: int,
+        sampler: optuna.samplers.BaseSampler | None,
+        given: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
         """Opens a trial and returns its values: those that are given, or what the sampler draws."""
         if given is not None:
             # A space that was widened since may have settings that a point of before had not: they had the config's own value.
@@ -112,7 +117,9 @@ class Book:
     def _open(self, number: int, params: dict[str, Any]) -> dict[str, Any]:
         """Opens a trial whose values are known. Optuna's own `ask` would go through all trials in search of one that waits."""
         self.study.sampler = optuna.samplers.RandomSampler(seed=0)  # no model need be fitted
-        running = optuna.trial.create_trial(state=TrialState.RUNNING, params=params, distributions=self.space.distributions(params))
+        running = optuna.trial.create_trial(
+            state=TrialState.RUNNING, params=params, distributions=self.space.distributions(params)
+        )
         trial_id = self.study._storage.create_new_trial(self.study._study_id, running)
         self.asked[number] = optuna.Trial(self.study, trial_id)
         return params

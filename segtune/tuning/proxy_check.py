@@ -17,7 +17,9 @@ from segtune.tuning.study import Study
 class ProxyCheck:
     """Trials that ran on the proxy and at full length."""
 
-    correlation: float | None  # Spearman's, in -1..1; None for fewer than three trials or where all are equal
+    correlation: (
+        float | None
+    )  # Spearman's, in -1..1; None for fewer than three trials or where all are equal
     trials: int
     trusted: bool
 
@@ -27,7 +29,11 @@ class ProxyCheck:
         if self.correlation is None:
             return f"proxy check: {self.trials} trials at full length are too few, or too equal, to compare their ranks"
         told = f"proxy check: rank correlation of proxy and full mIoU {self.correlation:.2f} over {self.trials} trials"
-        return told if self.trusted else f"{told}: too low, the proxy ranks by chance; make it longer (search.proxy.epochs) or larger"
+        return (
+            told
+            if self.trusted
+            else f"{told}: too low, the proxy ranks by chance; make it longer (search.proxy.epochs) or larger"
+        )
 
 
 def picked(trials: Sequence[TrialResult], carry: int) -> list[TrialResult]:
@@ -45,7 +51,11 @@ def carried_study(study: Study, run: RunDir) -> Study:
     """
     assert study.search.proxy
     points = [t.params for t in read_trials(run.full)]
-    points += [t.params for t in picked(read_trials(run), study.search.proxy.carry) if t.params not in points]
+    points += [
+        t.params
+        for t in picked(read_trials(run), study.search.proxy.carry)
+        if t.params not in points
+    ]
     changes: dict[str, Any] = {
         "known_good": points,
         "proxy": None,
@@ -63,8 +73,15 @@ def check(study: Study, proxy_run: RunDir, full_run: RunDir) -> ProxyCheck:
     import pandas
 
     assert study.search.proxy
-    scores = [{json.dumps(t.params, sort_keys=True): t.miou for t in read_trials(run) if t.healthy} for run in (proxy_run, full_run)]
-    table = pandas.DataFrame({"proxy": pandas.Series(scores[0]), "full": pandas.Series(scores[1])}).dropna()
+    scores = [
+        {json.dumps(t.params, sort_keys=True): t.miou for t in read_trials(run) if t.healthy}
+        for run in (proxy_run, full_run)
+    ]
+    table = pandas.DataFrame(
+        {"proxy": pandas.Series(scores[0]), "full": pandas.Series(scores[1])}
+    ).dropna()
     value = float(numpy.corrcoef(table.rank().to_numpy().T)[0, 1]) if len(table) >= 3 else math.nan
     correlation = value if math.isfinite(value) else None
-    return ProxyCheck(correlation, len(table), correlation is None or correlation >= study.search.proxy.warn_below)
+    return ProxyCheck(
+        correlation, len(table), correlation is None or correlation >= study.search.proxy.warn_below
+    )

@@ -25,9 +25,15 @@ class SpaceTPE(optuna.samplers.TPESampler):
 
     def __init__(self, space: Space, **options: Any) -> None:
         super().__init__(multivariate=True, **options)
-        self.always = {d.name: d.distribution() for d in sorted(space.dimensions, key=lambda d: d.name) if not d.when}
+        self.always = {
+            d.name: d.distribution()
+            for d in sorted(space.dimensions, key=lambda d: d.name)
+            if not d.when
+        }
 
-    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+    def infer_relative_search_space(
+        self, study: optuna.Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
         """Returns the settings that are drawn together."""
         return self.always
 
@@ -39,14 +45,27 @@ def sampler_of(search: SearchConfig, space: Space, number: int) -> optuna.sample
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         match search.sampler:
             case "tpe":
-                options: dict[str, Any] = {"seed": seed, "n_startup_trials": STARTUP_TRIALS, "constant_liar": search.constant_liar}
-                return SpaceTPE(space, **options) if search.multivariate else optuna.samplers.TPESampler(multivariate=False, **options)
+                options: dict[str, Any] = {
+                    "seed": seed,
+                    "n_startup_trials": STARTUP_TRIALS,
+                    "constant_liar": search.constant_liar,
+                }
+                return (
+                    SpaceTPE(space, **options)
+                    if search.multivariate
+                    else optuna.samplers.TPESampler(multivariate=False, **options)
+                )
             case "cmaes":
                 return optuna.samplers.CmaEsSampler(
-                    seed=seed, n_startup_trials=STARTUP_TRIALS, consider_pruned_trials=True, warn_independent_sampling=False
+                    seed=seed,
+                    n_startup_trials=STARTUP_TRIALS,
+                    consider_pruned_trials=True,
+                    warn_independent_sampling=False,
                 )
             case "gp":
-                return optuna.samplers.GPSampler(seed=seed, n_startup_trials=STARTUP_TRIALS, warn_independent_sampling=False)
+                return optuna.samplers.GPSampler(
+                    seed=seed, n_startup_trials=STARTUP_TRIALS, warn_independent_sampling=False
+                )
             case "random" | "grid":  # the points of a grid are given, see Study.points
                 return optuna.samplers.RandomSampler(seed=seed)
 
@@ -62,7 +81,9 @@ def rehearsed(search: SearchConfig, space: Space) -> Iterator[None]:
         yield
         return
     _silence()
-    thread = threading.Thread(target=_draw_from_model, args=(sampler_of(search, space, 0),), name="rehearsal")
+    thread = threading.Thread(
+        target=_draw_from_model, args=(sampler_of(search, space, 0),), name="rehearsal"
+    )
     thread.start()
     try:
         yield
@@ -81,7 +102,9 @@ def _draw_from_model(sampler: optuna.samplers.BaseSampler) -> None:
 
 
 def _silence() -> None:
-    optuna.logging.set_verbosity(optuna.logging.ERROR)  # what it warns of, it mends itself; the table is on the terminal
+    optuna.logging.set_verbosity(
+        optuna.logging.ERROR
+    )  # what it warns of, it mends itself; the table is on the terminal
 
 
 def random_sampler(search: SearchConfig, number: int, attempt: int) -> optuna.samplers.BaseSampler:

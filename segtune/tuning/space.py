@@ -47,7 +47,9 @@ class Dimension:
         if self.kind == "int":
             return sorted({round(low + share * (high - low)) for share in shares})
         if self.kind == "loguniform":
-            inner = [math.exp(math.log(low) + share * math.log(high / low)) for share in shares[1:-1]]
+            inner = [
+                math.exp(math.log(low) + share * math.log(high / low)) for share in shares[1:-1]
+            ]
         else:
             inner = [low + share * (high - low) for share in shares[1:-1]]
         return [low, *(float(f"{value:.6g}") for value in inner), high]
@@ -67,10 +69,14 @@ class Dimension:
     def contains(self, value: Any) -> bool:
         """Whether `value` lies in the range, ends included, or among the choices."""
         if self.kind == "choice":
-            return any(value == v and isinstance(value, bool) == isinstance(v, bool) for v in self.values)
+            return any(
+                value == v and isinstance(value, bool) == isinstance(v, bool) for v in self.values
+            )
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             return False
-        return self.values[0] <= value <= self.values[1] and (self.kind != "int" or value == int(value))
+        return self.values[0] <= value <= self.values[1] and (
+            self.kind != "int" or value == int(value)
+        )
 
     def dump(self) -> Tree:
         """Returns the dimension as it is written in YAML."""
@@ -105,7 +111,9 @@ class Space:
                 chosen[dimension.name] = point.get(dimension.name, self.base[dimension.name])
         return chosen
 
-    def distributions(self, point: Mapping[str, Any]) -> dict[str, optuna.distributions.BaseDistribution]:
+    def distributions(
+        self, point: Mapping[str, Any]
+    ) -> dict[str, optuna.distributions.BaseDistribution]:
         """Returns Optuna's distribution of each setting of a point."""
         return {d.name: d.distribution() for d in self.dimensions if d.name in point}
 
@@ -116,14 +124,22 @@ class Space:
             found = [
                 {**chosen, **extra}
                 for chosen in found
-                for extra in ([{dimension.name: v} for v in dimension.grid(points)] if self._active(dimension, chosen) else [{}])
+                for extra in (
+                    [{dimension.name: v} for v in dimension.grid(points)]
+                    if self._active(dimension, chosen)
+                    else [{}]
+                )
             ]
         return found
 
     def outside(self, point: Mapping[str, Any]) -> list[str]:
         """Returns one message per setting of `point` that this space cannot draw."""
         by_name = {d.name: d for d in self.dimensions}
-        problems = [f"{name}: not in the space{nearest(name, by_name)}" for name in point if name not in by_name]
+        problems = [
+            f"{name}: not in the space{nearest(name, by_name)}"
+            for name in point
+            if name not in by_name
+        ]
         return problems + [
             f"{name}: {value!r} is outside {by_name[name].kind} {list(by_name[name].values)}"
             for name, value in point.items()
@@ -132,7 +148,10 @@ class Space:
 
     def _active(self, dimension: Dimension, drawn: Mapping[str, Any]) -> bool:
         varying = set(self.names)
-        return all((drawn.get(name) if name in varying else self.base[name]) == value for name, value in dimension.when.items())
+        return all(
+            (drawn.get(name) if name in varying else self.base[name]) == value
+            for name, value in dimension.when.items()
+        )
 
     def dump(self) -> Tree:
         """Returns the space as it is written in YAML."""
@@ -146,7 +165,9 @@ class Space:
         """
         if not isinstance(tree, dict) or not tree:
             raise ConfigError(
-                [f"{source.place(prefix.rstrip('.'))}: expected settings that vary, for example optim.lr: {{loguniform: [1e-5, 1e-3]}}"]
+                [
+                    f"{source.place(prefix.rstrip('.'))}: expected settings that vary, for example optim.lr: {{loguniform: [1e-5, 1e-3]}}"
+                ]
             )
         reader = _Reader(config, source, prefix, tree)
         dimensions = [reader.read(str(name), body) for name, body in tree.items()]
@@ -160,12 +181,24 @@ class Space:
 class _Reader:
     """Reads dimensions one by one and collects what is wrong with them."""
 
-    def __init__(self, config: ExperimentConfig, source: Source, prefix: str, tree: Mapping[str, Any]) -> None:
+    def __init__(
+        self, config: ExperimentConfig, source: Source, prefix: str, tree: Mapping[str, Any]
+    ) -> None:
         self.config, self.source, self.prefix, self.order = config, source, prefix, tuple(tree)
-        bodies = {name: [v for k, v in body.items() if k in KINDS] for name, body in tree.items() if isinstance(body, dict)}
-        self.tops = {name: found[0][-1] for name, found in bodies.items() if found and isinstance(found[0], list) and found[0]}
+        bodies = {
+            name: [v for k, v in body.items() if k in KINDS]
+            for name, body in tree.items()
+            if isinstance(body, dict)
+        }
+        self.tops = {
+            name: found[0][-1]
+            for name, found in bodies.items()
+            if found and isinstance(found[0], list) and found[0]
+        }
         self.problems: list[str] = []
-        self.allowed = [n for n, info in ExperimentConfig.names().items() if not section_of(info.annotation)]
+        self.allowed = [
+            n for n, info in ExperimentConfig.names().items() if not section_of(info.annotation)
+        ]
 
     def _wrong(self, name: str, text: str) -> None:
         self.problems.append(f"{self.source.place(self.prefix + name)}: {text}")
@@ -174,12 +207,16 @@ class _Reader:
         if name not in self.allowed:
             return self._wrong(name, f"no such setting{nearest(name, self.allowed)}")
         if not isinstance(body, dict):
-            return self._wrong(name, f"expected one of {', '.join(KINDS)} with its values, got {body!r}")
+            return self._wrong(
+                name, f"expected one of {', '.join(KINDS)} with its values, got {body!r}"
+            )
         kinds = [key for key in body if key != "when"]
         if len(kinds) != 1 or kinds[0] not in KINDS:
             wrong = next((k for k in kinds if k not in KINDS), None)
             return self._wrong(
-                name, f"expected exactly one of {', '.join(KINDS)}, got {kinds}" + (nearest(str(wrong), KINDS) if wrong else "")
+                name,
+                f"expected exactly one of {', '.join(KINDS)}, got {kinds}"
+                + (nearest(str(wrong), KINDS) if wrong else ""),
             )
         values = self._values(name, kinds[0], body[kinds[0]])
         when = self._when(name, body.get("when", {}))
@@ -189,15 +226,27 @@ class _Reader:
         return Dimension(name, kinds[0], values, when)
 
     def _values(self, name: str, kind: str, values: Any) -> tuple[Any, ...] | None:
-        if not isinstance(values, list) or len(values) < 2 or (kind != "choice" and len(values) != 2):
-            return self._wrong(name, f"{kind} takes {'two or more values' if kind == 'choice' else '[low, high]'}, got {values!r}")
+        if (
+            not isinstance(values, list)
+            or len(values) < 2
+            or (kind != "choice" and len(values) != 2)
+        ):
+            return self._wrong(
+                name,
+                f"{kind} takes {'two or more values' if kind == 'choice' else '[low, high]'}, got {values!r}",
+            )
         if kind == "choice":
             if len({repr(v) for v in values}) != len(values):
                 return self._wrong(name, f"choice: a value is given twice in {values!r}")
             return tuple(values)
         types = (int,) if kind == "int" else (int, float)
-        if any(isinstance(v, bool) or not isinstance(v, types) or not math.isfinite(v) for v in values):
-            return self._wrong(name, f"{kind} takes two finite {'whole ' if kind == 'int' else ''}numbers, got {values!r}")
+        if any(
+            isinstance(v, bool) or not isinstance(v, types) or not math.isfinite(v) for v in values
+        ):
+            return self._wrong(
+                name,
+                f"{kind} takes two finite {'whole ' if kind == 'int' else ''}numbers, got {values!r}",
+            )
         if values[0] >= values[1]:
             return self._wrong(name, f"{kind}: low must be less than high, got {values!r}")
         if kind == "loguniform" and values[0] <= 0:
@@ -210,9 +259,13 @@ class _Reader:
         earlier = self.order[: self.order.index(name)]
         for parent, value in when.items():
             if parent not in self.allowed:
-                return self._wrong(name, f"when: {parent}: no such setting{nearest(str(parent), self.allowed)}")
+                return self._wrong(
+                    name, f"when: {parent}: no such setting{nearest(str(parent), self.allowed)}"
+                )
             if parent in self.order and parent not in earlier:
-                return self._wrong(name, f"when: {parent} must stand above this setting in the space")
+                return self._wrong(
+                    name, f"when: {parent} must stand above this setting in the space"
+                )
             if problem := self._refused({parent: value}):
                 return self._wrong(name, f"when: {problem}")
         return when

@@ -54,9 +54,13 @@ class Brackets:
 
     def __init__(self, rungs: Sequence[int], reduction: int, brackets: int) -> None:
         """The last of len(rungs) + 1 possible brackets stops nothing."""
-        self.halvings = [Halving(rungs[first:], reduction) for first in range(min(brackets, len(rungs) + 1))]
+        self.halvings = [
+            Halving(rungs[first:], reduction) for first in range(min(brackets, len(rungs) + 1))
+        ]
         last = len(rungs)
-        weights = [reduction ** (last - first) / (last - first + 1) for first in range(len(self.halvings))]
+        weights = [
+            reduction ** (last - first) / (last - first + 1) for first in range(len(self.halvings))
+        ]
         self.ends = [sum(weights[: n + 1]) / sum(weights) for n in range(len(weights))]
 
     def bracket(self, number: int) -> int:
@@ -100,4 +104,8 @@ def rule_of(study: Study) -> Rule:
     if isinstance(chosen, MedianConfig):
         return Median(chosen.grace_epochs, chosen.min_trials)
     rungs = study.rungs()
-    return Brackets(rungs, chosen.reduction, len(rungs) + 1 if isinstance(chosen, HyperbandConfig) else chosen.brackets)
+    return Brackets(
+        rungs,
+        chosen.reduction,
+        len(rungs) + 1 if isinstance(chosen, HyperbandConfig) else chosen.brackets,
+    )

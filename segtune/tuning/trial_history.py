@@ -39,7 +39,12 @@ class View:
         self.ended |= {-1 - i: known for i, known in enumerate(trials)}
         self.book = self._open()
 
-    def ask(self, number: int, sampler: optuna.samplers.BaseSampler, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    def ask(
+        self,
+        number: int,
+        sampler: optuna.samplers.BaseSampler,
+        given: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
         """Returns the values of a trial that is running from now on: those that are given, or what the sampler draws."""
         if self._forget(number) or (self.NEW_EACH_TIME and given is None):
             self.book = self._open()
@@ -69,7 +74,9 @@ class View:
         old = {n: t for n, t in self.ended.items() if n < base}
         chosen = set(_best(old, self.LIMIT // 5)) | set(_sick(old)[-self.LIMIT // 5 :])
         latest = [n for n in sorted(old) if n not in chosen][-(self.LIMIT - len(chosen)) :]
-        self.ended = {n: t for n, t in sorted(self.ended.items()) if n >= base or n in chosen or n in latest}
+        self.ended = {
+            n: t for n, t in sorted(self.ended.items()) if n >= base or n in chosen or n in latest
+        }
         return True
 
     def _open(self) -> Book:
@@ -97,14 +104,25 @@ class ExpectedView(View):
     def _shown(self) -> list[KnownTrial]:
         full = [t.mious for t in self.ended.values() if t.state == "completed"]
         gain = functools.cache(lambda epoch: _median_gain(full, epoch))
-        expected = {n: max(t.mious.values()) + gain(max(t.mious)) for n, t in self.ended.items() if t.mious and t.state != "unhealthy"}
+        expected = {
+            n: max(t.mious.values()) + gain(max(t.mious))
+            for n, t in self.ended.items()
+            if t.mious and t.state != "unhealthy"
+        }
         worst = min(expected.values(), default=0.0)
-        return [KnownTrial(params=t.params, state="completed", mious={1: expected.get(n, worst)}) for n, t in self.ended.items()]
+        return [
+            KnownTrial(params=t.params, state="completed", mious={1: expected.get(n, worst)})
+            for n, t in self.ended.items()
+        ]
 
 
 def _median_gain(full: Sequence[Mapping[int, float]], epoch: int) -> float:
     """Returns by how much the best mIoU of full trials has risen after an epoch; 0 without any."""
-    gains = [max(mious.values()) - max(m for e, m in mious.items() if e <= epoch) for mious in full if min(mious) <= epoch]
+    gains = [
+        max(mious.values()) - max(m for e, m in mious.items() if e <= epoch)
+        for mious in full
+        if min(mious) <= epoch
+    ]
     return statistics.median(gains) if gains else 0.0
 
 

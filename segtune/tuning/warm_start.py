@@ -31,7 +31,9 @@ class KnownTrial(Settings):
 class WarmStart(Settings):
     """What is told to the sampler before the first trial."""
 
-    trials: tuple[KnownTrial, ...] = Field(default=(), description="results that count as this study's own")
+    trials: tuple[KnownTrial, ...] = Field(
+        default=(), description="results that count as this study's own"
+    )
     points: tuple[dict[str, Any], ...] = Field(default=(), description="points to try first")
 
     @property
@@ -54,11 +56,19 @@ def collect(study: Study, paths: Sequence[str | Path]) -> WarmStart:
         theirs = load_study(run.study)
         usable = [t for t in read_trials(run) if t.state != RUNNING and _lies_in(study, t)]
         if not usable:
-            raise RunError(f"--warm-start {path}: none of its trials lies in the space of this study ({', '.join(study.space.names)})")
+            raise RunError(
+                f"--warm-start {path}: none of its trials lies in the space of this study ({', '.join(study.space.names)})"
+            )
         if _same_but_for_the_space(study, theirs):
-            trials += [_known(run, t) for t in usable if t.state in ("completed", "pruned", "unhealthy")]
+            trials += [
+                _known(run, t) for t in usable if t.state in ("completed", "pruned", "unhealthy")
+            ]
         else:
-            points += [study.space.complete(t.params) for t in ranked(usable)[:POINTS_OF_OTHERS] if t.healthy]
+            points += [
+                study.space.complete(t.params)
+                for t in ranked(usable)[:POINTS_OF_OTHERS]
+                if t.healthy
+            ]
     return WarmStart(trials=tuple(trials), points=tuple(points))
 
 
@@ -75,7 +85,11 @@ def _same_but_for_the_space(study: Study, theirs: Study) -> bool:
 def _known(run: RunDir, trial: TrialResult) -> KnownTrial:
     rows = run.trial(trial.number).read_epochs()
     mious = {row["epoch"]: row["miou"] for row in rows if row.get("miou") is not None}
-    state = trial.state if (trial.state in ("completed", "unhealthy") and mious) or trial.state == "unhealthy" else "pruned"
+    state = (
+        trial.state
+        if (trial.state in ("completed", "unhealthy") and mious) or trial.state == "unhealthy"
+        else "pruned"
+    )
     return KnownTrial(params=trial.params, state=state, mious=mious)  # pyright: ignore[reportArgumentType]
 
 
@@ -86,4 +100,8 @@ def write(run: RunDir, known: WarmStart) -> None:
 
 def read(run: RunDir) -> WarmStart:
     """Returns what the run was started with; empty where it was nothing."""
-    return WarmStart.parse(json.loads(run.warm_start.read_text())) if run.warm_start.exists() else WarmStart()
+    return (
+        WarmStart.parse(json.loads(run.warm_start.read_text()))
+        if run.warm_start.exists()
+        else WarmStart()
+    )

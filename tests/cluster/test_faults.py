@@ -64,14 +64,20 @@ def search_under(study, run, number):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("workers", "number"), [(1, signal.SIGKILL), (2, signal.SIGKILL), (1, signal.SIGSTOP)])
-def test_trial_goes_on_after_its_process_died_or_stood_still(cluster, study_file, tmp_path, workers, number):
+@pytest.mark.parametrize(
+    ("workers", "number"), [(1, signal.SIGKILL), (2, signal.SIGKILL), (1, signal.SIGSTOP)]
+)
+def test_trial_goes_on_after_its_process_died_or_stood_still(
+    cluster, study_file, tmp_path, workers, number
+):
     study = load_study(study_file, search={"workers_per_trial": workers})
     trial = search_under(study, RunDir(tmp_path / "runs" / "a"), number)
     verdict = trial.read_verdict()
     assert verdict is not None
     assert (verdict.state, verdict.epoch, trial.attempts_begun()) == ("completed", EPOCHS, 2)
-    assert wait_for(lambda: ray.available_resources().get("CPU") == ray.cluster_resources()["CPU"], 10)
+    assert wait_for(
+        lambda: ray.available_resources().get("CPU") == ray.cluster_resources()["CPU"], 10
+    )
     if workers == 1:
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
@@ -82,23 +88,39 @@ def test_trial_goes_on_after_its_process_died_or_stood_still(cluster, study_file
 
 
 @pytest.mark.slow
-def test_trial_after_one_whose_ranks_have_raised_gets_ranks_that_train(cluster, study_file, tmp_path):
+def test_trial_after_one_whose_ranks_have_raised_gets_ranks_that_train(
+    cluster, study_file, tmp_path
+):
     tree = yaml.safe_load(study_file.read_text())
     tree["space"] = {"schedule.batch_size": {"choice": [7, 8]}}
-    tree["config"]["schedule"] |= {"batch_size": 7, "epochs": 2}  # seven images are no whole number for each of two
-    tree["search"] |= {"trials": 2, "workers_per_trial": 2, "known_good": [{"schedule.batch_size": 8}]}
+    tree["config"]["schedule"] |= {
+        "batch_size": 7,
+        "epochs": 2,
+    }  # seven images are no whole number for each of two
+    tree["search"] |= {
+        "trials": 2,
+        "workers_per_trial": 2,
+        "known_good": [{"schedule.batch_size": 8}],
+    }
     study_file.write_text(write_yaml(tree))
     run = RunDir(tmp_path / "runs" / "b")
     study = load_study(study_file)
     prepare(run, study, resume=False)
     run_search(study, run)
     first, second = read_trials(run)
-    assert (first.state, first.kind, second.state, second.epoch) == ("failed", "config", "completed", 2)
+    assert (first.state, first.kind, second.state, second.epoch) == (
+        "failed",
+        "config",
+        "completed",
+        2,
+    )
     assert "does not divide among 2 workers" in first.reason
 
 
 @pytest.mark.slow
-def test_group_whose_step_does_not_fit_ends_with_what_would(cluster, tiny_config, tmp_path, monkeypatch):
+def test_group_whose_step_does_not_fit_ends_with_what_would(
+    cluster, tiny_config, tmp_path, monkeypatch
+):
     def with_little_memory(task):
         import resource
         from pathlib import Path
@@ -112,7 +134,9 @@ def test_group_whose_step_does_not_fit_ends_with_what_would(cluster, tiny_config
 
     monkeypatch.setattr("segtune.cluster.trial.train_worker", with_little_memory)
     config = tiny_config.override({"data.crop": [896, 896], "augment.cat_max_ratio": 1.0})
-    with pytest.raises(OutOfMemoryError, match="4 images of 896 x 896 pixels on a worker does not fit"):
+    with pytest.raises(
+        OutOfMemoryError, match="4 images of 896 x 896 pixels on a worker does not fit"
+    ):
         train_on_workers(config, tmp_path / "run", 2)
     verdict = TrialDir(tmp_path / "run").read_verdict()
     assert verdict is not None
@@ -122,9 +146,21 @@ def test_group_whose_step_does_not_fit_ends_with_what_would(cluster, tiny_config
 
 @pytest.mark.slow
 def test_interrupt_of_the_whole_terminal_ends_the_search_within_15_seconds(study_file, tmp_path):
-    command = [sys.executable, "-m", "segtune.api", "--space", str(study_file), "--out", str(tmp_path / "runs"), "--name", "i"]
+    command = [
+        sys.executable,
+        "-m",
+        "segtune.api",
+        "--space",
+        str(study_file),
+        "--out",
+        str(tmp_path / "runs"),
+        "--name",
+        "i",
+    ]
     command += ["--set", "schedule.epochs=400", "--trials", "2"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True) as driver:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    ) as driver:
         run = RunDir(tmp_path / "runs" / "i")
         assert wait_for(lambda: run.trial(0).epochs.exists())
         start = time.monotonic()

@@ -16,7 +16,9 @@ import pytest
 
 from segtune.cluster.forkserver import IMPORTS, forkserver
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks are for Linux; elsewhere Ray starts each worker")
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux", reason="forks are for Linux; elsewhere Ray starts each worker"
+)
 
 # Says what a worker finds, and stays until its standard input ends.
 TELL = """
@@ -47,7 +49,13 @@ def python():
 
 
 def start(python, script, *arguments, **options) -> tuple[subprocess.Popen, dict]:
-    process = subprocess.Popen([*python, str(script), *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, **options)
+    process = subprocess.Popen(
+        [*python, str(script), *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        **options,
+    )
     assert process.stdout
     return process, json.loads(process.stdout.readline())
 
@@ -71,7 +79,9 @@ def wait_for_end(pid: int) -> None:
 
 
 def test_fork_is_what_ray_has_asked_for(python, script, tmp_path):
-    process, told = start(python, script, "--some", "a b", cwd=tmp_path, env=os.environ | {"WORD": "x\ny"})
+    process, told = start(
+        python, script, "--some", "a b", cwd=tmp_path, env=os.environ | {"WORD": "x\ny"}
+    )
     assert told["argv"] == [str(script), "--some", "a b"]
     assert (told["folder"], told["word"], told["main"]) == (str(tmp_path), "x\ny", "__main__")
     assert told["path"] == str(script.parent)
@@ -89,7 +99,9 @@ def test_fork_has_imported_all_that_a_trial_does_but_nothing_of_ray(python, scri
 
 
 def test_environment_of_a_fork_is_that_of_the_one_who_asks(python, script):
-    process, told = start(python, script, env={name: value for name, value in os.environ.items() if name != "HOME"})
+    process, told = start(
+        python, script, env={name: value for name, value in os.environ.items() if name != "HOME"}
+    )
     assert told["home"] is None  # which the server has
     end(process)
 
@@ -108,8 +120,12 @@ def test_fork_has_the_limits_that_ray_gives_its_workers(python, script):
 
 def test_server_has_no_thread_that_a_fork_would_miss(python, script):
     process, told = start(python, script)
-    names = [path.read_text().strip() for path in Path(f"/proc/{told['parent']}/task").glob("*/comm")]
-    assert len([name for name in names if name != "jemalloc_bg_thd"]) == 1  # Arrow's, which a fork starts again
+    names = [
+        path.read_text().strip() for path in Path(f"/proc/{told['parent']}/task").glob("*/comm")
+    ]
+    assert (
+        len([name for name in names if name != "jemalloc_bg_thd"]) == 1
+    )  # Arrow's, which a fork starts again
     end(process)
 
 
@@ -162,7 +178,9 @@ def test_server_ends_with_the_process_that_has_started_it(tmp_path):
     keeper.write_text(
         "from segtune.cluster.forkserver import forkserver\nwith forkserver() as python:\n    print(python, flush=True)\n    input()\n"
     )
-    owner = subprocess.Popen([sys.executable, str(keeper)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    owner = subprocess.Popen(
+        [sys.executable, str(keeper)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
     assert owner.stdout
     folder = Path(shlex.split(owner.stdout.readline())[-1]).parent
     assert folder.exists()

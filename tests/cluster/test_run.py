@@ -31,8 +31,15 @@ pytestmark = pytest.mark.ray
 def study_file(tiny_config, tmp_path):
     tree = {
         "config": tiny_config.override({"schedule.epochs": 3}).dump(),
-        "space": {"optim.lr": {"loguniform": [1e-5, 1e-1]}, "optim.name": {"choice": ["adamw", "sgd"]}},
-        "search": {"trials": 3, "scheduler": {"asha": {"grace_epochs": 1, "reduction": 2}}, "cpus_per_worker": 1.0},
+        "space": {
+            "optim.lr": {"loguniform": [1e-5, 1e-1]},
+            "optim.name": {"choice": ["adamw", "sgd"]},
+        },
+        "search": {
+            "trials": 3,
+            "scheduler": {"asha": {"grace_epochs": 1, "reduction": 2}},
+            "cpus_per_worker": 1.0,
+        },
     }
     (tmp_path / "s.yaml").write_text(write_yaml(tree))
     return tmp_path / "s.yaml"
@@ -63,7 +70,11 @@ def wait_for_free_cluster(seconds):
         # The many cores of a head node are of no use to the GPUs of the others.
         ([{"CPU": 64}, *[{"CPU": 4, "GPU": 1}] * 3], {}, (1, 4.0, 1.0, 3)),
         # Two times 0.4 fit on a GPU, and what is left of two GPUs makes no third.
-        ([{"CPU": 8, "GPU": 2}], {"gpus_per_worker": 0.4, "cpus_per_worker": 1.0}, (1, 1.0, 0.4, 4)),
+        (
+            [{"CPU": 8, "GPU": 2}],
+            {"gpus_per_worker": 0.4, "cpus_per_worker": 1.0},
+            (1, 1.0, 0.4, 4),
+        ),
     ],
 )
 def test_concurrency_counts_all_that_a_trial_takes(cluster_has, asked, expected):
@@ -72,18 +83,26 @@ def test_concurrency_counts_all_that_a_trial_takes(cluster_has, asked, expected)
 
 
 def test_nodes_that_fit_only_together_are_refused():
-    with pytest.raises(ClusterError, match="the cluster has 4 and 0 on 4 nodes, where 0 such workers find a place"):
+    with pytest.raises(
+        ClusterError, match="the cluster has 4 and 0 on 4 nodes, where 0 such workers find a place"
+    ):
         plan_resources(SearchConfig(cpus_per_worker=2.0), [{"CPU": 1}] * 4)
 
 
 def test_trial_that_can_never_start_is_refused():
-    with pytest.raises(ClusterError, match="one trial needs 4 CPUs and 0 GPUs \\(4 workers\\), the cluster has 2 and 0"):
+    with pytest.raises(
+        ClusterError,
+        match="one trial needs 4 CPUs and 0 GPUs \\(4 workers\\), the cluster has 2 and 0",
+    ):
         plan_resources(SearchConfig(workers_per_trial=4), [{"CPU": 2}])
 
 
 def test_ray_client_is_refused_with_the_way_out():
     with (
-        pytest.raises(ClusterError, match=r"ray job submit --address http://HEAD:8265 -- python -m segtune\.search --address auto"),
+        pytest.raises(
+            ClusterError,
+            match=r"ray job submit --address http://HEAD:8265 -- python -m segtune\.search --address auto",
+        ),
         session("ray://x:10001"),
     ):
         pass
@@ -130,13 +149,17 @@ def test_trials_of_one_worker_follow_one_another_in_one_process(cluster, study_f
     points = [{"optim.lr": 1e-5}, {"optim.lr": 1e-4}]
     study = load_study(study_file, search={"max_concurrent": 1, "trials": 4, "known_good": points})
     run_study(study, tmp_path, "one")
-    pulses = [json.loads(trial.pulse.read_text()) for trial in RunDir(tmp_path / "one").trial_dirs()]
+    pulses = [
+        json.loads(trial.pulse.read_text()) for trial in RunDir(tmp_path / "one").trial_dirs()
+    ]
     assert len(pulses) == 4
     assert len({pulse["pid"] for pulse in pulses}) == 1
     assert wait_for_free_cluster(10)
 
 
-def test_failing_trial_is_told_with_its_reason_and_does_not_stop_the_search(cluster, study_file, tmp_path):
+def test_failing_trial_is_told_with_its_reason_and_does_not_stop_the_search(
+    cluster, study_file, tmp_path
+):
     # A batch larger than the data set is found only when the loader is built.
     tree = load_study(study_file).dump()
     tree["space"] = {"schedule.batch_size": {"choice": [8, 512]}}
@@ -153,11 +176,26 @@ def test_failing_trial_is_told_with_its_reason_and_does_not_stop_the_search(clus
 
 @pytest.mark.slow
 def test_killed_driver_resumes_with_the_same_trials(study_file, tmp_path):
-    command = [sys.executable, "-m", "segtune.api", "--space", str(study_file), "--trials", "4", "--max-concurrent", "1"]
+    command = [
+        sys.executable,
+        "-m",
+        "segtune.api",
+        "--space",
+        str(study_file),
+        "--trials",
+        "4",
+        "--max-concurrent",
+        "1",
+    ]
     command += ["--set", "schedule.epochs=8", "--out", str(tmp_path / "runs")]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     subprocess.run([*command, "--name", "whole"], env=environment, check=True, capture_output=True)
-    with subprocess.Popen([*command, "--name", "broken"], env=environment, stdout=subprocess.DEVNULL, start_new_session=True) as driver:
+    with subprocess.Popen(
+        [*command, "--name", "broken"],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
+    ) as driver:
         rows = tmp_path / "runs" / "broken" / "trials" / "0001" / "epochs.jsonl"
         deadline = time.monotonic() + 90
         while not rows.exists() and time.monotonic() < deadline:
@@ -166,18 +204,41 @@ def test_killed_driver_resumes_with_the_same_trials(study_file, tmp_path):
         driver.send_signal(signal.SIGKILL)
     first = read_trials(RunDir(tmp_path / "runs" / "broken"))
     assert len(first) < 4
-    ended = subprocess.run([*command, "--name", "broken", "--resume"], env=environment, capture_output=True, text=True)
+    ended = subprocess.run(
+        [*command, "--name", "broken", "--resume"], env=environment, capture_output=True, text=True
+    )
     assert ended.returncode == 0, ended.stdout + ended.stderr
     whole, broken = (read_trials(RunDir(tmp_path / "runs" / name)) for name in ("whole", "broken"))
-    assert [(t.params, t.state, t.miou) for t in whole] == [(t.params, t.state, t.miou) for t in broken]
+    assert [(t.params, t.state, t.miou) for t in whole] == [
+        (t.params, t.state, t.miou) for t in broken
+    ]
     assert "<b>4 of 4</b>" in RunDir(tmp_path / "runs" / "broken").report.read_text()
 
 
 @pytest.mark.slow
 def test_interrupt_stops_gracefully_and_says_how_to_go_on(study_file, tmp_path):
-    command = [sys.executable, "-m", "segtune.api", "--space", str(study_file), "--out", str(tmp_path / "runs"), "--name", "i"]
-    command += ["--set", "schedule.epochs=200", "--set", "checkpoint.every=1", "--max-concurrent", "1"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as driver:
+    command = [
+        sys.executable,
+        "-m",
+        "segtune.api",
+        "--space",
+        str(study_file),
+        "--out",
+        str(tmp_path / "runs"),
+        "--name",
+        "i",
+    ]
+    command += [
+        "--set",
+        "schedule.epochs=200",
+        "--set",
+        "checkpoint.every=1",
+        "--max-concurrent",
+        "1",
+    ]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as driver:
         trial = tmp_path / "runs" / "i" / "trials" / "0000"
         deadline = time.monotonic() + 90
         while not (trial / "epochs.jsonl").exists() and time.monotonic() < deadline:
@@ -195,11 +256,12 @@ def test_interrupt_stops_gracefully_and_says_how_to_go_on(study_file, tmp_path):
 
 @pytest.mark.slow
 def test_stop_request_is_heard(cluster, study_file, tmp_path):
-    study, run = load_study(study_file, overrides=["schedule.epochs=200"]), RunDir(tmp_path / "runs" / "d")
-    prepare(run, study, resume=False)
-    code = (
-        "import sys, time, pathlib\nrun = pathlib.Path(sys.argv[1])\nwhile not list(run.glob('trials/*/epochs.jsonl')): time.sleep(0.1)\n"
+    study, run = (
+        load_study(study_file, overrides=["schedule.epochs=200"]),
+        RunDir(tmp_path / "runs" / "d"),
     )
+    prepare(run, study, resume=False)
+    code = "import sys, time, pathlib\nrun = pathlib.Path(sys.argv[1])\nwhile not list(run.glob('trials/*/epochs.jsonl')): time.sleep(0.1)\n"
     code += "(run / 'stop').write_text('stop')"
     with subprocess.Popen([sys.executable, "-c", code, str(run.path)]) as asker:
         with pytest.raises(KeyboardInterrupt):
@@ -219,7 +281,9 @@ def own_cluster(request):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("own_cluster", [True, False], indirect=True, ids=["State API", "no State API"])
+@pytest.mark.parametrize(
+    "own_cluster", [True, False], indirect=True, ids=["State API", "no State API"]
+)
 def test_workers_of_a_group_come_back_after_a_stop(own_cluster, study_file, tmp_path):
     points = [{"optim.lr": 1e-4}, {"optim.lr": 2e-4}]
     changes = {"workers_per_trial": 2, "trials": 3, "cpus_per_worker": 1.0, "known_good": points}
@@ -238,5 +302,8 @@ def test_workers_of_a_group_come_back_after_a_stop(own_cluster, study_file, tmp_
     assert [t.state for t in trials[1:]] == ["pruned", "pruned"]
     assert max(t.epoch for t in trials[1:]) < 20
     # The ranks of the first have trained the second too.
-    assert json.loads(run.trial(1).pulse.read_text())["pid"] == json.loads(run.trial(2).pulse.read_text())["pid"]
+    assert (
+        json.loads(run.trial(1).pulse.read_text())["pid"]
+        == json.loads(run.trial(2).pulse.read_text())["pid"]
+    )
     assert wait_for_free_cluster(10)

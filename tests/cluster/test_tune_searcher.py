@@ -20,8 +20,16 @@ from segtune.tuning.study import SearchConfig, load_study
 def study(tiny_config, tmp_path):
     tree = {
         "config": tiny_config.dump(),
-        "space": {"optim.lr": {"loguniform": [1e-5, 1e-1]}, "loss.focal.gamma": {"uniform": [0.0, 4.0]}},
-        "search": {"sampler": "tpe", "trials": 14, "known_good": [{"optim.lr": 0.01}], "scheduler": "none"},
+        "space": {
+            "optim.lr": {"loguniform": [1e-5, 1e-1]},
+            "loss.focal.gamma": {"uniform": [0.0, 4.0]},
+        },
+        "search": {
+            "sampler": "tpe",
+            "trials": 14,
+            "known_good": [{"optim.lr": 0.01}],
+            "scheduler": "none",
+        },
     }
     (tmp_path / "s.yaml").write_text(write_yaml(tree))
     return load_study(tmp_path / "s.yaml")
@@ -36,13 +44,19 @@ def play(sampler, trials, states=()):
         trial = sampler.run.trial(suggestion["number"])
         drawn.append(suggestion["params"])
         state = states[index] if index < len(states) else "completed"
-        score = 1 / (1 + abs(suggestion["params"]["optim.lr"] - 1e-2) * 100 + suggestion["params"]["loss.focal.gamma"])
+        score = 1 / (
+            1
+            + abs(suggestion["params"]["optim.lr"] - 1e-2) * 100
+            + suggestion["params"]["loss.focal.gamma"]
+        )
         for epoch in (1, 2):
             row = {"epoch": epoch, "step": epoch, "miou": score * epoch / 2, "seconds": 1.0}
             trial.append_epoch(row)
             sampler.on_trial_result(name, {**row, "training_iteration": epoch})
         if state in ("completed", "unhealthy", "failed"):
-            trial.write_verdict(Verdict(state=state, kind="" if state == "completed" else "non-finite", epoch=2))
+            trial.write_verdict(
+                Verdict(state=state, kind="" if state == "completed" else "non-finite", epoch=2)
+            )
         sampler.on_trial_complete(name, {"epoch": 2}, error=state == "lost")
     return drawn
 
@@ -59,7 +73,13 @@ def test_ends_are_told_as_what_they_are(study, tmp_path):
     sampler = StudySampler(without, RunDir(tmp_path / "r"))
     play(sampler, 5, ["completed", "pruned", "unhealthy", "failed", "lost"])
     told = sampler.record.study.trials
-    assert [t.state for t in told] == [TrialState.COMPLETE, TrialState.PRUNED, TrialState.PRUNED, TrialState.FAIL, TrialState.FAIL]
+    assert [t.state for t in told] == [
+        TrialState.COMPLETE,
+        TrialState.PRUNED,
+        TrialState.PRUNED,
+        TrialState.FAIL,
+        TrialState.FAIL,
+    ]
     assert told[2].constraints["unhealthy"] > 0
     assert told[0].intermediate_values == {1: pytest.approx(told[0].value / 2), 2: told[0].value}
     assert sampler.record.study.best_trial.number == 0
@@ -94,7 +114,9 @@ def test_search_waits_for_what_may_be_lost_yet(study, tmp_path):
 def test_journal_opens_with_optuna_alone(study, tmp_path):
     sampler = StudySampler(study, RunDir(tmp_path / "r"))
     play(sampler, 2)
-    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(sampler.run.journal)))
+    storage = optuna.storages.JournalStorage(
+        optuna.storages.journal.JournalFileBackend(str(sampler.run.journal))
+    )
     assert len(optuna.load_study(study_name="r", storage=storage).trials) >= 2
 
 
@@ -133,7 +155,9 @@ def test_sampler_ends_after_the_last_trial(study, tmp_path):
 
 def test_tpe_keeps_away_from_unhealthy_regions(study, tmp_path):
     sampler = StudySampler(study, RunDir(tmp_path / "r"))
-    sampler.study = study.__class__(study.config, study.space, study.search.override({"trials": 60}))
+    sampler.study = study.__class__(
+        study.config, study.space, study.search.override({"trials": 60})
+    )
     counts = {True: 0, False: 0}
     for index in range(60):
         suggestion = sampler.suggest(f"t{index}")
@@ -144,7 +168,9 @@ def test_tpe_keeps_away_from_unhealthy_regions(study, tmp_path):
         # Unhealthy trials have the better score before they die: only the constraint tells.
         score = 0.9 if bad else 0.5 / (1 + abs(math.log10(suggestion["params"]["optim.lr"]) + 3))
         trial.append_epoch({"epoch": 1, "step": 1, "miou": score, "seconds": 1.0})
-        trial.write_verdict(Verdict(state="unhealthy" if bad else "completed", kind="non-finite" if bad else ""))
+        trial.write_verdict(
+            Verdict(state="unhealthy" if bad else "completed", kind="non-finite" if bad else "")
+        )
         sampler.on_trial_complete(f"t{index}", {"epoch": 1})
     # By chance a quarter of the last thirty draws would lie there (one decade of four).
     assert counts[True] <= 2
@@ -173,7 +199,9 @@ def test_epochs_after_a_stop_are_not_told(study, tmp_path):
     sampler.suggest("a")
 
     def validate(epoch):
-        run.trial(0).append_epoch({"epoch": epoch, "step": epoch, "miou": epoch / 10, "seconds": 1.0})
+        run.trial(0).append_epoch(
+            {"epoch": epoch, "step": epoch, "miou": epoch / 10, "seconds": 1.0}
+        )
 
     # The workers of a group are ahead of Tune by an epoch when they are stopped at the first, and go on for another.
     validate(1)
@@ -196,7 +224,9 @@ def halving_study(study):
 
 
 @pytest.mark.parametrize("running", [1, 2])
-def test_trial_is_stopped_at_resume_where_the_crash_came_before_its_stop(halving_study, tmp_path, running):
+def test_trial_is_stopped_at_resume_where_the_crash_came_before_its_stop(
+    halving_study, tmp_path, running
+):
     run = RunDir(tmp_path / "r")
     sampler = StudySampler(halving_study, run)
     for number, miou in enumerate([0.5] + [0.1] * running):

@@ -50,7 +50,9 @@ def in_an_actor(work, *given):
 
 
 @pytest.mark.slow
-def test_ranks_of_a_stopped_trial_train_the_next_and_tell_nothing_of_the_old(cluster, task, tmp_path):
+def test_ranks_of_a_stopped_trial_train_the_next_and_tell_nothing_of_the_old(
+    cluster, task, tmp_path
+):
     def work(first, second, third, storage):
         def stop(row):
             raise SystemExit
@@ -67,7 +69,13 @@ def test_ranks_of_a_stopped_trial_train_the_next_and_tell_nothing_of_the_old(clu
         train_in_group(third, end, storage, PLACEMENT)
         return told, stayed is group._group
 
-    told, stayed = in_an_actor(work, task("first", epochs=500), task("second", epochs=2), task("third", epochs=500), tmp_path / "ray")
+    told, stayed = in_an_actor(
+        work,
+        task("first", epochs=500),
+        task("second", epochs=2),
+        task("third", epochs=500),
+        tmp_path / "ray",
+    )
     assert stayed
     assert [row["epoch"] for row in told] == [1, 2]
     assert TrialDir(tmp_path / "first").read_verdict() is None
@@ -75,7 +83,9 @@ def test_ranks_of_a_stopped_trial_train_the_next_and_tell_nothing_of_the_old(clu
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("fault", ["killed while idle", "does not come back", "an error in between"])
+@pytest.mark.parametrize(
+    "fault", ["killed while idle", "does not come back", "an error in between"]
+)
 def test_ranks_that_have_failed_are_replaced(cluster, task, tmp_path, fault):
     def work(first, second, storage):
         def stop(row):
@@ -83,7 +93,9 @@ def test_ranks_that_have_failed_are_replaced(cluster, task, tmp_path, fault):
 
         told = []
         with contextlib.suppress(SystemExit, RuntimeError):
-            train_in_group(first, told.append if fault == "killed while idle" else stop, storage, PLACEMENT)
+            train_in_group(
+                first, told.append if fault == "killed while idle" else stop, storage, PLACEMENT
+            )
         before = group._group
         if fault == "killed while idle":
             rank = before._ranks().get_workers()[1]
@@ -97,7 +109,12 @@ def test_ranks_that_have_failed_are_replaced(cluster, task, tmp_path, fault):
 
     first = task("first", epochs=1 if fault == "killed while idle" else 500)
     told, replaced, groups = in_an_actor(work, first, task("second"), tmp_path / "ray")
-    assert (told[-1], len(told), replaced, groups) == (1, 2 if fault == "killed while idle" else 1, True, 1)
+    assert (told[-1], len(told), replaced, groups) == (
+        1,
+        2 if fault == "killed while idle" else 1,
+        True,
+        1,
+    )
 
 
 def told_of(*said):

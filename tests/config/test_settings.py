@@ -85,7 +85,9 @@ def test_override_is_validated_like_the_file():
 
 
 def test_what_is_written_reads_back_equal(tmp_path):
-    config = ExperimentConfig().override({"optim.lr": 1.2345678901234567e-5, "data.classes": ["a", "b"]})
+    config = ExperimentConfig().override(
+        {"optim.lr": 1.2345678901234567e-5, "data.classes": ["a", "b"]}
+    )
     (tmp_path / "c.yaml").write_text(write_yaml(config.dump()))
     assert load_config(tmp_path / "c.yaml") == config
     assert load_config(tmp_path / "c.yaml", ["seed=7"]).seed == 7
@@ -93,7 +95,10 @@ def test_what_is_written_reads_back_equal(tmp_path):
 
 def test_plain_yaml_reads_the_same_settings():
     # Other tools read our files with PyYAML's own rules.
-    assert ExperimentConfig.parse(yaml.safe_load(write_yaml(ExperimentConfig().dump()))) == ExperimentConfig()
+    assert (
+        ExperimentConfig.parse(yaml.safe_load(write_yaml(ExperimentConfig().dump())))
+        == ExperimentConfig()
+    )
 
 
 def test_missing_file_names_the_nearest(tmp_path):
@@ -110,7 +115,9 @@ def test_every_setting_is_described():
 
 def test_differences_name_the_settings():
     ours = ExperimentConfig()
-    assert differences(ours, ours.override({"optim.lr": 1e-3})) == ["optim.lr: 6e-05 here, 0.001 there"]
+    assert differences(ours, ours.override({"optim.lr": 1e-3})) == [
+        "optim.lr: 6e-05 here, 0.001 there"
+    ]
 
 
 def test_differences_of_an_optional_section_are_told():

@@ -90,13 +90,17 @@ def count_decodes(data, notes):
 
 def test_eight_trials_at_once_decode_each_image_once(data, tmp_path):
     context = multiprocessing.get_context("fork")
-    readers = [context.Process(target=count_decodes, args=(data, tmp_path / "notes")) for _ in range(8)]
+    readers = [
+        context.Process(target=count_decodes, args=(data, tmp_path / "notes")) for _ in range(8)
+    ]
     for reader in readers:
         reader.start()
     for reader in readers:
         reader.join()
     assert [reader.exitcode for reader in readers] == [0] * 8
-    assert sorted((tmp_path / "notes").read_text().split()) == sorted(pair.image for pair in open_split(data, "train"))
+    assert sorted((tmp_path / "notes").read_text().split()) == sorted(
+        pair.image for pair in open_split(data, "train")
+    )
 
 
 def stuck_decoding(data, ready):
@@ -142,7 +146,10 @@ def test_too_large_a_data_set_is_not_kept_and_says_so(data, small, monkeypatch, 
 
 def test_the_data_set_that_was_not_used_for_longest_makes_room(data):
     whole = 24 * 64 * 64 * 4
-    old, late = (DecodedPairs(open_split(data, "train"), data, NUM_CLASSES + more, "train") for more in (1, 2))
+    old, late = (
+        DecodedPairs(open_split(data, "train"), data, NUM_CLASSES + more, "train")
+        for more in (1, 2)
+    )
     stranger = Path(data.cache) / "thesis"
     stranger.mkdir()
     (stranger / "chapter").write_bytes(b"." * 3 * whole)
@@ -162,7 +169,9 @@ def test_the_data_set_that_was_not_used_for_longest_makes_room(data):
     assert not old.folder.exists()
     assert late.folder.exists()
     assert (stranger / "chapter").exists()
-    assert same(old[0], load_pair(old.pairs[0], old.config, NUM_CLASSES))  # whoever still reads it goes on
+    assert same(
+        old[0], load_pair(old.pairs[0], old.config, NUM_CLASSES)
+    )  # whoever still reads it goes on
     assert not old.folder
 
 

@@ -63,7 +63,9 @@ def test_voc_lists_are_joined_without_doubles_and_blank_lines(voc):
 
 
 def test_aug_list_takes_the_aug_masks(voc):
-    assert "SegmentationClassAug" in open_split(voc_config(voc, train=["train", "aug"]), "val")[0].mask
+    assert (
+        "SegmentationClassAug" in open_split(voc_config(voc, train=["train", "aug"]), "val")[0].mask
+    )
     assert "SegmentationClassAug" not in open_split(voc_config(voc), "val")[0].mask
 
 
@@ -157,7 +159,9 @@ def test_data_check_lists_every_problem_and_the_frequencies(voc, capsys):
     told = capsys.readouterr().err
     assert "a.png: labels [99]" in told
     assert "b.png: every pixel is ignored" in told
-    assert "class 'background' (label 0) is in the validation images and in no training image" in told
+    assert (
+        "class 'background' (label 0) is in the validation images and in no training image" in told
+    )
 
 
 def test_shapes_are_the_same_from_the_same_seed(tmp_path):
@@ -166,9 +170,13 @@ def test_shapes_are_the_same_from_the_same_seed(tmp_path):
         shapes.ensure(tmp_path / name, spec)
     files = [p.relative_to(tmp_path / "one") for p in (tmp_path / "one").rglob("*") if p.is_file()]
     assert len(files) == 2 * 4 + 3
-    assert all((tmp_path / "one" / f).read_bytes() == (tmp_path / "two" / f).read_bytes() for f in files)
+    assert all(
+        (tmp_path / "one" / f).read_bytes() == (tmp_path / "two" / f).read_bytes() for f in files
+    )
     shapes.ensure(tmp_path / "two", shapes.ShapesSpec(seed=4, num_train=3, num_val=1, size=64))
-    assert any((tmp_path / "one" / f).read_bytes() != (tmp_path / "two" / f).read_bytes() for f in files)
+    assert any(
+        (tmp_path / "one" / f).read_bytes() != (tmp_path / "two" / f).read_bytes() for f in files
+    )
 
 
 def test_shapes_are_imbalanced_and_hold_every_class():
@@ -181,4 +189,9 @@ def test_shapes_are_imbalanced_and_hold_every_class():
 
 
 def test_colours_are_those_of_voc():
-    assert palette(21)[[0, 1, 15, 20]].tolist() == [[0, 0, 0], [128, 0, 0], [192, 128, 128], [0, 64, 128]]
+    assert palette(21)[[0, 1, 15, 20]].tolist() == [
+        [0, 0, 0],
+        [128, 0, 0],
+        [192, 128, 128],
+        [0, 64, 128],
+    ]

@@ -24,11 +24,16 @@ EVERYTHING = {
 
 
 def batches(config, epoch=1, rank=0, world_size=1):
-    return [(b.images.clone(), b.masks.clone()) for b in TrainLoader(config, rank, world_size).epoch(epoch)]
+    return [
+        (b.images.clone(), b.masks.clone())
+        for b in TrainLoader(config, rank, world_size).epoch(epoch)
+    ]
 
 
 def same(one, two):
-    return len(one) == len(two) and all(torch.equal(a, c) and torch.equal(b, d) for (a, b), (c, d) in zip(one, two, strict=True))
+    return len(one) == len(two) and all(
+        torch.equal(a, c) and torch.equal(b, d) for (a, b), (c, d) in zip(one, two, strict=True)
+    )
 
 
 @pytest.mark.slow
@@ -42,13 +47,19 @@ def test_loaders_make_no_difference(tiny_config):
 def test_ranks_see_together_what_one_sees(tiny_config):
     config = tiny_config.override(EVERYTHING)
     parts = [batches(config, rank=rank, world_size=2) for rank in (0, 1)]
-    joined = [tuple(torch.cat(pair) for pair in zip(a, b, strict=True)) for a, b in zip(*parts, strict=True)]
+    joined = [
+        tuple(torch.cat(pair) for pair in zip(a, b, strict=True))
+        for a, b in zip(*parts, strict=True)
+    ]
     assert same(batches(config), joined)
 
 
 def test_accumulation_sees_the_same_global_batches(tiny_config):
     parts = batches(tiny_config.override({"schedule.accumulate": 2}))
-    joined = [tuple(torch.cat(pair) for pair in zip(a, b, strict=True)) for a, b in zip(parts[::2], parts[1::2], strict=True)]
+    joined = [
+        tuple(torch.cat(pair) for pair in zip(a, b, strict=True))
+        for a, b in zip(parts[::2], parts[1::2], strict=True)
+    ]
     assert same(batches(tiny_config), joined)
 
 
@@ -72,7 +83,9 @@ def test_every_image_is_validated_once_over_all_ranks(tiny_config):
 
 
 def test_batches_that_cannot_be_formed_are_refused(tiny_config):
-    with pytest.raises(ConfigError, match="8 does not divide among 3 workers x accumulate 1; the nearest is 6"):
+    with pytest.raises(
+        ConfigError, match="8 does not divide among 3 workers x accumulate 1; the nearest is 6"
+    ):
         TrainLoader(tiny_config, 0, 3)
     with pytest.raises(ConfigError, match="25 is more than the 24 training images"):
         TrainLoader(tiny_config.override({"schedule.batch_size": 25}), 0, 1)
@@ -80,7 +93,10 @@ def test_batches_that_cannot_be_formed_are_refused(tiny_config):
 
 def augmentation(data=None, **augment):
     plain = {"ratio": [1.0, 1.0], "cat_max_ratio": 1.0, "flip": 0.0, "photometric": False}
-    return Augmentation(DataConfig.parse({"resize": [64, 64], "crop": [32, 32], **(data or {})}), AugmentConfig.parse({**plain, **augment}))
+    return Augmentation(
+        DataConfig.parse({"resize": [64, 64], "crop": [32, 32], **(data or {})}),
+        AugmentConfig.parse({**plain, **augment}),
+    )
 
 
 @pytest.fixture
@@ -99,7 +115,9 @@ def test_cropping_first_equals_resizing_first(seed):
     rng = np.random.default_rng(seed)
     scale = float(rng.choice([0.5, 1.0, 2.0, rng.uniform(0.5, 3.0)]))
     image = cv2.resize(rng.integers(0, 255, (20, 26, 3), np.uint8), (260, 200))
-    labels = cv2.resize(rng.integers(0, 9, (20, 26), np.uint8), (260, 200), interpolation=cv2.INTER_NEAREST)
+    labels = cv2.resize(
+        rng.integers(0, 9, (20, 26), np.uint8), (260, 200), interpolation=cv2.INTER_NEAREST
+    )
     full = (round(200 * scale), round(260 * scale))
     size = [min(160, f) for f in full]
     top, left = (int(rng.integers(0, f - s + 1)) for f, s in zip(full, size, strict=True))
@@ -107,8 +125,12 @@ def test_cropping_first_equals_resizing_first(seed):
     part = (slice(top, top + size[0]), slice(left, left + size[1]))
     whole = cv2.resize(image, full[::-1], interpolation=cv2.INTER_LINEAR)[part]
     assert np.abs(ours.astype(int) - whole.astype(int)).max() <= 3
-    ys, xs = (((np.arange(f) + 0.5) * n / f).astype(int) for f, n in zip(full, labels.shape, strict=True))
-    assert (our_labels == labels[ys][:, xs][part]).mean() > 0.99  # rounding where a pixel lies on the border of two
+    ys, xs = (
+        ((np.arange(f) + 0.5) * n / f).astype(int) for f, n in zip(full, labels.shape, strict=True)
+    )
+    assert (
+        our_labels == labels[ys][:, xs][part]
+    ).mean() > 0.99  # rounding where a pixel lies on the border of two
 
 
 @pytest.mark.parametrize("scale", [0.06, 33.0, 64.0])
@@ -118,8 +140,12 @@ def test_extreme_scales_are_cut_alike(scale):
     size = [min(96, f) for f in full]
     for share in (0.0, 0.37, 1.0):
         top, left = (int(share * (f - s)) for f, s in zip(full, size, strict=True))
-        ours, labels = _cut(image, image[..., 0].copy(), (top, left, *size), scale, False, Colours())
-        whole = cv2.resize(image, full[::-1], interpolation=cv2.INTER_LINEAR)[top : top + size[0], left : left + size[1]]
+        ours, labels = _cut(
+            image, image[..., 0].copy(), (top, left, *size), scale, False, Colours()
+        )
+        whole = cv2.resize(image, full[::-1], interpolation=cv2.INTER_LINEAR)[
+            top : top + size[0], left : left + size[1]
+        ]
         assert ours.shape == whole.shape
         assert labels.shape == whole.shape[:2]
         assert np.abs(ours.astype(int) - whole.astype(int)).mean() < 2
@@ -158,7 +184,9 @@ def test_flip_turns_image_and_mask_together(scene):
 
 
 def test_cutout_fills_image_with_mean_and_labels_with_ignore(scene):
-    image, labels = augmentation({"crop": [64, 64]}, cutout={"prob": 1.0})(*scene, np.random.default_rng(0))
+    image, labels = augmentation({"crop": [64, 64]}, cutout={"prob": 1.0})(
+        *scene, np.random.default_rng(0)
+    )
     holes = (image == (124, 116, 104)).all(-1)
     assert 0 < holes.mean() < 0.2
     assert (labels[holes] == 255).all()
@@ -166,7 +194,9 @@ def test_cutout_fills_image_with_mean_and_labels_with_ignore(scene):
 
 
 def test_photometric_distortion_leaves_labels_and_size_alone(scene):
-    image, labels = augmentation({"crop": [64, 64]}, photometric=True)(*scene, np.random.default_rng(1))
+    image, labels = augmentation({"crop": [64, 64]}, photometric=True)(
+        *scene, np.random.default_rng(1)
+    )
     assert np.array_equal(labels, scene[1])
     assert image.shape == scene[0].shape
     assert image.dtype == np.uint8
@@ -234,7 +264,10 @@ def test_normalised_mean_colour_is_zero():
 
 def test_batches_are_pinned_where_the_loader_is_asked_to(tiny_config):
     # Without a GPU there is no such memory; that torch finds the method is what can be seen here.
-    for batch in (next(TrainLoader(tiny_config, 0, 1).epoch(1)), next(iter(ValLoader(tiny_config, 0, 1)))):
+    for batch in (
+        next(TrainLoader(tiny_config, 0, 1).epoch(1)),
+        next(iter(ValLoader(tiny_config, 0, 1))),
+    ):
         with patch.object(torch.Tensor, "pin_memory", lambda self: self + 0):
             pinned = pin_memory(batch)
         assert pinned is not batch

@@ -32,7 +32,9 @@ def band_rows(request, monkeypatch):
 def one_term(name, num_classes=C, **settings):
     """Returns the loss whose only term is `name` (focal, dice or ce); settings go to the term, class_weights and ohem to the loss."""
     general = {key: settings.pop(key) for key in ("class_weights", "ohem") if key in settings}
-    return build_loss(LossConfig.parse({**OFF, **general, name: {"weight": 1.0, **settings}}), num_classes)
+    return build_loss(
+        LossConfig.parse({**OFF, **general, name: {"weight": 1.0, **settings}}), num_classes
+    )
 
 
 def full_size(logits, target):
@@ -43,20 +45,28 @@ def full_size(logits, target):
 
 def one_hot(target):
     valid = (target != IGNORE)[:, None].double()
-    return F.one_hot(target.where(target != IGNORE, 0), C).permute(0, 3, 1, 2).double() * valid, valid
+    return F.one_hot(target.where(target != IGNORE, 0), C).permute(
+        0, 3, 1, 2
+    ).double() * valid, valid
 
 
 def plain_sigmoid_focal(logits, target, gamma=2.0, alpha=0.5, class_weights=(1.0,) * C):
     y, valid = one_hot(target)
     p = logits.sigmoid()
     pt = y * p + (1 - y) * (1 - p)
-    weight = (alpha * y + (1 - alpha) * (1 - y)) * (1 - pt) ** gamma * torch.tensor(class_weights).view(1, -1, 1, 1)
+    weight = (
+        (alpha * y + (1 - alpha) * (1 - y))
+        * (1 - pt) ** gamma
+        * torch.tensor(class_weights).view(1, -1, 1, 1)
+    )
     return (weight * -pt.log() * valid).sum() / logits.numel()
 
 
 def plain_softmax_focal(logits, target, gamma=2.0, class_weights=(1.0,) * C):
     y, valid = one_hot(target)
-    pt = (logits.softmax(1) * y).sum(1, keepdim=True) + 0.5 * (1 - valid)  # its gradient is finite there
+    pt = (logits.softmax(1) * y).sum(1, keepdim=True) + 0.5 * (
+        1 - valid
+    )  # its gradient is finite there
     weight = (y * torch.tensor(class_weights).view(1, -1, 1, 1)).sum(1, keepdim=True)
     return (weight * valid * (1 - pt) ** gamma * -pt.log()).sum() / valid.sum()
 
@@ -71,7 +81,9 @@ def plain_dice(logits, target, per_class=False):
     losses = []
     for pn, yn in zip(p, y, strict=True):
         groups = [(pn[c], yn[c]) for c in range(C) if yn[c].sum()] if per_class else [(pn, yn)]
-        parts = [1 - 2 * (a * b).sum() / ((a**2).sum() + 1e-3 + (b**2).sum() + 1e-3) for a, b in groups]
+        parts = [
+            1 - 2 * (a * b).sum() / ((a**2).sum() + 1e-3 + (b**2).sum() + 1e-3) for a, b in groups
+        ]
         losses.append(torch.stack(parts).mean())
     return torch.stack(losses).mean()
 
@@ -109,7 +121,9 @@ def test_values_and_gradients_are_those_of_the_plain_formula(batch, case, size, 
     value, expected = ours(x, target), plain(y, target)
     assert value.item() == pytest.approx(expected.item(), rel=1e-5)
     (gradient,), (wanted,) = torch.autograd.grad(value, x), torch.autograd.grad(expected, y)
-    torch.testing.assert_close(gradient.double(), wanted, rtol=1e-5, atol=1e-5 * wanted.abs().max().item())
+    torch.testing.assert_close(
+        gradient.double(), wanted, rtol=1e-5, atol=1e-5 * wanted.abs().max().item()
+    )
 
 
 @pytest.mark.parametrize("case", PLAIN)
@@ -124,14 +138,18 @@ def test_focal_keeps_its_digits_on_confident_pixels(own):
     logits[:, 1] = own
     target = torch.ones(1, 2, 2, dtype=torch.int64)
     expected = plain_sigmoid_focal(logits, target, 2.0, 0.25).item()
-    assert one_term("focal", alpha=0.25)(logits.float(), target)["total"].item() == pytest.approx(expected, rel=1e-5, abs=0)
+    assert one_term("focal", alpha=0.25)(logits.float(), target)["total"].item() == pytest.approx(
+        expected, rel=1e-5, abs=0
+    )
 
 
 def test_dice_of_one_pixel_is_the_number_by_hand():
     logits = torch.full((1, C, 1, 1), -40.0)
     logits[0, 2] = 0.0  # probability 1/2 for the label, 0 for the rest
     expected = 1 - 2 * 0.5 / (0.25 + 1e-3 + 1 + 1e-3)
-    assert one_term("dice")(logits, torch.full((1, 1, 1), 2))["total"].item() == pytest.approx(expected, rel=1e-5)
+    assert one_term("dice")(logits, torch.full((1, 1, 1), 2))["total"].item() == pytest.approx(
+        expected, rel=1e-5
+    )
 
 
 @pytest.mark.parametrize("case", PLAIN)
@@ -153,10 +171,14 @@ def test_ignored_pixels_have_no_say_and_get_no_gradient(batch, case):
 @pytest.mark.parametrize("scale", [40.0, -40.0, 0.0])
 @pytest.mark.parametrize("ignored", [False, True])
 def test_values_and_gradients_are_finite_at_every_corner(form, gamma, scale, ignored):
-    config = LossConfig.parse({"focal": {"gamma": gamma, "form": form}, "dice": {"weight": 1.0}, "ce": {"weight": 1.0}})
+    config = LossConfig.parse(
+        {"focal": {"gamma": gamma, "form": form}, "dice": {"weight": 1.0}, "ce": {"weight": 1.0}}
+    )
     logits = torch.zeros(1, C, 4, 4)
     logits[:, 1] = scale
-    logits[:, :, 2:] = scale * (-1.0) ** torch.arange(C)[:, None, None]  # half of the pixels: saturated in every class
+    logits[:, :, 2:] = (
+        scale * (-1.0) ** torch.arange(C)[:, None, None]
+    )  # half of the pixels: saturated in every class
     logits.requires_grad_()
     target = torch.full((1, 4, 4), IGNORE if ignored else 1)
     if not ignored:
@@ -173,10 +195,14 @@ def test_values_and_gradients_are_finite_at_every_corner(form, gamma, scale, ign
 
 def test_sum_is_weighted_and_terms_are_not(batch):
     logits, target = batch
-    config = LossConfig.parse({"focal": {"weight": 3.0}, "dice": {"weight": 0.5}, "ce": {"weight": 0.0}})
+    config = LossConfig.parse(
+        {"focal": {"weight": 3.0}, "dice": {"weight": 0.5}, "ce": {"weight": 0.0}}
+    )
     terms = build_loss(config, C)(logits.float(), target)
     assert set(terms) == {"total", "focal", "dice"}
-    assert terms["total"].item() == pytest.approx(3 * terms["focal"].item() + 0.5 * terms["dice"].item())
+    assert terms["total"].item() == pytest.approx(
+        3 * terms["focal"].item() + 0.5 * terms["dice"].item()
+    )
     assert terms["dice"].item() == pytest.approx(plain_dice(logits, target).item(), rel=1e-5)
 
 
@@ -185,7 +211,9 @@ def test_sum_is_weighted_and_terms_are_not(batch):
 def test_gradient_is_that_of_the_weighted_sum(batch, form, dtype, band_rows):
     logits, target = batch
     focal = plain_sigmoid_focal if form == "sigmoid" else plain_softmax_focal
-    config = LossConfig.parse({"focal": {"weight": 3.0, "form": form}, "dice": {"weight": 0.5}, "ce": {"weight": 2.0}})
+    config = LossConfig.parse(
+        {"focal": {"weight": 3.0, "form": form}, "dice": {"weight": 0.5}, "ce": {"weight": 2.0}}
+    )
     x, y = logits.to(dtype).requires_grad_(), logits.clone().requires_grad_()
     value = 7 * build_loss(config, C)(x, target)["total"]
     expected = 7 * (3 * focal(y, target) + 0.5 * plain_dice(y, target) + 2 * plain_ce(y, target))
@@ -193,7 +221,9 @@ def test_gradient_is_that_of_the_weighted_sum(batch, form, dtype, band_rows):
     exact = 1e-5 if dtype is torch.float32 else 1e-12
     for _ in range(2):  # a second pass backward finds the same
         (gradient,) = torch.autograd.grad(value, x, retain_graph=True)
-        torch.testing.assert_close(gradient.double(), wanted, rtol=exact, atol=exact * wanted.abs().max().item())
+        torch.testing.assert_close(
+            gradient.double(), wanted, rtol=exact, atol=exact * wanted.abs().max().item()
+        )
 
 
 def test_values_are_the_same_where_nobody_wants_a_gradient(batch):
@@ -209,9 +239,13 @@ def test_values_are_the_same_where_nobody_wants_a_gradient(batch):
 def test_small_logits_are_upsampled_to_the_labels(batch):
     logits, target = batch
     small = logits[..., :3, :4].float()
-    big = torch.nn.functional.interpolate(small, size=target.shape[-2:], mode="bilinear", align_corners=False)
+    big = torch.nn.functional.interpolate(
+        small, size=target.shape[-2:], mode="bilinear", align_corners=False
+    )
     loss = build_loss(LossConfig(), C)
-    assert loss(small, target)["total"].item() == pytest.approx(loss(big, target)["total"].item(), rel=1e-6)
+    assert loss(small, target)["total"].item() == pytest.approx(
+        loss(big, target)["total"].item(), rel=1e-6
+    )
     with pytest.raises(ValueError, match="do not fit 5 classes"):
         loss(torch.zeros(2, 4, 6, 7), target)
 
@@ -221,7 +255,10 @@ def test_small_logits_are_upsampled_to_the_labels(batch):
 def test_half_precision_is_computed_in_float32(batch, form, dtype):
     logits, target = batch
     half = logits.to(dtype)
-    loss = build_loss(LossConfig.parse({"focal": {"form": form}, "dice": {"weight": 1.0}, "ce": {"weight": 1.0}}), C)
+    loss = build_loss(
+        LossConfig.parse({"focal": {"form": form}, "dice": {"weight": 1.0}, "ce": {"weight": 1.0}}),
+        C,
+    )
     with torch.autocast("cpu", dtype=dtype):
         terms = loss(half, target)
     assert {value.dtype for value in terms.values()} == {torch.float32}
@@ -232,7 +269,9 @@ def test_another_ignore_index_is_obeyed(batch):
     logits, target = batch
     moved = target.where(target != IGNORE, -100)
     config = LossConfig.parse({"dice": {"weight": 1.0}, "ce": {"weight": 1.0}})
-    assert build_loss(config, C, ignore_index=-100)(logits.float(), moved) == build_loss(config, C)(logits.float(), target)
+    assert build_loss(config, C, ignore_index=-100)(logits.float(), moved) == build_loss(config, C)(
+        logits.float(), target
+    )
 
 
 def test_sample_without_a_valid_pixel_leaves_the_others_finite(batch):
@@ -240,12 +279,16 @@ def test_sample_without_a_valid_pixel_leaves_the_others_finite(batch):
     target = target.clone()
     target[0] = IGNORE
     x = logits.float().requires_grad_()
-    terms = build_loss(LossConfig.parse({"dice": {"weight": 1.0}, "ce": {"weight": 1.0}}), C)(x, target)
+    terms = build_loss(LossConfig.parse({"dice": {"weight": 1.0}, "ce": {"weight": 1.0}}), C)(
+        x, target
+    )
     terms["total"].backward()
     assert x.grad is not None
     assert x.grad[0].abs().max() == 0
     assert x.grad[1].abs().max() > 0
-    assert terms["dice"].item() == pytest.approx(plain_dice(logits[1:], target[1:]).item() / 2, rel=1e-5)
+    assert terms["dice"].item() == pytest.approx(
+        plain_dice(logits[1:], target[1:]).item() / 2, rel=1e-5
+    )
 
 
 @pytest.mark.parametrize("name", ["focal", "ce"])
@@ -257,7 +300,9 @@ def test_hard_examples_are_those_whose_label_is_the_least_likely(batch, name, ba
     assert torch.equal(hardest(logits, target, target != IGNORE, 0.3), chosen)
     form = {"form": "softmax"} if name == "focal" else {}
     kept = one_term(name, ohem={"keep": 0.3}, **form)(logits, target)["total"]
-    assert kept.item() == pytest.approx(one_term(name, **form)(logits, target.where(chosen, IGNORE))["total"].item())
+    assert kept.item() == pytest.approx(
+        one_term(name, **form)(logits, target.where(chosen, IGNORE))["total"].item()
+    )
     assert kept.item() > one_term(name, **form)(logits, target)["total"].item()
 
 

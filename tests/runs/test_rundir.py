@@ -23,7 +23,9 @@ def finished(run, number, mious, state="completed", **params):
     write_atomic(trial.params, json.dumps(params))
     for epoch, miou in enumerate(mious, 1):
         trial.append_epoch({"epoch": epoch, "miou": miou, "seconds": float(epoch)})
-    trial.write_verdict(Verdict(state=state, epoch=len(mious), kind="non-finite" if state == "unhealthy" else ""))
+    trial.write_verdict(
+        Verdict(state=state, epoch=len(mious), kind="non-finite" if state == "unhealthy" else "")
+    )
     return trial
 
 
@@ -70,7 +72,9 @@ def test_best_is_the_highest_miou_of_a_healthy_trial(run):
 def test_second_driver_is_refused_and_the_first_one_named(run):
     code = "import sys; from segtune.rundir import RunDir; from pathlib import Path\nwith RunDir(Path(sys.argv[1])).locked(): pass"
     with run.locked():
-        second = subprocess.run([sys.executable, "-c", code, str(run.path)], capture_output=True, text=True)
+        second = subprocess.run(
+            [sys.executable, "-c", code, str(run.path)], capture_output=True, text=True
+        )
     assert "another search is using this folder (host" in second.stderr
     assert subprocess.run([sys.executable, "-c", code, str(run.path)], check=False).returncode == 0
 
@@ -93,11 +97,19 @@ def test_older_attempt_writes_nothing_more(tmp_path):
     old = TrialDir(trial.path, trial.begin_attempt())
     old.append_epoch({"epoch": 1})
     new = TrialDir(trial.path, trial.begin_attempt())
-    for write in (lambda: old.append_epoch({"epoch": 2}), lambda: old.write_verdict(Verdict(state="failed"))):
-        with pytest.raises(StaleAttemptError, match="attempt 1 writes no more, attempt 2 has begun"):
+    for write in (
+        lambda: old.append_epoch({"epoch": 2}),
+        lambda: old.write_verdict(Verdict(state="failed")),
+    ):
+        with pytest.raises(
+            StaleAttemptError, match="attempt 1 writes no more, attempt 2 has begun"
+        ):
             write()
     new.append_epoch({"epoch": 2, "by": "new"})
-    assert (trial.read_epochs(), trial.read_verdict()) == ([{"epoch": 1}, {"epoch": 2, "by": "new"}], None)
+    assert (trial.read_epochs(), trial.read_verdict()) == (
+        [{"epoch": 1}, {"epoch": 2, "by": "new"}],
+        None,
+    )
 
 
 def test_ended_trials_are_read_once_and_running_ones_each_time(run):

@@ -99,11 +99,16 @@ def test_a_trial_without_an_epoch_has_been_there(tmp_path):
 def test_a_trial_that_is_started_again_is_there_from_its_new_start(tmp_path):
     run = RunDir(tmp_path)
     sessions(run, Session(1000.0, 1100.0, 1, 1), Session(2000.0, 2100.0, 1, 1))
-    trial = trial_with(run, 0, drawn=1010.0, ends=[1050.0, 2040.0], seconds=[30.0, 40.0], over=2041.0)
+    trial = trial_with(
+        run, 0, drawn=1010.0, ends=[1050.0, 2040.0], seconds=[30.0, 40.0], over=2041.0
+    )
     at(trial.attempts, 2005.0)
     told = timeline(run)
     assert told is not None
-    assert [(s.began, s.ended, s.epochs) for s in told.stays] == [(10.0, 100.0, ((20.0, 50.0),)), (105.0, 141.0, ((130.0, 140.0),))]
+    assert [(s.began, s.ended, s.epochs) for s in told.stays] == [
+        (10.0, 100.0, ((20.0, 50.0),)),
+        (105.0, 141.0, ((130.0, 140.0),)),
+    ]
 
 
 def test_clocks_that_disagree_make_no_places(tmp_path):
@@ -139,7 +144,10 @@ def test_a_session_is_kept_however_it_ends(tmp_path):
         raise KeyboardInterrupt
     with recorded(run, 1, 4):
         pass
-    assert [(session.concurrent, session.workers) for session in sessions_of(run)] == [(2, 1), (1, 4)]
+    assert [(session.concurrent, session.workers) for session in sessions_of(run)] == [
+        (2, 1),
+        (1, 4),
+    ]
     used = utilisation(run)
     assert used is not None
     assert used.words.startswith("busy 0 % of")

@@ -30,7 +30,12 @@ def test_older_ones_go_and_one_spare_stays(tmp_path):
     for epoch in (1, 2, 3):
         save(tmp_path, "last", epoch)
         save(tmp_path, "best", epoch)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["best-00002", "best-00003", "last-00002", "last-00003"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "best-00002",
+        "best-00003",
+        "last-00002",
+        "last-00003",
+    ]
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "remove"])
@@ -60,7 +65,9 @@ def test_half_written_folder_is_no_checkpoint(tmp_path):
 
 
 def test_crash_while_saving_leaves_nothing_behind(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint, "write_atomic", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr(
+        checkpoint, "write_atomic", lambda *_: (_ for _ in ()).throw(OSError("disk full"))
+    )
     with pytest.raises(OSError):
         save(tmp_path, "last", 1)
     assert list(tmp_path.iterdir()) == []
@@ -71,7 +78,9 @@ def test_resume_refuses_another_config_and_names_the_settings(tmp_path):
     same = ExperimentConfig().override({"data.num_loaders": 2})
     checkpoint.check_same_run(path, checkpoint.verify(path), same)
     with pytest.raises(CheckpointError, match=r"optim.lr: 0.001 here, 6e-05 there"):
-        checkpoint.check_same_run(path, checkpoint.verify(path), ExperimentConfig().override({"optim.lr": 1e-3}))
+        checkpoint.check_same_run(
+            path, checkpoint.verify(path), ExperimentConfig().override({"optim.lr": 1e-3})
+        )
 
 
 def test_weights_of_another_model_are_refused_by_name(tmp_path):

@@ -38,7 +38,9 @@ def pages():
     """Pages that five steps got anew from the kernel, and that went back in the end, in processes with and without."""
     out = {}
     for how in ("kept", "limited", "as it is"):
-        done = subprocess.run([sys.executable, "-c", STEPS, how], capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [sys.executable, "-c", STEPS, how], capture_output=True, text=True, check=True
+        )
         fresh, back = done.stdout.split()
         out[how] = int(fresh), int(back)
     return out

@@ -5,12 +5,21 @@ import torch
 
 from segtune.config.schema import ModelConfig, OptimConfig
 from segtune.models.build import build_model, head_parameters
-from segtune.training.optimizer import build_optimizer, learning_rate_factor, parameter_groups, set_learning_rate
+from segtune.training.optimizer import (
+    build_optimizer,
+    learning_rate_factor,
+    parameter_groups,
+    set_learning_rate,
+)
 
 
-@pytest.mark.parametrize(("name", "encoder"), [("segformer", "mit_nano"), ("upernet", "convnext_atto")])
+@pytest.mark.parametrize(
+    ("name", "encoder"), [("segformer", "mit_nano"), ("upernet", "convnext_atto")]
+)
 def test_head_learns_faster_and_norms_and_biases_do_not_decay(name, encoder):
-    model = build_model(ModelConfig.parse({"name": name, "encoder": encoder, "decoder_channels": 16}), 3)
+    model = build_model(
+        ModelConfig.parse({"name": name, "encoder": encoder, "decoder_channels": 16}), 3
+    )
     config = OptimConfig(lr=1e-3, head_lr_mult=10.0, weight_decay=0.1)
     names = {id(p): n for n, p in model.named_parameters()}
     norms = {n for n, p in model.named_parameters() if p.ndim == 1 and n.endswith("weight")}
@@ -31,7 +40,9 @@ def test_head_learns_faster_and_norms_and_biases_do_not_decay(name, encoder):
 def test_position_tables_do_not_decay_and_depthwise_convolutions_do():
     decay = {}
     for name, encoder in (("upernet", "swin_tiny_patch4_window7_224"), ("segformer", "mit_nano")):
-        model = build_model(ModelConfig.parse({"name": name, "encoder": encoder, "decoder_channels": 16}), 3)
+        model = build_model(
+            ModelConfig.parse({"name": name, "encoder": encoder, "decoder_channels": 16}), 3
+        )
         names = {id(p): n for n, p in model.named_parameters()}
         groups = parameter_groups(model, OptimConfig(weight_decay=0.1), head_parameters(model))
         decay |= {names[id(p)]: group["weight_decay"] for group in groups for p in group["params"]}
@@ -46,7 +57,9 @@ def test_position_tables_do_not_decay_and_depthwise_convolutions_do():
 def test_frozen_parameters_are_left_out():
     model = torch.nn.Linear(2, 2)
     model.bias.requires_grad_(False)
-    assert [group["params"] for group in parameter_groups(model, OptimConfig(), ())] == [[model.weight]]
+    assert [group["params"] for group in parameter_groups(model, OptimConfig(), ())] == [
+        [model.weight]
+    ]
 
 
 def test_one_step_of_adamw_is_the_formula():
@@ -61,9 +74,13 @@ def test_one_step_of_adamw_is_the_formula():
     assert model.bias.item() == pytest.approx(2 - 0.1, abs=1e-6)
 
 
-@pytest.mark.parametrize(("step", "expected"), [(0, 0.01), (1, 0.505), (2, 1.0), (6, 0.5), (10, 0.0)])
+@pytest.mark.parametrize(
+    ("step", "expected"), [(0, 0.01), (1, 0.505), (2, 1.0), (6, 0.5), (10, 0.0)]
+)
 def test_rate_warms_up_in_a_line_and_decays_by_the_power(step, expected):
-    assert learning_rate_factor(step, total=10, warmup=2, warmup_start=0.01, power=1.0) == pytest.approx(expected)
+    assert learning_rate_factor(
+        step, total=10, warmup=2, warmup_start=0.01, power=1.0
+    ) == pytest.approx(expected)
 
 
 def test_rate_ends_at_the_floor_and_power_zero_keeps_it():
@@ -75,6 +92,8 @@ def test_rate_ends_at_the_floor_and_power_zero_keeps_it():
 @pytest.mark.parametrize("name", ["adamw", "sgd"])
 def test_rate_of_every_group_is_a_share_of_its_peak(name):
     model = build_model(ModelConfig(encoder="mit_nano"), 3)
-    optimizer = build_optimizer(model, OptimConfig(name=name, lr=1e-3, head_lr_mult=10.0), head_parameters(model))
+    optimizer = build_optimizer(
+        model, OptimConfig(name=name, lr=1e-3, head_lr_mult=10.0), head_parameters(model)
+    )
     set_learning_rate(optimizer, 0.5)
     assert {round(g["lr"], 6) for g in optimizer.param_groups} == {5e-4, 5e-3}

@@ -16,7 +16,13 @@ from segtune.training.probes import gradient_left, weight_norm
 
 FADING = {"loss.focal.gamma": 8.0, "loss.dice.weight": 0.0, "optim.name": "sgd", "optim.lr": 0.01}
 # Positives that weigh a thousandth of the negatives: nothing but the background is ever worth predicting.
-LOPSIDED = {"loss.focal.alpha": 0.001, "loss.focal.gamma": 0.0, "loss.dice.weight": 0.0, "optim.name": "sgd", "optim.lr": 0.01}
+LOPSIDED = {
+    "loss.focal.alpha": 0.001,
+    "loss.focal.gamma": 0.0,
+    "loss.dice.weight": 0.0,
+    "optim.name": "sgd",
+    "optim.lr": 0.01,
+}
 
 
 @pytest.fixture(scope="module")
@@ -32,8 +38,16 @@ def config(tmp_path_factory):
     ("changes", "kind", "advice"),
     [
         ({"optim.lr": 10.0}, "diverged", "try optim.lr 1"),
-        ({"optim.lr": 100.0, "optim.precision": "fp16"}, "non-finite", "try optim.precision bf16 or fp32, or optim.lr 10"),
-        (FADING, "vanishing", "try loss.focal.gamma <= 2, loss.focal.form softmax or loss.dice.weight 1"),
+        (
+            {"optim.lr": 100.0, "optim.precision": "fp16"},
+            "non-finite",
+            "try optim.precision bf16 or fp32, or optim.lr 10",
+        ),
+        (
+            FADING,
+            "vanishing",
+            "try loss.focal.gamma <= 2, loss.focal.form softmax or loss.dice.weight 1",
+        ),
         (LOPSIDED, "collapsed", "try optim.lr 0.1 or loss.dice.weight 1"),
     ],
 )
@@ -46,10 +60,18 @@ def test_sick_run_is_told_by_its_name(config, tmp_path, changes, kind, advice):
 
 @pytest.mark.slow
 def test_converged_model_at_a_thousand_times_its_rate_forgets(config, tmp_path):
-    good = {"loss.focal.form": "softmax", "loss.focal.gamma": 1.0, "loss.focal.weight": 3.0, "loss.ce.weight": 1.0, "loss.dice.weight": 0.0}
+    good = {
+        "loss.focal.form": "softmax",
+        "loss.focal.gamma": 1.0,
+        "loss.focal.weight": 3.0,
+        "loss.ce.weight": 1.0,
+        "loss.dice.weight": 0.0,
+    }
     before = run_training(config.override(good), tmp_path / "good")
     rate = 1000 * config.optim.lr
-    after = run_training(config.override({**good, "optim.lr": rate}), tmp_path / "hot", init_from=before.checkpoint)
+    after = run_training(
+        config.override({**good, "optim.lr": rate}), tmp_path / "hot", init_from=before.checkpoint
+    )
     assert after.verdict.kind == "forgetting", after.verdict
     assert f"mIoU was {100 * before.best_miou:.1f}" in after.verdict.evidence
     assert after.verdict.advice == "try optim.lr 0.2"
@@ -69,10 +91,21 @@ def test_step_that_does_not_fit_is_told_with_what_would(tiny_config, tmp_path):
         "resource.setrlimit(resource.RLIMIT_AS, (used + 2**30, used + 2**30))\n"
         "sys.exit(main(sys.argv[1:]))\n"
     )
-    command = [sys.executable, "-c", code, "--config", str(tmp_path / "c.yaml"), "--out", str(tmp_path / "run")]
+    command = [
+        sys.executable,
+        "-c",
+        code,
+        "--config",
+        str(tmp_path / "c.yaml"),
+        "--out",
+        str(tmp_path / "run"),
+    ]
     ended = subprocess.run(command, capture_output=True, text=True)
     assert ended.returncode == 3, ended.stderr
-    assert "unhealthy: out-of-memory: a step of 8 images of 640 x 640 pixels on a worker does not fit" in ended.stderr
+    assert (
+        "unhealthy: out-of-memory: a step of 8 images of 640 x 640 pixels on a worker does not fit"
+        in ended.stderr
+    )
     assert "fit: try schedule.accumulate" in ended.stderr
 
 

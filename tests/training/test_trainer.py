@@ -35,7 +35,10 @@ def train(config, path, epochs=None, **options):
 
 
 def without_times(trial):
-    return [{k: v for k, v in row.items() if k not in ("seconds", "ended")} for row in trial.read_epochs()]
+    return [
+        {k: v for k, v in row.items() if k not in ("seconds", "ended")}
+        for row in trial.read_epochs()
+    ]
 
 
 def test_run_leaves_rows_checkpoints_and_a_verdict(tiny_config, tmp_path):
@@ -43,7 +46,9 @@ def test_run_leaves_rows_checkpoints_and_a_verdict(tiny_config, tmp_path):
     trial = TrialDir(tmp_path / "a")
     assert result.verdict.state == "completed"
     assert [row["epoch"] for row in trial.read_epochs()] == [1, 2]
-    assert {"loss", "focal", "dice", "lr", "miou", "aacc", "macc", "class_iou"} <= set(trial.read_epochs()[-1])
+    assert {"loss", "focal", "dice", "lr", "miou", "aacc", "macc", "class_iou"} <= set(
+        trial.read_epochs()[-1]
+    )
     assert result.best_miou == max(row["miou"] for row in trial.read_epochs())
     assert result.checkpoint is not None
     with pytest.raises(RunError, match="holds a run already"):
@@ -51,7 +56,14 @@ def test_run_leaves_rows_checkpoints_and_a_verdict(tiny_config, tmp_path):
 
 
 def test_resumed_run_equals_an_unbroken_one_bit_for_bit(tiny_config, tmp_path):
-    config = tiny_config.override({"schedule.epochs": 4, "checkpoint.every": 1, "model.drop_path": 0.3, "augment.cutout.prob": 0.5})
+    config = tiny_config.override(
+        {
+            "schedule.epochs": 4,
+            "checkpoint.every": 1,
+            "model.drop_path": 0.3,
+            "augment.cutout.prob": 0.5,
+        }
+    )
     train(config, tmp_path / "whole")
     train(config, tmp_path / "broken", epochs=2)
     train(config, tmp_path / "broken", resume=True)
@@ -77,21 +89,40 @@ def test_resume_refuses_a_new_learning_rate(tiny_config, tmp_path):
 
 def test_init_from_takes_weights_only_and_warns_of_a_large_rate(tiny_config, tmp_path, caplog):
     train(tiny_config.override({"schedule.eta_min": 1e-5}), tmp_path / "a")
-    trainer = Trainer(tiny_config.override({"optim.lr": 0.1}), TrialDir(tmp_path / "b"), Ranks(), init_from=tmp_path / "a")
+    trainer = Trainer(
+        tiny_config.override({"optim.lr": 0.1}),
+        TrialDir(tmp_path / "b"),
+        Ranks(),
+        init_from=tmp_path / "a",
+    )
     saved = checkpoint.load_weights(checkpoint.find(tmp_path / "a"))
-    assert all(torch.equal(value, saved[name]) for name, value in trainer.model.state_dict().items())
+    assert all(
+        torch.equal(value, saved[name]) for name, value in trainer.model.state_dict().items()
+    )
     assert (trainer.finished, trainer.step) == (0, 0)
     assert "times the rate at which" in caplog.text
 
 
 def test_accumulation_counts_optimiser_steps(tiny_config, tmp_path):
-    trainer = train(tiny_config.override({"schedule.accumulate": 2, "schedule.epochs": 1, "schedule.warmup_epochs": 0.0}), tmp_path / "a")
+    trainer = train(
+        tiny_config.override(
+            {"schedule.accumulate": 2, "schedule.epochs": 1, "schedule.warmup_epochs": 0.0}
+        ),
+        tmp_path / "a",
+    )
     assert trainer.step == trainer.train_data.steps_per_epoch
 
 
 @pytest.mark.parametrize("clip", [None, 1.0])
 def test_non_finite_run_ends_with_its_reason_and_healthy_weights(tiny_config, tmp_path, clip):
-    config = tiny_config.override({"optim.name": "sgd", "optim.lr": 1e30, "optim.clip_norm": clip, "schedule.warmup_epochs": 0.0})
+    config = tiny_config.override(
+        {
+            "optim.name": "sgd",
+            "optim.lr": 1e30,
+            "optim.clip_norm": clip,
+            "schedule.warmup_epochs": 0.0,
+        }
+    )
     trainer = train(config, tmp_path / "a")
     verdict = TrialDir(tmp_path / "a").read_verdict()
     assert verdict is not None
@@ -102,23 +133,40 @@ def test_non_finite_run_ends_with_its_reason_and_healthy_weights(tiny_config, tm
 
 
 @pytest.mark.parametrize("earlier", [0, 1])
-@pytest.mark.parametrize(("optimizer", "moment"), [("adamw", "exp_avg"), ("sgd", "momentum_buffer")])
-def test_step_that_is_not_finite_leaves_weights_and_moments_alone(tiny_config, tmp_path, optimizer, moment, earlier):
+@pytest.mark.parametrize(
+    ("optimizer", "moment"), [("adamw", "exp_avg"), ("sgd", "momentum_buffer")]
+)
+def test_step_that_is_not_finite_leaves_weights_and_moments_alone(
+    tiny_config, tmp_path, optimizer, moment, earlier
+):
     trainer = Trainer(tiny_config.override({"optim.name": optimizer}), TrialDir(tmp_path), Ranks())
     batch = next(trainer.train_data.epoch(1))
     for _ in range(earlier):
         trainer.steps.run([batch], step=1, lr=0.1)
     before = [value.clone() for value in trainer.model.parameters()]
-    moments = [trainer.optimizer.state.get(p, {}).get(moment, torch.zeros_like(p)).clone() for p in trainer.model.parameters()]
+    moments = [
+        trainer.optimizer.state.get(p, {}).get(moment, torch.zeros_like(p)).clone()
+        for p in trainer.model.parameters()
+    ]
     trainer.steps.loss.weights.fill_(float("nan"))
     losses, norm = trainer.steps.run([batch], step=2, lr=0.1).read()
     assert all(number != number for number in (losses["loss"], norm))
     assert all(map(torch.equal, before, trainer.model.parameters()))
-    assert all(map(torch.equal, moments, (trainer.optimizer.state[p][moment] for p in trainer.model.parameters())))
+    assert all(
+        map(
+            torch.equal,
+            moments,
+            (trainer.optimizer.state[p][moment] for p in trainer.model.parameters()),
+        )
+    )
 
 
-def test_what_fits_is_found_on_one_rank_alone_after_a_backward_that_broke_off(tiny_config, tmp_path):
-    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'meet'}", rank=0, world_size=1)
+def test_what_fits_is_found_on_one_rank_alone_after_a_backward_that_broke_off(
+    tiny_config, tmp_path
+):
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path / 'meet'}", rank=0, world_size=1
+    )
     try:
         trainer = Trainer(tiny_config, TrialDir(tmp_path / "a"), Ranks())
         trainer.steps.model = torch.nn.parallel.DistributedDataParallel(trainer.model)
@@ -127,7 +175,9 @@ def test_what_fits_is_found_on_one_rank_alone_after_a_backward_that_broke_off(ti
         def full(_):
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
 
-        hook = next(trainer.model.parameters()).register_hook(full)  # of the first layer: the last one of a backward pass
+        hook = next(trainer.model.parameters()).register_hook(
+            full
+        )  # of the first layer: the last one of a backward pass
         with pytest.raises(RuntimeError, match="allocate"):
             trainer.steps.run([batch], step=1, lr=0.1)
         hook.remove()
@@ -145,9 +195,16 @@ def test_resumed_run_keeps_the_best_of_its_own_past(tiny_config, tmp_path):
     for report in trainer.epochs():
         if report.epoch == 5:
             break
-    assert sorted(path.name for path in trainer.out.checkpoints.iterdir()) == ["best-00002", "best-00005", "last-00003"]
+    assert sorted(path.name for path in trainer.out.checkpoints.iterdir()) == [
+        "best-00002",
+        "best-00005",
+        "last-00003",
+    ]
     again = Trainer(config, TrialDir(tmp_path), Ranks(), resume=True)
-    assert sorted(path.name for path in again.out.checkpoints.iterdir()) == ["best-00002", "last-00003"]
+    assert sorted(path.name for path in again.out.checkpoints.iterdir()) == [
+        "best-00002",
+        "last-00003",
+    ]
     assert again.best_miou == 0.2
     assert again.health.first_loss == trainer.health.first_loss
 
@@ -181,7 +238,9 @@ def test_compiled_network_learns_the_same(tiny_config, tmp_path, monkeypatch):
     train(tiny_config.override({"optim.compile": True}), tmp_path / "compiled")
     # One graph: nothing in the network breaks it, and validation, with images of many sizes, does without.
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
-    eager, compiled = (TrialDir(tmp_path / name).read_epochs()[-1] for name in ("eager", "compiled"))
+    eager, compiled = (
+        TrialDir(tmp_path / name).read_epochs()[-1] for name in ("eager", "compiled")
+    )
     assert eager["loss"] == pytest.approx(compiled["loss"], rel=1e-4)
     assert eager["miou"] == pytest.approx(compiled["miou"], abs=1e-3)
 
@@ -190,7 +249,14 @@ def test_shards_of_validation_add_up_to_the_whole(tiny_config, tmp_path):
     config = tiny_config
     trainer = Trainer(config, TrialDir(tmp_path / "a"), Ranks())
     counts = [
-        evaluate(trainer.model, ValLoader(config, r, n), Ranks(), config, len(trainer.classes), torch.float32)
+        evaluate(
+            trainer.model,
+            ValLoader(config, r, n),
+            Ranks(),
+            config,
+            len(trainer.classes),
+            torch.float32,
+        )
         for r, n in ((0, 1), (0, 2), (1, 2))
     ]
     assert int(counts[1].matrix.sum()) > 0
@@ -211,7 +277,16 @@ def test_batches_of_validation_score_as_one_image_at_a_time(tiny_config, tmp_pat
     counts = []
     for batch in (8, 1):
         monkeypatch.setattr("segtune.data.loader.VAL_BATCH", batch)
-        counts.append(evaluate(model, ValLoader(config, 0, 1), Ranks(), config, len(class_names(config.data)), torch.float32).matrix)
+        counts.append(
+            evaluate(
+                model,
+                ValLoader(config, 0, 1),
+                Ranks(),
+                config,
+                len(class_names(config.data)),
+                torch.float32,
+            ).matrix
+        )
     assert len(ValLoader(config, 0, 1)._loader) == 7
     assert torch.equal(*counts)
 
@@ -219,7 +294,12 @@ def test_batches_of_validation_score_as_one_image_at_a_time(tiny_config, tmp_pat
 @pytest.mark.slow
 def test_two_ranks_under_torchrun_agree_with_one(tiny_config, tmp_path):
     # Under plain SGD without momentum and a tiny rate the weights hardly move, so both runs score the same model.
-    changes = {"optim.name": "sgd", "optim.lr": 1e-12, "schedule.epochs": 1, "schedule.warmup_epochs": 0.0}
+    changes = {
+        "optim.name": "sgd",
+        "optim.lr": 1e-12,
+        "schedule.epochs": 1,
+        "schedule.warmup_epochs": 0.0,
+    }
     config = tiny_config.override(changes)
     train(config, tmp_path / "one")
     (tmp_path / "c.yaml").write_text(write_yaml(config.override({"model.sync_norms": True}).dump()))
@@ -227,12 +307,27 @@ def test_two_ranks_under_torchrun_agree_with_one(tiny_config, tmp_path):
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
         "-m", "segtune.api", "--config", str(tmp_path / "c.yaml"), "--out", str(tmp_path / "two"),
     ]  # fmt: skip
-    done = subprocess.run(command, check=True, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    done = subprocess.run(
+        command,
+        check=True,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
     assert "model.sync_norms: torch has it for GPUs only" in done.stderr
-    one, two = (json.loads((tmp_path / name / "epochs.jsonl").read_text()) for name in ("one", "two"))
+    one, two = (
+        json.loads((tmp_path / name / "epochs.jsonl").read_text()) for name in ("one", "two")
+    )
     assert one["class_iou"] == pytest.approx(two["class_iou"], abs=2e-3)
     assert one["loss"] == pytest.approx(two["loss"], rel=0.05)
     # What was told is the score of what was saved, although each rank's batch norms had seen other images.
     model, _, _ = load_model(str(tmp_path / "two"), None, torch.device("cpu"))
-    matrix = evaluate(model, ValLoader(config, 0, 1), Ranks(), config, len(class_names(config.data)), torch.float32)
+    matrix = evaluate(
+        model,
+        ValLoader(config, 0, 1),
+        Ranks(),
+        config,
+        len(class_names(config.data)),
+        torch.float32,
+    )
     assert two["miou"] == pytest.approx(float(matrix.summary()["mIoU"]), abs=1e-5)

@@ -58,7 +58,10 @@ def test_flipped_look_comes_back_the_right_way_round(images):
 def test_scales_are_averaged_at_full_size_after_the_softmax(images):
     looks = Views(scales=(0.5, 1.0, 1.5)).logits(shrink, images)
     assert [look.shape[-1] for look in looks] == [13, 26, 38]
-    full = [F.interpolate(look, size=(70, 101), mode="bilinear", align_corners=False).softmax(1) for look in looks]
+    full = [
+        F.interpolate(look, size=(70, 101), mode="bilinear", align_corners=False).softmax(1)
+        for look in looks
+    ]
     expected = torch.stack(full).mean(0).argmax(1)
     assert (predict_labels(looks, (70, 101)) == expected).float().mean() > 0.9999
 

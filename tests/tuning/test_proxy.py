@@ -20,9 +20,20 @@ from segtune.tuning.study import load_study
 
 
 def test_warmup_and_validations_shrink_with_the_epochs(tiny_config):
-    long = tiny_config.override({"schedule.epochs": 200, "schedule.warmup_epochs": 15.0, "schedule.val_every": 10, "data.crop": [512, 256]})
+    long = tiny_config.override(
+        {
+            "schedule.epochs": 200,
+            "schedule.warmup_epochs": 15.0,
+            "schedule.val_every": 10,
+            "data.crop": [512, 256],
+        }
+    )
     short = shorten(long, ProxyConfig(epochs=40, resolution=0.5, num_images=9))
-    assert (short.schedule.epochs, short.schedule.warmup_epochs, short.schedule.val_every) == (40, 3.0, 2)
+    assert (short.schedule.epochs, short.schedule.warmup_epochs, short.schedule.val_every) == (
+        40,
+        3.0,
+        2,
+    )
     assert (short.data.crop, short.data.resize, short.data.num_images) == ((256, 128), (32, 32), 9)
     assert shorten(long, ProxyConfig()) == long
 
@@ -32,7 +43,11 @@ def study(tiny_config, tmp_path):
     tree = {
         "config": tiny_config.override({"schedule.epochs": 4}).dump(),
         "space": {"optim.lr": {"loguniform": [1e-5, 1e-1]}},
-        "search": {"trials": 4, "proxy": {"epochs": 2, "carry": 3}, "scheduler": {"asha": {"grace_epochs": 1, "reduction": 2}}},
+        "search": {
+            "trials": 4,
+            "proxy": {"epochs": 2, "carry": 3},
+            "scheduler": {"asha": {"grace_epochs": 1, "reduction": 2}},
+        },
     }
     (tmp_path / "s.yaml").write_text(write_yaml(tree))
     return load_study(tmp_path / "s.yaml")
@@ -45,7 +60,9 @@ def test_rungs_and_configs_are_the_proxys(study):
 
 
 def test_longer_proxy_than_the_config_is_refused(study, tmp_path):
-    with pytest.raises(ConfigError, match=r"search\.proxy\.epochs: 9 is more than the config's own 4"):
+    with pytest.raises(
+        ConfigError, match=r"search\.proxy\.epochs: 9 is more than the config's own 4"
+    ):
         load_study(tmp_path / "s.yaml", search={"proxy.epochs": 9})
 
 
@@ -54,7 +71,10 @@ def result(number, miou, state="completed"):
 
 
 def test_best_and_some_of_the_others_are_carried():
-    trials = [result(n, n / 10) for n in range(9)] + [result(9, 0.95, "unhealthy"), result(10, None, "failed")]
+    trials = [result(n, n / 10) for n in range(9)] + [
+        result(9, 0.95, "unhealthy"),
+        result(10, None, "failed"),
+    ]
     assert [t.number for t in picked(trials, 4)] == [8, 7, 4, 1]
     assert [t.number for t in picked(trials[:3], 4)] == [2, 1]
 
@@ -76,7 +96,11 @@ def scores(run, mious):
     ],
 )
 def test_low_rank_correlation_is_warned_of(study, tmp_path, full, correlation, words):
-    told = check(study, scores(RunDir(tmp_path / "p"), [0.1, 0.2, 0.3, 0.4]), scores(RunDir(tmp_path / "f"), full))
+    told = check(
+        study,
+        scores(RunDir(tmp_path / "p"), [0.1, 0.2, 0.3, 0.4]),
+        scores(RunDir(tmp_path / "f"), full),
+    )
     assert told.correlation == (None if correlation is None else pytest.approx(correlation))
     assert words in told.words
 

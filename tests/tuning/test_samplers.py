@@ -46,11 +46,15 @@ def play(sampler, states=()):
         state = states[len(drawn)] if len(drawn) < len(states) else "completed"
         drawn.append(params)
         trial = sampler.run.trial(suggestion["number"])
-        miou = 1 / (1 + abs(math.log10(params["optim.lr"]) + 2) + params.get("loss.focal.gamma", 0.0))
+        miou = 1 / (
+            1 + abs(math.log10(params["optim.lr"]) + 2) + params.get("loss.focal.gamma", 0.0)
+        )
         trial.append_epoch({"epoch": 1, "step": 1, "miou": miou, "seconds": 1.0})
         sampler.on_trial_result(name, {"epoch": 1, "miou": miou})
         if state != "pruned":
-            trial.write_verdict(Verdict(state=state, kind="diverged" if state == "unhealthy" else "", epoch=1))
+            trial.write_verdict(
+                Verdict(state=state, kind="diverged" if state == "unhealthy" else "", epoch=1)
+            )
         sampler.on_trial_complete(name, {"epoch": 1})
     return drawn
 
@@ -58,7 +62,9 @@ def play(sampler, states=()):
 @pytest.mark.parametrize("name", ["random", "tpe", "gp"])
 def test_corner_that_the_config_refuses_is_not_drawn(make, tmp_path, name):
     weights = {f"loss.{term}.weight": {"choice": [0.0, 1.0]} for term in ("focal", "dice", "ce")}
-    study = make({"optim.lr": SPACE["optim.lr"], **weights}, sampler=name, trials=40, seed=2**31 - 1)
+    study = make(
+        {"optim.lr": SPACE["optim.lr"], **weights}, sampler=name, trials=40, seed=2**31 - 1
+    )
     drawn = play(StudySampler(study, RunDir(tmp_path / name)))
     assert len(drawn) == 40
     assert all(any(params[weight] for weight in weights) for params in drawn)
@@ -69,9 +75,14 @@ def test_corner_that_the_config_refuses_is_not_drawn(make, tmp_path, name):
 @pytest.mark.parametrize("name", ["tpe", "cmaes", "gp"])
 def test_sampler_with_a_model_comes_nearer_than_chance(make, tmp_path, name):
     def late(sampler):
-        return statistics.median(abs(math.log10(p["optim.lr"]) + 2) + p["loss.focal.gamma"] for p in drawn[sampler][-20:])
+        return statistics.median(
+            abs(math.log10(p["optim.lr"]) + 2) + p["loss.focal.gamma"] for p in drawn[sampler][-20:]
+        )
 
-    drawn = {n: play(StudySampler(make(trials=40, sampler=n), RunDir(tmp_path / n))) for n in (name, "random")}
+    drawn = {
+        n: play(StudySampler(make(trials=40, sampler=n), RunDir(tmp_path / n)))
+        for n in (name, "random")
+    }
     assert late(name) < 0.7 * late("random")
 
 
@@ -102,11 +113,16 @@ def test_grid_is_every_combination_once_after_the_config(make, tmp_path):
 
 
 def test_grid_of_a_part_is_the_start_of_the_whole(make):
-    assert make(trials=5, sampler="grid").points()[:5] == make(trials=500, sampler="grid").points()[:5]
+    assert (
+        make(trials=5, sampler="grid").points()[:5] == make(trials=500, sampler="grid").points()[:5]
+    )
 
 
 def test_cmaes_is_refused_for_choices(make):
-    with pytest.raises(ConfigError, match=r"search\.sampler: cmaes needs settings that are numbers, but these are choices.*: optim\.name"):
+    with pytest.raises(
+        ConfigError,
+        match=r"search\.sampler: cmaes needs settings that are numbers, but these are choices.*: optim\.name",
+    ):
         make({**SPACE, "optim.name": {"choice": ["adamw", "sgd"]}}, sampler="cmaes")
 
 
@@ -116,7 +132,11 @@ def test_study_lies_in_a_database_and_is_rebuilt_there(make, tmp_path):
     play(StudySampler(study, run), ["completed", "pruned", "unhealthy"])
     StudySampler(study, run)
     told = optuna.load_study(study_name="r", storage=url).trials
-    assert [t.state for t in told[:3]] == [TrialState.COMPLETE, TrialState.PRUNED, TrialState.PRUNED]
+    assert [t.state for t in told[:3]] == [
+        TrialState.COMPLETE,
+        TrialState.PRUNED,
+        TrialState.PRUNED,
+    ]
     assert len(told) == 6
     assert not run.journal.exists()
     with pytest.raises(ClusterError, match="holds a study 'r' already"):
@@ -150,7 +170,12 @@ def test_trials_of_the_same_config_count_as_known(make, tmp_path):
     prepare(run, study, resume=False, known=warm_start.collect(study, [old.path]))
     sampler = StudySampler(study, run)
     told = sampler.record.study.trials
-    assert [t.state for t in told[:4]] == [TrialState.COMPLETE, TrialState.COMPLETE, TrialState.PRUNED, TrialState.PRUNED]
+    assert [t.state for t in told[:4]] == [
+        TrialState.COMPLETE,
+        TrialState.COMPLETE,
+        TrialState.PRUNED,
+        TrialState.PRUNED,
+    ]
     assert told[2].constraints["unhealthy"] > 0
     assert told[1].value == old.trial(1).read_epochs()[0]["miou"]
     # The new study draws its own trials, from 0, and knows the old ones after a resume too.
@@ -231,14 +256,24 @@ def test_stopped_and_sick_trials_are_shown_to_gp_at_what_they_would_have_come_to
     ]
     for number, (state, mious) in enumerate(curves):
         view.ask(number, optuna.samplers.RandomSampler(seed=number))
-        view.tell(number, Verdict(state=state, kind="diverged" if state == "unhealthy" else ""), mious)
+        view.tell(
+            number, Verdict(state=state, kind="diverged" if state == "unhealthy" else ""), mious
+        )
     view.ask(9, optuna.samplers.RandomSampler(seed=9))
     shown = view.book.study.trials
-    assert [t.value for t in shown[:5]] == [0.6, 0.4, pytest.approx(0.55), pytest.approx(0.35), pytest.approx(0.35)]
+    assert [t.value for t in shown[:5]] == [
+        0.6,
+        0.4,
+        pytest.approx(0.55),
+        pytest.approx(0.35),
+        pytest.approx(0.35),
+    ]
     assert [t.state for t in shown] == [TrialState.COMPLETE] * 5 + [TrialState.RUNNING]
 
 
-@pytest.mark.parametrize(("sampler", "trials", "there"), [("gp", 11, True), ("gp", 10, False), ("tpe", 11, False)])
+@pytest.mark.parametrize(
+    ("sampler", "trials", "there"), [("gp", 11, True), ("gp", 10, False), ("tpe", 11, False)]
+)
 def test_what_the_first_model_imports_is_there_before_it_draws(sampler, trials, there):
     """In a process of its own: this one has imported everything."""
     script = f"""
@@ -250,5 +285,7 @@ with rehearsed(SearchConfig(sampler={sampler!r}, trials={trials}), Space((), {{}
     pass
 print("torch" in sys.modules, "optuna._gp.gp" in sys.modules, "optuna._gp.acqf" in sys.modules)
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
     assert (done.stdout.split(), done.stderr) == ([str(there)] * 3, "")

@@ -64,7 +64,10 @@ def test_all_mistakes_of_a_space_are_listed(tmp_path):
         "  seed: {int: [3, 1]}\n"
         "  augment.flip: {uniform: [0, 1], when: {augment.photometrc: true}}\n",
     )
-    assert "s.yaml:3: space.loss.focal.gamma: value 9.0 is not possible: loss.focal.gamma: allowed is number >= 0, <= 8" in text
+    assert (
+        "s.yaml:3: space.loss.focal.gamma: value 9.0 is not possible: loss.focal.gamma: allowed is number >= 0, <= 8"
+        in text
+    )
     assert "s.yaml:4: space.optim.lrr: no such setting; did you mean 'optim.lr'?" in text
     assert "did you mean 'cutmix'" in text
     assert "did you mean 'uniform'" in text
@@ -74,7 +77,9 @@ def test_all_mistakes_of_a_space_are_listed(tmp_path):
 
 
 def test_config_outside_its_own_space_is_refused(tmp_path):
-    assert "optim.lr: 0.0001 is outside loguniform [0.001, 0.01]" in refusal(tmp_path, GOOD.replace("1e-5, 1e-2", "1e-3, 1e-2"))
+    assert "optim.lr: 0.0001 is outside loguniform [0.001, 0.01]" in refusal(
+        tmp_path, GOOD.replace("1e-5, 1e-2", "1e-3, 1e-2")
+    )
 
 
 def test_known_good_points_must_be_drawable(tmp_path):
@@ -94,11 +99,20 @@ def test_rungs_grow_by_the_reduction(tmp_path):
 
 
 def test_bare_space_goes_around_the_given_config(tmp_path):
-    (tmp_path / "c.yaml").write_text(write_yaml(ExperimentConfig().override({"seed": 5, "schedule.val_every": 1}).dump()))
-    found = study(tmp_path, "optim.lr: {loguniform: [1e-5, 1e-2]}\n", config=tmp_path / "c.yaml", search={"trials": 3})
+    (tmp_path / "c.yaml").write_text(
+        write_yaml(ExperimentConfig().override({"seed": 5, "schedule.val_every": 1}).dump())
+    )
+    found = study(
+        tmp_path,
+        "optim.lr: {loguniform: [1e-5, 1e-2]}\n",
+        config=tmp_path / "c.yaml",
+        search={"trials": 3},
+    )
     assert (found.config.seed, found.search.trials, found.space.names) == (5, 3, ("optim.lr",))
 
 
 def test_unknown_block_of_a_study_names_the_nearest(tmp_path):
     assert "did you mean 'search'" in refusal(tmp_path, GOOD.replace("search:", "serch:"))
-    assert "s.yaml:6: trails: no such setting; did you mean 'trials'?" in refusal(tmp_path, GOOD.replace("trials:", "trails:"))
+    assert "s.yaml:6: trails: no such setting; did you mean 'trials'?" in refusal(
+        tmp_path, GOOD.replace("trials:", "trails:")
+    )

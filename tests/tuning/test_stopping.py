@@ -63,7 +63,9 @@ def test_replayed_rungs_equal_those_of_an_unbroken_search():
                 break
     again = StoppingScheduler(Halving([1, 3], 3))
     # Trial 0 is never stopped; what comes last decides about the others as it did then.
-    assert [again.replay(n, rows[n]) for n in range(30)] == [n == 0 or n not in decisions for n in range(30)]
+    assert [again.replay(n, rows[n]) for n in range(30)] == [
+        n == 0 or n not in decisions for n in range(30)
+    ]
     assert again.rule.recorded == live.recorded
     assert 0 < len(decisions) < 30
 
@@ -76,8 +78,18 @@ class FakeTrial:
 def test_scheduler_scores_by_the_best_so_far_and_spares_trial_0():
     scheduler = StoppingScheduler(Halving([2], reduction=2))
     ends = []
-    for number, curve in ((1, [0.9, 0.1]), (2, [0.5, 0.6]), (0, [0.1, 0.1]), (3, [math.nan, math.nan])):
-        ends.append([scheduler.on_trial_result(None, FakeTrial(number), {"epoch": e, "miou": m}) for e, m in enumerate(curve, 1)][-1])
+    for number, curve in (
+        (1, [0.9, 0.1]),
+        (2, [0.5, 0.6]),
+        (0, [0.1, 0.1]),
+        (3, [math.nan, math.nan]),
+    ):
+        ends.append(
+            [
+                scheduler.on_trial_result(None, FakeTrial(number), {"epoch": e, "miou": m})
+                for e, m in enumerate(curve, 1)
+            ][-1]
+        )
     assert ends == ["CONTINUE", "STOP", "CONTINUE", "STOP"]
     assert scheduler.rule.recorded[2][1] == 0.9
 
@@ -120,10 +132,17 @@ def test_median_stops_what_is_worse_than_half_of_the_others():
 
 @pytest.mark.parametrize(
     ("scheduler", "kind", "rungs"),
-    [("none", Halving, []), ({"median": {}}, Median, []), ({"hyperband": {"grace_epochs": 1}}, Brackets, [1, 3, 9])],
+    [
+        ("none", Halving, []),
+        ({"median": {}}, Median, []),
+        ({"hyperband": {"grace_epochs": 1}}, Brackets, [1, 3, 9]),
+    ],
 )
 def test_study_names_its_rule(tiny_config, tmp_path, scheduler, kind, rungs):
-    tree = {"config": tiny_config.override({"schedule.epochs": 12}).dump(), "space": {"optim.lr": {"loguniform": [1e-5, 1e-1]}}}
+    tree = {
+        "config": tiny_config.override({"schedule.epochs": 12}).dump(),
+        "space": {"optim.lr": {"loguniform": [1e-5, 1e-1]}},
+    }
     (tmp_path / "s.yaml").write_text(write_yaml({**tree, "search": {"scheduler": scheduler}}))
     study = load_study(tmp_path / "s.yaml")
     assert isinstance(rule_of(study), kind)
@@ -132,6 +151,8 @@ def test_study_names_its_rule(tiny_config, tmp_path, scheduler, kind, rungs):
 
 def test_two_schedulers_at_once_are_refused(tiny_config, tmp_path):
     tree = {"config": tiny_config.dump(), "space": {"optim.lr": {"loguniform": [1e-5, 1e-1]}}}
-    (tmp_path / "s.yaml").write_text(write_yaml({**tree, "search": {"scheduler": {"asha": {}, "median": {}}}}))
+    (tmp_path / "s.yaml").write_text(
+        write_yaml({**tree, "search": {"scheduler": {"asha": {}, "median": {}}}})
+    )
     with pytest.raises(ConfigError, match="exactly one of asha, hyperband and median"):
         load_study(tmp_path / "s.yaml")
