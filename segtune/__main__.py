@@ -10,17 +10,17 @@ from segtune import __version__
 from segtune.errors import nearest
 
 COMMANDS = {
-    "search": ("segtune.api", "search a space of configs"),
+    "search": ("segtune.search", "search a space of configs"),
     "status": ("segtune.status", "show the trials of a run, also while it runs"),
     "report": (
-        "segtune.reporting.html",
+        "segtune.report",
         "write the page of a run: winner, curves, workers' time, how trials ended",
     ),
     "stop": ("segtune.stop", "end a running search gracefully"),
     "export": ("segtune.export", "write the best config of a run"),
-    "train": ("segtune.api", "train one config"),
+    "train": ("segtune.train", "train one config"),
     "evaluate": ("segtune.evaluate", "IoU and accuracy per class of a checkpoint"),
-    "predict": ("segtune.training.prediction", "colour overlays of a checkpoint's predictions"),
+    "predict": ("segtune.predict", "colour overlays of a checkpoint's predictions"),
     "data": ("segtune.data_tools", "check a data set, or generate the shapes"),
     "config": ("segtune.config_tools", "describe every setting, or show a config resolved"),
 }

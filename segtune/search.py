@@ -157,7 +157,7 @@ def resume_command(argv: Sequence[str], name: str) -> str:
     words = [word for word in argv if word not in ("--resume", "--extend", "search")]
     named = any(word == "--name" or word.startswith("--name=") for word in words)
     return shlex.join(
-        ["python", "-m", "segtune.api", *words, *([] if named else ["--name", name]), "--resume"]
+        ["python", "-m", "segtune.search", *words, *([] if named else ["--name", name]), "--resume"]
     )
 
 

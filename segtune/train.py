@@ -12,7 +12,7 @@ from segtune.cli import add_config_arguments, run_command
 from segtune.config.schema import absolute_paths, load_config
 from segtune.runs.rundir import TrialDir
 
-log = logging.getLogger("segtune.api")  # under `python -m` __name__ is __main__
+log = logging.getLogger("segtune.train")  # under `python -m` __name__ is __main__
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -149,7 +149,7 @@ def test_interrupt_of_the_whole_terminal_ends_the_search_within_15_seconds(study
     command = [
         sys.executable,
         "-m",
-        "segtune.api",
+        "segtune.search",
         "--space",
         str(study_file),
         "--out",

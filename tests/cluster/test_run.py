@@ -179,7 +179,7 @@ def test_killed_driver_resumes_with_the_same_trials(study_file, tmp_path):
     command = [
         sys.executable,
         "-m",
-        "segtune.api",
+        "segtune.search",
         "--space",
         str(study_file),
         "--trials",
@@ -220,7 +220,7 @@ def test_interrupt_stops_gracefully_and_says_how_to_go_on(study_file, tmp_path):
     command = [
         sys.executable,
         "-m",
-        "segtune.api",
+        "segtune.search",
         "--space",
         str(study_file),
         "--out",

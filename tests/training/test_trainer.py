@@ -305,7 +305,7 @@ def test_two_ranks_under_torchrun_agree_with_one(tiny_config, tmp_path):
     (tmp_path / "c.yaml").write_text(write_yaml(config.override({"model.sync_norms": True}).dump()))
     command = [
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
-        "-m", "segtune.api", "--config", str(tmp_path / "c.yaml"), "--out", str(tmp_path / "two"),
+        "-m", "segtune.train", "--config", str(tmp_path / "c.yaml"), "--out", str(tmp_path / "two"),
     ]  # fmt: skip
     done = subprocess.run(
         command,

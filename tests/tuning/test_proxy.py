@@ -5,7 +5,7 @@ import json
 import pytest
 
 from segtune import export, status
-from segtune.api import run_study
+from segtune.train import run_study
 from segtune.config.schema import load_config
 from segtune.config.yaml_io import write_yaml
 from segtune.errors import ConfigError
@@ -130,8 +130,8 @@ def test_search_on_a_proxy_exports_the_full_config(study, tmp_path, capsys):
     assert "<h2>At full length</h2>" in above
     assert "proxy check: rank correlation" in above
     # best.yaml of the run is not the proxy's winner any more.
-    assert f"segtune.api --config {run.full.best}" in above
-    assert "segtune.api" not in below
+    assert f"segtune.train --config {run.full.best}" in above
+    assert "segtune.train" not in below
     # Again, from the folder alone: nothing is trained twice.
     before = {t.number: t.seconds for t in full}
     assert run_study(study, tmp_path / "runs", "p", resume=True).best == result.best
