@@ -15,13 +15,13 @@ from ray.air.execution.resources.placement_group import PlacementGroupAcquiredRe
 from ray.tune import Trainable
 
 from benchmarks.search_overhead import fake_score
-from segtune.runs.rundir import RunDir, TrialDir
+from segtune.runs.rundir import SearchDir, TrialDir
 from segtune.runs.verdict import Verdict
 
 EPOCHS = 6
 
 
-class Guest(Trainable):
+class FakeTrial(Trainable):
     """One fake trial: sleeps instead of training, and writes the same files."""
 
     trial: TrialDir
@@ -30,7 +30,9 @@ class Guest(Trainable):
     def setup(self, config: dict[str, Any]) -> None:
         """Takes what the sampler has drawn, with where and how long."""
         self.drawn = config["drawn"]
-        self.trial = RunDir(Path(config["run"])).trial(self.drawn["number"], self.drawn["attempt"])
+        self.trial = SearchDir(Path(config["run"])).trial(
+            self.drawn["number"], self.drawn["attempt"]
+        )
         self.epoch_s, self.epoch = config["epoch_s"], 0
 
     def step(self) -> dict[str, Any]:
@@ -52,16 +54,16 @@ class Guest(Trainable):
         return {"epoch": self.epoch, **scores, "done": self.epoch == EPOCHS}
 
 
-class House:
+class ActorPool:
     """A process with guests. Each call of one of them waits in a thread of its own."""
 
     def __init__(self, run: str, epoch_s: float) -> None:
-        self.run, self.epoch_s, self.guests = run, epoch_s, dict[int, Guest]()
+        self.run, self.epoch_s, self.guests = run, epoch_s, dict[int, FakeTrial]()
 
     def call(self, guest: int, method: str, *given: Any, **named: Any) -> Any:
         """Does what Tune asks of the actor of a trial."""
         if method == "__ray_ready__":
-            self.guests[guest] = Guest(
+            self.guests[guest] = FakeTrial(
                 {"drawn": named["config"], "run": self.run, "epoch_s": self.epoch_s}
             )
             return None
@@ -100,7 +102,7 @@ class _Class:
 
 
 @contextmanager
-def in_houses(run: RunDir, houses: int, concurrent: int, epoch_s: float) -> Iterator[None]:
+def in_houses(run: SearchDir, houses: int, concurrent: int, epoch_s: float) -> Iterator[None]:
     """While the block runs, Tune's trials are guests in so many processes, spread over the nodes."""
     options = {
         "num_cpus": 0,
@@ -108,7 +110,8 @@ def in_houses(run: RunDir, houses: int, concurrent: int, epoch_s: float) -> Iter
         "scheduling_strategy": "SPREAD",
     }
     there = [
-        ray.remote(House).options(**options).remote(str(run.path), epoch_s) for _ in range(houses)
+        ray.remote(ActorPool).options(**options).remote(str(run.path), epoch_s)
+        for _ in range(houses)
     ]
     started: list[_Actor] = []
 

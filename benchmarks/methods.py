@@ -15,12 +15,12 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 from ray.tune.search.optuna import OptunaSearch
 
 from benchmarks.tasks import CONFIG, SPACE, Recorded
-from segtune.cluster.tune_scheduler import StoppingScheduler
-from segtune.cluster.tune_searcher import StudySampler
-from segtune.runs.rundir import RunDir
+from segtune.cluster.tune_scheduler import StoppingRuleScheduler
+from segtune.cluster.tune_searcher import StudySearcher
+from segtune.runs.rundir import SearchDir
 from segtune.runs.verdict import Verdict
 from segtune.tuning.space import Space
-from segtune.tuning.stopping import rule_of
+from segtune.tuning.stopping import stopping_rule
 from segtune.tuning.study import SearchConfig, Study, load_study
 
 REDUCTION = 3
@@ -132,9 +132,9 @@ class OurMethod:
         search = SearchConfig.parse({"trials": MANY, "seed": seed, "scheduler": asha, **changes})
         study = Study(config, base.space, search)
         self.folder = Path(tempfile.mkdtemp(dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
-        self.run = RunDir(self.folder / "run")
-        self.sampler = StudySampler(study, self.run)
-        self.scheduler = StoppingScheduler(rule_of(study))
+        self.run = SearchDir(self.folder / "run")
+        self.sampler = StudySearcher(study, self.run)
+        self.scheduler = StoppingRuleScheduler(stopping_rule(study))
         self.numbers: dict[int, dict] = {}
 
     def suggest(self, number: int) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from segtune.cluster.run import run_search
 from segtune.config.schema import ExperimentConfig, LossConfig
 from segtune.data import shapes
 from segtune.losses.segmentation import build_loss
-from segtune.runs.rundir import RunDir
+from segtune.runs.rundir import SearchDir
 from segtune.tuning.study import load_study
 
 NODES = 4
@@ -70,7 +70,7 @@ def search_of(concurrent: int, trials: int) -> dict[str, Any]:
     # As many reports a second, whatever the number of trials: a driver that is never idle would say nothing of their cost.
     epoch_s = max(2.0, concurrent / REPORTS_PER_S)
     with tempfile.TemporaryDirectory() as folder, cluster(concurrent):
-        run = RunDir(Path(folder) / "run")
+        run = SearchDir(Path(folder) / "run")
         run.path.mkdir()
         clock, busy = time.monotonic(), time.process_time()
         with in_houses(run, HOUSES, concurrent, epoch_s):

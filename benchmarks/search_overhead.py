@@ -16,11 +16,11 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.tasks import CONFIG, SPACE
-from segtune.cluster.tune_scheduler import StoppingScheduler
-from segtune.cluster.tune_searcher import StudySampler
-from segtune.runs.rundir import RunDir
+from segtune.cluster.tune_scheduler import StoppingRuleScheduler
+from segtune.cluster.tune_searcher import StudySearcher
+from segtune.runs.rundir import SearchDir
 from segtune.runs.verdict import Verdict
-from segtune.tuning.stopping import rule_of
+from segtune.tuning.stopping import stopping_rule
 from segtune.tuning.study import load_study
 
 EPOCHS = 9
@@ -39,9 +39,9 @@ class Driver:
         study = load_study(
             SPACE, CONFIG, [f"schedule.epochs={EPOCHS}"], {"trials": trials, "sampler": sampler}
         )
-        self.run = RunDir(folder / "run")
-        self.sampler = StudySampler(study, self.run)
-        self.scheduler = StoppingScheduler(rule_of(study))
+        self.run = SearchDir(folder / "run")
+        self.sampler = StudySearcher(study, self.run)
+        self.scheduler = StoppingRuleScheduler(stopping_rule(study))
 
     def trial(self, index: int) -> tuple[float, float, float]:
         """Returns the seconds of suggest, of results and end, and of what the trial's own process writes."""

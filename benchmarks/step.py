@@ -28,7 +28,7 @@ from segtune.losses.segmentation import build_loss
 from segtune.models.build import build_model
 from segtune.runs.rundir import TrialDir
 from segtune.training.distributed import Ranks
-from segtune.training.memory import keep_freed
+from segtune.training.memory import keep_freed_memory
 from segtune.training.trainer import Trainer
 
 CLASSES = 21
@@ -67,7 +67,7 @@ def build(name: str, encoder: str, size: int, batch: int, device: str) -> Callab
     ours.net.decode_head.dropout.p = 0.0  # pyright: ignore[reportArgumentType]
     if name.startswith("segtune"):
         if name != UNKEPT:
-            keep_freed()  # as the trainer does
+            keep_freed_memory()  # as the trainer does
         loss = build_loss(CE, CLASSES).to(device)
         last = images.to(memory_format=torch.channels_last)  # as the loader gives them
         model = _Autocast(ours) if "bfloat16" in name else ours

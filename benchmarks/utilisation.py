@@ -15,12 +15,12 @@ from pathlib import Path
 
 from benchmarks.timing import show
 from segtune.api import run_study
-from segtune.runs.rundir import RunDir
+from segtune.runs.rundir import SearchDir
 from segtune.runs.timeline import sessions_of, utilisation
 from segtune.tuning.study import load_study
 
 
-def measure(run: RunDir) -> dict[str, str]:
+def measure(run: SearchDir) -> dict[str, str]:
     """Returns the row of a search that has ended."""
     used, sessions = utilisation(run), sessions_of(run)
     if not used:
@@ -56,14 +56,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="also write the table as JSON")
     arguments = parser.parse_args()
     if arguments.run:
-        row, what = measure(RunDir.open(arguments.run)), str(arguments.run)
+        row, what = measure(SearchDir.open(arguments.run)), str(arguments.run)
     else:
         placed = {"trials": arguments.trials, "workers_per_trial": arguments.workers}
         study = load_study(arguments.space, arguments.config, arguments.set, placed)
         with tempfile.TemporaryDirectory() as folder:
             run_study(study, folder, "search")
             row, what = (
-                measure(RunDir(Path(folder) / "search")),
+                measure(SearchDir(Path(folder) / "search")),
                 arguments.config or arguments.space,
             )
     show(f"a search: {what}", [row], arguments.out)

@@ -14,10 +14,10 @@ from segtune.config.settings import differences
 from segtune.config.yaml_io import write_yaml
 from segtune.errors import RunError
 from segtune.runs.atomic import write_atomic
-from segtune.runs.results import best, read_trials, to_frame
-from segtune.runs.rundir import RunDir, check_name
+from segtune.runs.results import best_trial, read_trials, to_frame
+from segtune.runs.rundir import SearchDir, check_name
 from segtune.tuning import warm_start
-from segtune.tuning.proxy_check import carried_study
+from segtune.tuning.proxy_check import full_length_study
 from segtune.tuning.study import Study, load_study
 from segtune.tuning.warm_start import WarmStart
 
@@ -59,7 +59,7 @@ def run_study(
     *,
     resume: bool = False,
     address: str | None = None,
-    around: Callable[[RunDir, Study], AbstractContextManager[None]] = lambda run, study: (
+    around: Callable[[SearchDir, Study], AbstractContextManager[None]] = lambda run, study: (
         nullcontext()
     ),
     **options: Any,
@@ -69,7 +69,7 @@ def run_study(
     `around` is entered for the search, and once more where a proxy's trials are carried to full length. Raises RunError
     where the folder holds another run, KeyboardInterrupt after a graceful stop (see `segtune stop`).
     """
-    run = RunDir(Path(out) / check_name(name))
+    run = SearchDir(Path(out) / check_name(name))
     prepare(run, study, resume)
     from segtune.cluster.run import run_search
 
@@ -77,7 +77,7 @@ def run_study(
     for part, last in phases(study, run):
         with around(last, part):
             run_search(part, last, address=address, **options)
-    trials, winner = read_trials(run), best(read_trials(last))
+    trials, winner = read_trials(run), best_trial(read_trials(last))
     if last is not run and last.best.exists():
         write_atomic(run.best, last.best.read_bytes())
     found = (
@@ -86,17 +86,22 @@ def run_study(
     return StudyResult(found, to_frame(trials), run.path)
 
 
-def phases(study: Study, run: RunDir) -> Iterator[tuple[Study, RunDir]]:
+def phases(study: Study, run: SearchDir) -> Iterator[tuple[Study, SearchDir]]:
     """Yields what is searched and where: the study itself and, once that is done, the trials that a proxy carries to full length."""
     yield study, run
-    if study.search.proxy and best(read_trials(run)):
-        full, full_run = carried_study(study, run), run.full
+    if study.search.proxy and best_trial(read_trials(run)):
+        full, full_run = full_length_study(study, run), run.full
         prepare(full_run, full, resume=full_run.study.exists(), extend=True)
         yield full, full_run
 
 
 def prepare(
-    run: RunDir, study: Study, resume: bool, *, extend: bool = False, known: WarmStart | None = None
+    run: SearchDir,
+    study: Study,
+    resume: bool,
+    *,
+    extend: bool = False,
+    known: WarmStart | None = None,
 ) -> None:
     """Writes the study into a new run folder, or checks at a resume that it is the one that was begun. Raises RunError.
 
@@ -105,7 +110,7 @@ def prepare(
     if resume and extend:
         _check_extension(run, study)
     elif resume:
-        begun = load_study(RunDir.open(run.path).study)
+        begun = load_study(SearchDir.open(run.path).study)
         changed = differences(study.config, begun.config)
         changed += [
             line
@@ -130,9 +135,9 @@ def prepare(
     write_atomic(run.study, write_yaml(study.dump()))
 
 
-def _check_extension(run: RunDir, study: Study) -> None:
+def _check_extension(run: SearchDir, study: Study) -> None:
     """Raises RunError where the config differs, or a trial of the run lies outside of the new space."""
-    begun = load_study(RunDir.open(run.path).study)
+    begun = load_study(SearchDir.open(run.path).study)
     problems = [f"config {line}" for line in differences(study.config, begun.config)]
     known = warm_start.read(run)
     drawn = [(f"trial {t.id}", t.params) for t in read_trials(run)] + [
@@ -219,7 +224,7 @@ def result_of(trial: TrialDir) -> TrainResult:
     from segtune.training import checkpoint
 
     verdict = trial.read_verdict() or Verdict(state="interrupted")
-    return TrainResult(_best_miou(trial), checkpoint.best(trial.checkpoints), verdict)
+    return TrainResult(_best_miou(trial), checkpoint.best_checkpoint(trial.checkpoints), verdict)
 
 
 def _best_miou(trial: TrialDir) -> float:

@@ -60,12 +60,14 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from segtune.metrics import csv_rows, format_table
     from segtune.training.distributed import Ranks
     from segtune.training.evaluation import evaluate, precision_of
-    from segtune.training.memory import keep_freed
-    from segtune.training.tta import Views
+    from segtune.training.memory import keep_freed_memory
+    from segtune.training.tta import AugmentedInference
 
-    views = Views(arguments.window, arguments.stride, arguments.flip, _scales(arguments.scales))
+    views = AugmentedInference(
+        arguments.window, arguments.stride, arguments.flip, _scales(arguments.scales)
+    )
     given = load_config(arguments.config) if arguments.config else None
-    keep_freed()
+    keep_freed_memory()
     ranks = Ranks.join()
     model, config, folder = load_model(arguments.checkpoint, given, ranks.device)
     if arguments.set:

@@ -10,8 +10,8 @@ from segtune.cli import add_set_argument, run_command
 from segtune.config.yaml_io import parse_assignments, write_yaml
 from segtune.errors import RunError
 from segtune.runs.atomic import write_atomic
-from segtune.runs.results import best, read_trials
-from segtune.runs.rundir import RunDir
+from segtune.runs.results import best_trial, read_trials
+from segtune.runs.rundir import SearchDir
 from segtune.tuning.study import load_study
 
 
@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    run = RunDir.open(arguments.run)
+    run = SearchDir.open(arguments.run)
     study = load_study(run.study)
     # Behind a proxy stand the trials of full length; a trial of the proxy is exported at full length too.
     trials = (
@@ -38,7 +38,7 @@ def _export(arguments: argparse.Namespace) -> int:
         else read_trials(run)
     )
     chosen = (
-        best(trials)
+        best_trial(trials)
         if arguments.trial is None
         else next((t for t in trials if t.number == arguments.trial), None)
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from segtune.cli import run_command
-from segtune.runs.rundir import RunDir
+from segtune.runs.rundir import SearchDir
 from segtune.tuning.study import load_study
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    run = RunDir.open(arguments.run)
+    run = SearchDir.open(arguments.run)
     print(
         f"report: {write_report(load_study(run.study), run, Path(arguments.out) if arguments.out else None)}"
     )

@@ -14,14 +14,14 @@ from segtune.cli import DONE, INTERRUPTED, NO_HEALTHY_TRIAL, add_set_argument, r
 from segtune.errors import RunError
 from segtune.reporting.html import write_report
 from segtune.reporting.terminal import print_outcome
-from segtune.runs.rundir import RunDir, check_name
+from segtune.runs.rundir import SearchDir, check_name
 from segtune.tuning import warm_start
 from segtune.tuning.study import Study, load_study
 
 if TYPE_CHECKING:
     pass
 from segtune.api import prepare, run_study
-from segtune.reporting.plan import plan
+from segtune.reporting.plan import search_plan
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -98,7 +98,7 @@ def _search(arguments: argparse.Namespace) -> int:
     }
     study = load_study(arguments.space, arguments.config, arguments.set, changes)
     if arguments.dry_run:
-        print(plan(study))
+        print(search_plan(study))
         return DONE
     arguments.resume |= arguments.extend
     out, stem = Path(arguments.out), Path(arguments.space).stem
@@ -110,7 +110,7 @@ def _run(study: Study, out: Path, name: str, arguments: argparse.Namespace) -> i
     from segtune.reporting.terminal import live_table, wide_console
 
     console = wide_console()
-    run = RunDir(out / check_name(name))
+    run = SearchDir(out / check_name(name))
 
     def say(*lines: str) -> None:
         console.print(*lines, sep="\n", markup=False, highlight=False, soft_wrap=True)
@@ -119,7 +119,7 @@ def _run(study: Study, out: Path, name: str, arguments: argparse.Namespace) -> i
         say(f"{study.num_trials} trials, {placement.describe()}", f"Ray dashboard {dashboard}")
 
     @contextmanager
-    def around(part_run: RunDir, part: Study) -> Iterator[None]:
+    def around(part_run: SearchDir, part: Study) -> Iterator[None]:
         what = "run" if part_run.path == run.path else "trials at full length in"
         say(
             f"{what} {part_run.path}   tensorboard --logdir {part_run.trials}   segtune status {part_run.path}"

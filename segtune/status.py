@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 
 from segtune.cli import run_command
-from segtune.runs.rundir import RunDir
+from segtune.runs.rundir import SearchDir
 from segtune.tuning.study import load_study
 
 
@@ -30,7 +30,7 @@ def _status(arguments: argparse.Namespace) -> int:
     from segtune.runs.atomic import write_atomic
     from segtune.runs.results import read_trials, to_frame
 
-    run = RunDir.open(arguments.run)
+    run = SearchDir.open(arguments.run)
     print_outcome(load_study(run.study), run, wide_console())
     if arguments.csv:
         from pathlib import Path

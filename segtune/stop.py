@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from segtune.cli import run_command
 from segtune.runs.atomic import write_atomic
-from segtune.runs.rundir import RunDir
+from segtune.runs.rundir import SearchDir
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -21,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _stop(path: str) -> int:
-    run = RunDir.open(path)
+    run = SearchDir.open(path)
     write_atomic(run.stop_request, "stop\n")
     print(f"{run.path}: asked to stop; running trials end within seconds and go on at --resume")
     return 0

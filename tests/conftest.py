@@ -28,9 +28,9 @@ def shapes_root(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def cluster():
     """A local Ray for the tests of a file; imported only by those that ask for it."""
-    from segtune.cluster.ray_session import session
+    from segtune.cluster.ray_session import ray_connection
 
-    with session(None):
+    with ray_connection(None):
         yield
 
 

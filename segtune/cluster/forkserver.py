@@ -100,14 +100,14 @@ def serve(listener: socket.socket) -> None:
         if not os.fork():
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             listener.close()
-            become(asking)
+            run_as(asking)
         asking.close()
     shutil.rmtree(
         os.path.dirname(listener.getsockname()), ignore_errors=True
     )  # nobody else is left to do it
 
 
-def become(asking: socket.socket) -> None:
+def run_as(asking: socket.socket) -> None:
     """Turns this process into the one that is asked for: its files, environment, folder and script. Does not return."""
     import runpy
 
@@ -137,7 +137,7 @@ def become(asking: socket.socket) -> None:
     raise SystemExit
 
 
-def wish(script: Sequence[str]) -> dict[str, Any]:
+def spawn_request(script: Sequence[str]) -> dict[str, Any]:
     """Returns what a process that runs the script in place of this one has to take over."""
     with open("/proc/self/oom_score_adj") as score:
         return {
@@ -157,7 +157,7 @@ def ask(path: str, script: Sequence[str]) -> None:
         with suppress(OSError):
             server.connect(path)
             socket.send_fds(server, [b"1"], [0, 1, 2])
-            server.sendall(json.dumps(wish(script)).encode())
+            server.sendall(json.dumps(spawn_request(script)).encode())
             server.shutdown(socket.SHUT_WR)
             forked = server.recv(1)
         if not forked:

@@ -34,7 +34,7 @@ def live_nodes() -> list[Mapping[str, float]]:
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
-def plan_resources(search: SearchConfig, nodes: Sequence[Mapping[str, float]]) -> Placement:
+def place_trials(search: SearchConfig, nodes: Sequence[Mapping[str, float]]) -> Placement:
     """Returns the placement of a study on a cluster's nodes (see `live_nodes`).
 
     The number of concurrent trials counts everything that a trial takes, node by node because a worker cannot straddle

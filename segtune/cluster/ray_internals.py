@@ -9,7 +9,8 @@ import ray
 log = logging.getLogger(__name__)
 
 
-def _dashboard() -> str:
+def dashboard_url() -> str:
+    """Return the URL of the Ray dashboard, or an empty string if it does not run."""
     from ray._private.worker import get_dashboard_url
 
     url = get_dashboard_url()

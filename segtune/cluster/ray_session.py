@@ -11,7 +11,7 @@ from typing import Any
 import ray
 
 from segtune.cluster.forkserver import forkserver
-from segtune.cluster.ray_internals import _dashboard
+from segtune.cluster.ray_internals import dashboard_url
 from segtune.errors import ClusterError
 
 log = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
 
 
 @contextlib.contextmanager
-def session(address: str | None) -> Iterator[str]:
+def ray_connection(address: str | None) -> Iterator[str]:
     """Joins the cluster at `address`, or starts a local Ray that ends with the block; yields the dashboard's URL.
 
     A Ray that this process is connected to already is used and left running. Raises ClusterError where none answers, and
@@ -50,7 +50,7 @@ def session(address: str | None) -> Iterator[str]:
             "ray job submit --address http://HEAD:8265 -- python -m segtune.search --address auto …"
         )
     if ray.is_initialized():
-        yield _dashboard()
+        yield dashboard_url()
         return
     os.environ.update({name: os.environ.get(name, value) for name, value in ENVIRONMENT.items()})
     with contextlib.ExitStack() as started:
@@ -74,4 +74,4 @@ def session(address: str | None) -> Iterator[str]:
                 f"--address {address}: no Ray cluster answers ({str(error).splitlines()[0]}); start one with: ray start --head"
             ) from None
         started.callback(ray.shutdown)
-        yield _dashboard()
+        yield dashboard_url()

@@ -8,24 +8,30 @@ from functools import partial
 
 from ray import tune
 
-from segtune.cluster.placement import WAITING_BUNDLE, Placement, live_nodes, plan_resources
-from segtune.cluster.ray_session import session
-from segtune.cluster.supervisor import Silence, StopAll, Watch, signals, write_best
+from segtune.cluster.placement import WAITING_BUNDLE, Placement, live_nodes, place_trials
+from segtune.cluster.ray_session import ray_connection
+from segtune.cluster.supervisor import (
+    QuietReporter,
+    StopWhenAsked,
+    Supervisor,
+    stop_signals,
+    write_best,
+)
 from segtune.cluster.trial import run_trial
-from segtune.cluster.tune_scheduler import StoppingScheduler
-from segtune.cluster.tune_searcher import StudySampler, is_unfinished
-from segtune.runs.results import best, read_trials, scored_rows
-from segtune.runs.rundir import RunDir
+from segtune.cluster.tune_scheduler import StoppingRuleScheduler
+from segtune.cluster.tune_searcher import StudySearcher, is_unfinished
+from segtune.runs.results import best_trial, read_trials, validated_epochs
+from segtune.runs.rundir import SearchDir
 from segtune.runs.timeline import recorded
 from segtune.runs.verdict import Verdict
-from segtune.tuning.samplers import rehearsed
-from segtune.tuning.stopping import rule_of
+from segtune.tuning.samplers import sampler_warmed_up
+from segtune.tuning.stopping import stopping_rule
 from segtune.tuning.study import Study
 
 
 def run_search(
     study: Study,
-    run: RunDir,
+    run: SearchDir,
     *,
     address: str | None = None,
     started: Callable[[Placement, str], None] | None = None,
@@ -35,34 +41,38 @@ def run_search(
     `started` is told the placement and the dashboard's URL. Ctrl-C, SIGTERM and the run's stop request end the search
     gracefully: running trials are left to be resumed, and KeyboardInterrupt is raised.
     """
-    with run.locked(), rehearsed(study.search, study.space), session(address) as dashboard:
+    with (
+        run.locked(),
+        sampler_warmed_up(study.search, study.space),
+        ray_connection(address) as dashboard,
+    ):
         run.stop_request.unlink(missing_ok=True)
-        placement = plan_resources(study.search, live_nodes())
+        placement = place_trials(study.search, live_nodes())
         if started:
             started(placement, dashboard)
         # The scheduler first: it may find that a trial had been stopped when the last session broke off.
         scheduler = replayed_scheduler(study, run)
-        sampler = StudySampler(study, run)
-        watch = Watch(study, run, sampler)
+        sampler = StudySearcher(study, run)
+        watch = Supervisor(study, run, sampler)
         try:
             if sampler.remaining:
-                with signals(watch), recorded(run, placement.concurrent, placement.workers):
+                with stop_signals(watch), recorded(run, placement.concurrent, placement.workers):
                     _tuner(study, run, sampler, scheduler, placement, watch).fit()
         finally:
             watch.release(patience_s=10.0)
             sampler.settle()
-            write_best(study, run, best(read_trials(run)))
+            write_best(study, run, best_trial(read_trials(run)))
         if watch.stopping:
             raise KeyboardInterrupt
 
 
 def _tuner(
     study: Study,
-    run: RunDir,
-    sampler: StudySampler,
-    scheduler: StoppingScheduler,
+    run: SearchDir,
+    sampler: StudySearcher,
+    scheduler: StoppingRuleScheduler,
     placement: Placement,
-    watch: Watch,
+    watch: Supervisor,
 ) -> tune.Tuner:
     trainable = partial(run_trial, study=study, run=str(run.path), placement=placement)
     return tune.Tuner(
@@ -83,8 +93,8 @@ def _tuner(
             name=f"tune-{time.time_ns()}",
             storage_path=str(run.ray),
             verbose=0,
-            callbacks=[watch, Silence()],
-            stop=StopAll(watch),
+            callbacks=[watch, QuietReporter()],
+            stop=StopWhenAsked(watch),
         ),
     )
 
@@ -97,17 +107,17 @@ def _bundles(placement: Placement) -> tune.PlacementGroupFactory:
     )
 
 
-def replayed_scheduler(study: Study, run: RunDir) -> StoppingScheduler:
+def replayed_scheduler(study: Study, run: SearchDir) -> StoppingRuleScheduler:
     """Returns the scheduler with the rungs and scores of the run folder.
 
     Where one trial alone is unfinished, as at concurrency 1, all that its rung had seen is known: if the session broke off
     between the trial's last validation and its stop, the trial is stopped now.
     """
-    scheduler = StoppingScheduler(rule_of(study))
+    scheduler = StoppingRuleScheduler(stopping_rule(study))
     trials = run.trial_dirs()
     unfinished = [trial.id for trial in trials if is_unfinished(trial)]
     for trial in trials:
-        rows = scored_rows(trial, trial.read_verdict())
+        rows = validated_epochs(trial, trial.read_verdict())
         if not scheduler.replay(int(trial.id), rows) and unfinished == [trial.id]:
             trial.verdict.unlink(missing_ok=True)
             trial.write_verdict(

@@ -16,11 +16,11 @@ from ray import tune
 from ray.tune.progress_reporter import TrialProgressCallback
 
 from segtune.cluster.ray_internals import release_orphans
-from segtune.cluster.tune_searcher import StudySampler
+from segtune.cluster.tune_searcher import StudySearcher
 from segtune.config.yaml_io import write_yaml
 from segtune.runs.atomic import write_atomic
-from segtune.runs.results import TrialResult, best, read_trial, read_trials
-from segtune.runs.rundir import RunDir, TrialDir
+from segtune.runs.results import TrialResult, best_trial, read_trial, read_trials
+from segtune.runs.rundir import SearchDir, TrialDir
 from segtune.runs.verdict import Verdict
 from segtune.tuning.study import Study
 
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 LOOK_EVERY_S = 1.0
 
 
-def write_best(study: Study, run: RunDir, winner: TrialResult | None) -> None:
+def write_best(study: Study, run: SearchDir, winner: TrialResult | None) -> None:
     """Writes the config of the best healthy trial to best.yaml, at its full length, where it is not that one already."""
     if winner:
         config = write_yaml(study.config.override(winner.params).dump())
@@ -37,7 +37,7 @@ def write_best(study: Study, run: RunDir, winner: TrialResult | None) -> None:
             write_atomic(run.best, config)
 
 
-class Stillness:
+class HangDetector:
     """Tells which trials have stood still too long, by the driver's own clock: those of other nodes may differ."""
 
     def __init__(self) -> None:
@@ -57,14 +57,14 @@ class Stillness:
         return f"no step for {still_s:.0f} s in {where}, where the median step takes {pulse['step_s']:.2g} s"
 
 
-class Watch(tune.Callback):
+class Supervisor(tune.Callback):
     """Sees to it that stopped trials give their workers back, that best.yaml is current, and that a stop is heard."""
 
-    def __init__(self, study: Study, run: RunDir, sampler: StudySampler) -> None:
+    def __init__(self, study: Study, run: SearchDir, sampler: StudySearcher) -> None:
         self.study, self.run, self.sampler = study, run, sampler
         self.stopping = False
-        self.leader = best(read_trials(run))
-        self.stillness = Stillness()
+        self.leader = best_trial(read_trials(run))
+        self.stillness = HangDetector()
         self._looked = 0.0
 
     def stop(self, *_: Any) -> None:
@@ -83,7 +83,7 @@ class Watch(tune.Callback):
     def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         """Keeps best.yaml current. Only the one trial is read: reading them all was most of what a search of a thousand cost."""
         ended = read_trial(self.run.trial(trial.config["number"]))
-        leader = best([ended, *([self.leader] if self.leader else [])])
+        leader = best_trial([ended, *([self.leader] if self.leader else [])])
         if leader is not self.leader:
             self.leader = leader
             write_best(self.study, self.run, leader)
@@ -108,17 +108,17 @@ class Watch(tune.Callback):
                 ray.kill(actor)
 
 
-class Silence(TrialProgressCallback):
+class QuietReporter(TrialProgressCallback):
     """Takes the place of the callback that prints each trial's end, at verbosity 0 too; the table says it better."""
 
     def _print(self, msg: str) -> None:
         """Prints nothing."""
 
 
-class StopAll(tune.Stopper):
+class StopWhenAsked(tune.Stopper):
     """Stops every trial once the watch has heard a stop."""
 
-    def __init__(self, watch: Watch) -> None:
+    def __init__(self, watch: Supervisor) -> None:
         self.watch = watch
 
     def __call__(self, trial_id: str, result: dict) -> bool:
@@ -131,7 +131,7 @@ class StopAll(tune.Stopper):
 
 
 @contextlib.contextmanager
-def signals(watch: Watch) -> Iterator[None]:
+def stop_signals(watch: Supervisor) -> Iterator[None]:
     """Ctrl-C and SIGTERM stop gracefully; a second Ctrl-C stops at once (nothing is lost: see rundir)."""
     if threading.current_thread() is not threading.main_thread():
         yield

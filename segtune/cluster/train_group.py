@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from segtune.cluster.placement import live_nodes, plan_resources
-from segtune.cluster.ray_session import session
-from segtune.cluster.trial import _cause, task_of
+from segtune.cluster.placement import live_nodes, place_trials
+from segtune.cluster.ray_session import ray_connection
+from segtune.cluster.trial import make_task, root_cause
 from segtune.cluster.worker import train_worker
 from segtune.config.schema import ExperimentConfig
 from segtune.errors import SegtuneError
@@ -27,15 +27,17 @@ def train_on_workers(
     from ray.train.torch import TorchTrainer
     from ray.train.v2.api.exceptions import TrainingFailedError
 
-    from segtune.cluster.worker_group import settings_of
+    from segtune.cluster.worker_group import trainer_options
 
-    with session(address):
-        placement = plan_resources(SearchConfig(trials=1, workers_per_trial=workers), live_nodes())
-        task = task_of(config, TrialDir(out), placement, resume=resume, init_from=init_from)
+    with ray_connection(address):
+        placement = place_trials(SearchConfig(trials=1, workers_per_trial=workers), live_nodes())
+        task = make_task(config, TrialDir(out), placement, resume=resume, init_from=init_from)
         try:
-            TorchTrainer(train_worker, **settings_of(task, out.name, out / "ray", placement)).fit()
+            TorchTrainer(
+                train_worker, **trainer_options(task, out.name, out / "ray", placement)
+            ).fit()
         except TrainingFailedError as error:
-            cause = _cause(error)
+            cause = root_cause(error)
             if isinstance(cause, SegtuneError):
                 raise cause from None
             raise

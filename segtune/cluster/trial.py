@@ -8,19 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from segtune.cluster.placement import Placement
-from segtune.cluster.worker import Task, tidy, train_rank
+from segtune.cluster.worker import Task, release_memory, train_rank
 from segtune.config.schema import ExperimentConfig
 from segtune.config.yaml_io import write_yaml
 from segtune.errors import SegtuneError
 from segtune.runs.atomic import write_atomic
-from segtune.runs.rundir import RunDir, TrialDir
+from segtune.runs.rundir import SearchDir, TrialDir
 from segtune.runs.verdict import Verdict
 from segtune.tuning.study import Study
 
 log = logging.getLogger(__name__)
 
 
-def task_of(
+def make_task(
     config: ExperimentConfig,
     out: TrialDir,
     placement: Placement,
@@ -44,12 +44,12 @@ def run_trial(drawn: dict[str, Any], *, study: Study, run: str, placement: Place
 
     Faults end in the trial's verdict and error.txt, not in an exception: Tune would repeat it or stop the search.
     """
-    trial = RunDir(Path(run)).trial(drawn["number"], drawn["attempt"])
+    trial = SearchDir(Path(run)).trial(drawn["number"], drawn["attempt"])
     try:
         trial.check_current()
         config = study.trial_config(drawn["params"])
         write_atomic(trial.config, write_yaml(config.dump()))
-        task = task_of(config, trial, placement, resume=drawn["attempt"] > 1)
+        task = make_task(config, trial, placement, resume=drawn["attempt"] > 1)
         if placement.workers == 1:
             _train_here(task)
         else:
@@ -65,7 +65,7 @@ def run_trial(drawn: dict[str, Any], *, study: Study, run: str, placement: Place
             write_atomic(trial.path / "error.txt", traceback.format_exc())
             trial.write_verdict(_verdict_of(error, trial))
     finally:
-        tidy()
+        release_memory()
 
 
 def _train_here(task: Task) -> None:
@@ -82,7 +82,7 @@ def _train_here(task: Task) -> None:
     ).fit()
 
 
-def _cause(error: Exception) -> Exception:
+def root_cause(error: Exception) -> Exception:
     """Returns what is behind the error of a worker group: a user's mistake, else a lost worker, else what one has raised.
 
     The others of a dead worker raise too, for the connection that it has left.
@@ -91,11 +91,11 @@ def _cause(error: Exception) -> Exception:
         getattr(error, "controller_failure", error)
     ]
     return next((c for c in causes if isinstance(c, SegtuneError)), None) or next(
-        filter(_is_loss, causes), causes[0]
+        filter(is_worker_loss, causes), causes[0]
     )
 
 
-def _is_loss(cause: Exception) -> bool:
+def is_worker_loss(cause: Exception) -> bool:
     """Whether Ray itself tells of it: a worker, a controller or a node that is no more, or that has never come up."""
     from ray.exceptions import RayError
     from ray.train.v2._internal.exceptions import RayTrainError
@@ -106,14 +106,14 @@ def _is_loss(cause: Exception) -> bool:
 def _verdict_of(error: Exception, trial: TrialDir) -> Verdict:
     from segtune.training.memory import is_out_of_memory
 
-    (epoch, step), cause = trial.reached(), _cause(error)
+    (epoch, step), cause = trial.reached(), root_cause(error)
     # Outside of a training step, as in a validation: there the trainer itself finds what would fit.
     no_room = is_out_of_memory(cause)
     kind = (
         "config"
         if isinstance(cause, SegtuneError)
         else "lost"
-        if _is_loss(cause)
+        if is_worker_loss(cause)
         else "out-of-memory"
         if no_room
         else "exception"

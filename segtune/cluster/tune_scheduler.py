@@ -9,17 +9,17 @@ from typing import Any
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
-from segtune.tuning.stopping import Rule
+from segtune.tuning.stopping import StoppingRule
 
 
-class StoppingScheduler(FIFOScheduler):
-    """A `Rule` as a Tune scheduler; trials know their number through their config.
+class StoppingRuleScheduler(FIFOScheduler):
+    """A `StoppingRule` as a Tune scheduler; trials know their number through their config.
 
     Judged by the best mIoU so far: that is what a trial is worth, and a late dip must not hide an early peak. Trial 0, the
     config itself, counts at the rungs but is never stopped: the winner is set against its full length.
     """
 
-    def __init__(self, rule: Rule) -> None:
+    def __init__(self, rule: StoppingRule) -> None:
         super().__init__()
         self.rule, self.best = rule, dict[int, float]()
 

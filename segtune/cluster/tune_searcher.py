@@ -16,14 +16,20 @@ from ray.tune.search import Searcher
 
 from segtune.errors import ConfigError
 from segtune.runs.atomic import write_atomic
-from segtune.runs.results import scored_rows
-from segtune.runs.rundir import RunDir, TrialDir
+from segtune.runs.results import validated_epochs
+from segtune.runs.rundir import SearchDir, TrialDir
 from segtune.runs.verdict import Verdict
 from segtune.tuning import warm_start
-from segtune.tuning.optuna_study import Book, known_trial, notes_of, open_study, restore_notes
-from segtune.tuning.samplers import random_sampler, sampler_of
+from segtune.tuning.optuna_study import (
+    OptunaStudyLog,
+    open_study,
+    restore_sampler_state,
+    sampler_state_of,
+    to_frozen_trial,
+)
+from segtune.tuning.samplers import make_sampler, random_sampler
 from segtune.tuning.study import Study
-from segtune.tuning.trial_history import view_for
+from segtune.tuning.trial_history import history_for
 
 log = logging.getLogger(__name__)
 
@@ -37,10 +43,10 @@ def is_unfinished(trial: TrialDir) -> bool:
     return verdict is None or not verdict.is_final
 
 
-class StudySampler(Searcher):
+class StudySearcher(Searcher):
     """Draws trials for Tune and tells Optuna how they ended."""
 
-    def __init__(self, study: Study, run: RunDir) -> None:
+    def __init__(self, study: Study, run: SearchDir) -> None:
         """Opens the study in the run folder; trials that are there already are told to Optuna anew."""
         super().__init__(metric="miou", mode="max")
         self.study, self.run = study, run
@@ -49,14 +55,14 @@ class StudySampler(Searcher):
         self.started = 0  # trials that have a number
         self.unfinished: list[int] = []
         self.lost: Counter[int] = Counter()  # machine faults of each trial in this session
-        self.record = Book(open_study(run, study.search.storage), study.space)
-        self.view = view_for(study.search.sampler, study.space)
+        self.record = OptunaStudyLog(open_study(run, study.search.storage), study.space)
+        self.history = history_for(study.search.sampler, study.space)
         known = warm_start.read(run)
         self.points = [*study.points(), *known.points]
         for trial in known.trials:
-            self.record.study.add_trial(known_trial(trial, study.space))
-        if self.view:
-            self.view.add(known.trials)
+            self.record.study.add_trial(to_frozen_trial(trial, study.space))
+        if self.history:
+            self.history.add(known.trials)
         self._replay()
 
     @property
@@ -77,7 +83,7 @@ class StudySampler(Searcher):
             number = self.started
             params = self._ask(self.points[number] if number < len(self.points) else None)
             # Written before anybody acts on it: a crash from here on finds the trial again.
-            if notes := notes_of(self.record.asked[number]):
+            if notes := sampler_state_of(self.record.asked[number]):
                 write_atomic(self.run.trial(number).notes, json.dumps(notes) + "\n")
             write_atomic(self.run.trial(number).params, json.dumps(params, indent=1) + "\n")
         self.numbers[trial_id] = number
@@ -131,22 +137,22 @@ class StudySampler(Searcher):
         return Verdict(state="interrupted" if self.stopping else "pruned", epoch=epoch, step=step)
 
     @property
-    def _books(self) -> list[Book]:
-        return [self.record, *([self.view.book] if self.view else [])]
+    def _books(self) -> list[OptunaStudyLog]:
+        return [self.record, *([self.history.book] if self.history else [])]
 
     def _ask(self, given: dict[str, Any] | None) -> dict[str, Any]:
         """Opens the next trial with values that are given, or that the sampler draws."""
         number = self.started
         self.started += 1
-        sampler = sampler_of(self.study.search, self.study.space, number)
-        drawn = self.view or self.record
+        sampler = make_sampler(self.study.search, self.study.space, number)
+        drawn = self.history or self.record
         params = drawn.ask(number, sampler, given)
         for attempt in range(REDRAWS if given is None else 0):
             if self._is_possible(params):
                 break
             drawn.withdraw(number)
             params = drawn.ask(number, random_sampler(self.study.search, number, attempt))
-        return self.record.ask(number, sampler, params) if self.view else params
+        return self.record.ask(number, sampler, params) if self.history else params
 
     def _is_possible(self, params: dict[str, Any]) -> bool:
         """Whether the config takes these values together, as it does each of them: a corner may have no loss term at all."""
@@ -159,8 +165,8 @@ class StudySampler(Searcher):
     def _tell(self, number: int, verdict: Verdict) -> None:
         """Tells Optuna the end of a trial."""
         trial = self.run.trial(number)
-        mious = {row["epoch"]: row["miou"] for row in scored_rows(trial, trial.read_verdict())}
-        for one in (self.record, self.view):
+        mious = {row["epoch"]: row["miou"] for row in validated_epochs(trial, trial.read_verdict())}
+        for one in (self.record, self.history):
             if one:
                 one.tell(number, verdict, mious)
 
@@ -173,7 +179,9 @@ class StudySampler(Searcher):
             )
             self._ask(json.loads(trial.params.read_text()))
             if trial.notes.exists():
-                restore_notes(self.record.asked[number], json.loads(trial.notes.read_text()))
+                restore_sampler_state(
+                    self.record.asked[number], json.loads(trial.notes.read_text())
+                )
             verdict = trial.read_verdict()
             if verdict and verdict.is_final:
                 self._tell(number, verdict)

@@ -24,36 +24,36 @@ READY = "ready"
 LOOK_EVERY_S = 1.0
 
 
-class Inbox:
+class WorkerMailbox:
     """What has come for the rank of this process while it trained or waited: Ray Train runs its function and messages as threads."""
 
     tasks: queue.SimpleQueue[Task] = queue.SimpleQueue()
     called_back = ""  # the name of a task
 
 
-def hand_out(task: Task) -> None:
+def submit(task: Task) -> None:
     """Gives this process's rank its next task."""
-    Inbox.tasks.put(task)
+    WorkerMailbox.tasks.put(task)
 
 
-def call_back(name: str) -> None:
+def cancel(name: str) -> None:
     """Has this process's rank leave a task at its next step."""
-    Inbox.called_back = name
+    WorkerMailbox.called_back = name
 
 
-class IsOver:
+class ShouldCancel:
     """Whether a rank is to leave its task: it was called back, or the search has said how the trial ended.
 
     Tune calls back a trial only when another takes its place, and at the end of a search none does.
     """
 
     def __init__(self, task: Task) -> None:
-        self.name, self.verdict = name_of(task), TrialDir(Path(task["out"])).verdict
+        self.name, self.verdict = task_name(task), TrialDir(Path(task["out"])).verdict
         self.looked = time.monotonic()
 
     def __call__(self) -> bool:
         """Asked at every step: looks at the disk once a second."""
-        if Inbox.called_back == self.name:
+        if WorkerMailbox.called_back == self.name:
             return True
         if time.monotonic() - self.looked <= LOOK_EVERY_S:
             return False
@@ -61,24 +61,24 @@ class IsOver:
         return self.verdict.exists()
 
 
-def name_of(task: Task) -> str:
+def task_name(task: Task) -> str:
     """Returns what tells a task from every other, a second attempt at the same trial too."""
     return f"{task['out']}, attempt {task['attempt']}"
 
 
 def train_rank(
-    task: Task, tell: Callable[[Row], None], *, leave: Callable[[], bool] | None = None
+    task: Task, tell: Callable[[Row], None], *, should_stop: Callable[[], bool] | None = None
 ) -> None:
-    """Trains one rank of the task (see `trial.task_of`) and calls `tell` with the numbers of each validated epoch.
+    """Trains one rank of the task (see `trial.make_task`) and calls `tell` with the numbers of each validated epoch.
 
-    Every rank tells the same numbers the same number of times, as `ray.train.report` asks for. Where `leave` is true on one of
+    Every rank tells the same numbers the same number of times, as `ray.train.report` asks for. Where `should_stop` is true on one of
     them, all leave the task after the same step.
     """
     os.environ["SEGTUNE_CPUS_PER_RANK"] = str(task["cpus"])
     import torch
 
     from segtune.training.distributed import Ranks
-    from segtune.training.train_step import Left
+    from segtune.training.train_step import TrialCancelled
     from segtune.training.trainer import Trainer
 
     # Ray gives a process a share of the cores, torch would take them all.
@@ -92,8 +92,8 @@ def train_rank(
         resume=task["resume"],
         init_from=init_from,
     )
-    with contextlib.suppress(Left):
-        for report in trainer.epochs(leave):
+    with contextlib.suppress(TrialCancelled):
+        for report in trainer.epochs(should_stop):
             if report.miou is not None:
                 # Tune counts calls; after a resume the only clock that goes on is the epoch.
                 tell(
@@ -113,24 +113,24 @@ def train_worker(task: Task) -> None:
     train_rank(task, ray.train.report)
 
 
-def train_tasks(_: dict[str, Any]) -> None:
+def serve_tasks(_: dict[str, Any]) -> None:
     """The function of a Ray Train worker that is handed its tasks, one after the other, until it is killed."""
     import ray.train
 
     ray.train.report({"says": READY})
     while True:
-        task = Inbox.tasks.get()
-        train_rank(task, ray.train.report, leave=IsOver(task))
-        tidy()
-        ray.train.report({"says": name_of(task)})
+        task = WorkerMailbox.tasks.get()
+        train_rank(task, ray.train.report, should_stop=ShouldCancel(task))
+        release_memory()
+        ray.train.report({"says": task_name(task)})
 
 
-def tidy() -> None:
+def release_memory() -> None:
     """Leaves the process as the next trial wants to find it: without the last one's model and loaders."""
     if dynamo := sys.modules.get("torch._dynamo"):
         dynamo.reset()  # it gives up on a network after some sizes, whosever they were
     if "torch" in sys.modules:
-        from segtune.training.memory import free
+        from segtune.training.memory import release_memory
 
         # A trial in the search's own process is a thread, and each has a heap of its own: 150 MB more after every trial.
-        free()
+        release_memory()

@@ -30,7 +30,7 @@ from ray.train.v2._internal.execution.worker_group import WorkerGroup
 from ray.train.v2.api.result import Result
 
 from segtune.cluster.placement import Placement
-from segtune.cluster.worker import READY, Row, Task, call_back, hand_out, name_of, train_tasks
+from segtune.cluster.worker import READY, Row, Task, cancel, serve_tasks, submit, task_name
 
 # For how long the ranks of a stopped trial may take to come to their next step, before others are started in their place.
 PATIENCE_S = 60.0
@@ -42,14 +42,14 @@ _group: Group | None = None
 def train_in_group(
     task: Task, tell: Callable[[Row], None], storage: Path, placement: Placement
 ) -> None:
-    """Trains a task (see `trial.task_of`) on the worker group of this process, and starts it where there is none.
+    """Trains a task (see `trial.make_task`) on the worker group of this process, and starts it where there is none.
 
     `tell` gets the numbers of each validated epoch. Where it raises SystemExit, as Tune ends a trial, the ranks leave the task at
     their next step and stay; any other error ends them. Raises Ray Train's errors, which hold what the ranks have raised.
     """
     global _group
     group, _group = _group, None  # whatever happens, a group that has failed is not found again
-    if group and not group.is_free():
+    if group and not group.wait_until_idle():
         group.end()
         group = None
     group = group or Group(storage, placement)
@@ -60,7 +60,7 @@ def train_in_group(
         group.end()
         raise
     except SystemExit:
-        group.call_back()
+        group.cancel()
         _group = group
         raise
     _group = group
@@ -79,7 +79,7 @@ class Group:
         self.ready = False
         self.told: queue.SimpleQueue[Row | str | BaseException] = queue.SimpleQueue()
         self.trainer = _GroupTrainer(
-            train_tasks, **settings_of({}, f"group-{uuid.uuid4().hex[:8]}", storage, placement)
+            serve_tasks, **trainer_options({}, f"group-{uuid.uuid4().hex[:8]}", storage, placement)
         )
         self.trainer.told = self.told
         self.thread = threading.Thread(target=self._run, daemon=True, name="worker-group")
@@ -94,9 +94,9 @@ class Group:
 
     def rows(self, task: Task) -> Iterator[Row]:
         """Hands the ranks a task and yields what they tell of it, until they have ended it; raises what has ended them."""
-        self.task = name_of(task)
+        self.task = task_name(task)
         if self.ready:
-            self._send(hand_out, task)
+            self._send(submit, task)
         while (said := self.told.get()) != self.task:
             if isinstance(said, BaseException):
                 raise said
@@ -106,14 +106,14 @@ class Group:
                 raise RestartedError("the ranks were started again")
             elif said == READY:
                 self.ready = True
-                self._send(hand_out, task)
+                self._send(submit, task)
         self.task = ""
 
-    def call_back(self) -> None:
+    def cancel(self) -> None:
         """Has the ranks leave their task at the next step."""
-        self._send(call_back, self.task)
+        self._send(cancel, self.task)
 
-    def is_free(self) -> bool:
+    def wait_until_idle(self) -> bool:
         """Waits until the ranks have left a task that they were called back from; returns whether they have, and live."""
         deadline = time.monotonic() + PATIENCE_S
         self.task = self.task if self.ready else ""  # not handed out yet
@@ -178,7 +178,7 @@ class _GroupTrainer(TorchTrainer):
     told: queue.SimpleQueue
 
     def _initialize_and_run_controller(self, **given: Any) -> Result:
-        # The cleaner does what `session.release_orphans` does; data sets are ours, not Ray Data's.
+        # The cleaner does what `ray_connection.release_orphans` does; data sets are ours, not Ray Data's.
         needless = (PlacementGroupCleanerCallback, DatasetsCallback)
         given["callbacks"] = [
             callback for callback in given["callbacks"] if not isinstance(callback, needless)
@@ -190,7 +190,7 @@ class _GroupTrainer(TorchTrainer):
         return self.controller.get_result()
 
 
-def settings_of(task: Task, name: str, storage: Path, placement: Placement) -> dict[str, Any]:
+def trainer_options(task: Task, name: str, storage: Path, placement: Placement) -> dict[str, Any]:
     """Returns what a TorchTrainer takes besides the function."""
     resources = {"CPU": placement.cpus} | ({"GPU": placement.gpus} if placement.gpus else {})
     # A death that would repeat is a verdict, so what is raised is a fault; the search decides about trying again, and from where.

@@ -16,14 +16,14 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from segtune.losses.row_bands import Band, Stretch, bands
+from segtune.losses.row_bands import Band, RowUpsampler, bands
 
 # V-Net's smoothing term, added to each sum of squares as mmseg does.
 DICE_EPS = 1e-3
 
 
 @dataclass(frozen=True)
-class Plan:
+class LossSpec:
     """The weights of the terms, 0 for one that is not wanted, and their parameters."""
 
     focal: float
@@ -167,10 +167,10 @@ class Terms:
         target: Tensor,
         chosen: Tensor,
         weights: Tensor,
-        plan: Plan,
+        plan: LossSpec,
         wants_gradient: bool,
     ) -> None:
-        """Shapes as in `FusedTerms`."""
+        """Shapes as in `BandedLoss`."""
         self.logits, self.target, self.chosen, self.weights, self.plan = (
             logits,
             target,
@@ -178,7 +178,7 @@ class Terms:
             weights,
             plan,
         )
-        self.stretch = Stretch(logits, target.shape[-2:])
+        self.stretch = RowUpsampler(logits, target.shape[-2:])
         self.wants_gradient = wants_gradient
         self.focal, self.ce, self.dice = torch.zeros(3, dtype=torch.float64, device=logits.device)
         self.pixels = chosen.sum().clamp(min=1).double()
@@ -254,12 +254,12 @@ class Terms:
             )
 
 
-class FusedTerms(torch.autograd.Function):
+class BandedLoss(torch.autograd.Function):
     """The weighted sum [] of a batch's terms, and the terms [3] unweighted and without a gradient: focal, Dice, cross-entropy."""
 
     @staticmethod
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx: Any, logits: Tensor, target: Tensor, chosen: Tensor, weights: Tensor, plan: Plan
+        ctx: Any, logits: Tensor, target: Tensor, chosen: Tensor, weights: Tensor, plan: LossSpec
     ) -> tuple[Tensor, Tensor]:
         """Shapes: logits float [N, C, h, w]; target int64 and chosen bool [N, H, W]; class weights [C]."""
         terms, gradient = Terms(

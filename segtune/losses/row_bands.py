@@ -37,7 +37,7 @@ class Band:
         return values.gather(0, self.index)[0]
 
 
-class Stretch:
+class RowUpsampler:
     """Bilinear upsampling (align_corners=False) of one sample, band by band, and its transpose.
 
     Along each axis it is a product with a matrix of two numbers per column; across the image once per sample, down the image
@@ -90,7 +90,12 @@ class Stretch:
 
 
 def bands(
-    stretch: Stretch, sample: int, wide: Tensor, target: Tensor, chosen: Tensor, ignore_index: int
+    stretch: RowUpsampler,
+    sample: int,
+    wide: Tensor,
+    target: Tensor,
+    chosen: Tensor,
+    ignore_index: int,
 ) -> Iterator[Band]:
     """Yields one sample in bands. `target` int64 and `chosen` bool are [N, H, W]; what is chosen has a label."""
     for rows in stretch.slices():

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from segtune.config.schema import LossConfig
 from segtune.errors import ConfigError
-from segtune.losses.banded import FusedTerms, Plan, Softmax
-from segtune.losses.row_bands import Stretch, bands
+from segtune.losses.banded import BandedLoss, LossSpec, Softmax
+from segtune.losses.row_bands import RowUpsampler, bands
 
 
 class SegmentationLoss(nn.Module):
@@ -42,7 +42,7 @@ class SegmentationLoss(nn.Module):
             )
         self.register_buffer("weights", torch.tensor(given), persistent=False)
         self.active = [name for name in ("focal", "dice", "ce") if getattr(config, name).weight]
-        self.plan = Plan(
+        self.plan = LossSpec(
             **{name: getattr(config, name).weight for name in ("focal", "dice", "ce")},
             softmax=config.focal.form == "softmax",
             gamma=config.focal.gamma,
@@ -73,7 +73,7 @@ class SegmentationLoss(nn.Module):
                 chosen = hardest(
                     logits.detach(), target, chosen, self.config.ohem.keep, self.ignore_index
                 )
-            total, (focal, dice, ce) = FusedTerms.apply(
+            total, (focal, dice, ce) = BandedLoss.apply(
                 logits, target, chosen, self.weights.to(logits), self.plan
             )  # pyright: ignore[reportGeneralTypeIssues]
         terms = {
@@ -93,7 +93,7 @@ def hardest(
     (online hard example mining), per pixel.
     """
     nll = torch.full(target.shape, -math.inf, dtype=logits.dtype, device=logits.device)
-    stretch = Stretch(logits, target.shape[-2:])
+    stretch = RowUpsampler(logits, target.shape[-2:])
     for sample in range(len(logits)):
         for band in bands(stretch, sample, stretch.wide(sample), target, valid, ignore_index):
             nll[sample, band.rows] = Softmax(band).nll.view(-1, target.shape[2])

@@ -31,9 +31,9 @@ class UPerNet(nn.Module):
         channels = [info.channels()[i] for i in self.indices]  # type: ignore[operator]
         head = UperNetConfig(
             hidden_size=config.decoder_channels or 512,
-            num_labels=num_classes,
+            num_labels=num_classes,  # pyright: ignore[reportCallIssue]
             auxiliary_channels=256,
-        )  # pyright: ignore[reportCallIssue]
+        )
         self.decode_head = UperNetHead(head, channels)
         self.auxiliary_head = UperNetFCNHead(head, channels)
         self.channels = channels

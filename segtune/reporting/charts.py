@@ -9,8 +9,8 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from segtune.reporting.format import short, short_names
-from segtune.runs.results import ENDED_BADLY, RUNNING, TrialResult, best
+from segtune.reporting.format import format_value, short_names
+from segtune.runs.results import BAD_ENDS, RUNNING, TrialResult, best_trial
 from segtune.runs.timeline import Timeline
 from segtune.tuning.space import Dimension
 
@@ -29,7 +29,7 @@ Curve = Sequence[tuple[int, float]]
 
 def curves(trials: Sequence[TrialResult], scores: Mapping[str, Curve]) -> go.Figure:
     """Returns validated mIoU over epochs, a line per trial; `scores` are (epoch, mIoU in 0..1) by trial id."""
-    figure, winner = _figure(420), best(trials)
+    figure, winner = _figure(420), best_trial(trials)
     for state, colour in COLOURS.items():
         # One trace for all trials of a state, with gaps: thousands of traces would stall the browser.
         points: list[tuple[int | None, float | None, str]] = []
@@ -72,7 +72,7 @@ def settings(trials: Sequence[TrialResult], dimensions: Sequence[Dimension]) -> 
         vertical_spacing=0.32 / rows,
     )
     _style(figure, 90 + 230 * rows)
-    told, winner = set[str](), best(trials)
+    told, winner = set[str](), best_trial(trials)
     for index, dimension in enumerate(dimensions):
         place: dict[str, Any] = {"row": index // COLUMNS + 1, "col": index % COLUMNS + 1}
         figure.update_xaxes(_axis(dimension), **place)
@@ -82,7 +82,7 @@ def settings(trials: Sequence[TrialResult], dimensions: Sequence[Dimension]) -> 
                 for t in trials
                 if t.state == state
                 and dimension.name in t.params
-                and (t.miou is not None or state in ENDED_BADLY)
+                and (t.miou is not None or state in BAD_ENDS)
             ]
             if group:
                 shown = [_shown(dimension, t.params[dimension.name]) for t in group]
@@ -91,7 +91,7 @@ def settings(trials: Sequence[TrialResult], dimensions: Sequence[Dimension]) -> 
                     customdata=[(t.id, "no mIoU" if t.miou is None else f"{100 * t.miou:.2f}") for t in group],
                     mode="markers", name=state, legendgroup=state, showlegend=state not in told,
                     marker={
-                        "color": colour, "opacity": 0.8, "symbol": "x" if state in ENDED_BADLY else ["star" if t is winner else "circle" for t in group],
+                        "color": colour, "opacity": 0.8, "symbol": "x" if state in BAD_ENDS else ["star" if t is winner else "circle" for t in group],
                         "size": [15 if t is winner else 8 for t in group],
                     },
                     hovertemplate="trial %{customdata[0]}: %{customdata[1]} at %{x}<extra></extra>", **place,
@@ -117,7 +117,7 @@ def _axis(dimension: Dimension) -> dict[str, Any]:
 
 def _labels(dimension: Dimension) -> list[str]:
     """Returns the choices as the table shows them, or in full where they would be the same there."""
-    labels = [short(value) for value in dimension.values]
+    labels = [format_value(value) for value in dimension.values]
     return (
         labels if len(set(labels)) == len(labels) else [repr(value) for value in dimension.values]
     )
@@ -132,7 +132,7 @@ def _shown(dimension: Dimension, value: Any) -> Any:
             for label, choice in zip(_labels(dimension), dimension.values, strict=True)
             if choice == value
         ),
-        short(value),
+        format_value(value),
     )
 
 

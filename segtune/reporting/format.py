@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from segtune.runs.results import RUNNING, TrialResult
-from segtune.runs.rundir import RunDir
+from segtune.runs.rundir import SearchDir
 from segtune.tuning.study import Study
 
 
-def short(value: Any) -> str:
+def format_value(value: Any) -> str:
     """Returns a parameter's value as it is read best."""
     if isinstance(value, bool):
         return "yes" if value else "no"
@@ -30,18 +30,19 @@ def short_names(names: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def _clock(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
+    """Return seconds as M:SS or H:MM:SS."""
     minutes, rest = divmod(int(seconds + 0.5), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def ended(trials: Sequence[TrialResult]) -> int:
+def num_ended(trials: Sequence[TrialResult]) -> int:
     """Returns how many trials will not go on."""
     return sum(t.state not in (RUNNING, "interrupted") for t in trials)
 
 
-def next_steps(run: RunDir, study: Study) -> dict[str, str]:
+def next_steps(run: SearchDir, study: Study) -> dict[str, str]:
     """Returns where the config of a run's winner lies and the commands to go on with.
 
     Nothing where trials of a proxy have gone on to full length: best.yaml is then the winner of those.
@@ -55,11 +56,11 @@ def next_steps(run: RunDir, study: Study) -> dict[str, str]:
         "its config": str(run.best),
         "retrain it": f"python -m segtune.train --config {run.best} --out {run.path / 'retrain'}{workers}",
         "curves": f"tensorboard --logdir {run.trials}",
-        "study": f"optuna-dashboard {_without_password(study.search.storage or str(run.journal))}",
+        "study": f"optuna-dashboard {hide_password(study.search.storage or str(run.journal))}",
     }
 
 
-def _without_password(url: str) -> str:
+def hide_password(url: str) -> str:
     """Returns the URL of a database as it may be shown to others."""
     return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", url)
 

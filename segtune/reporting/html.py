@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segtune.errors import DataError, RunError
-from segtune.reporting.format import ended, next_steps, short, short_names
+from segtune.reporting.format import format_value, next_steps, num_ended, short_names
 from segtune.runs.atomic import write_atomic
-from segtune.runs.results import TrialResult, best, ranked, read_trials, scored_rows
-from segtune.runs.rundir import RunDir
+from segtune.runs.results import TrialResult, best_trial, ranked, read_trials, validated_epochs
+from segtune.runs.rundir import SearchDir
 from segtune.runs.timeline import Utilisation, timeline, utilisation
-from segtune.tuning.proxy_check import carried_study, check
+from segtune.tuning.proxy_check import check, full_length_study
 from segtune.tuning.study import Study
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class Part:
         return dict(Counter(t.state for t in self.trials))
 
 
-def write_report(study: Study, run: RunDir, out: Path | None = None) -> Path:
+def write_report(study: Study, run: SearchDir, out: Path | None = None) -> Path:
     """Writes the page of a run as it stands, one HTML file that loads nothing, and returns its path (default: RUN/report.html).
 
     Raises RunError where the file cannot be written.
@@ -73,7 +73,7 @@ def write_report(study: Study, run: RunDir, out: Path | None = None) -> Path:
     return out
 
 
-def page(study: Study, run: RunDir) -> str:
+def page(study: Study, run: SearchDir) -> str:
     """Returns the page of a run as HTML."""
     import jinja2
     from markupsafe import Markup
@@ -81,7 +81,10 @@ def page(study: Study, run: RunDir) -> str:
 
     if study.search.proxy and run.full.trials.exists():
         full = _part(
-            "At full length", check(study, run, run.full).words, carried_study(study, run), run.full
+            "At full length",
+            check(study, run, run.full).words,
+            full_length_study(study, run),
+            run.full,
         )
         parts = [full, _part("On the proxy", "", study, run)]
     else:
@@ -93,7 +96,7 @@ def page(study: Study, run: RunDir) -> str:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters |= {"short": short, "miou": _percent}
+    environment.filters |= {"short": format_value, "miou": _percent}
     return environment.get_template(TEMPLATE).render(
         name=run.path.name,
         written=time.strftime("%d %B %Y, %H:%M"),
@@ -107,14 +110,14 @@ def _percent(miou: float | None) -> str:
     return "-" if miou is None else f"{100 * miou:.2f}"
 
 
-def _part(title: str, note: str, study: Study, run: RunDir) -> Part:
+def _part(title: str, note: str, study: Study, run: SearchDir) -> Part:
     trials = read_trials(run)
-    winner, baseline = best(trials), next((t for t in trials if t.number == 0), None)
+    winner, baseline = best_trial(trials), next((t for t in trials if t.number == 0), None)
     return Part(
         title=title,
         note=note,
         total=study.num_trials,
-        ended=ended(trials),
+        ended=num_ended(trials),
         trials=ranked(trials),
         names=short_names(study.space.names),
         epochs=study.epochs,
@@ -128,7 +131,7 @@ def _part(title: str, note: str, study: Study, run: RunDir) -> Part:
 
 def _charts(
     study: Study,
-    run: RunDir,
+    run: SearchDir,
     trials: Sequence[TrialResult],
     winner: TrialResult | None,
     baseline: TrialResult | None,
@@ -136,7 +139,7 @@ def _charts(
     """Yields the figures that there is something to draw of."""
     from segtune.reporting import charts
 
-    rows = {trial.id: scored_rows(trial, trial.read_verdict()) for trial in run.trial_dirs()}
+    rows = {trial.id: validated_epochs(trial, trial.read_verdict()) for trial in run.trial_dirs()}
     scores = {trial: [(row["epoch"], row["miou"]) for row in told] for trial, told in rows.items()}
     if any(scores.values()):
         yield Chart(

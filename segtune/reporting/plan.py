@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     pass
 
 
-def plan(study: Study) -> str:
+def search_plan(study: Study) -> str:
     """Returns in words what a search would do: trials, rungs, epochs and steps, resources on this machine, first points.
 
     Reads the lists of the data set. Raises DataError where it is incomplete, ConfigError where batches cannot be formed.

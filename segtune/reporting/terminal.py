@@ -13,22 +13,28 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from segtune.reporting.format import _clock, ended, next_steps, short, short_names
-from segtune.runs.results import RUNNING, Seen, TrialResult, best, ranked, read_trials
-from segtune.runs.rundir import RunDir
+from segtune.reporting.format import (
+    format_duration,
+    format_value,
+    next_steps,
+    num_ended,
+    short_names,
+)
+from segtune.runs.results import RUNNING, Seen, TrialResult, best_trial, ranked, read_trials
+from segtune.runs.rundir import SearchDir
 from segtune.runs.timeline import utilisation
-from segtune.tuning.proxy_check import carried_study, check
+from segtune.tuning.proxy_check import check, full_length_study
 from segtune.tuning.study import Study
 
 
-def print_outcome(study: Study, run: RunDir, console: Console) -> None:
+def print_outcome(study: Study, run: SearchDir, console: Console) -> None:
     """Prints the trials of a run and, where it was on a proxy, those of full length and what the proxy was worth."""
     print_summary(run, study, console)
     if study.search.proxy and run.full.trials.exists():
         console.print(
             f"at full length ({run.full.path}):", markup=False, highlight=False, soft_wrap=True
         )
-        print_summary(run.full, carried_study(study, run), console)
+        print_summary(run.full, full_length_study(study, run), console)
         console.print(
             check(study, run, run.full).words, markup=False, highlight=False, soft_wrap=True
         )
@@ -70,7 +76,7 @@ def trials_table(
             style=COLOURS.get(trial.state, ""),
         )
         name = trial.id + (" *" if trial.number == 0 else "")
-        values = [short(trial.params[n]) if n in trial.params else "" for n in names]
+        values = [format_value(trial.params[n]) if n in trial.params else "" for n in names]
         table.add_row(
             str(rank) if trial.healthy else "-",
             name,
@@ -100,15 +106,15 @@ class Progress:
         """Returns the progress in words."""
         left = self.seconds_left(ended)
         passed = time.monotonic() - self.start
-        return f"{ended} of {self.total} trials, {_clock(passed)} so far" + (
-            f", about {_clock(left)} left" if left else ""
+        return f"{ended} of {self.total} trials, {format_duration(passed)} so far" + (
+            f", about {format_duration(left)} left" if left else ""
         )
 
 
 @contextmanager
-def live_table(run: RunDir, study: Study, console: Console) -> Iterator[None]:
+def live_table(run: SearchDir, study: Study, console: Console) -> Iterator[None]:
     """Shows the run while the block runs: a table that is redrawn in a terminal, otherwise a line per event."""
-    progress = Progress(study, ended(read_trials(run)))
+    progress = Progress(study, num_ended(read_trials(run)))
     stop = threading.Event()
     show = _redraw if console.is_terminal else _print_events
     thread = threading.Thread(target=show, args=(run, study, progress, console, stop), daemon=True)
@@ -126,17 +132,17 @@ def _pause(began: float) -> float:
 
 
 def _redraw(
-    run: RunDir, study: Study, progress: Progress, console: Console, stop: threading.Event
+    run: SearchDir, study: Study, progress: Progress, console: Console, stop: threading.Event
 ) -> None:
     seen: Seen = {}
 
     def view() -> RenderableType:
         trials = read_trials(run, seen)
-        bar = ProgressBar(total=progress.total, completed=ended(trials), width=40)
+        bar = ProgressBar(total=progress.total, completed=num_ended(trials), width=40)
         table = trials_table(
             trials, study.space.names, study.epochs, limit=max(5, console.height - 10)
         )
-        return Group(table, bar, Text(progress.line(ended(trials))))
+        return Group(table, bar, Text(progress.line(num_ended(trials))))
 
     with Live(view(), console=console, auto_refresh=False, transient=True) as live:
         began = time.monotonic()
@@ -146,7 +152,7 @@ def _redraw(
 
 
 def _print_events(
-    run: RunDir, study: Study, progress: Progress, console: Console, stop: threading.Event
+    run: SearchDir, study: Study, progress: Progress, console: Console, stop: threading.Event
 ) -> None:
     seen: Seen = {}
     told = {t.number for t in read_trials(run, seen) if t.state not in (RUNNING, "interrupted")}
@@ -159,7 +165,7 @@ def _print_events(
             if trial.state != RUNNING and trial.number not in told:
                 told.add(trial.number)
                 console.print(
-                    _event(trial, study) + f" [{progress.line(ended(trials))}]",
+                    _event(trial, study) + f" [{progress.line(num_ended(trials))}]",
                     markup=False,
                     highlight=False,
                     soft_wrap=True,
@@ -171,13 +177,13 @@ def _print_events(
 def _event(trial: TrialResult, study: Study) -> str:
     score = f"mIoU {100 * trial.miou:.2f}" if trial.miou is not None else "no mIoU"
     names = short_names(study.space.names)
-    values = ", ".join(f"{names[n]} {short(v)}" for n, v in trial.params.items())
+    values = ", ".join(f"{names[n]} {format_value(v)}" for n, v in trial.params.items())
     return f"trial {trial.id} {trial.state} at epoch {trial.epoch}: {score}; {values}" + (
         f" -- {trial.reason}" if trial.reason else ""
     )
 
 
-def print_summary(run: RunDir, study: Study, console: Console) -> None:
+def print_summary(run: SearchDir, study: Study, console: Console) -> None:
     """Prints the final table, the ends that need a word, the winner against trial 0, and what to do with it."""
     trials = read_trials(run)
     console.print(trials_table(trials, study.space.names, study.epochs))
@@ -189,7 +195,7 @@ def print_summary(run: RunDir, study: Study, console: Console) -> None:
                 highlight=False,
                 soft_wrap=True,
             )
-    winner = best(trials)
+    winner = best_trial(trials)
     if not winner or winner.miou is None:
         console.print("no healthy trial: nothing to export", style="red")
         return

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from segtune.runs.rundir import RunDir, TrialDir
+from segtune.runs.rundir import SearchDir, TrialDir
 from segtune.runs.verdict import Verdict
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 RUNNING = "running"
 # A trial that ended so cannot win, whatever its mIoU.
-ENDED_BADLY = ("unhealthy", "failed")
+BAD_ENDS = ("unhealthy", "failed")
 
 
 @dataclass(frozen=True)
@@ -42,10 +42,10 @@ class TrialResult:
     @property
     def healthy(self) -> bool:
         """Whether the trial may win: it has a score and did not end unhealthy or failed."""
-        return self.miou is not None and self.state not in ENDED_BADLY
+        return self.miou is not None and self.state not in BAD_ENDS
 
 
-def scored_rows(trial: TrialDir, verdict: Verdict | None) -> list[dict[str, Any]]:
+def validated_epochs(trial: TrialDir, verdict: Verdict | None) -> list[dict[str, Any]]:
     """Returns the validated epochs that count: the workers of a stopped group may have gone on for a moment."""
     last = verdict.epoch if verdict and verdict.state == "pruned" else math.inf
     return [
@@ -56,7 +56,7 @@ def scored_rows(trial: TrialDir, verdict: Verdict | None) -> list[dict[str, Any]
 def read_trial(trial: TrialDir) -> TrialResult:
     """Reads one trial's folder, also while the trial writes to it."""
     verdict = trial.read_verdict()
-    rows = scored_rows(trial, verdict)
+    rows = validated_epochs(trial, verdict)
     best = max(rows, key=lambda row: row["miou"], default=None)
     return TrialResult(
         number=int(trial.id),
@@ -74,7 +74,7 @@ def read_trial(trial: TrialDir) -> TrialResult:
 Seen = dict[str, tuple[int, TrialResult]]
 
 
-def read_trials(run: RunDir, seen: Seen | None = None) -> list[TrialResult]:
+def read_trials(run: SearchDir, seen: Seen | None = None) -> list[TrialResult]:
     """Returns the trials that have been started, by number.
 
     Who looks again and again hands in the same `seen`: trials that have ended are then read once.
@@ -100,7 +100,7 @@ def ranked(trials: Iterable[TrialResult]) -> list[TrialResult]:
     )
 
 
-def best(trials: Iterable[TrialResult]) -> TrialResult | None:
+def best_trial(trials: Iterable[TrialResult]) -> TrialResult | None:
     """Returns the healthy trial with the highest mIoU (the first of equals), or None."""
     return next((t for t in ranked(trials) if t.healthy), None)
 

@@ -115,7 +115,7 @@ class TrialDir:
         )
 
 
-class RunDir:
+class SearchDir:
     """The files of one search."""
 
     def __init__(self, path: Path) -> None:
@@ -133,12 +133,12 @@ class RunDir:
         self.stop_request = self.path / "stop"
 
     @property
-    def full(self) -> RunDir:
+    def full(self) -> SearchDir:
         """The run of the trials that a search on a proxy has carried to full length."""
-        return RunDir(self.path / "full")
+        return SearchDir(self.path / "full")
 
     @classmethod
-    def open(cls, path: str | Path) -> RunDir:
+    def open(cls, path: str | Path) -> SearchDir:
         """Returns the run folder at `path`. Raises RunError where there is none."""
         run = cls(Path(path))
         if not run.study.is_file():

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from segtune.runs.atomic import write_atomic
-from segtune.runs.rundir import RunDir, TrialDir
+from segtune.runs.rundir import SearchDir, TrialDir
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Utilisation:
 
 
 @dataclass(frozen=True)
-class Stay:
+class TrialInterval:
     """A trial on its place in one session, from its draw or new start to its end or that of the session.
 
     Places are those for trials that run at the same time, from 1. Times are seconds.
@@ -86,11 +86,11 @@ class Timeline:
 
     seconds: float
     places: int
-    stays: tuple[Stay, ...]
+    stays: tuple[TrialInterval, ...]
 
 
 @contextmanager
-def recorded(run: RunDir, concurrent: int, workers: int) -> Iterator[None]:
+def recorded(run: SearchDir, concurrent: int, workers: int) -> Iterator[None]:
     """Adds the time in the block to the run's sessions, whatever ends it."""
     began = time.time()
     try:
@@ -100,7 +100,7 @@ def recorded(run: RunDir, concurrent: int, workers: int) -> Iterator[None]:
         write_atomic(run.sessions, "".join(json.dumps(asdict(session)) + "\n" for session in told))
 
 
-def sessions_of(run: RunDir) -> list[Session]:
+def sessions_of(run: SearchDir) -> list[Session]:
     """Returns the sessions of a run that have ended, oldest first."""
     return (
         [Session(**json.loads(line)) for line in run.sessions.read_text().splitlines()]
@@ -109,7 +109,7 @@ def sessions_of(run: RunDir) -> list[Session]:
     )
 
 
-def utilisation(run: RunDir) -> Utilisation | None:
+def utilisation(run: SearchDir) -> Utilisation | None:
     """Returns where the workers' time of a run went; None before the end of its first session."""
     sessions, trials = _told(run)
     if not sessions:
@@ -136,10 +136,10 @@ def utilisation(run: RunDir) -> Utilisation | None:
     )
 
 
-def timeline(run: RunDir) -> Timeline | None:
+def timeline(run: SearchDir) -> Timeline | None:
     """Returns what each trial did, by place; None before the end of a run's first session."""
     sessions, trials = _told(run)
-    found: list[Stay] = []
+    found: list[TrialInterval] = []
     offset = 0.0
     for session in sessions:
         shift = offset - session.began
@@ -182,7 +182,7 @@ class _Clock:
             trial.id, drawn, _written(trial.attempts), _written(trial.verdict), epochs, launch_s
         )
 
-    def stay(self, session: Session) -> Stay | None:
+    def stay(self, session: Session) -> TrialInterval | None:
         """Returns the trial's part of a session, its place still open; None where it was not there."""
         epochs = tuple((began, ended) for began, ended in self.epochs if session.holds(ended))
         starts = [
@@ -194,10 +194,12 @@ class _Clock:
             return None
         # What had not ended in a session was there until it did: then it was interrupted, and goes on in the next one.
         ended = self.ended if session.holds(self.ended) else session.ended
-        return Stay(self.trial, 0, min(starts), max([ended, *(end for _, end in epochs)]), epochs)
+        return TrialInterval(
+            self.trial, 0, min(starts), max([ended, *(end for _, end in epochs)]), epochs
+        )
 
 
-def _told(run: RunDir) -> tuple[list[Session], list[_Clock]]:
+def _told(run: SearchDir) -> tuple[list[Session], list[_Clock]]:
     """Returns the sessions of a run that have ended and, where there is one, what its trials tell."""
     sessions = sessions_of(run)
     return sessions, [_Clock.of(trial) for trial in run.trial_dirs()] if sessions else []
@@ -207,9 +209,9 @@ def _written(path: Path) -> float:
     return path.stat().st_mtime if path.exists() else 0.0
 
 
-def _stays(trials: Sequence[_Clock], session: Session) -> list[Stay]:
+def _stays(trials: Sequence[_Clock], session: Session) -> list[TrialInterval]:
     """Returns the trials of a session by place, in seconds since 1970."""
-    found: list[Stay] = []
+    found: list[TrialInterval] = []
     free = [session.began] * session.concurrent  # from when on each place is free
     for stay in sorted(
         filter(None, (clock.stay(session) for clock in trials)), key=lambda stay: stay.began
@@ -227,7 +229,7 @@ def _stays(trials: Sequence[_Clock], session: Session) -> list[Stay]:
     return found
 
 
-def _tail_s(stays: Sequence[Stay], session: Session) -> float:
+def _tail_s(stays: Sequence[TrialInterval], session: Session) -> float:
     """Returns the seconds that places were there for after their last trial."""
     last = dict.fromkeys(range(1, session.concurrent + 1), session.began)
     for stay in stays:

@@ -101,7 +101,7 @@ def _epoch(path: Path) -> int:
     return int(path.name.rpartition("-")[2])
 
 
-def best(folder: Path) -> Path | None:
+def best_checkpoint(folder: Path) -> Path | None:
     """Returns the checkpoint with the best validation in a run's checkpoints folder, or None."""
     return next(iter(_of_kind(folder, "best")), None)
 

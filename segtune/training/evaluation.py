@@ -9,10 +9,10 @@ from torch import Tensor
 
 from segtune.config.schema import ExperimentConfig
 from segtune.data.loader import ValBatch, normalize
-from segtune.losses.row_bands import Stretch
+from segtune.losses.row_bands import RowUpsampler
 from segtune.metrics import ConfusionMatrix
 from segtune.training.distributed import Ranks
-from segtune.training.tta import PLAIN, Views
+from segtune.training.tta import PLAIN, AugmentedInference
 
 
 # Images come in many sizes, and a compiled network would be compiled anew for each.
@@ -25,7 +25,7 @@ def evaluate(
     config: ExperimentConfig,
     num_classes: int,
     precision: torch.dtype,
-    views: Views = PLAIN,
+    views: AugmentedInference = PLAIN,
 ) -> ConfusionMatrix:
     """Returns the confusion matrix over all images of all ranks, each counted once, at the labels' own size."""
     model.eval()
@@ -49,7 +49,7 @@ def predict_labels(views: Sequence[Tensor], size: tuple[int, ...] | torch.Size) 
     `views` are logits [B, C, h, w] of the same images, of any sizes; with more than one, their softmax is averaged at full size.
     By bands of rows: logits of full size do not fit into a cache, and with 150 classes hardly into memory.
     """
-    stretches = [Stretch(logits.float(), torch.Size(size)) for logits in views]
+    stretches = [RowUpsampler(logits.float(), torch.Size(size)) for logits in views]
     labels = torch.empty(len(views[0]), *size, dtype=torch.int64, device=views[0].device)
     for sample in range(len(labels)):
         wides = [stretch.wide(sample) for stretch in stretches]

@@ -20,7 +20,7 @@ WRITE_EVERY_S = 10.0
 Item = TypeVar("Item")
 
 
-class Pulse:
+class Heartbeat:
     """Writes now and then how many steps a run has made, and after how long a pause it has to be called hung.
 
     The limit is `hung_factor` times the median step but at least `hung_after_s`, because a checkpoint on slow storage or a

@@ -21,8 +21,8 @@ KEPT = {
 }
 
 
-def keep_freed() -> None:
-    """Has this process keep what it frees; `give_back` still returns it. Larger blocks than 64 MiB only in its main thread.
+def keep_freed_memory() -> None:
+    """Has this process keep what it frees; `return_free_memory` still returns it. Larger blocks than 64 MiB only in its main thread.
 
     Not under a limit on address space (`ulimit -v`): what is given back there are pages, their addresses still count.
     """
@@ -34,7 +34,7 @@ def keep_freed() -> None:
             libc.mallopt(parameter, value)
 
 
-def give_back() -> None:
+def return_free_memory() -> None:
     """Returns free memory to the system."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)
@@ -63,7 +63,7 @@ def largest_that_fits(step: Callable[[int], None], images: int) -> int:
     """Returns the largest of images/2, images/4, … for which `step` ends without running out of memory; 0 where not even 1 does."""
     images //= 2
     while images:
-        free()
+        release_memory()
         try:
             step(images)
         except (RuntimeError, MemoryError) as error:
@@ -75,9 +75,9 @@ def largest_that_fits(step: Callable[[int], None], images: int) -> int:
     return 0
 
 
-def free() -> None:
+def release_memory() -> None:
     """Gives back what nothing holds any more, as after a failed step or at a trial's end."""
     gc.collect()
-    give_back()
+    return_free_memory()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -22,11 +22,11 @@ LAG = 2
 # Among what ranks sum up after each step: how many of them are to leave the run.
 LEAVING = "leaving"
 # Says whether this rank is to leave; None in runs that are never left.
-Leave = Callable[[], bool] | None
+ShouldStop = Callable[[], bool] | None
 
 
 @dataclass
-class Told:
+class PendingStep:
     """What a step says of itself; on its way from the device until it is read."""
 
     step: int
@@ -45,13 +45,13 @@ class Told:
         *losses, norm = self.values.tolist()
         terms = dict(zip(self.names, losses, strict=True))
         if terms.pop(LEAVING, 0.0):
-            raise Left
+            raise TrialCancelled
         return terms, norm
 
 
-def behind(told: Iterable[Told]) -> Iterator[Told]:
+def with_lag(told: Iterable[PendingStep]) -> Iterator[PendingStep]:
     """Yields what steps tell once LAG more of them are under way, so that a GPU has work while the host reads."""
-    waiting: deque[Told] = deque()
+    waiting: deque[PendingStep] = deque()
     for one in told:
         waiting.append(one)
         if len(waiting) > LAG:
@@ -59,11 +59,11 @@ def behind(told: Iterable[Told]) -> Iterator[Told]:
     yield from waiting
 
 
-class Left(Exception):
+class TrialCancelled(Exception):
     """All ranks have left the run after the same step, because one of them was told to."""
 
 
-class Steps:
+class TrainStep:
     """Runs the batches of one rank through the model. Within a step the host never waits for the device."""
 
     def __init__(
@@ -85,10 +85,10 @@ class Steps:
             ranks,
         )
         self.parameters = list(model.parameters())  # looking for them takes as long as their norm
-        self.leave: Leave = None
+        self.should_stop: ShouldStop = None
         self.gradient_left = 1.0  # see signs.gradient_left; of the last step that was looked at
 
-    def run(self, micro: list[Batch], step: int, lr: float, look: bool = False) -> Told:
+    def run(self, micro: list[Batch], step: int, lr: float, look: bool = False) -> PendingStep:
         """Does one optimiser step over the batches that it accumulates, and returns what is to be known of it.
 
         Where the loss or a gradient is not finite, the weights stay as they are. With `look` it also measures `gradient_left`.
@@ -113,14 +113,14 @@ class Steps:
         shared = torch.stack(
             [torch.stack([part[name].detach() for part in parts]).mean() for name in names]
         )
-        if self.leave:
+        if self.should_stop:
             names, shared = (
                 [*names, LEAVING],
-                torch.cat([shared, shared.new_full((1,), float(self.leave()))]),
+                torch.cat([shared, shared.new_full((1,), float(self.should_stop()))]),
             )
         values = torch.cat([self.ranks.sum(shared) / self.ranks.world_size, norm[None]])
         self._apply(values)
-        return Told(step, lr, names, *_to_host(values))
+        return PendingStep(step, lr, names, *_to_host(values))
 
     def _apply(self, values: Tensor) -> None:
         if not self.scaler.is_enabled():
@@ -130,7 +130,7 @@ class Steps:
         self.scaler.step(self.optimizer)
         self.scaler.update()
 
-    def rehearse(self, batch: Batch, images: int) -> None:
+    def probe_memory(self, batch: Batch, images: int) -> None:
         """Runs forward and backward of the first `images` of a batch on this rank alone, to see whether they fit."""
         self.optimizer.zero_grad(set_to_none=True)
         model = unwrap(self.model).eval()  # synchronised norms would wait for the other ranks

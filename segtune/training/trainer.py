@@ -40,17 +40,17 @@ from segtune.training.checkpoint import Manifest
 from segtune.training.distributed import Ranks, unwrap
 from segtune.training.evaluation import evaluate, precision_of
 from segtune.training.health import HealthMonitor, out_of_memory
-from segtune.training.heartbeat import Pulse
+from segtune.training.heartbeat import Heartbeat
 from segtune.training.memory import (
     OutOfMemoryError,
     is_out_of_memory,
-    keep_freed,
+    keep_freed_memory,
     largest_that_fits,
 )
 from segtune.training.optimizer import build_optimizer, learning_rate_factor, set_learning_rate
 from segtune.training.probes import weight_norm
 from segtune.training.tensorboard import ScalarLog
-from segtune.training.train_step import Leave, Steps, Told, behind
+from segtune.training.train_step import PendingStep, ShouldStop, TrainStep, with_lag
 
 log = logging.getLogger(__name__)
 
@@ -86,11 +86,11 @@ class Trainer:
         `resume` continues from the last good checkpoint in `out`, if there is one; `init_from` takes only the weights
         of a checkpoint. Raises SegtuneError for data, weights and checkpoints that do not fit the config.
         """
-        keep_freed()
+        keep_freed_memory()
         self.config, self.out, self.ranks = config, out, ranks
         self.verdict: Verdict | None = None
         self.health = HealthMonitor(config)
-        self.pulse = Pulse(out if ranks.is_first else None, config.health)
+        self.pulse = Heartbeat(out if ranks.is_first else None, config.health)
         self.classes = class_names(config.data)
         self.train_data = TrainLoader(config, ranks.rank, ranks.world_size)
         self.val_data = ValLoader(config, ranks.rank, ranks.world_size)
@@ -118,7 +118,7 @@ class Trainer:
         ranks.wait()
         self.model = ranks.wrap(model)
         loss = build_loss(config.loss, len(self.classes), config.data.ignore_index)
-        self.steps = Steps(
+        self.steps = TrainStep(
             config.optim, self.model, loss, self.optimizer, self.scaler, self.precision, ranks
         )
         self._say_plan()
@@ -142,12 +142,12 @@ class Trainer:
         """Optimiser steps of the whole run."""
         return self.train_data.steps_per_epoch * self.config.schedule.epochs
 
-    def epochs(self, leave: Leave = None) -> Iterator[EpochReport]:
+    def epochs(self, should_stop: ShouldStop = None) -> Iterator[EpochReport]:
         """Trains and yields one report per epoch; files are written before the report is out. Ends with `verdict` set.
 
-        Raises Left after the same step on every rank, where `leave` has become true on one of them.
+        Raises Left after the same step on every rank, where `should_stop` has become true on one of them.
         """
-        self.steps.leave = leave
+        self.steps.should_stop = should_stop
         try:
             yield from self._epochs()
         finally:  # however the run ends, and if nobody asks for the rest of it
@@ -199,7 +199,7 @@ class Trainer:
         self.model.train()
         sums: dict[str, float] = {}
         norms: list[float] = []
-        for told in behind(self._steps_of(epoch, batches)):
+        for told in with_lag(self._steps_of(epoch, batches)):
             terms, norm = told.read()
             numbers = {"loss": terms["loss"], "grad_norm": norm, "lr": told.lr}
             verdict = self.health.step(
@@ -226,7 +226,7 @@ class Trainer:
             "lr": self.lr,
         }
 
-    def _steps_of(self, epoch: int, batches: Iterable[Batch]) -> Iterator[Told]:
+    def _steps_of(self, epoch: int, batches: Iterable[Batch]) -> Iterator[PendingStep]:
         """Does the optimiser steps of an epoch; ends early, with `verdict` set, where memory runs out."""
         micro: list[Batch] = []
         for batch in self.pulse.along(batches):
@@ -240,7 +240,7 @@ class Trainer:
                 yield told
                 micro = []
 
-    def _try_step(self, micro: list[Batch], last: bool) -> Told | None:
+    def _try_step(self, micro: list[Batch], last: bool) -> PendingStep | None:
         """Returns what a step tells, or None with `verdict` set where memory runs out.
 
         Raises OutOfMemoryError instead where other ranks wait for this one.
@@ -256,7 +256,7 @@ class Trainer:
             self.step += 1
             return told
         # Outside of the except block, which keeps every tensor of the failed step alive.
-        fits = largest_that_fits(partial(self.steps.rehearse, micro[0]), len(micro[0].images))
+        fits = largest_that_fits(partial(self.steps.probe_memory, micro[0]), len(micro[0].images))
         self.verdict = out_of_memory(
             self.config, self.finished, self.step, len(micro[0].images), fits, words
         )

@@ -16,7 +16,7 @@ PIXELS = 4
 
 
 @dataclass(frozen=True)
-class Views:
+class AugmentedInference:
     """Sliding windows, flips and scales; as it stands, one look at the whole image."""
 
     window: int | None = None  # side of a square window in pixels
@@ -92,4 +92,4 @@ class Views:
         return [(start, start + self.window) for start in range(0, last, stride)] + [(last, size)]
 
 
-PLAIN = Views()
+PLAIN = AugmentedInference()

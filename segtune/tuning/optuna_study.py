@@ -11,9 +11,9 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from segtune.errors import ClusterError
-from segtune.runs.rundir import RunDir
+from segtune.runs.rundir import SearchDir
 from segtune.runs.verdict import Verdict
-from segtune.tuning.samplers import _silence
+from segtune.tuning.samplers import silence_optuna
 from segtune.tuning.space import Space
 from segtune.tuning.warm_start import KnownTrial
 
@@ -23,23 +23,23 @@ UNHEALTHY = "unhealthy"
 RUN_ATTRIBUTE = "run"
 
 
-def notes_of(trial: optuna.Trial) -> dict[str, Any]:
+def sampler_state_of(trial: optuna.Trial) -> dict[str, Any]:
     """Returns what the sampler has noted in a trial that it has drawn, as CMA-ES does with its state. Plain JSON values."""
     return trial.storage.get_trial_system_attrs(trial._trial_id)
 
 
-def restore_notes(trial: optuna.Trial, notes: Mapping[str, Any]) -> None:
+def restore_sampler_state(trial: optuna.Trial, notes: Mapping[str, Any]) -> None:
     """Gives a trial that is told again the notes that its sampler had made."""
     for name, value in notes.items():
         trial.storage.set_trial_system_attr(trial._trial_id, name, value)
 
 
-def open_study(run: RunDir, url: str | None) -> optuna.Study:
+def open_study(run: SearchDir, url: str | None) -> optuna.Study:
     """Returns an empty study under the run's name, in place of what an earlier session has left there.
 
     Raises ClusterError where the database does not answer, or holds somebody else's study of that name.
     """
-    _silence()
+    silence_optuna()
     run.path.mkdir(parents=True, exist_ok=True)
     if url is None:
         for leftover in run.path.glob(f"{run.journal.name}*"):
@@ -68,7 +68,7 @@ def _database(url: str) -> BaseStorage:
     raise ClusterError(f"search.storage: {url.split('@')[-1]}: {why}")
 
 
-def _remove_own(storage: BaseStorage, run: RunDir, url: str) -> None:
+def _remove_own(storage: BaseStorage, run: SearchDir, url: str) -> None:
     for found in storage.get_all_studies():
         if found.study_name == run.path.name:
             if (owner := found.user_attrs.get(RUN_ATTRIBUTE)) != str(run.path):
@@ -78,7 +78,7 @@ def _remove_own(storage: BaseStorage, run: RunDir, url: str) -> None:
             storage.delete_study(found._study_id)
 
 
-def known_trial(known: KnownTrial, space: Space) -> FrozenTrial:
+def to_frozen_trial(known: KnownTrial, space: Space) -> FrozenTrial:
     """Returns a trial of an earlier run as Optuna keeps it."""
     completed = known.state == "completed"
     return optuna.trial.create_trial(
@@ -91,7 +91,7 @@ def known_trial(known: KnownTrial, space: Space) -> FrozenTrial:
     )
 
 
-class Book:
+class OptunaStudyLog:
     """One Optuna study: trials are asked for, report their mIoU by epoch, and end with a verdict."""
 
     def __init__(self, study: optuna.Study, space: Space) -> None:

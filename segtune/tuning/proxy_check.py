@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from segtune.runs.results import TrialResult, ranked, read_trials
-from segtune.runs.rundir import RunDir
+from segtune.runs.rundir import SearchDir
 from segtune.tuning.study import Study
 
 
 @dataclass(frozen=True)
-class ProxyCheck:
+class RankComparison:
     """Trials that ran on the proxy and at full length."""
 
     correlation: (
@@ -36,7 +36,7 @@ class ProxyCheck:
         )
 
 
-def picked(trials: Sequence[TrialResult], carry: int) -> list[TrialResult]:
+def select_for_full_length(trials: Sequence[TrialResult], carry: int) -> list[TrialResult]:
     """Returns the best half of what is to be carried, and for the check the rest evenly from best to worst; trial 0 comes anyway."""
     order = [t for t in ranked(trials) if t.healthy and t.number]
     best, others = order[: (carry + 1) // 2], order[(carry + 1) // 2 :]
@@ -44,7 +44,7 @@ def picked(trials: Sequence[TrialResult], carry: int) -> list[TrialResult]:
     return best + [others[(i + 1) * len(others) // rest - 1] for i in range(rest)]
 
 
-def carried_study(study: Study, run: RunDir) -> Study:
+def full_length_study(study: Study, run: SearchDir) -> Study:
     """Returns the study of the full length: the config itself and the trials that are carried, without stopping any.
 
     What has been carried before stays in its place: a search that was given more trials since adds to it.
@@ -53,7 +53,7 @@ def carried_study(study: Study, run: RunDir) -> Study:
     points = [t.params for t in read_trials(run.full)]
     points += [
         t.params
-        for t in picked(read_trials(run), study.search.proxy.carry)
+        for t in select_for_full_length(read_trials(run), study.search.proxy.carry)
         if t.params not in points
     ]
     changes: dict[str, Any] = {
@@ -67,7 +67,7 @@ def carried_study(study: Study, run: RunDir) -> Study:
     return replace(full, search=full.search.override({"trials": len(full.points())}))
 
 
-def check(study: Study, proxy_run: RunDir, full_run: RunDir) -> ProxyCheck:
+def check(study: Study, proxy_run: SearchDir, full_run: SearchDir) -> RankComparison:
     """Compares the ranks of the trials that ran both ways."""
     import numpy
     import pandas
@@ -82,6 +82,6 @@ def check(study: Study, proxy_run: RunDir, full_run: RunDir) -> ProxyCheck:
     ).dropna()
     value = float(numpy.corrcoef(table.rank().to_numpy().T)[0, 1]) if len(table) >= 3 else math.nan
     correlation = value if math.isfinite(value) else None
-    return ProxyCheck(
+    return RankComparison(
         correlation, len(table), correlation is None or correlation >= study.search.proxy.warn_below
     )

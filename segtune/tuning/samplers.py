@@ -38,7 +38,7 @@ class SpaceTPE(optuna.samplers.TPESampler):
         return self.always
 
 
-def sampler_of(search: SearchConfig, space: Space, number: int) -> optuna.samplers.BaseSampler:
+def make_sampler(search: SearchConfig, space: Space, number: int) -> optuna.samplers.BaseSampler:
     """Returns the sampler of one trial. Its seed follows from the number, so a resumed search draws as an unbroken one."""
     seed = _seed(search.seed, number)
     with warnings.catch_warnings():
@@ -71,7 +71,7 @@ def sampler_of(search: SearchConfig, space: Space, number: int) -> optuna.sample
 
 
 @contextmanager
-def rehearsed(search: SearchConfig, space: Space) -> Iterator[None]:
+def sampler_warmed_up(search: SearchConfig, space: Space) -> Iterator[None]:
     """Has the sampler draw a point that nobody needs, beside the block.
 
     The first draw of the Gaussian process imports torch. In the middle of a search workers would wait for it, for seconds; while
@@ -80,9 +80,9 @@ def rehearsed(search: SearchConfig, space: Space) -> Iterator[None]:
     if search.sampler != "gp" or search.trials <= STARTUP_TRIALS:
         yield
         return
-    _silence()
+    silence_optuna()
     thread = threading.Thread(
-        target=_draw_from_model, args=(sampler_of(search, space, 0),), name="rehearsal"
+        target=_draw_from_model, args=(make_sampler(search, space, 0),), name="rehearsal"
     )
     thread.start()
     try:
@@ -101,7 +101,8 @@ def _draw_from_model(sampler: optuna.samplers.BaseSampler) -> None:
     study.ask(line)
 
 
-def _silence() -> None:
+def silence_optuna() -> None:
+    """Turn off Optuna's log messages below errors."""
     optuna.logging.set_verbosity(
         optuna.logging.ERROR
     )  # what it warns of, it mends itself; the table is on the terminal

@@ -13,7 +13,7 @@ from segtune.tuning.study import HyperbandConfig, MedianConfig, Study
 GOLDEN = (math.sqrt(5) - 1) / 2
 
 
-class Rule(Protocol):
+class StoppingRule(Protocol):
     """Says after each validated epoch whether a trial goes on; the same numbers in the same order give the same answers."""
 
     def decide(self, number: int, epoch: int, score: float) -> bool:
@@ -21,7 +21,7 @@ class Rule(Protocol):
         ...
 
 
-class Halving:
+class SuccessiveHalving:
     """At each rung a trial goes on only among the best 1/reduction of those that have come there.
 
     Stopping form of ASHA (Li et al. 2018): nobody waits, nobody is promoted later. Below `reduction` arrivals only the
@@ -34,7 +34,7 @@ class Halving:
         self.recorded: dict[int, dict[int, float]] = {rung: {} for rung in rungs}
 
     def decide(self, number: int, epoch: int, score: float) -> bool:
-        """As `Rule` says. What is not finite counts as worst. A rung decides once about a trial: told again, it goes on."""
+        """As `StoppingRule` says. What is not finite counts as worst. A rung decides once about a trial: told again, it goes on."""
         rung = max((r for r in self.recorded if r <= epoch), default=None)
         if rung is None or number in self.recorded[rung]:
             return True
@@ -45,7 +45,7 @@ class Halving:
         return better < places and math.isfinite(scores[number])
 
 
-class Brackets:
+class HyperbandBrackets:
     """Several halvings side by side, each beginning one rung later than the one before: Hyperband without waiting.
 
     A bracket that begins late takes fewer trials, so that each spends about the same number of epochs (Li et al. 2017,
@@ -55,7 +55,8 @@ class Brackets:
     def __init__(self, rungs: Sequence[int], reduction: int, brackets: int) -> None:
         """The last of len(rungs) + 1 possible brackets stops nothing."""
         self.halvings = [
-            Halving(rungs[first:], reduction) for first in range(min(brackets, len(rungs) + 1))
+            SuccessiveHalving(rungs[first:], reduction)
+            for first in range(min(brackets, len(rungs) + 1))
         ]
         last = len(rungs)
         weights = [
@@ -69,11 +70,11 @@ class Brackets:
         return next((n for n, end in enumerate(self.ends) if place < end), len(self.ends) - 1)
 
     def decide(self, number: int, epoch: int, score: float) -> bool:
-        """As `Rule` says."""
+        """As `StoppingRule` says."""
         return self.halvings[self.bracket(number)].decide(number, epoch, score)
 
 
-class Median:
+class MedianRule:
     """A trial goes on while it is not worse than the median of the others' best scores by the same epoch.
 
     Source: the median rule of Golovin et al. 2017 (Vizier), section 3.2.1.
@@ -85,7 +86,7 @@ class Median:
         self.recorded: dict[int, dict[int, float]] = {}
 
     def decide(self, number: int, epoch: int, score: float) -> bool:
-        """As `Rule` says. What is not finite is worse than any median."""
+        """As `StoppingRule` says. What is not finite is worse than any median."""
         scores = self.recorded.setdefault(epoch, {})
         scores[number] = score if math.isfinite(score) else -math.inf
         others = [other for trial, other in scores.items() if trial != number]
@@ -94,17 +95,17 @@ class Median:
         return math.isfinite(score) and score >= statistics.median(others)
 
 
-def rule_of(study: Study) -> Rule:
+def stopping_rule(study: Study) -> StoppingRule:
     """Returns the rule that a study asks for."""
     match study.search.scheduler:
         case "none":
-            return Halving([], 2)
+            return SuccessiveHalving([], 2)
         case scheduler:
             chosen = scheduler.chosen
     if isinstance(chosen, MedianConfig):
-        return Median(chosen.grace_epochs, chosen.min_trials)
+        return MedianRule(chosen.grace_epochs, chosen.min_trials)
     rungs = study.rungs()
-    return Brackets(
+    return HyperbandBrackets(
         rungs,
         chosen.reduction,
         len(rungs) + 1 if isinstance(chosen, HyperbandConfig) else chosen.brackets,

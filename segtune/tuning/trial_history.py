@@ -11,12 +11,12 @@ from typing import Any
 import optuna
 
 from segtune.runs.verdict import Verdict
-from segtune.tuning.optuna_study import Book, known_trial
+from segtune.tuning.optuna_study import OptunaStudyLog, to_frozen_trial
 from segtune.tuning.space import Space
 from segtune.tuning.warm_start import KnownTrial
 
 
-class View:
+class BoundedHistory:
     """What a sampler sees of a search: all of a short one; of a long one the best, the sick and the latest trials.
 
     TPE builds its densities anew from every trial at every draw, which takes 700 ms at the ten-thousandth. What it needs are
@@ -57,7 +57,7 @@ class View:
         del self.running[number]
 
     def tell(self, number: int, verdict: Verdict, mious: Mapping[int, float]) -> None:
-        """Ends a trial as `Book.tell` does."""
+        """Ends a trial as `OptunaStudyLog.tell` does."""
         self.book.tell(number, verdict, mious)
         if verdict.state != "interrupted":
             params = self.running.pop(number)
@@ -79,10 +79,10 @@ class View:
         }
         return True
 
-    def _open(self) -> Book:
+    def _open(self) -> OptunaStudyLog:
         study = optuna.create_study(direction="maximize")
-        study.add_trials([known_trial(t, self.space) for t in self._shown()])
-        book = Book(study, self.space)
+        study.add_trials([to_frozen_trial(t, self.space) for t in self._shown()])
+        book = OptunaStudyLog(study, self.space)
         for number, params in self.running.items():
             book.ask(number, None, params)
         return book
@@ -91,7 +91,7 @@ class View:
         return list(self.ended.values())
 
 
-class ExpectedView(View):
+class ExtrapolatedHistory(BoundedHistory):
     """A view for samplers that learn from full trials only: the others are shown at what they would have come to.
 
     A stopped trial: its best mIoU and what full trials have gained after that epoch, in the median. A sick one: the worst of
@@ -126,9 +126,13 @@ def _median_gain(full: Sequence[Mapping[int, float]], epoch: int) -> float:
     return statistics.median(gains) if gains else 0.0
 
 
-def view_for(sampler: str, space: Space) -> View | None:
+def history_for(sampler: str, space: Space) -> BoundedHistory | None:
     """Returns the view of a sampler, or None where it draws from the record itself: CMA-ES keeps its state there."""
-    return {"tpe": View, "gp": ExpectedView}[sampler](space) if sampler in ("tpe", "gp") else None
+    return (
+        {"tpe": BoundedHistory, "gp": ExtrapolatedHistory}[sampler](space)
+        if sampler in ("tpe", "gp")
+        else None
+    )
 
 
 def _best(trials: Mapping[int, KnownTrial], count: int) -> list[int]:

@@ -13,7 +13,7 @@ from segtune.config.settings import Settings, differences
 from segtune.errors import RunError
 from segtune.runs.atomic import write_atomic
 from segtune.runs.results import RUNNING, TrialResult, ranked, read_trials
-from segtune.runs.rundir import RunDir
+from segtune.runs.rundir import SearchDir
 from segtune.tuning.study import Study, load_study
 
 # Points that are taken from a run whose scores say nothing here.
@@ -52,7 +52,7 @@ def collect(study: Study, paths: Sequence[str | Path]) -> WarmStart:
     trials: list[KnownTrial] = []
     points: list[dict[str, Any]] = []
     for path in paths:
-        run = RunDir.open(path)
+        run = SearchDir.open(path)
         theirs = load_study(run.study)
         usable = [t for t in read_trials(run) if t.state != RUNNING and _lies_in(study, t)]
         if not usable:
@@ -82,7 +82,7 @@ def _same_but_for_the_space(study: Study, theirs: Study) -> bool:
     return not names - varied and set(theirs.space.names) <= set(study.space.names)
 
 
-def _known(run: RunDir, trial: TrialResult) -> KnownTrial:
+def _known(run: SearchDir, trial: TrialResult) -> KnownTrial:
     rows = run.trial(trial.number).read_epochs()
     mious = {row["epoch"]: row["miou"] for row in rows if row.get("miou") is not None}
     state = (
@@ -93,12 +93,12 @@ def _known(run: RunDir, trial: TrialResult) -> KnownTrial:
     return KnownTrial(params=trial.params, state=state, mious=mious)  # pyright: ignore[reportArgumentType]
 
 
-def write(run: RunDir, known: WarmStart) -> None:
+def write(run: SearchDir, known: WarmStart) -> None:
     """Keeps what is known in the run's folder: the earlier runs may be gone at a resume."""
     write_atomic(run.warm_start, json.dumps(known.dump()) + "\n")
 
 
-def read(run: RunDir) -> WarmStart:
+def read(run: SearchDir) -> WarmStart:
     """Returns what the run was started with; empty where it was nothing."""
     return (
         WarmStart.parse(json.loads(run.warm_start.read_text()))

@@ -15,13 +15,13 @@ import yaml
 
 from segtune.api import prepare, run_training
 from segtune.cluster.run import run_search
-from segtune.cluster.supervisor import Stillness
+from segtune.cluster.supervisor import HangDetector
 from segtune.cluster.train_group import train_on_workers
 from segtune.config.schema import HealthConfig
 from segtune.config.yaml_io import write_yaml
 from segtune.runs.results import read_trials
-from segtune.runs.rundir import RunDir, TrialDir
-from segtune.training.heartbeat import Pulse
+from segtune.runs.rundir import SearchDir, TrialDir
+from segtune.training.heartbeat import Heartbeat
 from segtune.training.memory import OutOfMemoryError
 from segtune.tuning.study import load_study
 
@@ -71,7 +71,7 @@ def test_trial_goes_on_after_its_process_died_or_stood_still(
     cluster, study_file, tmp_path, workers, number
 ):
     study = load_study(study_file, search={"workers_per_trial": workers})
-    trial = search_under(study, RunDir(tmp_path / "runs" / "a"), number)
+    trial = search_under(study, SearchDir(tmp_path / "runs" / "a"), number)
     verdict = trial.read_verdict()
     assert verdict is not None
     assert (verdict.state, verdict.epoch, trial.attempts_begun()) == ("completed", EPOCHS, 2)
@@ -103,7 +103,7 @@ def test_trial_after_one_whose_ranks_have_raised_gets_ranks_that_train(
         "known_good": [{"schedule.batch_size": 8}],
     }
     study_file.write_text(write_yaml(tree))
-    run = RunDir(tmp_path / "runs" / "b")
+    run = SearchDir(tmp_path / "runs" / "b")
     study = load_study(study_file)
     prepare(run, study, resume=False)
     run_search(study, run)
@@ -161,7 +161,7 @@ def test_interrupt_of_the_whole_terminal_ends_the_search_within_15_seconds(study
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     ) as driver:
-        run = RunDir(tmp_path / "runs" / "i")
+        run = SearchDir(tmp_path / "runs" / "i")
         assert wait_for(lambda: run.trial(0).epochs.exists())
         start = time.monotonic()
         os.killpg(driver.pid, signal.SIGINT)
@@ -171,8 +171,8 @@ def test_interrupt_of_the_whole_terminal_ends_the_search_within_15_seconds(study
 
 
 def test_stillness_is_measured_by_beats_against_the_limit(tmp_path):
-    trial, stillness = TrialDir(tmp_path), Stillness()
-    pulse = Pulse(trial, HealthConfig(hung_after_s=1.0, hung_factor=1.0))
+    trial, stillness = TrialDir(tmp_path), HangDetector()
+    pulse = Heartbeat(trial, HealthConfig(hung_after_s=1.0, hung_factor=1.0))
     assert stillness.of(trial) == ""  # nothing yet: the process is still starting
     pulse.beat()
     assert stillness.of(trial) == ""

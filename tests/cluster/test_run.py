@@ -12,15 +12,15 @@ import ray
 import torch
 
 from segtune.api import prepare, run_study, run_training
-from segtune.cluster.placement import plan_resources
-from segtune.cluster.ray_session import session
+from segtune.cluster.placement import place_trials
+from segtune.cluster.ray_session import ray_connection
 from segtune.cluster.run import run_search
 from segtune.config.schema import load_config
 from segtune.config.yaml_io import write_yaml
 from segtune.errors import ClusterError
 from segtune.runs.atomic import write_atomic
 from segtune.runs.results import read_trials
-from segtune.runs.rundir import RunDir
+from segtune.runs.rundir import SearchDir
 from segtune.runs.verdict import Verdict
 from segtune.tuning.study import SearchConfig, load_study
 
@@ -78,7 +78,7 @@ def wait_for_free_cluster(seconds):
     ],
 )
 def test_concurrency_counts_all_that_a_trial_takes(cluster_has, asked, expected):
-    placement = plan_resources(SearchConfig(**asked), cluster_has)
+    placement = place_trials(SearchConfig(**asked), cluster_has)
     assert (placement.workers, placement.cpus, placement.gpus, placement.concurrent) == expected
 
 
@@ -86,7 +86,7 @@ def test_nodes_that_fit_only_together_are_refused():
     with pytest.raises(
         ClusterError, match="the cluster has 4 and 0 on 4 nodes, where 0 such workers find a place"
     ):
-        plan_resources(SearchConfig(cpus_per_worker=2.0), [{"CPU": 1}] * 4)
+        place_trials(SearchConfig(cpus_per_worker=2.0), [{"CPU": 1}] * 4)
 
 
 def test_trial_that_can_never_start_is_refused():
@@ -94,7 +94,7 @@ def test_trial_that_can_never_start_is_refused():
         ClusterError,
         match="one trial needs 4 CPUs and 0 GPUs \\(4 workers\\), the cluster has 2 and 0",
     ):
-        plan_resources(SearchConfig(workers_per_trial=4), [{"CPU": 2}])
+        place_trials(SearchConfig(workers_per_trial=4), [{"CPU": 2}])
 
 
 def test_ray_client_is_refused_with_the_way_out():
@@ -103,7 +103,7 @@ def test_ray_client_is_refused_with_the_way_out():
             ClusterError,
             match=r"ray job submit --address http://HEAD:8265 -- python -m segtune\.search --address auto",
         ),
-        session("ray://x:10001"),
+        ray_connection("ray://x:10001"),
     ):
         pass
 
@@ -132,7 +132,7 @@ def test_search_ends_with_verdicts_and_a_best_config_that_trains(cluster, study_
     states = dict(zip(result.trials["trial"], result.trials["state"], strict=True))
     assert states["0000"] == "completed"
     assert states["0001"] == "unhealthy"
-    assert "non-finite" in read_trials(RunDir(result.run))[1].reason
+    assert "non-finite" in read_trials(SearchDir(result.run))[1].reason
     assert result.best is not None
     assert result.best.miou == result.trials[result.trials["state"] != "unhealthy"]["miou"].max()
     # On as many threads as the trial had, the sums are taken in the same order.
@@ -150,7 +150,7 @@ def test_trials_of_one_worker_follow_one_another_in_one_process(cluster, study_f
     study = load_study(study_file, search={"max_concurrent": 1, "trials": 4, "known_good": points})
     run_study(study, tmp_path, "one")
     pulses = [
-        json.loads(trial.pulse.read_text()) for trial in RunDir(tmp_path / "one").trial_dirs()
+        json.loads(trial.pulse.read_text()) for trial in SearchDir(tmp_path / "one").trial_dirs()
     ]
     assert len(pulses) == 4
     assert len({pulse["pid"] for pulse in pulses}) == 1
@@ -167,7 +167,7 @@ def test_failing_trial_is_told_with_its_reason_and_does_not_stop_the_search(
     tree["search"]["trials"] = 2
     study_file.write_text(write_yaml(tree))
     result = run_study(load_study(study_file), tmp_path / "runs", "b")
-    trial = read_trials(RunDir(result.run))[1]
+    trial = read_trials(SearchDir(result.run))[1]
     assert (trial.state, trial.kind) == ("failed", "config")
     assert "512 is more than the 24 training images" in trial.reason
     assert "Traceback" in (result.run / "trials" / "0001" / "error.txt").read_text()
@@ -202,17 +202,19 @@ def test_killed_driver_resumes_with_the_same_trials(study_file, tmp_path):
             time.sleep(0.05)
         assert rows.exists()
         driver.send_signal(signal.SIGKILL)
-    first = read_trials(RunDir(tmp_path / "runs" / "broken"))
+    first = read_trials(SearchDir(tmp_path / "runs" / "broken"))
     assert len(first) < 4
     ended = subprocess.run(
         [*command, "--name", "broken", "--resume"], env=environment, capture_output=True, text=True
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    whole, broken = (read_trials(RunDir(tmp_path / "runs" / name)) for name in ("whole", "broken"))
+    whole, broken = (
+        read_trials(SearchDir(tmp_path / "runs" / name)) for name in ("whole", "broken")
+    )
     assert [(t.params, t.state, t.miou) for t in whole] == [
         (t.params, t.state, t.miou) for t in broken
     ]
-    assert "<b>4 of 4</b>" in RunDir(tmp_path / "runs" / "broken").report.read_text()
+    assert "<b>4 of 4</b>" in SearchDir(tmp_path / "runs" / "broken").report.read_text()
 
 
 @pytest.mark.slow
@@ -249,16 +251,16 @@ def test_interrupt_stops_gracefully_and_says_how_to_go_on(study_file, tmp_path):
     assert "--name i " in told
     assert "--resume\nreport:" in told
     assert json.loads((trial / "verdict.json").read_text())["state"] == "interrupted"
-    before = read_trials(RunDir(tmp_path / "runs" / "i"))[0].epoch
+    before = read_trials(SearchDir(tmp_path / "runs" / "i"))[0].epoch
     assert before >= 1
-    assert "<b>0 of 3</b>" in RunDir(tmp_path / "runs" / "i").report.read_text()
+    assert "<b>0 of 3</b>" in SearchDir(tmp_path / "runs" / "i").report.read_text()
 
 
 @pytest.mark.slow
 def test_stop_request_is_heard(cluster, study_file, tmp_path):
     study, run = (
         load_study(study_file, overrides=["schedule.epochs=200"]),
-        RunDir(tmp_path / "runs" / "d"),
+        SearchDir(tmp_path / "runs" / "d"),
     )
     prepare(run, study, resume=False)
     code = "import sys, time, pathlib\nrun = pathlib.Path(sys.argv[1])\nwhile not list(run.glob('trials/*/epochs.jsonl')): time.sleep(0.1)\n"
@@ -288,7 +290,7 @@ def test_workers_of_a_group_come_back_after_a_stop(own_cluster, study_file, tmp_
     points = [{"optim.lr": 1e-4}, {"optim.lr": 2e-4}]
     changes = {"workers_per_trial": 2, "trials": 3, "cpus_per_worker": 1.0, "known_good": points}
     study = load_study(study_file, search=changes, overrides=["schedule.epochs=200"])
-    run = RunDir(tmp_path / "runs" / "c")
+    run = SearchDir(tmp_path / "runs" / "c")
     prepare(run, study, resume=False)
     # With such a trial 0 every other is stopped at the first rung, in the middle of its training.
     write_atomic(run.trial(0).params, json.dumps(study.points()[0]))

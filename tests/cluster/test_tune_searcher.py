@@ -9,9 +9,9 @@ from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
 from segtune.cluster.run import replayed_scheduler
-from segtune.cluster.tune_searcher import StudySampler
+from segtune.cluster.tune_searcher import StudySearcher
 from segtune.config.yaml_io import write_yaml
-from segtune.runs.rundir import RunDir
+from segtune.runs.rundir import SearchDir
 from segtune.runs.verdict import Verdict
 from segtune.tuning.study import SearchConfig, load_study
 
@@ -62,7 +62,7 @@ def play(sampler, trials, states=()):
 
 
 def test_first_points_are_the_config_and_the_known_good(study, tmp_path):
-    drawn = play(StudySampler(study, RunDir(tmp_path / "r")), 3)
+    drawn = play(StudySearcher(study, SearchDir(tmp_path / "r")), 3)
     assert drawn[0] == {"optim.lr": 1e-3, "loss.focal.gamma": 2.0}
     assert drawn[1] == {"optim.lr": 0.01, "loss.focal.gamma": 2.0}
     assert drawn[2] not in drawn[:2]
@@ -70,7 +70,7 @@ def test_first_points_are_the_config_and_the_known_good(study, tmp_path):
 
 def test_ends_are_told_as_what_they_are(study, tmp_path):
     without = study.__class__(study.config, study.space, study.search.override({"retries": 0}))
-    sampler = StudySampler(without, RunDir(tmp_path / "r"))
+    sampler = StudySearcher(without, SearchDir(tmp_path / "r"))
     play(sampler, 5, ["completed", "pruned", "unhealthy", "failed", "lost"])
     told = sampler.record.study.trials
     assert [t.state for t in told] == [
@@ -88,7 +88,7 @@ def test_ends_are_told_as_what_they_are(study, tmp_path):
 
 
 def test_lost_trial_is_started_again_and_counts_once(study, tmp_path):
-    sampler = StudySampler(study, RunDir(tmp_path / "r"))
+    sampler = StudySearcher(study, SearchDir(tmp_path / "r"))
     drawn = play(sampler, 15, ["lost", "lost", "lost", "lost"])
     # Trial 0 three times, then it is given up, and 1 is lost once: what was drawn is the same as without any fault.
     assert drawn[:3] == [drawn[0]] * 3
@@ -99,7 +99,7 @@ def test_lost_trial_is_started_again_and_counts_once(study, tmp_path):
 
 
 def test_search_waits_for_what_may_be_lost_yet(study, tmp_path):
-    sampler = StudySampler(study, RunDir(tmp_path / "r"))
+    sampler = StudySearcher(study, SearchDir(tmp_path / "r"))
     play(sampler, 13)
     assert sampler.suggest("last")["number"] == 13
     assert sampler.suggest("none") is None
@@ -112,7 +112,7 @@ def test_search_waits_for_what_may_be_lost_yet(study, tmp_path):
 
 
 def test_journal_opens_with_optuna_alone(study, tmp_path):
-    sampler = StudySampler(study, RunDir(tmp_path / "r"))
+    sampler = StudySearcher(study, SearchDir(tmp_path / "r"))
     play(sampler, 2)
     storage = optuna.storages.JournalStorage(
         optuna.storages.journal.JournalFileBackend(str(sampler.run.journal))
@@ -122,19 +122,19 @@ def test_journal_opens_with_optuna_alone(study, tmp_path):
 
 @pytest.mark.parametrize("cut", [1, 5, 12])
 def test_resumed_sampler_draws_what_an_unbroken_one_draws(study, tmp_path, cut):
-    whole = play(StudySampler(study, RunDir(tmp_path / "whole")), 14)
-    run = RunDir(tmp_path / "broken")
-    first = play(StudySampler(study, run), cut)
+    whole = play(StudySearcher(study, SearchDir(tmp_path / "whole")), 14)
+    run = SearchDir(tmp_path / "broken")
+    first = play(StudySearcher(study, run), cut)
     # A crash in the middle of a write leaves a torn journal; the folder knows better.
     run.journal.write_bytes(run.journal.read_bytes()[:-7])
-    resumed = StudySampler(study, run)
+    resumed = StudySearcher(study, run)
     assert resumed.remaining == 14 - cut
     assert first + play(resumed, 14 - cut) == whole
 
 
 def test_unfinished_trials_go_first_under_their_number(study, tmp_path):
-    run = RunDir(tmp_path / "r")
-    sampler = StudySampler(study, run)
+    run = SearchDir(tmp_path / "r")
+    sampler = StudySearcher(study, run)
     play(sampler, 2)
     for name in ("a", "b"):
         sampler.suggest(name)
@@ -142,19 +142,19 @@ def test_unfinished_trials_go_first_under_their_number(study, tmp_path):
     sampler.on_trial_complete("a", {"epoch": 1})
     assert run.trial(2).read_verdict() == Verdict(state="interrupted")
     assert sampler.suggest("c") == Searcher.FINISHED
-    again = StudySampler(study, run)
+    again = StudySearcher(study, run)
     assert again.remaining == 12
     assert [again.suggest(str(i))["number"] for i in range(3)] == [2, 3, 4]
 
 
 def test_sampler_ends_after_the_last_trial(study, tmp_path):
-    sampler = StudySampler(study, RunDir(tmp_path / "r"))
+    sampler = StudySearcher(study, SearchDir(tmp_path / "r"))
     play(sampler, 14)
     assert sampler.suggest("x") == Searcher.FINISHED
 
 
 def test_tpe_keeps_away_from_unhealthy_regions(study, tmp_path):
-    sampler = StudySampler(study, RunDir(tmp_path / "r"))
+    sampler = StudySearcher(study, SearchDir(tmp_path / "r"))
     sampler.study = study.__class__(
         study.config, study.space, study.search.override({"trials": 60})
     )
@@ -178,24 +178,24 @@ def test_tpe_keeps_away_from_unhealthy_regions(study, tmp_path):
 
 
 def test_params_are_on_disk_before_the_trial_starts(study, tmp_path):
-    sampler = StudySampler(study, RunDir(tmp_path / "r"))
+    sampler = StudySearcher(study, SearchDir(tmp_path / "r"))
     suggestion = sampler.suggest("a")
     assert json.loads(sampler.run.trial(0).params.read_text()) == suggestion["params"]
 
 
 def test_trials_of_a_search_that_broke_off_are_left_to_a_resume(study, tmp_path):
-    run = RunDir(tmp_path / "r")
-    sampler = StudySampler(study, run)
+    run = SearchDir(tmp_path / "r")
+    sampler = StudySearcher(study, run)
     sampler.suggest("a")
     run.trial(0).append_epoch({"epoch": 1, "step": 1, "miou": 0.1, "seconds": 1.0})
     sampler.settle()
     assert run.trial(0).read_verdict() == Verdict(state="interrupted", epoch=1, step=1)
-    assert StudySampler(study, run).unfinished == [0]
+    assert StudySearcher(study, run).unfinished == [0]
 
 
 def test_epochs_after_a_stop_are_not_told(study, tmp_path):
-    run = RunDir(tmp_path / "r")
-    sampler = StudySampler(study, run)
+    run = SearchDir(tmp_path / "r")
+    sampler = StudySearcher(study, run)
     sampler.suggest("a")
 
     def validate(epoch):
@@ -210,7 +210,7 @@ def test_epochs_after_a_stop_are_not_told(study, tmp_path):
     sampler.on_trial_complete("a", {"epoch": 1})
     validate(3)
     assert run.trial(0).read_verdict() == Verdict(state="pruned", epoch=1, step=1)
-    for told in (sampler, StudySampler(study, run)):
+    for told in (sampler, StudySearcher(study, run)):
         assert told.record.study.trials[0].intermediate_values == {1: 0.1}
 
 
@@ -227,8 +227,8 @@ def halving_study(study):
 def test_trial_is_stopped_at_resume_where_the_crash_came_before_its_stop(
     halving_study, tmp_path, running
 ):
-    run = RunDir(tmp_path / "r")
-    sampler = StudySampler(halving_study, run)
+    run = SearchDir(tmp_path / "r")
+    sampler = StudySearcher(halving_study, run)
     for number, miou in enumerate([0.5] + [0.1] * running):
         sampler.suggest(str(number))
         run.trial(number).append_epoch({"epoch": 1, "step": 7, "miou": miou, "seconds": 1.0})
@@ -238,4 +238,4 @@ def test_trial_is_stopped_at_resume_where_the_crash_came_before_its_stop(
     # Of several that were running nobody knows in which order they had come: they go on.
     verdict = Verdict(state="pruned", epoch=1, step=7) if running == 1 else None
     assert run.trial(1).read_verdict() == verdict
-    assert StudySampler(halving_study, run).unfinished == ([] if running == 1 else [1, 2])
+    assert StudySearcher(halving_study, run).unfinished == ([] if running == 1 else [1, 2])

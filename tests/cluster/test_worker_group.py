@@ -13,8 +13,8 @@ import ray
 from segtune.cluster import worker_group as group
 from segtune.cluster.placement import Placement
 from segtune.cluster.ray_internals import release_orphans
-from segtune.cluster.trial import task_of
-from segtune.cluster.worker import READY, IsOver, name_of
+from segtune.cluster.trial import make_task
+from segtune.cluster.worker import READY, ShouldCancel, task_name
 from segtune.cluster.worker_group import Group, RestartedError, train_in_group
 from segtune.runs.rundir import TrialDir
 from segtune.runs.verdict import Verdict
@@ -28,7 +28,7 @@ def task(tiny_config, tmp_path):
 
     def make(name, epochs=1):
         config = tiny_config.override({"schedule.epochs": epochs, "schedule.warmup_epochs": 0})
-        return task_of(config, TrialDir(tmp_path / name), PLACEMENT)
+        return make_task(config, TrialDir(tmp_path / name), PLACEMENT)
 
     return make
 
@@ -141,26 +141,26 @@ def test_what_is_left_of_a_task_is_not_told_of_the_next(task, monkeypatch):
     first, second = task("a"), task("b")
     ranks = told_of(READY, {"epoch": 1})
     assert next(ranks.rows(first)) == {"epoch": 1}
-    assert not ranks.is_free()  # not back yet
-    for word in ({"epoch": 2}, {"epoch": 3}, name_of(first)):
+    assert not ranks.wait_until_idle()  # not back yet
+    for word in ({"epoch": 2}, {"epoch": 3}, task_name(first)):
         ranks.told.put(word)
-    assert ranks.is_free()
-    for word in ({"epoch": 1}, name_of(second)):
+    assert ranks.wait_until_idle()
+    for word in ({"epoch": 1}, task_name(second)):
         ranks.told.put(word)
     assert list(ranks.rows(second)) == [{"epoch": 1}]
     ranks.told.put(RuntimeError("dead"))
-    assert not ranks.is_free()
+    assert not ranks.wait_until_idle()
 
 
 def test_a_task_that_was_never_handed_out_is_not_waited_for(task):
     ranks = told_of()
-    ranks.task = name_of(task("a"))
-    assert ranks.is_free()
+    ranks.task = task_name(task("a"))
+    assert ranks.wait_until_idle()
 
 
 def test_a_rank_leaves_once_the_search_has_said_how_its_trial_ended(task, tmp_path, monkeypatch):
     monkeypatch.setattr("segtune.cluster.worker.LOOK_EVERY_S", 0.0)
-    is_over = IsOver(task("a"))
+    is_over = ShouldCancel(task("a"))
     assert not is_over()
     TrialDir(tmp_path / "a").write_verdict(Verdict(state="pruned"))
     assert is_over()

@@ -15,7 +15,7 @@ from segtune.api import prepare, run_training
 from segtune.config.yaml_io import write_yaml
 from segtune.errors import RunError
 from segtune.runs.atomic import write_atomic
-from segtune.runs.rundir import RunDir
+from segtune.runs.rundir import SearchDir
 from segtune.runs.verdict import Verdict
 from segtune.search import newest_name, next_name
 from segtune.tuning.study import load_study
@@ -194,7 +194,7 @@ def test_unhealthy_training_exits_with_3_and_says_why(files, capsys):
 
 @pytest.fixture
 def run(files):
-    study, run = load_study(files / "s.yaml"), RunDir(files / "runs" / "s-1")
+    study, run = load_study(files / "s.yaml"), SearchDir(files / "runs" / "s-1")
     prepare(run, study, resume=False)
     for number, (lr, miou, state) in enumerate(
         [(1e-3, 0.2, "completed"), (1e-2, 0.4, "pruned"), (1e-1, 0.9, "unhealthy")]

@@ -17,8 +17,8 @@ from segtune.reporting import charts
 from segtune.reporting.html import page, write_report
 from segtune.runs.atomic import write_atomic
 from segtune.runs.results import TrialResult
-from segtune.runs.rundir import RunDir
-from segtune.runs.timeline import Session, Stay, Timeline
+from segtune.runs.rundir import SearchDir
+from segtune.runs.timeline import Session, Timeline, TrialInterval
 from segtune.runs.verdict import Verdict
 from segtune.tuning.space import Dimension
 from segtune.tuning.study import load_study
@@ -60,7 +60,7 @@ def trial_with(run, number, drawn, mious, verdict=None, **params):
 @pytest.fixture
 def run(study, tmp_path):
     """Four trials: the config, a better one, one that was stopped, one that diverged."""
-    run = RunDir(tmp_path / "runs" / "a-1")
+    run = SearchDir(tmp_path / "runs" / "a-1")
     prepare(run, study, False)
     trial_with(
         run,
@@ -127,7 +127,7 @@ def test_what_comes_from_the_run_is_text_and_never_markup(study, run):
 
 
 def test_page_of_a_run_without_a_trial_says_so(study, tmp_path):
-    run = RunDir(tmp_path / "runs" / "empty")
+    run = SearchDir(tmp_path / "runs" / "empty")
     prepare(run, study, False)
     told = text_of(page(study, run))
     assert "trials that have ended 0 of 4" in told
@@ -284,8 +284,8 @@ def test_each_choice_has_a_label_of_its_own(values, labels):
 
 def test_places_have_grey_for_what_is_no_epoch_and_a_colour_for_what_is():
     stays = (
-        Stay("0000", 1, 0.0, 50.0, ((10.0, 20.0), (20.5, 30.0), (35.0, 49.0))),
-        Stay("0001", 2, 5.0, 20.0, ()),
+        TrialInterval("0000", 1, 0.0, 50.0, ((10.0, 20.0), (20.5, 30.0), (35.0, 49.0))),
+        TrialInterval("0001", 2, 5.0, 20.0, ()),
     )
     figure = charts.workers_time(
         Timeline(80.0, 2, stays), {"0000": "completed", "0001": "unhealthy"}
@@ -302,7 +302,9 @@ def test_places_have_grey_for_what_is_no_epoch_and_a_colour_for_what_is():
     }
     assert figure.layout.xaxis.range == (0, 80.0)
     assert figure.layout.xaxis.title.text == "seconds of search"
-    longer = charts.workers_time(Timeline(7200.0, 1, (Stay("0000", 1, 0.0, 3600.0, ()),)), {})
+    longer = charts.workers_time(
+        Timeline(7200.0, 1, (TrialInterval("0000", 1, 0.0, 3600.0, ()),)), {}
+    )
     assert (longer.data[0].x, longer.layout.xaxis.title.text) == ((1.0,), "hours of search")
 
 

@@ -8,14 +8,14 @@ import pytest
 
 from segtune.errors import RunError
 from segtune.runs.atomic import write_atomic
-from segtune.runs.results import best, ranked, read_trials, to_frame
-from segtune.runs.rundir import RunDir, StaleAttemptError, TrialDir, check_name
+from segtune.runs.results import best_trial, ranked, read_trials, to_frame
+from segtune.runs.rundir import SearchDir, StaleAttemptError, TrialDir, check_name
 from segtune.runs.verdict import Verdict
 
 
 @pytest.fixture
 def run(tmp_path):
-    return RunDir(tmp_path / "run")
+    return SearchDir(tmp_path / "run")
 
 
 def finished(run, number, mious, state="completed", **params):
@@ -61,7 +61,7 @@ def test_best_is_the_highest_miou_of_a_healthy_trial(run):
     finished(run, 2, [0.9], "unhealthy", lr=3)
     trials = read_trials(run)
     assert [t.number for t in ranked(trials)] == [1, 0, 2]
-    winner = best(trials)
+    winner = best_trial(trials)
     assert winner is not None
     assert (winner.id, winner.miou) == ("0001", 0.5)
     assert (trials[0].miou, trials[0].best_epoch, trials[0].epoch) == (0.3, 2, 3)
@@ -83,7 +83,7 @@ def test_folder_without_a_study_is_refused(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "study.yaml").write_text("")
     with pytest.raises(RunError, match=r"no search has been run here.*: a"):
-        RunDir.open(tmp_path / "b")
+        SearchDir.open(tmp_path / "b")
 
 
 @pytest.mark.parametrize("name", ["../x", "", "a/b", "-x", "x" * 65])

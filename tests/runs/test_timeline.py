@@ -6,7 +6,7 @@ import os
 import pytest
 
 from segtune.runs.atomic import write_atomic
-from segtune.runs.rundir import RunDir
+from segtune.runs.rundir import SearchDir
 from segtune.runs.timeline import Session, recorded, sessions_of, timeline, utilisation
 
 
@@ -33,7 +33,7 @@ def sessions(run, *told):
 
 @pytest.fixture
 def run(tmp_path):
-    run = RunDir(tmp_path)
+    run = SearchDir(tmp_path)
     # Two trials at a time for 100 s; a session later one alone.
     sessions(run, Session(1000.0, 1100.0, 2, 1), Session(2000.0, 2100.0, 1, 1))
     trial_with(run, 0, drawn=1000.0, ends=[1030.0, 1050.0], seconds=[20.0, 40.0], over=1050.5)
@@ -62,7 +62,7 @@ def test_the_first_launches_are_told_apart_from_the_later(run):
 
 
 def test_launches_that_were_not_seen_are_not_told(tmp_path):
-    run = RunDir(tmp_path)
+    run = SearchDir(tmp_path)
     sessions(run, Session(1000.0, 1100.0, 1, 1))
     trial_with(run, 0, drawn=1001.0, ends=[], seconds=[], over=1010.0)
     trial_with(run, 1, drawn=1011.0, ends=[1030.0], seconds=[17.0], over=1030.0)
@@ -88,7 +88,7 @@ def test_what_each_trial_did_is_told_in_seconds_of_search(run):
 
 
 def test_a_trial_without_an_epoch_has_been_there(tmp_path):
-    run = RunDir(tmp_path)
+    run = SearchDir(tmp_path)
     sessions(run, Session(1000.0, 1100.0, 1, 1))
     trial_with(run, 0, drawn=1001.0, ends=[], seconds=[], over=1041.0)
     told = timeline(run)
@@ -97,7 +97,7 @@ def test_a_trial_without_an_epoch_has_been_there(tmp_path):
 
 
 def test_a_trial_that_is_started_again_is_there_from_its_new_start(tmp_path):
-    run = RunDir(tmp_path)
+    run = SearchDir(tmp_path)
     sessions(run, Session(1000.0, 1100.0, 1, 1), Session(2000.0, 2100.0, 1, 1))
     trial = trial_with(
         run, 0, drawn=1010.0, ends=[1050.0, 2040.0], seconds=[30.0, 40.0], over=2041.0
@@ -112,7 +112,7 @@ def test_a_trial_that_is_started_again_is_there_from_its_new_start(tmp_path):
 
 
 def test_clocks_that_disagree_make_no_places(tmp_path):
-    run = RunDir(tmp_path)
+    run = SearchDir(tmp_path)
     sessions(run, Session(1000.0, 1100.0, 1, 1))
     trial_with(run, 0, drawn=1000.0, ends=[1050.0], seconds=[50.0], over=1050.5)
     trial_with(run, 1, drawn=1050.0, ends=[1090.0], seconds=[39.0], over=1090.0)
@@ -138,7 +138,7 @@ def test_workers_of_a_group_count_each(run):
 
 
 def test_a_session_is_kept_however_it_ends(tmp_path):
-    run = RunDir(tmp_path)
+    run = SearchDir(tmp_path)
     assert utilisation(run) is None
     with pytest.raises(KeyboardInterrupt), recorded(run, 2, 1):
         raise KeyboardInterrupt

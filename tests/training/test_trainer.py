@@ -22,7 +22,7 @@ from segtune.training.distributed import Ranks
 from segtune.training.evaluation import evaluate
 from segtune.training.memory import largest_that_fits
 from segtune.training.prediction import load_model
-from segtune.training.train_step import Left
+from segtune.training.train_step import TrialCancelled
 from segtune.training.trainer import Trainer
 
 
@@ -181,7 +181,7 @@ def test_what_fits_is_found_on_one_rank_alone_after_a_backward_that_broke_off(
         with pytest.raises(RuntimeError, match="allocate"):
             trainer.steps.run([batch], step=1, lr=0.1)
         hook.remove()
-        assert largest_that_fits(partial(trainer.steps.rehearse, batch), 8) == 4
+        assert largest_that_fits(partial(trainer.steps.probe_memory, batch), 8) == 4
     finally:
         torch.distributed.destroy_process_group()
 
@@ -219,10 +219,10 @@ def test_reading_a_step_late_changes_nothing(tiny_config, tmp_path, monkeypatch)
 def test_run_is_left_in_the_middle_of_an_epoch_without_a_verdict(tiny_config, tmp_path):
     asked = []
     trainer = Trainer(tiny_config, TrialDir(tmp_path), Ranks())
-    epochs = trainer.epochs(leave=lambda: bool(asked))
+    epochs = trainer.epochs(should_stop=lambda: bool(asked))
     next(epochs)
     asked.append("leave")
-    with pytest.raises(Left):
+    with pytest.raises(TrialCancelled):
         next(epochs)
     rows = TrialDir(tmp_path).read_epochs()
     assert [row["epoch"] for row in rows] == [1]

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from segtune.errors import ConfigError
 from segtune.training.evaluation import predict_labels
-from segtune.training.tta import Views
+from segtune.training.tta import AugmentedInference
 
 
 def shrink(images):
@@ -25,7 +25,7 @@ def images():
 @pytest.mark.parametrize("window", [32, 64, 128])
 def test_windows_see_every_pixel_as_the_whole_image_does(images, window, stride):
     # The model looks at each pixel by itself, so whatever windows overlap, the mean is the same.
-    (slid,) = Views(window=window, stride=stride).logits(shrink, images)
+    (slid,) = AugmentedInference(window=window, stride=stride).logits(shrink, images)
     torch.testing.assert_close(slid, shrink(images))
 
 
@@ -34,7 +34,7 @@ def test_windows_leave_no_gap_where_a_model_sees_whole_patches_only(images, wind
     def floor(part):
         return F.avg_pool2d(part, 4)
 
-    (slid,) = Views(window=window).logits(floor, images)
+    (slid,) = AugmentedInference(window=window).logits(floor, images)
     torch.testing.assert_close(slid, floor(images))
 
 
@@ -45,18 +45,18 @@ def test_windows_are_what_the_model_is_given(images):
         sizes.add(tuple(part.shape[-2:]))
         return shrink(part)
 
-    Views(window=32, stride=32).logits(noted, images)
+    AugmentedInference(window=32, stride=32).logits(noted, images)
     assert sizes == {(32, 32), (34, 32), (32, 33), (34, 33)}  # the last ones reach the border
 
 
 def test_flipped_look_comes_back_the_right_way_round(images):
     images = images[..., :100]  # a width that the model's steps divide
-    plain, flipped = Views(flip=True).logits(shrink, images)
+    plain, flipped = AugmentedInference(flip=True).logits(shrink, images)
     torch.testing.assert_close(plain, flipped)
 
 
 def test_scales_are_averaged_at_full_size_after_the_softmax(images):
-    looks = Views(scales=(0.5, 1.0, 1.5)).logits(shrink, images)
+    looks = AugmentedInference(scales=(0.5, 1.0, 1.5)).logits(shrink, images)
     assert [look.shape[-1] for look in looks] == [13, 26, 38]
     full = [
         F.interpolate(look, size=(70, 101), mode="bilinear", align_corners=False).softmax(1)
@@ -86,4 +86,4 @@ def test_labels_are_the_argmax_of_the_upsampled_logits():
 )
 def test_impossible_options_are_told(options, law):
     with pytest.raises(ConfigError, match=law):
-        Views(**options)
+        AugmentedInference(**options)

@@ -5,17 +5,17 @@ import json
 import pytest
 
 from segtune import export, status
-from segtune.train import run_study
+from segtune.api import run_study
 from segtune.config.schema import load_config
 from segtune.config.yaml_io import write_yaml
 from segtune.errors import ConfigError
 from segtune.reporting.html import write_report
 from segtune.runs.atomic import write_atomic
 from segtune.runs.results import TrialResult, read_trials
-from segtune.runs.rundir import RunDir
+from segtune.runs.rundir import SearchDir
 from segtune.runs.verdict import Verdict
 from segtune.tuning.proxy import ProxyConfig, shorten
-from segtune.tuning.proxy_check import carried_study, check, picked
+from segtune.tuning.proxy_check import check, full_length_study, select_for_full_length
 from segtune.tuning.study import load_study
 
 
@@ -75,8 +75,8 @@ def test_best_and_some_of_the_others_are_carried():
         result(9, 0.95, "unhealthy"),
         result(10, None, "failed"),
     ]
-    assert [t.number for t in picked(trials, 4)] == [8, 7, 4, 1]
-    assert [t.number for t in picked(trials[:3], 4)] == [2, 1]
+    assert [t.number for t in select_for_full_length(trials, 4)] == [8, 7, 4, 1]
+    assert [t.number for t in select_for_full_length(trials[:3], 4)] == [2, 1]
 
 
 def scores(run, mious):
@@ -98,8 +98,8 @@ def scores(run, mious):
 def test_low_rank_correlation_is_warned_of(study, tmp_path, full, correlation, words):
     told = check(
         study,
-        scores(RunDir(tmp_path / "p"), [0.1, 0.2, 0.3, 0.4]),
-        scores(RunDir(tmp_path / "f"), full),
+        scores(SearchDir(tmp_path / "p"), [0.1, 0.2, 0.3, 0.4]),
+        scores(SearchDir(tmp_path / "f"), full),
     )
     assert told.correlation == (None if correlation is None else pytest.approx(correlation))
     assert words in told.words
@@ -109,7 +109,7 @@ def test_low_rank_correlation_is_warned_of(study, tmp_path, full, correlation, w
 @pytest.mark.ray
 def test_search_on_a_proxy_exports_the_full_config(study, tmp_path, capsys):
     result = run_study(study, tmp_path / "runs", "p")
-    run = RunDir(result.run)
+    run = SearchDir(result.run)
     assert {t.epoch for t in read_trials(run) if t.state == "completed"} == {2}
     full = read_trials(run.full)
     assert len(full) == 4
@@ -139,11 +139,11 @@ def test_search_on_a_proxy_exports_the_full_config(study, tmp_path, capsys):
 
 
 def test_more_trials_add_to_what_was_carried(study, tmp_path):
-    run = scores(RunDir(tmp_path / "p"), [0.1, 0.2, 0.3, 0.4])
-    first = carried_study(study, run).points()
+    run = scores(SearchDir(tmp_path / "p"), [0.1, 0.2, 0.3, 0.4])
+    first = full_length_study(study, run).points()
     for number, point in enumerate(first):
         write_atomic(run.full.trial(number).params, json.dumps(point))
     scores(run, [0.0] * 4 + [0.9])
-    again = carried_study(study, run).points()
+    again = full_length_study(study, run).points()
     assert again[: len(first)] == first
     assert {"optim.lr": 0.04} in again[len(first) :]

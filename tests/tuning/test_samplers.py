@@ -12,14 +12,14 @@ from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
 from segtune.api import prepare
-from segtune.cluster.tune_searcher import StudySampler
+from segtune.cluster.tune_searcher import StudySearcher
 from segtune.config.yaml_io import write_yaml
 from segtune.errors import ClusterError, ConfigError, RunError
-from segtune.runs.rundir import RunDir
+from segtune.runs.rundir import SearchDir
 from segtune.runs.verdict import Verdict
 from segtune.tuning import warm_start
 from segtune.tuning.study import load_study
-from segtune.tuning.trial_history import View, view_for
+from segtune.tuning.trial_history import BoundedHistory, history_for
 
 SPACE = {"optim.lr": {"loguniform": [1e-5, 1e-1]}, "loss.focal.gamma": {"uniform": [0.0, 4.0]}}
 
@@ -65,11 +65,11 @@ def test_corner_that_the_config_refuses_is_not_drawn(make, tmp_path, name):
     study = make(
         {"optim.lr": SPACE["optim.lr"], **weights}, sampler=name, trials=40, seed=2**31 - 1
     )
-    drawn = play(StudySampler(study, RunDir(tmp_path / name)))
+    drawn = play(StudySearcher(study, SearchDir(tmp_path / name)))
     assert len(drawn) == 40
     assert all(any(params[weight] for weight in weights) for params in drawn)
     # The same again, so that a resumed search draws as an unbroken one.
-    assert play(StudySampler(study, RunDir(tmp_path / f"{name} again"))) == drawn
+    assert play(StudySearcher(study, SearchDir(tmp_path / f"{name} again"))) == drawn
 
 
 @pytest.mark.parametrize("name", ["tpe", "cmaes", "gp"])
@@ -80,7 +80,7 @@ def test_sampler_with_a_model_comes_nearer_than_chance(make, tmp_path, name):
         )
 
     drawn = {
-        n: play(StudySampler(make(trials=40, sampler=n), RunDir(tmp_path / n)))
+        n: play(StudySearcher(make(trials=40, sampler=n), SearchDir(tmp_path / n)))
         for n in (name, "random")
     }
     assert late(name) < 0.7 * late("random")
@@ -88,9 +88,9 @@ def test_sampler_with_a_model_comes_nearer_than_chance(make, tmp_path, name):
 
 @pytest.mark.parametrize("name", ["tpe", "cmaes", "gp", "random"])
 def test_every_sampler_goes_on_as_if_unbroken(make, tmp_path, name):
-    whole = play(StudySampler(make(trials=18, sampler=name), RunDir(tmp_path / "whole")))
-    part = play(StudySampler(make(trials=13, sampler=name), RunDir(tmp_path / "part")))
-    rest = play(StudySampler(make(trials=18, sampler=name), RunDir(tmp_path / "part")))
+    whole = play(StudySearcher(make(trials=18, sampler=name), SearchDir(tmp_path / "whole")))
+    part = play(StudySearcher(make(trials=13, sampler=name), SearchDir(tmp_path / "part")))
+    rest = play(StudySearcher(make(trials=18, sampler=name), SearchDir(tmp_path / "part")))
     assert part + rest == whole
 
 
@@ -109,7 +109,7 @@ def test_grid_is_every_combination_once_after_the_config(make, tmp_path):
     assert {p["optim.lr"] for p in points} == {1e-5, 1e-3, 1e-1}
     assert {p["schedule.batch_size"] for p in points} == {4, 6, 8}
     assert {p.get("augment.mix.prob") for p in points} == {None, 0.0, 0.5, 1.0}
-    assert play(StudySampler(study, RunDir(tmp_path / "r"))) == points
+    assert play(StudySearcher(study, SearchDir(tmp_path / "r"))) == points
 
 
 def test_grid_of_a_part_is_the_start_of_the_whole(make):
@@ -128,9 +128,9 @@ def test_cmaes_is_refused_for_choices(make):
 
 def test_study_lies_in_a_database_and_is_rebuilt_there(make, tmp_path):
     url = f"sqlite:///{tmp_path}/study.db"
-    study, run = make(trials=6, storage=url), RunDir(tmp_path / "a" / "r")
-    play(StudySampler(study, run), ["completed", "pruned", "unhealthy"])
-    StudySampler(study, run)
+    study, run = make(trials=6, storage=url), SearchDir(tmp_path / "a" / "r")
+    play(StudySearcher(study, run), ["completed", "pruned", "unhealthy"])
+    StudySearcher(study, run)
     told = optuna.load_study(study_name="r", storage=url).trials
     assert [t.state for t in told[:3]] == [
         TrialState.COMPLETE,
@@ -140,7 +140,7 @@ def test_study_lies_in_a_database_and_is_rebuilt_there(make, tmp_path):
     assert len(told) == 6
     assert not run.journal.exists()
     with pytest.raises(ClusterError, match="holds a study 'r' already"):
-        StudySampler(study, RunDir(tmp_path / "b" / "r"))
+        StudySearcher(study, SearchDir(tmp_path / "b" / "r"))
 
 
 @pytest.mark.parametrize(
@@ -153,22 +153,22 @@ def test_study_lies_in_a_database_and_is_rebuilt_there(make, tmp_path):
 )
 def test_database_that_cannot_be_used_is_told_without_the_password(make, tmp_path, url, why):
     with pytest.raises(ClusterError, match=why) as told:
-        StudySampler(make(storage=url), RunDir(tmp_path / "r"))
+        StudySearcher(make(storage=url), SearchDir(tmp_path / "r"))
     assert "secret" not in str(told.value)
 
 
 def finished_run(make, tmp_path, name, **changes):
-    study, run = make(trials=6, **changes), RunDir(tmp_path / name)
+    study, run = make(trials=6, **changes), SearchDir(tmp_path / name)
     prepare(run, study, resume=False)
-    play(StudySampler(study, run), ["completed", "completed", "unhealthy", "pruned"])
+    play(StudySearcher(study, run), ["completed", "completed", "unhealthy", "pruned"])
     return run
 
 
 def test_trials_of_the_same_config_count_as_known(make, tmp_path):
     old = finished_run(make, tmp_path, "old", config={"seed": 7})
-    study, run = make(trials=3), RunDir(tmp_path / "new")
+    study, run = make(trials=3), SearchDir(tmp_path / "new")
     prepare(run, study, resume=False, known=warm_start.collect(study, [old.path]))
-    sampler = StudySampler(study, run)
+    sampler = StudySearcher(study, run)
     told = sampler.record.study.trials
     assert [t.state for t in told[:4]] == [
         TrialState.COMPLETE,
@@ -180,7 +180,7 @@ def test_trials_of_the_same_config_count_as_known(make, tmp_path):
     assert told[1].value == old.trial(1).read_epochs()[0]["miou"]
     # The new study draws its own trials, from 0, and knows the old ones after a resume too.
     assert sampler.suggest("a")["number"] == 0
-    assert len(StudySampler(study, run).record.study.trials) == 6 + 1 + 0
+    assert len(StudySearcher(study, run).record.study.trials) == 6 + 1 + 0
 
 
 def test_points_of_another_config_are_only_tried_first(make, tmp_path):
@@ -190,9 +190,9 @@ def test_points_of_another_config_are_only_tried_first(make, tmp_path):
     assert known.trials == ()
     best = max((0, 1, 3, 4, 5), key=lambda n: old.trial(n).read_epochs()[0]["miou"])
     assert known.points[0] == json.loads(old.trial(best).params.read_text())
-    run = RunDir(tmp_path / "new")
+    run = SearchDir(tmp_path / "new")
     prepare(run, study, resume=False, known=known)
-    assert play(StudySampler(study, run))[1:4] == list(known.points)
+    assert play(StudySearcher(study, run))[1:4] == list(known.points)
 
 
 def test_run_outside_of_the_space_is_refused(make, tmp_path):
@@ -214,7 +214,7 @@ def test_space_may_be_widened_but_not_narrowed(make, tmp_path):
     with pytest.raises(RunError, match=r"space optim\.lr(.|\n)*widen the space with --extend"):
         prepare(run, wider, resume=True)
     prepare(run, wider, resume=True, extend=True)
-    sampler = StudySampler(wider, run)
+    sampler = StudySearcher(wider, run)
     assert sampler.remaining == 3
     assert [t.params["optim.name"] for t in sampler.record.study.trials] == ["adamw"] * 6
     play(sampler)
@@ -227,26 +227,26 @@ def test_space_may_be_widened_but_not_narrowed(make, tmp_path):
 
 
 def test_view_of_a_long_search_is_bounded_and_the_same_after_a_resume(make, tmp_path, monkeypatch):
-    monkeypatch.setattr(View, "LIMIT", 15)
-    monkeypatch.setattr(View, "BLOCK", 5)
+    monkeypatch.setattr(BoundedHistory, "LIMIT", 15)
+    monkeypatch.setattr(BoundedHistory, "BLOCK", 5)
     ends = ["completed"] * 12 + ["unhealthy", "pruned", "unhealthy"]
-    whole = StudySampler(make(trials=41), RunDir(tmp_path / "whole"))
+    whole = StudySearcher(make(trials=41), SearchDir(tmp_path / "whole"))
     drawn = play(whole, ends)
-    assert whole.view is not None
-    seen = whole.view.book.study.trials
+    assert whole.history is not None
+    seen = whole.history.book.study.trials
     assert len(seen) <= 20
     assert len(whole.record.study.trials) == 41
     # The best and the sick stay in sight, whenever they were.
     best = max(drawn, key=lambda p: -abs(math.log10(p["optim.lr"]) + 2) - p["loss.focal.gamma"])
     assert best in [t.params for t in seen]
     assert sum(t.constraints.get("unhealthy", 0.0) > 0 for t in seen) == 2
-    part = play(StudySampler(make(trials=28), RunDir(tmp_path / "part")), ends)
-    assert part + play(StudySampler(make(trials=41), RunDir(tmp_path / "part"))) == drawn
+    part = play(StudySearcher(make(trials=28), SearchDir(tmp_path / "part")), ends)
+    assert part + play(StudySearcher(make(trials=41), SearchDir(tmp_path / "part"))) == drawn
 
 
 def test_stopped_and_sick_trials_are_shown_to_gp_at_what_they_would_have_come_to(make):
-    view = view_for("gp", make().space)
-    assert view is not None
+    history = history_for("gp", make().space)
+    assert history is not None
     curves = [
         ("completed", {1: 0.2, 2: 0.3, 4: 0.6}),  # gains 0.4 after epoch 1, 0.3 after epoch 2
         ("completed", {1: 0.1, 2: 0.4, 4: 0.2}),  # gains 0.3 and 0.0: the best counts, not the last
@@ -255,12 +255,12 @@ def test_stopped_and_sick_trials_are_shown_to_gp_at_what_they_would_have_come_to
         ("unhealthy", {1: 0.9}),
     ]
     for number, (state, mious) in enumerate(curves):
-        view.ask(number, optuna.samplers.RandomSampler(seed=number))
-        view.tell(
+        history.ask(number, optuna.samplers.RandomSampler(seed=number))
+        history.tell(
             number, Verdict(state=state, kind="diverged" if state == "unhealthy" else ""), mious
         )
-    view.ask(9, optuna.samplers.RandomSampler(seed=9))
-    shown = view.book.study.trials
+    history.ask(9, optuna.samplers.RandomSampler(seed=9))
+    shown = history.book.study.trials
     assert [t.value for t in shown[:5]] == [
         0.6,
         0.4,

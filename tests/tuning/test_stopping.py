@@ -5,20 +5,20 @@ import random
 
 import pytest
 
-from segtune.cluster.tune_scheduler import StoppingScheduler
+from segtune.cluster.tune_scheduler import StoppingRuleScheduler
 from segtune.config.yaml_io import write_yaml
 from segtune.errors import ConfigError
-from segtune.tuning.stopping import Brackets, Halving, Median, rule_of
+from segtune.tuning.stopping import HyperbandBrackets, MedianRule, SuccessiveHalving, stopping_rule
 from segtune.tuning.study import load_study
 
 
 def test_first_arrival_goes_on_and_below_the_reduction_only_the_best_does():
-    halving = Halving([2], reduction=3)
+    halving = SuccessiveHalving([2], reduction=3)
     assert [halving.decide(n, 2, s) for n, s in enumerate([0.5, 0.4, 0.6])] == [True, False, True]
 
 
 def test_one_in_reduction_goes_on():
-    halving = Halving([1], reduction=2)
+    halving = SuccessiveHalving([1], reduction=2)
     for number, score in enumerate([0.1, 0.2, 0.3, 0.4]):
         halving.decide(number, 1, score)
     # Six have come with this one, three may go on; 0.35 is second.
@@ -28,13 +28,13 @@ def test_one_in_reduction_goes_on():
 
 @pytest.mark.parametrize("score", [math.nan, math.inf, -math.inf])
 def test_what_is_not_finite_is_worst_even_alone(score):
-    halving = Halving([1], reduction=2)
+    halving = SuccessiveHalving([1], reduction=2)
     assert not halving.decide(0, 1, score)
     assert halving.decide(1, 1, 0.0)
 
 
 def test_rung_decides_once_and_between_rungs_nothing_is_decided():
-    halving = Halving([2, 6], reduction=2)
+    halving = SuccessiveHalving([2, 6], reduction=2)
     assert halving.decide(0, 2, 0.9)
     assert halving.decide(1, 1, 0.0)
     assert not halving.decide(1, 2, 0.1)
@@ -45,13 +45,13 @@ def test_rung_decides_once_and_between_rungs_nothing_is_decided():
 
 
 def test_without_rungs_nothing_is_stopped():
-    assert Halving([], reduction=2).decide(0, 5, -1.0)
+    assert SuccessiveHalving([], reduction=2).decide(0, 5, -1.0)
 
 
 def test_replayed_rungs_equal_those_of_an_unbroken_search():
     rng = random.Random(0)
     curves = [[{"epoch": e, "miou": rng.random()} for e in range(1, 10)] for _ in range(30)]
-    live, decisions = Halving([1, 3], 3), {}
+    live, decisions = SuccessiveHalving([1, 3], 3), {}
     rows = {n: [] for n in range(30)}
     for number, curve in enumerate(curves):
         best = 0.0
@@ -61,7 +61,7 @@ def test_replayed_rungs_equal_those_of_an_unbroken_search():
             if not live.decide(number, row["epoch"], best):
                 decisions[number] = row["epoch"]
                 break
-    again = StoppingScheduler(Halving([1, 3], 3))
+    again = StoppingRuleScheduler(SuccessiveHalving([1, 3], 3))
     # Trial 0 is never stopped; what comes last decides about the others as it did then.
     assert [again.replay(n, rows[n]) for n in range(30)] == [
         n == 0 or n not in decisions for n in range(30)
@@ -76,7 +76,7 @@ class FakeTrial:
 
 
 def test_scheduler_scores_by_the_best_so_far_and_spares_trial_0():
-    scheduler = StoppingScheduler(Halving([2], reduction=2))
+    scheduler = StoppingRuleScheduler(SuccessiveHalving([2], reduction=2))
     ends = []
     for number, curve in (
         (1, [0.9, 0.1]),
@@ -95,7 +95,7 @@ def test_scheduler_scores_by_the_best_so_far_and_spares_trial_0():
 
 
 def test_resumed_trial_is_judged_by_the_best_of_both_sessions():
-    scheduler = StoppingScheduler(Halving([4], reduction=2))
+    scheduler = StoppingRuleScheduler(SuccessiveHalving([4], reduction=2))
     scheduler.replay(1, [{"epoch": 2, "miou": 0.2}, {"epoch": 4, "miou": 0.5}])
     scheduler.replay(2, [{"epoch": 2, "miou": 0.6}])
     assert scheduler.on_trial_result(None, FakeTrial(2), {"epoch": 4, "miou": 0.3}) == "CONTINUE"
@@ -103,7 +103,7 @@ def test_resumed_trial_is_judged_by_the_best_of_both_sessions():
 
 
 def test_brackets_begin_a_rung_later_each_and_take_about_equal_epochs():
-    rule = Brackets([1, 3, 9], reduction=3, brackets=4)
+    rule = HyperbandBrackets([1, 3, 9], reduction=3, brackets=4)
     assert [list(h.recorded) for h in rule.halvings] == [[1, 3, 9], [3, 9], [9], []]
     counts = [sum(rule.bracket(n) == b for n in range(1000)) for b in range(4)]
     # 27/4, 9/3, 3/2 and 1/1 of 12.25, as Hyperband divides them.
@@ -112,7 +112,7 @@ def test_brackets_begin_a_rung_later_each_and_take_about_equal_epochs():
 
 
 def test_bracket_judges_only_its_own():
-    rule = Brackets([1], reduction=2, brackets=2)
+    rule = HyperbandBrackets([1], reduction=2, brackets=2)
     first, second = ([n for n in range(20) if rule.bracket(n) == b] for b in (0, 1))
     assert rule.decide(first[0], 1, 0.9)
     assert not rule.decide(first[1], 1, 0.1)
@@ -120,7 +120,7 @@ def test_bracket_judges_only_its_own():
 
 
 def test_median_stops_what_is_worse_than_half_of_the_others():
-    rule = Median(grace_epochs=2, min_trials=3)
+    rule = MedianRule(grace_epochs=2, min_trials=3)
     for number, score in enumerate([0.1, 0.2, 0.3]):
         assert rule.decide(number, 1, score)
         assert rule.decide(number, 2, score) or number < 3
@@ -133,9 +133,9 @@ def test_median_stops_what_is_worse_than_half_of_the_others():
 @pytest.mark.parametrize(
     ("scheduler", "kind", "rungs"),
     [
-        ("none", Halving, []),
-        ({"median": {}}, Median, []),
-        ({"hyperband": {"grace_epochs": 1}}, Brackets, [1, 3, 9]),
+        ("none", SuccessiveHalving, []),
+        ({"median": {}}, MedianRule, []),
+        ({"hyperband": {"grace_epochs": 1}}, HyperbandBrackets, [1, 3, 9]),
     ],
 )
 def test_study_names_its_rule(tiny_config, tmp_path, scheduler, kind, rungs):
@@ -145,7 +145,7 @@ def test_study_names_its_rule(tiny_config, tmp_path, scheduler, kind, rungs):
     }
     (tmp_path / "s.yaml").write_text(write_yaml({**tree, "search": {"scheduler": scheduler}}))
     study = load_study(tmp_path / "s.yaml")
-    assert isinstance(rule_of(study), kind)
+    assert isinstance(stopping_rule(study), kind)
     assert study.rungs() == rungs
 
 
