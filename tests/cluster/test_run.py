@@ -110,7 +110,7 @@ def test_ray_client_is_refused_with_the_way_out():
 
 @pytest.mark.slow
 def test_without_an_address_ray_is_our_own_whatever_the_environment_names():
-    code = "import ray\nfrom segtune.cluster.session import session\nwith session(None): print(len(ray.nodes()))"
+    code = "import ray\nfrom segtune.cluster.ray_session import ray_connection\nwith ray_connection(None): print(len(ray.nodes()))"
     done = subprocess.run(
         [sys.executable, "-c", code],
         env=os.environ | {"RAY_ADDRESS": "127.0.0.1:1"},

@@ -70,7 +70,7 @@ def test_best_is_the_highest_miou_of_a_healthy_trial(run):
 
 
 def test_second_driver_is_refused_and_the_first_one_named(run):
-    code = "import sys; from segtune.rundir import RunDir; from pathlib import Path\nwith RunDir(Path(sys.argv[1])).locked(): pass"
+    code = "import sys; from segtune.runs.rundir import SearchDir; from pathlib import Path\nwith SearchDir(Path(sys.argv[1])).locked(): pass"
     with run.locked():
         second = subprocess.run(
             [sys.executable, "-c", code, str(run.path)], capture_output=True, text=True

@@ -9,7 +9,7 @@ import pytest
 STEPS = """
 import resource, sys, threading
 import torch
-from segtune.training.memory import give_back, keep_freed
+from segtune.training.memory import return_free_memory, keep_freed_memory
 
 def pages(kind):
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt if kind == "fresh" else int(open("/proc/self/statm").read().split()[1])
@@ -18,13 +18,13 @@ def steps():
     if sys.argv[1] == "limited":
         resource.setrlimit(resource.RLIMIT_AS, (1 << 40, 1 << 40))
     if sys.argv[1] != "as it is":
-        keep_freed()
+        keep_freed_memory()
     for step in range(20):
         torch.zeros(12 << 20).add_(1)
         if step == 14:  # by then the heap has found its place for them
             warm = pages("fresh")
     fresh, held = pages("fresh") - warm, pages("held")
-    give_back()
+    return_free_memory()
     print(fresh, held - pages("held"))
 
 thread = threading.Thread(target=steps)

@@ -278,10 +278,10 @@ def test_what_the_first_model_imports_is_there_before_it_draws(sampler, trials, 
     """In a process of its own: this one has imported everything."""
     script = f"""
 import sys
-from segtune.tuning.samplers import rehearsed
+from segtune.tuning.samplers import sampler_warmed_up
 from segtune.tuning.space import Space
 from segtune.tuning.study import SearchConfig
-with rehearsed(SearchConfig(sampler={sampler!r}, trials={trials}), Space((), {{}})):
+with sampler_warmed_up(SearchConfig(sampler={sampler!r}, trials={trials}), Space((), {{}})):
     pass
 print("torch" in sys.modules, "optuna._gp.gp" in sys.modules, "optuna._gp.acqf" in sys.modules)
 """
