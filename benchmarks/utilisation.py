@@ -16,24 +16,24 @@ from pathlib import Path
 from benchmarks.timing import show
 from segtune.api import run_study
 from segtune.runs.rundir import SearchDir
-from segtune.runs.timeline import sessions_of, utilisation
+from segtune.runs.timeline import read_sessions, utilisation
 from segtune.tuning.study import load_study
 
 
 def measure(run: SearchDir) -> dict[str, str]:
     """Returns the row of a search that has ended."""
-    used, sessions = utilisation(run), sessions_of(run)
+    used, sessions = utilisation(run), read_sessions(run)
     if not used:
         raise SystemExit(f"{run.path}: no search has ended here")
     return {
         "trials": str(len(run.trial_dirs())),
         "workers": f"{sessions[0].concurrent} x {sessions[0].workers}",
         "seconds": f"{sum(session.ended - session.began for session in sessions):.0f}",
-        "launch of the first, s": _seconds(used.first_launch),
-        "launch of the others, s (median)": _seconds(used.later_launch),
-        "at most": _seconds(used.worst_launch),
-        "busy": f"{100 * used.busy:.0f} %",
-        "empty at the end": f"{100 * used.tail:.0f} %",
+        "launch of the first, s": _seconds(used.first_launch_s),
+        "launch of the others, s (median)": _seconds(used.later_launch_s),
+        "at most": _seconds(used.worst_launch_s),
+        "busy": f"{100 * used.busy_share:.0f} %",
+        "empty at the end": f"{100 * used.tail_share:.0f} %",
     }
 
 

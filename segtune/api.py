@@ -14,7 +14,7 @@ from segtune.config.settings import differences
 from segtune.config.yaml_io import write_yaml
 from segtune.errors import RunError
 from segtune.runs.atomic import write_atomic
-from segtune.runs.results import best_trial, read_trials, to_frame
+from segtune.runs.results import best_trial, miou_by_epoch, read_trials, to_frame
 from segtune.runs.rundir import SearchDir, check_name
 from segtune.tuning import warm_start
 from segtune.tuning.proxy_check import full_length_study
@@ -70,13 +70,16 @@ def run_study(
     where the folder holds another run, KeyboardInterrupt after a graceful stop (see `segtune stop`).
     """
     run = SearchDir(Path(out) / check_name(name))
-    prepare(run, study, resume)
     from segtune.cluster.run import run_search
 
     last = run
-    for part, last in phases(study, run):
-        with around(last, part):
-            run_search(part, last, address=address, **options)
+    with run.locked():
+        prepare(run, study, resume)
+        for part, last in phases(study, run):
+            with around(last, part):
+                interrupted = run_search(part, last, address=address, **options)
+            if interrupted:
+                raise KeyboardInterrupt
     trials, winner = read_trials(run), best_trial(read_trials(last))
     if last is not run and last.best.exists():
         write_atomic(run.best, last.best.read_bytes())
@@ -195,9 +198,9 @@ def run_training(
             resume=resume,
             init_from=Path(init_from) if init_from else None,
         )
-        for report in trainer.epochs():
+        for record in trainer.epochs():
             if ranks.is_first:
-                log.info("%s", epoch_line(report.row, config.schedule.epochs))
+                log.info("%s", epoch_line(record, config.schedule.epochs))
     except KeyboardInterrupt:
         if ranks.is_first:
             log.warning(
@@ -228,6 +231,4 @@ def result_of(trial: TrialDir) -> TrainResult:
 
 
 def _best_miou(trial: TrialDir) -> float:
-    return max(
-        (row["miou"] for row in trial.read_epochs() if row.get("miou") is not None), default=0.0
-    )
+    return max(miou_by_epoch(trial.read_epochs()).values(), default=0.0)

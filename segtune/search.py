@@ -138,7 +138,13 @@ def _run(study: Study, out: Path, name: str, arguments: argparse.Namespace) -> i
     code = INTERRUPTED
     with suppress(KeyboardInterrupt):
         result = run_study(
-            study, out, name, resume=True, address=arguments.address, around=around, started=started
+            study,
+            out,
+            name,
+            resume=True,
+            address=arguments.address,
+            around=around,
+            on_placement=started,
         )
         code = DONE if result.best else NO_HEALTHY_TRIAL
     print_outcome(study, run, console)

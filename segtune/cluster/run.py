@@ -20,7 +20,7 @@ from segtune.cluster.supervisor import (
 from segtune.cluster.trial import run_trial
 from segtune.cluster.tune_scheduler import StoppingRuleScheduler
 from segtune.cluster.tune_searcher import StudySearcher, is_unfinished
-from segtune.runs.results import best_trial, read_trials, validated_epochs
+from segtune.runs.results import best_trial, miou_by_epoch, read_trials, validated_epochs
 from segtune.runs.rundir import SearchDir
 from segtune.runs.timeline import recorded
 from segtune.runs.verdict import Verdict
@@ -34,22 +34,19 @@ def run_search(
     run: SearchDir,
     *,
     address: str | None = None,
-    started: Callable[[Placement, str], None] | None = None,
-) -> None:
-    """Runs the trials of a study that its run folder does not hold yet, and returns when all have ended.
+    on_placement: Callable[[Placement, str], None] | None = None,
+) -> bool:
+    """Run the trials of a study that the search run does not hold yet; return whether it was stopped.
 
-    `started` is told the placement and the dashboard's URL. Ctrl-C, SIGTERM and the run's stop request end the search
-    gracefully: running trials are left to be resumed, and KeyboardInterrupt is raised.
+    The caller holds `run.locked()`. `on_placement` is called with the placement and the URL of the
+    Ray dashboard before the first trial. Ctrl-C, SIGTERM and the stop request of `segtune stop` end
+    the search gracefully: running trials can be resumed. Raise KeyboardInterrupt at a second Ctrl-C.
     """
-    with (
-        run.locked(),
-        sampler_warmed_up(study.search, study.space),
-        ray_connection(address) as dashboard,
-    ):
+    with sampler_warmed_up(study.search, study.space), ray_connection(address) as dashboard:
         run.stop_request.unlink(missing_ok=True)
         placement = place_trials(study.search, live_nodes())
-        if started:
-            started(placement, dashboard)
+        if on_placement:
+            on_placement(placement, dashboard)
         # The scheduler first: it may find that a trial had been stopped when the last session broke off.
         scheduler = replayed_scheduler(study, run)
         sampler = StudySearcher(study, run)
@@ -62,8 +59,7 @@ def run_search(
             watch.release(patience_s=10.0)
             sampler.settle()
             write_best(study, run, best_trial(read_trials(run)))
-        if watch.stopping:
-            raise KeyboardInterrupt
+        return watch.stopping
 
 
 def _tuner(
@@ -117,10 +113,10 @@ def replayed_scheduler(study: Study, run: SearchDir) -> StoppingRuleScheduler:
     trials = run.trial_dirs()
     unfinished = [trial.id for trial in trials if is_unfinished(trial)]
     for trial in trials:
-        rows = validated_epochs(trial, trial.read_verdict())
-        if not scheduler.replay(int(trial.id), rows) and unfinished == [trial.id]:
+        epochs = validated_epochs(trial, trial.read_verdict())
+        if not scheduler.replay(int(trial.id), miou_by_epoch(epochs)) and unfinished == [trial.id]:
             trial.verdict.unlink(missing_ok=True)
             trial.write_verdict(
-                Verdict(state="pruned", epoch=rows[-1]["epoch"], step=rows[-1]["step"])
+                Verdict(state="pruned", epoch=epochs[-1].epoch, step=epochs[-1].step)
             )
     return scheduler

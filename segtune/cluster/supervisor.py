@@ -45,7 +45,7 @@ class HangDetector:
 
     def of(self, trial: TrialDir) -> str:
         """Returns for how long a trial has not moved, in words, or nothing while that is within the limit it has set itself."""
-        text = trial.pulse.read_text() if trial.pulse.exists() else ""
+        text = trial.heartbeat.read_text() if trial.heartbeat.exists() else ""
         before, since = self.seen.get(trial.id, ("", 0.0))
         if not text or text != before:
             self.seen[trial.id] = (text, time.monotonic())
@@ -101,7 +101,7 @@ class Supervisor(tune.Callback):
                 continue
             trial = self.run.trial(self.sampler.numbers[tune_trial.trial_id])
             if (evidence := self.stillness.of(trial)) and not trial.verdict.exists():
-                epoch, step = trial.reached()
+                epoch, step = trial.progress()
                 trial.write_verdict(
                     Verdict(state="failed", kind="hung", epoch=epoch, step=step, evidence=evidence)
                 )

@@ -106,7 +106,7 @@ def is_worker_loss(cause: Exception) -> bool:
 def _verdict_of(error: Exception, trial: TrialDir) -> Verdict:
     from segtune.training.memory import is_out_of_memory
 
-    (epoch, step), cause = trial.reached(), root_cause(error)
+    (epoch, step), cause = trial.progress(), root_cause(error)
     # Outside of a training step, as in a validation: there the trainer itself finds what would fit.
     no_room = is_out_of_memory(cause)
     kind = (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from ray.tune.experiment import Trial
@@ -28,11 +28,11 @@ class StoppingRuleScheduler(FIFOScheduler):
         goes_on = self._judge(trial.config["number"], result["epoch"], result.get("miou", math.nan))
         return TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP
 
-    def replay(self, number: int, rows: Iterable[Mapping[str, Any]]) -> bool:
+    def replay(self, number: int, mious: Mapping[int, float]) -> bool:
         """Judges the validated epochs of an earlier session again; returns whether the trial goes on after the last."""
         goes_on = True
-        for row in rows:
-            goes_on = self._judge(number, row["epoch"], row["miou"])
+        for epoch, miou in mious.items():
+            goes_on = self._judge(number, epoch, miou)
         return goes_on
 
     def _judge(self, number: int, epoch: int, miou: float) -> bool:

@@ -16,7 +16,7 @@ from ray.tune.search import Searcher
 
 from segtune.errors import ConfigError
 from segtune.runs.atomic import write_atomic
-from segtune.runs.results import validated_epochs
+from segtune.runs.results import miou_by_epoch, validated_epochs
 from segtune.runs.rundir import SearchDir, TrialDir
 from segtune.runs.verdict import Verdict
 from segtune.tuning import warm_start
@@ -84,7 +84,7 @@ class StudySearcher(Searcher):
             params = self._ask(self.points[number] if number < len(self.points) else None)
             # Written before anybody acts on it: a crash from here on finds the trial again.
             if notes := sampler_state_of(self.record.asked[number]):
-                write_atomic(self.run.trial(number).notes, json.dumps(notes) + "\n")
+                write_atomic(self.run.trial(number).sampler_state, json.dumps(notes) + "\n")
             write_atomic(self.run.trial(number).params, json.dumps(params, indent=1) + "\n")
         self.numbers[trial_id] = number
         return {
@@ -130,7 +130,7 @@ class StudySearcher(Searcher):
             self.on_trial_complete(trial_id)
 
     def _verdict(self, trial: TrialDir, result: dict | None, error: bool) -> Verdict:
-        epoch, step = trial.reached(result["epoch"] if result and not error else math.inf)
+        epoch, step = trial.progress(result["epoch"] if result and not error else math.inf)
         if error:
             evidence = "the trial's process died, as it does when it is killed, runs out of memory or loses its node"
             return Verdict(state="failed", kind="lost", epoch=epoch, step=step, evidence=evidence)
@@ -165,7 +165,7 @@ class StudySearcher(Searcher):
     def _tell(self, number: int, verdict: Verdict) -> None:
         """Tells Optuna the end of a trial."""
         trial = self.run.trial(number)
-        mious = {row["epoch"]: row["miou"] for row in validated_epochs(trial, trial.read_verdict())}
+        mious = miou_by_epoch(validated_epochs(trial, trial.read_verdict()))
         for one in (self.record, self.history):
             if one:
                 one.tell(number, verdict, mious)
@@ -178,9 +178,9 @@ class StudySearcher(Searcher):
                 f"trial {number} is missing in {self.run.trials}"
             )
             self._ask(json.loads(trial.params.read_text()))
-            if trial.notes.exists():
+            if trial.sampler_state.exists():
                 restore_sampler_state(
-                    self.record.asked[number], json.loads(trial.notes.read_text())
+                    self.record.asked[number], json.loads(trial.sampler_state.read_text())
                 )
             verdict = trial.read_verdict()
             if verdict and verdict.is_final:

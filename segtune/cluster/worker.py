@@ -101,7 +101,7 @@ def train_rank(
                         "epoch": report.epoch,
                         "training_iteration": report.epoch,
                         "miou": report.miou,
-                        "loss": report.row["loss"],
+                        "loss": report.losses["loss"],
                     }
                 )
 

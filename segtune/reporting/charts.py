@@ -193,15 +193,17 @@ def workers_time(timeline: Timeline, states: Mapping[str, str]) -> go.Figure:
     )
     bars = {
         "starting and other": [
-            (stay.trial, stay.place, stay.began, stay.ended) for stay in timeline.stays
+            (interval.trial, interval.slot, interval.began, interval.ended)
+            for interval in timeline.intervals
         ]
     }
-    for stay in timeline.stays:
+    for interval in timeline.intervals:
         stretches = [
-            (stay.trial, stay.place, began, ended) for began, ended in _joined(stay.epochs)
+            (interval.trial, interval.slot, began, ended)
+            for began, ended in _joined(interval.epochs)
         ]
-        bars.setdefault(states.get(stay.trial, RUNNING), []).extend(stretches)
-    figure = _figure(150 + 34 * timeline.places)
+        bars.setdefault(states.get(interval.trial, RUNNING), []).extend(stretches)
+    figure = _figure(150 + 34 * timeline.num_slots)
     for kind in ("starting and other", *COLOURS):
         if drawn := bars.get(kind):
             figure.add_bar(
@@ -213,7 +215,7 @@ def workers_time(timeline: Timeline, states: Mapping[str, str]) -> go.Figure:
             )  # fmt: skip
     figure.update_layout(barmode="overlay", bargap=0.15)
     figure.update_xaxes(title=f"{unit} of search", range=[0, timeline.seconds / seconds])
-    return figure.update_yaxes(title="place", dtick=1, range=[timeline.places + 0.5, 0.5])
+    return figure.update_yaxes(title="slot", dtick=1, range=[timeline.num_slots + 0.5, 0.5])
 
 
 def _joined(epochs: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

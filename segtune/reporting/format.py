@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from segtune.runs.records import EpochRecord
 from segtune.runs.results import RUNNING, TrialResult
 from segtune.runs.rundir import SearchDir
 from segtune.tuning.study import Study
@@ -65,12 +66,10 @@ def hide_password(url: str) -> str:
     return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", url)
 
 
-def epoch_line(row: dict, epochs: int) -> str:
-    """Returns one epoch as a line for the terminal."""
-    terms = " ".join(
-        f"{name} {row[name]:.4f}" for name in ("loss", "focal", "dice", "ce") if name in row
-    )
-    score = f"  mIoU {100 * row['miou']:.2f}  aAcc {100 * row['aacc']:.2f}" if "miou" in row else ""
-    return (
-        f"epoch {row['epoch']}/{epochs}  {terms}  lr {row['lr']:.2e}  {row['seconds']:.1f} s{score}"
-    )
+def epoch_line(record: EpochRecord, epochs: int) -> str:
+    """Return one epoch as a line for the terminal; `epochs` is the length of the training run."""
+    losses = " ".join(f"{name} {value:.4f}" for name, value in record.losses.items())
+    line = f"epoch {record.epoch}/{epochs}  {losses}  lr {record.lr:.2e}  {record.seconds:.1f} s"
+    if scores := record.validation:
+        line += f"  mIoU {100 * scores.miou:.2f}  aAcc {100 * scores.aacc:.2f}"
+    return line

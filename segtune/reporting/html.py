@@ -8,12 +8,20 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from segtune.errors import DataError, RunError
 from segtune.reporting.format import format_value, next_steps, num_ended, short_names
 from segtune.runs.atomic import write_atomic
-from segtune.runs.results import TrialResult, best_trial, ranked, read_trials, validated_epochs
+from segtune.runs.records import EpochRecord
+from segtune.runs.results import (
+    TrialResult,
+    best_trial,
+    miou_by_epoch,
+    ranked,
+    read_trials,
+    validated_epochs,
+)
 from segtune.runs.rundir import SearchDir
 from segtune.runs.timeline import Utilisation, timeline, utilisation
 from segtune.tuning.proxy_check import check, full_length_study
@@ -139,8 +147,8 @@ def _charts(
     """Yields the figures that there is something to draw of."""
     from segtune.reporting import charts
 
-    rows = {trial.id: validated_epochs(trial, trial.read_verdict()) for trial in run.trial_dirs()}
-    scores = {trial: [(row["epoch"], row["miou"]) for row in told] for trial, told in rows.items()}
+    epochs = {trial.id: validated_epochs(trial, trial.read_verdict()) for trial in run.trial_dirs()}
+    scores = {trial: list(miou_by_epoch(records).items()) for trial, records in epochs.items()}
     if any(scores.values()):
         yield Chart(
             "Learning curves",
@@ -150,7 +158,7 @@ def _charts(
     if study.space.dimensions and any(t.params and t.miou is not None for t in trials):
         lead = "Best mIoU of every trial over each setting that varies. The star is the best, a cross is a trial that ended badly."
         yield Chart("Settings", lead, _html(charts.settings(trials, study.space.dimensions)))
-    config, won = (_class_iou(rows, t) for t in (baseline, winner))
+    config, won = (_class_iou(epochs, t) for t in (baseline, winner))
     if config and won and baseline is not winner:
         lead = "IoU in the best epoch of the config itself and of the winner, most gained first, of classes that are there or predicted."
         if len(won) > charts.MOST_CLASSES:
@@ -171,15 +179,18 @@ def _charts(
 
 
 def _class_iou(
-    rows: Mapping[str, Sequence[Mapping[str, Any]]], trial: TrialResult | None
-) -> list[float | None]:
-    """Returns the IoUs of a trial's best epoch, nothing where that is not known: a running trial may be about to repeat it."""
-    found = (
-        (row.get("class_iou") for row in rows[trial.id] if row["epoch"] == trial.best_epoch)
-        if trial
-        else iter(())
-    )
-    return next(found, None) or []
+    epochs: Mapping[str, Sequence[EpochRecord]], trial: TrialResult | None
+) -> Sequence[float | None]:
+    """Return the IoU of each class in a trial's best epoch.
+
+    Empty if it is not known: a resumed trial may be about to repeat that epoch.
+    """
+    if trial is None:
+        return ()
+    for record in epochs[trial.id]:
+        if record.validation and record.epoch == trial.best_epoch:
+            return record.validation.class_iou
+    return ()
 
 
 def _class_names(study: Study, number: int) -> Sequence[str]:

@@ -20,7 +20,7 @@ from segtune.reporting.format import (
     num_ended,
     short_names,
 )
-from segtune.runs.results import RUNNING, Seen, TrialResult, best_trial, ranked, read_trials
+from segtune.runs.results import RUNNING, TrialReader, TrialResult, best_trial, ranked, read_trials
 from segtune.runs.rundir import SearchDir
 from segtune.runs.timeline import utilisation
 from segtune.tuning.proxy_check import check, full_length_study
@@ -134,10 +134,10 @@ def _pause(began: float) -> float:
 def _redraw(
     run: SearchDir, study: Study, progress: Progress, console: Console, stop: threading.Event
 ) -> None:
-    seen: Seen = {}
+    reader = TrialReader(run)
 
     def view() -> RenderableType:
-        trials = read_trials(run, seen)
+        trials = reader.read()
         bar = ProgressBar(total=progress.total, completed=num_ended(trials), width=40)
         table = trials_table(
             trials, study.space.names, study.epochs, limit=max(5, console.height - 10)
@@ -154,13 +154,13 @@ def _redraw(
 def _print_events(
     run: SearchDir, study: Study, progress: Progress, console: Console, stop: threading.Event
 ) -> None:
-    seen: Seen = {}
-    told = {t.number for t in read_trials(run, seen) if t.state not in (RUNNING, "interrupted")}
+    reader = TrialReader(run)
+    told = {t.number for t in reader.read() if t.state not in (RUNNING, "interrupted")}
     began = time.monotonic()
     while True:
         last = stop.wait(_pause(began))
         began = time.monotonic()
-        trials = read_trials(run, seen)
+        trials = reader.read()
         for trial in trials:
             if trial.state != RUNNING and trial.number not in told:
                 told.add(trial.number)
@@ -208,6 +208,6 @@ def print_summary(run: SearchDir, study: Study, console: Console) -> None:
     lines = [
         f"best: trial {winner.id}, mIoU {100 * winner.miou:.2f} at epoch {winner.best_epoch}{against}",
         *(f"{what + ':':11} {step}" for what, step in next_steps(run, study).items()),
-        *([f"workers:    {used.words}"] if (used := utilisation(run)) else []),
+        *([f"workers:    {used.summary}"] if (used := utilisation(run)) else []),
     ]
     console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)

@@ -1,37 +1,37 @@
-"""The trials of a run folder as rows and as a table, and the best of them. Needs no Ray: it reads what is on disk."""
+"""The trials of a search run as results and as a table, and the best of them. Needs no Ray."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from segtune.runs.records import EpochRecord
 from segtune.runs.rundir import SearchDir, TrialDir
 from segtune.runs.verdict import Verdict
 
 if TYPE_CHECKING:
     import pandas
 
-
 RUNNING = "running"
-# A trial that ended so cannot win, whatever its mIoU.
+# A trial that ended in one of these states cannot win, whatever its mIoU.
 BAD_ENDS = ("unhealthy", "failed")
 
 
 @dataclass(frozen=True)
 class TrialResult:
-    """What is known of one trial. `miou` in 0..1 is the best validated one so far, None before the first validation."""
+    """The result of one trial so far."""
 
     number: int
     state: str  # "running" until the trial has a verdict, then the verdict's state
     kind: str = ""
     reason: str = ""
-    miou: float | None = None
+    miou: float | None = None  # best validated mIoU in 0..1; None before the first validation
     best_epoch: int = 0
-    epoch: int = 0
-    seconds: float = 0.0
+    epoch: int = 0  # the last epoch
+    seconds: float = 0.0  # of training and validation
     params: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -45,71 +45,91 @@ class TrialResult:
         return self.miou is not None and self.state not in BAD_ENDS
 
 
-def validated_epochs(trial: TrialDir, verdict: Verdict | None) -> list[dict[str, Any]]:
-    """Returns the validated epochs that count: the workers of a stopped group may have gone on for a moment."""
+def validated_epochs(trial: TrialDir, verdict: Verdict | None) -> list[EpochRecord]:
+    """Return the epochs with a validation that count.
+
+    The worker group of a pruned trial may have trained on for a moment: epochs after the one at
+    which the trial was pruned do not count.
+    """
     last = verdict.epoch if verdict and verdict.state == "pruned" else math.inf
-    return [
-        row for row in trial.read_epochs() if row.get("miou") is not None and row["epoch"] <= last
-    ]
+    return [record for record in trial.read_epochs(last) if record.validation]
+
+
+def miou_by_epoch(epochs: Iterable[EpochRecord]) -> dict[int, float]:
+    """Return {epoch: mIoU in 0..1} of the epochs that have a validation."""
+    return {record.epoch: record.validation.miou for record in epochs if record.validation}
 
 
 def read_trial(trial: TrialDir) -> TrialResult:
-    """Reads one trial's folder, also while the trial writes to it."""
+    """Read one trial's folder, also while the trial writes to it."""
     verdict = trial.read_verdict()
-    rows = validated_epochs(trial, verdict)
-    best = max(rows, key=lambda row: row["miou"], default=None)
+    epochs = validated_epochs(trial, verdict)
+    scores = miou_by_epoch(epochs)
+    best_epoch = max(scores, key=scores.__getitem__, default=0)
     return TrialResult(
         number=int(trial.id),
         state=verdict.state if verdict else RUNNING,
         kind=verdict.kind if verdict else "",
         reason=verdict.reason if verdict else "",
-        miou=best["miou"] if best else None,
-        best_epoch=best["epoch"] if best else 0,
-        epoch=max(rows[-1]["epoch"] if rows else 0, verdict.epoch if verdict else 0),
-        seconds=rows[-1]["seconds"] if rows else 0.0,
-        params=json.loads(trial.params.read_text()) if trial.params.exists() else {},
+        miou=scores.get(best_epoch),
+        best_epoch=best_epoch,
+        epoch=max(epochs[-1].epoch if epochs else 0, verdict.epoch if verdict else 0),
+        seconds=epochs[-1].seconds if epochs else 0.0,
+        params=read_params(trial),
     )
 
 
-Seen = dict[str, tuple[int, TrialResult]]
+def read_params(trial: TrialDir) -> dict[str, Any]:
+    """Return the values of the searched settings; empty for a training run outside a search."""
+    return json.loads(trial.params.read_text()) if trial.params.exists() else {}
 
 
-def read_trials(run: SearchDir, seen: Seen | None = None) -> list[TrialResult]:
-    """Returns the trials that have been started, by number.
+class TrialReader:
+    """Reads the trials of a search run again and again, but each trial that has ended only once."""
 
-    Who looks again and again hands in the same `seen`: trials that have ended are then read once.
-    """
-    seen = {} if seen is None else seen
-    return [_read_once(trial, seen) for trial in run.trial_dirs()]
+    def __init__(self, run: SearchDir) -> None:
+        self.run = run
+        self._ended: dict[str, tuple[Verdict, TrialResult]] = {}
+
+    def read(self) -> list[TrialResult]:
+        """Return the trials that have been started, by number."""
+        return [self._read(trial) for trial in self.run.trial_dirs()]
+
+    def _read(self, trial: TrialDir) -> TrialResult:
+        verdict = trial.read_verdict()
+        if verdict is None:
+            return read_trial(trial)
+        # A trial that was started again and has ended again has another verdict.
+        if trial.id not in self._ended or self._ended[trial.id][0] != verdict:
+            self._ended[trial.id] = (verdict, read_trial(trial))
+        return self._ended[trial.id][1]
 
 
-def _read_once(trial: TrialDir, seen: Seen) -> TrialResult:
-    try:
-        ended = trial.verdict.stat().st_mtime_ns
-    except FileNotFoundError:
-        return read_trial(trial)
-    if trial.id not in seen or seen[trial.id][0] != ended:
-        seen[trial.id] = ended, read_trial(trial)
-    return seen[trial.id][1]
+def read_trials(run: SearchDir) -> list[TrialResult]:
+    """Return the trials that have been started, by number."""
+    return TrialReader(run).read()
 
 
 def ranked(trials: Iterable[TrialResult]) -> list[TrialResult]:
-    """Returns the trials from best to worst mIoU; those that cannot win come last."""
+    """Return the trials from best to worst mIoU; trials that cannot win come last."""
     return sorted(
         trials, key=lambda t: (not t.healthy, -(t.miou if t.miou is not None else -1.0), t.number)
     )
 
 
 def best_trial(trials: Iterable[TrialResult]) -> TrialResult | None:
-    """Returns the healthy trial with the highest mIoU (the first of equals), or None."""
-    return next((t for t in ranked(trials) if t.healthy), None)
+    """Return the healthy trial with the highest mIoU, the first of equals, or None."""
+    return next((trial for trial in ranked(trials) if trial.healthy), None)
 
 
 def to_frame(trials: Sequence[TrialResult]) -> pandas.DataFrame:
-    """Returns a table with columns trial, state, kind, miou, epoch, seconds and one per searched name."""
+    """Return a table: trial, state, kind, miou, epoch, seconds, and a column per searched name."""
     import pandas
 
     columns = ["trial", "state", "kind", "miou", "epoch", "seconds"]
-    names = list(dict.fromkeys(name for t in trials for name in t.params))
-    rows = [{"trial": t.id, **{c: getattr(t, c) for c in columns[1:]}, **t.params} for t in trials]
+    names = list(dict.fromkeys(name for trial in trials for name in trial.params))
+    rows: list[Mapping[str, Any]] = [
+        {"trial": t.id, **{name: getattr(t, name) for name in columns[1:]}, **t.params}
+        for t in trials
+    ]
     return pandas.DataFrame(rows, columns=columns + names)

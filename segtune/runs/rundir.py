@@ -1,4 +1,4 @@
-"""Where every file of a run lies, and atomic writing. No other module builds one of these paths."""
+"""Where every file of a training run and of a search run lies. No other module builds these paths."""
 
 from __future__ import annotations
 
@@ -9,117 +9,142 @@ import math
 import os
 import re
 import socket
+import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from segtune.errors import RunError
-from segtune.runs.atomic import write_atomic
+from segtune.runs.atomic import create_once, write_atomic
+from segtune.runs.records import Attempt, EpochRecord
 from segtune.runs.verdict import Verdict
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 class StaleAttemptError(Exception):
-    """This process trains a trial that has been started again elsewhere; it must write nothing more."""
+    """The search has started this trial again in another process; this one must stop writing."""
 
 
 class TrialDir:
-    """The files of one training run, inside a search or alone.
+    """The files of one training run, alone or as a trial of a search.
 
-    A search starts a trial again after the loss of its machine, while a part of the old attempt may still be alive: with
-    `attempt`, writing raises StaleAttemptError once another one has begun.
+    A search starts a trial again after it lost a machine, while a process of the older attempt may
+    still be alive. A TrialDir with `attempt` raises StaleAttemptError from every write once a newer
+    attempt has begun.
     """
 
     def __init__(self, path: Path, attempt: int | None = None) -> None:
-        """`path` need not exist yet; without `attempt` writing is never refused."""
-        self.path, self.attempt = path, attempt
+        """`path` need not exist yet. Without `attempt` no write is refused."""
+        self.path = path
+        self.attempt = attempt
         self.config = path / "config.yaml"
         self.params = path / "params.json"
-        self.notes = path / "sampler.json"
+        self.sampler_state = path / "sampler.json"
         self.epochs = path / "epochs.jsonl"
         self.verdict = path / "verdict.json"
-        self.attempts = path / "attempts"
-        self.pulse = path / "pulse.json"
+        self.attempts = path / "attempts.jsonl"
+        self.heartbeat = path / "heartbeat.json"
+        self.error = path / "error.txt"
         self.checkpoints = path / "checkpoints"
         self.tensorboard = path / "tb"
 
     @property
     def id(self) -> str:
-        """The trial's id: the folder's name."""
+        """The trial's id, which is the name of its folder."""
         return self.path.name
 
-    def attempts_begun(self) -> int:
-        """Returns how often this trial has been started by a search."""
-        return int(self.attempts.read_text()) if self.attempts.exists() else 0
+    def is_used(self) -> bool:
+        """Whether a training run has left epochs or checkpoints in the folder."""
+        return self.epochs.exists() or any(self.checkpoints.glob("*-*"))
+
+    def read_attempts(self) -> list[Attempt]:
+        """Return every start of this trial by a search, oldest first."""
+        if self.attempts.exists():
+            return [Attempt(**json.loads(line)) for line in self.attempts.read_text().splitlines()]
+        # Early versions wrote only how many there were.
+        counter = self.path / "attempts"
+        return [Attempt(None)] * int(counter.read_text()) if counter.exists() else []
 
     def begin_attempt(self) -> int:
-        """Begins another attempt, from which on older ones may not write, and returns its number, from 1."""
-        number = self.attempts_begun() + 1
-        for of_older in (self.pulse, self.verdict):
-            of_older.unlink(missing_ok=True)
-        write_atomic(self.attempts, f"{number}\n")
-        return number
+        """Begin another attempt and return its number, from 1. Older attempts may not write now."""
+        attempts = [*self.read_attempts(), Attempt(round(time.time(), 3))]
+        for of_older_attempt in (self.heartbeat, self.verdict):
+            of_older_attempt.unlink(missing_ok=True)
+        lines = "".join(json.dumps(asdict(attempt)) + "\n" for attempt in attempts)
+        write_atomic(self.attempts, lines)
+        return len(attempts)
 
     def is_current(self) -> bool:
-        """Whether no other attempt has begun since this one."""
-        return self.attempt is None or self.attempts_begun() == self.attempt
+        """Whether no newer attempt than this one has begun."""
+        return self.attempt is None or len(self.read_attempts()) == self.attempt
 
     def check_current(self) -> None:
-        """Raises StaleAttemptError where another attempt has begun since this one."""
+        """Raise StaleAttemptError if a newer attempt than this one has begun."""
         if not self.is_current():
             raise StaleAttemptError(
-                f"{self.path}: attempt {self.attempt} writes no more, attempt {self.attempts_begun()} has begun"
+                f"{self.path}: attempt {self.attempt} may not write any more, "
+                f"attempt {len(self.read_attempts())} has begun"
             )
 
-    def append_epoch(self, row: dict[str, Any]) -> None:
-        """Adds one epoch, synced before it returns."""
+    def append_epoch(self, record: EpochRecord) -> None:
+        """Add one epoch; it is on the disk when this returns. Raise ValueError for NaN."""
         self.check_current()
         self.path.mkdir(parents=True, exist_ok=True)
         with self.epochs.open("ab") as file:
-            file.write(json.dumps(row, allow_nan=False).encode() + b"\n")
+            file.write(json.dumps(record.to_row(), allow_nan=False).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
 
-    def read_epochs(self) -> list[dict[str, Any]]:
-        """Returns the rows by epoch; of an epoch told twice (after a restart) the later row; a torn last line is left out."""
+    def read_epochs(self, until: float = math.inf) -> list[EpochRecord]:
+        """Return the epochs up to `until`, in order.
+
+        If an epoch was written twice, as after a restart, the later record counts. A line that a
+        crash left incomplete is skipped.
+        """
         rows: dict[int, dict[str, Any]] = {}
         if self.epochs.exists():
             for line in self.epochs.read_bytes().split(b"\n"):
                 with contextlib.suppress(ValueError):
                     row = json.loads(line)
                     rows[row["epoch"]] = row
-        return [rows[epoch] for epoch in sorted(rows)]
+        return [EpochRecord.from_row(rows[epoch]) for epoch in sorted(rows) if epoch <= until]
 
-    def reached(self, last: float = math.inf) -> tuple[int, int]:
-        """Returns the last finished epoch up to `last`, and its step; 0 and 0 before the first."""
-        rows = [row for row in self.read_epochs() if row["epoch"] <= last]
-        return (rows[-1]["epoch"], rows[-1]["step"]) if rows else (0, 0)
+    def progress(self, until: float = math.inf) -> tuple[int, int]:
+        """Return the last finished epoch up to `until` and its step; (0, 0) before the first."""
+        epochs = self.read_epochs(until)
+        return (epochs[-1].epoch, epochs[-1].step) if epochs else (0, 0)
 
     def cut_epochs(self, last: int) -> None:
-        """Drops the rows after epoch `last`: a run that goes on from a checkpoint tells them again."""
-        rows = [row for row in self.read_epochs() if row["epoch"] <= last]
+        """Drop the records after epoch `last`: a resumed run writes those epochs again."""
         if self.epochs.exists():
+            rows = [record.to_row() for record in self.read_epochs(last)]
             write_atomic(self.epochs, "".join(json.dumps(row) + "\n" for row in rows))
 
-    def write_verdict(self, verdict: Verdict) -> None:
-        """Writes how the run ended. The first word stands: a worker that has not yet noticed a stop cannot take it back."""
+    def write_verdict(self, verdict: Verdict) -> bool:
+        """Write how the training run ended; return whether this verdict stands.
+
+        The first verdict stands, also if two processes write at the same time: a worker that has
+        not yet noticed that its trial was stopped cannot replace the reason.
+        """
         self.check_current()
-        if not self.verdict.exists():
-            write_atomic(self.verdict, json.dumps(verdict.dump(), indent=1) + "\n")
+        stamped = verdict.override({"ended": round(time.time(), 3)})
+        return create_once(self.verdict, json.dumps(stamped.dump(), indent=1) + "\n")
 
     def read_verdict(self) -> Verdict | None:
-        """Returns how the run ended, or None while it has not."""
-        return (
-            Verdict.parse(json.loads(self.verdict.read_text())) if self.verdict.exists() else None
-        )
+        """Return how the training run ended, or None if it has not ended."""
+        try:
+            return Verdict.parse(json.loads(self.verdict.read_text()))
+        except FileNotFoundError:
+            return None
 
 
 class SearchDir:
-    """The files of one search."""
+    """The files of one search run."""
 
     def __init__(self, path: Path) -> None:
-        """`path` need not exist yet; it is made absolute, because workers change directory."""
+        """`path` need not exist yet. It is made absolute, because workers change directory."""
         self.path = path.absolute()
         self.study = self.path / "study.yaml"
         self.journal = self.path / "study.log"
@@ -134,34 +159,36 @@ class SearchDir:
 
     @property
     def full(self) -> SearchDir:
-        """The run of the trials that a search on a proxy has carried to full length."""
+        """The search run that trains the best trials of a proxy at full length."""
         return SearchDir(self.path / "full")
 
     @classmethod
     def open(cls, path: str | Path) -> SearchDir:
-        """Returns the run folder at `path`. Raises RunError where there is none."""
+        """Return the search run at `path`. Raise RunError if no search has run there."""
         run = cls(Path(path))
         if not run.study.is_file():
-            near = (
-                ", ".join(sorted(p.parent.name for p in run.path.parent.glob("*/study.yaml")))
-                or "none"
-            )
+            parent = run.path.parent
+            names = sorted(study.parent.name for study in parent.glob("*/study.yaml"))
             raise RunError(
-                f"{path}: no search has been run here (no study.yaml); runs in {run.path.parent}: {near}"
+                f"{path}: no search has been run here (no study.yaml); "
+                f"search runs in {parent}: {', '.join(names) or 'none'}"
             )
         return run
 
     def trial(self, number: int, attempt: int | None = None) -> TrialDir:
-        """Returns the folder of trial `number`, as one of its attempts sees it or as everybody else."""
+        """Return the folder of trial `number`; with `attempt`, as that attempt may write to it."""
         return TrialDir(self.trials / f"{number:04d}", attempt)
 
     def trial_dirs(self) -> list[TrialDir]:
-        """Returns the folders of all trials that have been started, in their order."""
+        """Return the folders of all trials that have been started, by number."""
         return [TrialDir(path) for path in sorted(self.trials.glob("[0-9]*")) if path.is_dir()]
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Holds the folder for one driver. Raises RunError that names the other one. The kernel frees it with the process."""
+        """Hold the folder for this driver. Raise RunError that names the other driver, if any.
+
+        The kernel releases the lock when the process ends, however it ends.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
         with self.lock.open("a+") as file:
             try:
@@ -169,7 +196,8 @@ class SearchDir:
             except BlockingIOError:
                 file.seek(0)
                 raise RunError(
-                    f"{self.path}: another search is using this folder ({file.read().strip()}); wait, or choose --name"
+                    f"{self.path}: another search is using this folder ({file.read().strip()}); "
+                    "wait until it ends, or choose another --name"
                 ) from None
             file.truncate(0)
             file.write(f"host {socket.gethostname()}, process {os.getpid()}")
@@ -178,9 +206,10 @@ class SearchDir:
 
 
 def check_name(name: str) -> str:
-    """Returns a run's name. Raises RunError for one that is not a plain folder name."""
+    """Return the name of a search run. Raise RunError if it is not a plain folder name."""
     if not NAME.fullmatch(name):
         raise RunError(
-            f"--name {name!r}: use letters, digits, '.', '_' and '-', 64 at most, starting with a letter or digit"
+            f"--name {name!r}: use at most 64 letters, digits, '.', '_' and '-', "
+            "starting with a letter or digit"
         )
     return name

@@ -1,6 +1,6 @@
-"""Where the workers' time went: what each trial did when, how long it took to its first step, and what share was training.
+"""What each trial did when, how long trials took to start, and how busy the workers were.
 
-Everything is read from the run's files, so that it can be asked of any run, and needs no Ray.
+Everything is computed from the files of a search run, for any search run and without Ray.
 """
 
 from __future__ import annotations
@@ -11,227 +11,235 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 
 from segtune.runs.atomic import write_atomic
 from segtune.runs.rundir import SearchDir, TrialDir
 
+Span = tuple[float, float]  # start and end in seconds
+
 
 @dataclass(frozen=True)
 class Session:
-    """One run of the search over a run folder: from when to when in seconds since 1970, and with how many workers."""
+    """One execution of `segtune search` on a search run: a first start or a resume."""
 
-    began: float
+    began: float  # Unix time
     ended: float
-    concurrent: int  # trials at the same time
-    workers: int  # of one trial
+    concurrent: int  # slots: trials at the same time
+    workers: int  # per trial
 
-    def holds(self, when: float) -> bool:
-        """Whether a moment lies in the session."""
-        return self.began <= when <= self.ended
+    @property
+    def seconds(self) -> float:
+        """How long the session lasted."""
+        return self.ended - self.began
+
+    def contains(self, moment: float) -> bool:
+        """Whether a Unix time lies in the session."""
+        return self.began <= moment <= self.ended
 
 
 @dataclass(frozen=True)
 class Utilisation:
-    """Of all sessions of a run. Launches are seconds from the draw of a trial to its first step, None where none was seen."""
+    """How the workers' time was spent, over all sessions of a search run.
 
-    busy: float  # share in 0..1 of the workers' time
-    tail: float  # share of it that places were there for after their last trial
-    worker_seconds: float
-    first_launch: float | None  # in processes that had to start and import everything
-    later_launch: float | None  # the median of the others
-    worst_launch: float | None
+    A launch lasts from the draw of a trial to its first step; None if no launch was recorded.
+    """
 
-    @property
-    def words(self) -> str:
-        """Returns the numbers in one line."""
-        return f"busy {100 * self.busy:.0f} % of {self.rest}"
+    busy_share: float  # of the worker time that went into training and validation, in 0..1
+    tail_share: float  # of the worker time that slots sat idle after their last trial, in 0..1
+    worker_seconds: float  # slots x workers x duration
+    first_launch_s: float | None  # median, in processes that first had to start and to import
+    later_launch_s: float | None  # median of the other launches
+    worst_launch_s: float | None  # longest of the other launches
 
     @property
-    def rest(self) -> str:
-        """Returns of what the busy share is one, and where the others went."""
-        told = [
-            f"{self.worker_seconds / 60:.1f} worker-minutes (training and validation), {100 * self.tail:.0f} % on places after their last trial",
-            *(
-                [f"first step after {self.first_launch:.1f} s"]
-                if self.first_launch is not None
-                else []
-            ),
-            *(
-                [f"in later trials after {self.later_launch:.1f} s"]
-                if self.later_launch is not None
-                else []
-            ),
+    def summary(self) -> str:
+        """The numbers in one line."""
+        return f"busy {100 * self.busy_share:.0f} % of {self.breakdown}"
+
+    @property
+    def breakdown(self) -> str:
+        """The worker time that `busy_share` is a fraction of, and how the rest was spent."""
+        parts = [
+            f"{self.worker_seconds / 60:.1f} worker-minutes (training and validation)",
+            f"{100 * self.tail_share:.0f} % idle at the end, after the last trial of each slot",
         ]
-        return "; ".join(told)
+        if self.first_launch_s is not None:
+            parts.append(f"first trials started in {self.first_launch_s:.1f} s")
+        if self.later_launch_s is not None:
+            parts.append(f"later trials in {self.later_launch_s:.1f} s")
+        return "; ".join(parts)
 
 
 @dataclass(frozen=True)
 class TrialInterval:
-    """A trial on its place in one session, from its draw or new start to its end or that of the session.
+    """A trial in its slot during one session, from its draw or restart to its end.
 
-    Places are those for trials that run at the same time, from 1. Times are seconds.
+    If the trial outlived the session, the interval ends with the session. Times are in seconds.
     """
 
     trial: str
-    place: int
+    slot: int  # from 1; a slot runs one trial at a time
     began: float
     ended: float
-    epochs: tuple[tuple[float, float], ...]  # from when to when it trained and validated
+    epochs: tuple[Span, ...]  # when it trained and validated
+
+    @property
+    def busy_s(self) -> float:
+        """Seconds of training and validation."""
+        return sum(ended - began for began, ended in self.epochs)
 
 
 @dataclass(frozen=True)
 class Timeline:
-    """What ran when, in seconds of search: the sessions of a run one after another, without what lies between them."""
+    """The sessions of a search run one after another, without the time between them."""
 
     seconds: float
-    places: int
-    stays: tuple[TrialInterval, ...]
+    num_slots: int
+    intervals: tuple[TrialInterval, ...]  # in seconds since the start of the search
 
 
 @contextmanager
 def recorded(run: SearchDir, concurrent: int, workers: int) -> Iterator[None]:
-    """Adds the time in the block to the run's sessions, whatever ends it."""
+    """Add the block as a session to the search run's files, however the block ends."""
     began = time.time()
     try:
         yield
     finally:
-        told = [*sessions_of(run), Session(began, time.time(), concurrent, workers)]
-        write_atomic(run.sessions, "".join(json.dumps(asdict(session)) + "\n" for session in told))
+        sessions = [*read_sessions(run), Session(began, time.time(), concurrent, workers)]
+        write_atomic(run.sessions, "".join(json.dumps(asdict(s)) + "\n" for s in sessions))
 
 
-def sessions_of(run: SearchDir) -> list[Session]:
-    """Returns the sessions of a run that have ended, oldest first."""
-    return (
-        [Session(**json.loads(line)) for line in run.sessions.read_text().splitlines()]
-        if run.sessions.exists()
-        else []
-    )
+def read_sessions(run: SearchDir) -> list[Session]:
+    """Return the sessions that have ended, oldest first."""
+    if not run.sessions.exists():
+        return []
+    return [Session(**json.loads(line)) for line in run.sessions.read_text().splitlines()]
 
 
 def utilisation(run: SearchDir) -> Utilisation | None:
-    """Returns where the workers' time of a run went; None before the end of its first session."""
-    sessions, trials = _told(run)
+    """Return how the workers' time was spent; None before the end of the first session."""
+    sessions = read_sessions(run)
     if not sessions:
         return None
-    busy = tail = there = 0.0
-    first, later = [], []
+    trials = [_TrialTimes.read(trial) for trial in run.trial_dirs()]
+    busy_s = tail_s = 0.0
+    first: list[float] = []
+    later: list[float] = []
     for session in sessions:
-        stays = _stays(trials, session)
-        busy += session.workers * sum(
-            ended - began for stay in stays for began, ended in stay.epochs
-        )
-        tail += session.workers * _tail_s(stays, session)
-        there += session.workers * session.concurrent * (session.ended - session.began)
-        launches = [clock.launch_s for clock in trials if session.holds(clock.drawn)]
-        first += [seconds for seconds in launches[: session.concurrent] if seconds is not None]
-        later += [seconds for seconds in launches[session.concurrent :] if seconds is not None]
+        intervals = _intervals(trials, session)
+        busy_s += session.workers * sum(interval.busy_s for interval in intervals)
+        tail_s += session.workers * _tail_s(intervals, session)
+        drawn = [t for t in trials if t.drawn is not None and session.contains(t.drawn)]
+        launches = [trial.launch_s for trial in drawn]
+        first += [s for s in launches[: session.concurrent] if s is not None]
+        later += [s for s in launches[session.concurrent :] if s is not None]
+    worker_s = sum(s.workers * s.concurrent * s.seconds for s in sessions)
     return Utilisation(
-        busy=busy / there,
-        tail=tail / there,
-        worker_seconds=there,
-        first_launch=statistics.median(first) if first else None,
-        later_launch=statistics.median(later) if later else None,
-        worst_launch=max(later, default=None),
+        busy_share=busy_s / worker_s,
+        tail_share=tail_s / worker_s,
+        worker_seconds=worker_s,
+        first_launch_s=statistics.median(first) if first else None,
+        later_launch_s=statistics.median(later) if later else None,
+        worst_launch_s=max(later, default=None),
     )
 
 
 def timeline(run: SearchDir) -> Timeline | None:
-    """Returns what each trial did, by place; None before the end of a run's first session."""
-    sessions, trials = _told(run)
-    found: list[TrialInterval] = []
-    offset = 0.0
+    """Return what each trial did, by slot; None before the end of the first session."""
+    sessions = read_sessions(run)
+    if not sessions:
+        return None
+    trials = [_TrialTimes.read(trial) for trial in run.trial_dirs()]
+    moved: list[TrialInterval] = []
+    elapsed = 0.0
     for session in sessions:
-        shift = offset - session.began
-        for stay in _stays(trials, session):
-            epochs = tuple((began + shift, ended + shift) for began, ended in stay.epochs)
-            found.append(
-                replace(stay, began=stay.began + shift, ended=stay.ended + shift, epochs=epochs)
-            )
-        offset += session.ended - session.began
-    return (
-        Timeline(offset, max(session.concurrent for session in sessions), tuple(found))
-        if sessions
-        else None
-    )
+        moved += [_moved(i, elapsed - session.began) for i in _intervals(trials, session)]
+        elapsed += session.seconds
+    return Timeline(elapsed, max(session.concurrent for session in sessions), tuple(moved))
+
+
+def _moved(interval: TrialInterval, by_s: float) -> TrialInterval:
+    epochs = tuple((began + by_s, ended + by_s) for began, ended in interval.epochs)
+    began, ended = interval.began + by_s, interval.ended + by_s
+    return replace(interval, began=began, ended=ended, epochs=epochs)
 
 
 @dataclass(frozen=True)
-class _Clock:
-    """What the files of a trial tell of its time, in seconds since 1970; 0 for what has not been."""
+class _TrialTimes:
+    """The times in a trial's files, in Unix time; None for what has not happened or was not kept."""
 
     trial: str
-    drawn: float
-    started: float  # its last attempt
-    ended: float
-    epochs: tuple[tuple[float, float], ...]
-    launch_s: (
-        float | None
-    )  # from its draw to its first step; None where it has no epoch or was started again
+    drawn: float | None  # start of the first attempt
+    restarted: float | None  # start of the last attempt
+    ended: float | None  # None while the trial has no verdict
+    epochs: tuple[Span, ...]
 
-    @staticmethod
-    def of(trial: TrialDir) -> _Clock:
-        rows, drawn = trial.read_epochs(), _written(trial.params)
-        befores = [0.0, *(row["seconds"] for row in rows)]
+    @classmethod
+    def read(cls, trial: TrialDir) -> _TrialTimes:
+        records = trial.read_epochs()
+        attempts = trial.read_attempts()
+        verdict = trial.read_verdict()
+        seconds_before = [0.0, *(record.seconds for record in records)]
         epochs = tuple(
-            (row["ended"] - (row["seconds"] - before), row["ended"])
-            for row, before in zip(rows, befores, strict=False)
+            (record.ended - (record.seconds - before), record.ended)
+            for record, before in zip(records, seconds_before, strict=False)
+            if record.ended
         )
-        launch_s = epochs[0][0] - drawn if epochs and trial.attempts_begun() <= 1 else None
-        return _Clock(
-            trial.id, drawn, _written(trial.attempts), _written(trial.verdict), epochs, launch_s
+        # Early versions kept no time of a verdict: such a trial ended with its last epoch.
+        last = epochs[-1][1] if epochs else None
+        return cls(
+            trial=trial.id,
+            drawn=attempts[0].started if attempts else None,
+            restarted=attempts[-1].started if len(attempts) > 1 else None,
+            ended=(verdict.ended or last) if verdict else None,
+            epochs=epochs,
         )
 
-    def stay(self, session: Session) -> TrialInterval | None:
-        """Returns the trial's part of a session, its place still open; None where it was not there."""
-        epochs = tuple((began, ended) for began, ended in self.epochs if session.holds(ended))
-        starts = [
-            when
-            for when in (self.drawn, self.started, *(began for began, _ in epochs))
-            if session.holds(when)
-        ]
+    @property
+    def launch_s(self) -> float | None:
+        """From the draw to the first step; None without an epoch, or if it was started again."""
+        if not self.epochs or self.drawn is None or self.restarted is not None:
+            return None
+        return self.epochs[0][0] - self.drawn
+
+    def interval(self, session: Session) -> TrialInterval | None:
+        """Return the trial's part of a session, its slot still 0; None if it had no part."""
+        epochs = tuple(span for span in self.epochs if session.contains(span[1]))
+        candidates = [self.drawn, self.restarted, *(began for began, _ in epochs)]
+        starts = [start for start in candidates if start is not None and session.contains(start)]
         if not starts:
             return None
-        # What had not ended in a session was there until it did: then it was interrupted, and goes on in the next one.
-        ended = self.ended if session.holds(self.ended) else session.ended
+        # A trial that did not end in the session ran until the session ended, and was interrupted.
+        ended = session.ended
+        if self.ended is not None and session.contains(self.ended):
+            ended = self.ended
         return TrialInterval(
-            self.trial, 0, min(starts), max([ended, *(end for _, end in epochs)]), epochs
+            self.trial, 0, min(starts), max([ended, *(e for _, e in epochs)]), epochs
         )
 
 
-def _told(run: SearchDir) -> tuple[list[Session], list[_Clock]]:
-    """Returns the sessions of a run that have ended and, where there is one, what its trials tell."""
-    sessions = sessions_of(run)
-    return sessions, [_Clock.of(trial) for trial in run.trial_dirs()] if sessions else []
+def _intervals(trials: Sequence[_TrialTimes], session: Session) -> list[TrialInterval]:
+    """Return the trials of a session with their slots, in Unix time."""
+    intervals = [interval for trial in trials if (interval := trial.interval(session))]
+    assigned: list[TrialInterval] = []
+    free_since = [session.began] * session.concurrent
+    for interval in sorted(intervals, key=lambda i: i.began):
+        # The search draws a trial as soon as another one ends, so the new trial has the slot that
+        # became free last. If no slot is free, the clocks of two nodes disagree, and the slot that
+        # becomes free first is taken.
+        free = [slot for slot, since in enumerate(free_since) if since <= interval.began]
+        if free:
+            slot = max(free, key=free_since.__getitem__)
+        else:
+            slot = min(range(len(free_since)), key=free_since.__getitem__)
+        free_since[slot] = max(free_since[slot], interval.ended)
+        assigned.append(replace(interval, slot=slot + 1))
+    return assigned
 
 
-def _written(path: Path) -> float:
-    return path.stat().st_mtime if path.exists() else 0.0
-
-
-def _stays(trials: Sequence[_Clock], session: Session) -> list[TrialInterval]:
-    """Returns the trials of a session by place, in seconds since 1970."""
-    found: list[TrialInterval] = []
-    free = [session.began] * session.concurrent  # from when on each place is free
-    for stay in sorted(
-        filter(None, (clock.stay(session) for clock in trials)), key=lambda stay: stay.began
-    ):
-        # A trial is drawn as soon as another one has ended, so it has the place of the one that ended last. Where all are taken,
-        # clocks of different nodes disagree, and the one that is free first will do.
-        open_places = [place for place, since in enumerate(free) if since <= stay.began]
-        place = (
-            max(open_places, key=free.__getitem__)
-            if open_places
-            else min(range(len(free)), key=free.__getitem__)
-        )
-        free[place] = max(free[place], stay.ended)
-        found.append(replace(stay, place=place + 1))
-    return found
-
-
-def _tail_s(stays: Sequence[TrialInterval], session: Session) -> float:
-    """Returns the seconds that places were there for after their last trial."""
-    last = dict.fromkeys(range(1, session.concurrent + 1), session.began)
-    for stay in stays:
-        last[stay.place] = max(last[stay.place], stay.ended)
-    return sum(max(0.0, session.ended - ended) for ended in last.values())
+def _tail_s(intervals: Sequence[TrialInterval], session: Session) -> float:
+    """Return the seconds that slots sat idle after their last trial, summed over the slots."""
+    last_end = dict.fromkeys(range(1, session.concurrent + 1), session.began)
+    for interval in intervals:
+        last_end[interval.slot] = max(last_end[interval.slot], interval.ended)
+    return sum(max(0.0, session.ended - ended) for ended in last_end.values())

@@ -1,4 +1,4 @@
-"""How a trial ended, in a form that is written to disk and told to the sampler. Decides nothing; `health.py` does."""
+"""How a trial ended, as it is written to disk. Decides nothing: `training/health.py` does."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pydantic import Field
 
 from segtune.config.settings import Settings
 
-# What is no fault of the config: such a trial is started again from its last checkpoint.
+# Kinds that are not the config's fault: a search starts such a trial again from its last checkpoint.
 MACHINE_FAULTS = ("lost", "hung")
 
 State = Literal["completed", "pruned", "unhealthy", "failed", "interrupted"]
@@ -18,26 +18,30 @@ class Verdict(Settings):
     """The one end of a trial."""
 
     state: State = Field(
-        description="completed: full length; pruned: by the scheduler; unhealthy: would repeat; failed: fault of machine or code"
+        description="completed: full length; pruned: stopped by the stopping rule; unhealthy: "
+        "would end the same way again; failed: a fault of the machine or of the code; "
+        "interrupted: stopped with its search, can be resumed"
     )
     kind: str = Field(
-        default="",
-        description="what went wrong, one word: non-finite, exception, lost, …; empty where nothing did",
+        default="", description="what went wrong, for example non-finite or lost; empty: nothing"
     )
-    epoch: int = Field(default=0, ge=0, description="last epoch that was finished")
-    step: int = Field(default=0, ge=0, description="last optimiser step")
-    evidence: str = Field(default="", description="the numbers that show it")
-    advice: str = Field(default="", description="the setting to change, and to what")
+    epoch: int = Field(default=0, ge=0, description="the last finished epoch")
+    step: int = Field(default=0, ge=0, description="the last optimiser step")
+    evidence: str = Field(default="", description="the numbers that show what went wrong")
+    advice: str = Field(default="", description="the setting to change, and its new value")
+    ended: float | None = Field(
+        default=None, description="Unix time at which the verdict was written"
+    )
 
     @property
     def reason(self) -> str:
-        """One line in plain words, empty for a healthy end."""
+        """Kind, evidence and advice in one line; empty if nothing went wrong."""
         words = f"{self.kind}: {self.evidence}" if self.kind else ""
         return f"{words}; {self.advice}" if words and self.advice else words
 
     @property
     def is_machine_fault(self) -> bool:
-        """Whether the trial would have gone on elsewhere: its process or node died, or stood still."""
+        """Whether the trial's process or node died or hung: elsewhere the trial would go on."""
         return self.kind in MACHINE_FAULTS
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -11,6 +12,7 @@ from segtune.config.schema import ExperimentConfig
 from segtune.data.loader import ValBatch, normalize
 from segtune.losses.row_bands import RowUpsampler
 from segtune.metrics import ConfusionMatrix
+from segtune.runs.records import ValidationScores
 from segtune.training.distributed import Ranks
 from segtune.training.tta import PLAIN, AugmentedInference
 
@@ -41,6 +43,24 @@ def evaluate(
         matrix.update(predict_labels(logits, masks.shape[-2:]), masks)
     ranks.sum(matrix.matrix)
     return matrix
+
+
+def validation_scores(matrix: ConfusionMatrix, class_names: Sequence[str]) -> ValidationScores:
+    """Return the scores of a validation from the confusion matrix of all ranks."""
+    summary = matrix.summary()
+    top_class, top_share = matrix.most_predicted()
+    return ValidationScores(
+        miou=float(summary["mIoU"]),
+        constant_miou=matrix.constant_miou(),
+        aacc=float(summary["aAcc"]),
+        macc=float(summary["mAcc"]),
+        # JSON has no NaN.
+        class_iou=tuple(
+            None if math.isnan(iou) else round(float(iou), 6) for iou in summary["iou"]
+        ),
+        top_class=class_names[top_class],
+        top_share=top_share,
+    )
 
 
 def predict_labels(views: Sequence[Tensor], size: tuple[int, ...] | torch.Size) -> Tensor:

@@ -44,7 +44,7 @@ class Heartbeat:
         self.beats += 1
         if self.out and now - self.written >= self.every_s:
             self.written = now
-            self._write(self.out.pulse)
+            self._write(self.out.heartbeat)
 
     def along(self, items: Iterable[Item]) -> Iterator[Item]:
         """Yields the items with a beat at each."""

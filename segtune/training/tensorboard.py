@@ -1,51 +1,50 @@
-"""The numbers of a run for TensorBoard: losses, learning rate, mIoU and every class's IoU over epochs."""
+"""The numbers of a training run for TensorBoard, over epochs. Reads nothing back."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from torch.utils.tensorboard.writer import SummaryWriter
 
-VALIDATED = ("miou", "aacc", "macc", "top_share")
-NOT_OF_TRAINING = {
-    "epoch",
-    "step",
-    "seconds",
-    "ended",
-    "constant_miou",
-    "init_miou",
-    "top_class",
-    "class_iou",
-    *VALIDATED,
-}
+from segtune.runs.records import EpochRecord, ValidationScores
 
 
 class ScalarLog:
-    """Writes one run's rows. After a resume TensorBoard hides what an earlier attempt wrote past the checkpoint."""
+    """Writes the losses, the learning rate, mIoU and the IoU of each class of one training run.
+
+    After a resume, TensorBoard hides what an earlier attempt wrote after the checkpoint.
+    """
 
     def __init__(self, folder: Path, class_names: Sequence[str], finished: int) -> None:
-        """`finished` epochs are already logged."""
+        """`finished` epochs are in the log already."""
         self.class_names = class_names
-        self.writer = SummaryWriter(
-            str(folder), purge_step=finished + 1 if finished else None, flush_secs=10
-        )
+        purge_step = finished + 1 if finished else None
+        self.writer = SummaryWriter(str(folder), purge_step=purge_step, flush_secs=10)
 
-    def add(self, row: dict[str, Any]) -> None:
-        """Adds the row of one epoch."""
-        epoch = row["epoch"]
-        for name in VALIDATED:
-            if name in row:
-                self.writer.add_scalar(f"val/{name}", row[name], epoch)
-        for name, iou in zip(self.class_names, row.get("class_iou", ()), strict=False):
-            if iou is not None:
-                self.writer.add_scalar(f"class_iou/{name}", iou, epoch)
-        for name in set(row) - NOT_OF_TRAINING:
-            if row[name] is not None:
-                self.writer.add_scalar(f"train/{name}", row[name], epoch)
+    def add(self, record: EpochRecord) -> None:
+        """Add one epoch."""
+        scalars = {
+            **record.losses,
+            "grad_norm": record.grad_norm,
+            "gradient_left": record.gradient_left,
+            "weight_growth": record.weight_growth,
+            "lr": record.lr,
+        }
+        for name, value in scalars.items():
+            if value is not None:
+                self.writer.add_scalar(f"train/{name}", value, record.epoch)
+        if record.validation:
+            self._add_validation(record.validation, record.epoch)
         self.writer.flush()
 
+    def _add_validation(self, scores: ValidationScores, epoch: int) -> None:
+        for name in ("miou", "aacc", "macc", "top_share"):
+            self.writer.add_scalar(f"val/{name}", getattr(scores, name), epoch)
+        for name, iou in zip(self.class_names, scores.class_iou, strict=False):
+            if iou is not None:
+                self.writer.add_scalar(f"class_iou/{name}", iou, epoch)
+
     def close(self) -> None:
-        """Writes what is left."""
+        """Write what is left, and close the file."""
         self.writer.close()

@@ -10,7 +10,7 @@ import logging
 import math
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from segtune.config.schema import ExperimentConfig
 from segtune.config.yaml_io import write_yaml
 from segtune.data.layouts import class_names
 from segtune.data.loader import Batch, TrainLoader, ValLoader
+from segtune.errors import RunError
 from segtune.losses.segmentation import build_loss
 from segtune.models.build import (
     build_model,
@@ -33,12 +34,13 @@ from segtune.models.build import (
 from segtune.models.segformer import SegFormer
 from segtune.models.upernet import UPerNet
 from segtune.runs.atomic import write_atomic
+from segtune.runs.records import EpochRecord, ValidationScores
 from segtune.runs.rundir import TrialDir
 from segtune.runs.verdict import Verdict
 from segtune.training import checkpoint
 from segtune.training.checkpoint import Manifest
 from segtune.training.distributed import Ranks, unwrap
-from segtune.training.evaluation import evaluate, precision_of
+from segtune.training.evaluation import evaluate, precision_of, validation_scores
 from segtune.training.health import HealthMonitor, out_of_memory
 from segtune.training.heartbeat import Heartbeat
 from segtune.training.memory import (
@@ -53,20 +55,6 @@ from segtune.training.tensorboard import ScalarLog
 from segtune.training.train_step import PendingStep, ShouldStop, TrainStep, with_lag
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class EpochReport:
-    """One finished epoch: plain, finite numbers, summed over the ranks, the same on every rank."""
-
-    epoch: int
-    step: int
-    row: dict[str, Any]
-
-    @property
-    def miou(self) -> float | None:
-        """The validated mIoU in 0..1, or None where this epoch has no validation."""
-        return self.row.get("miou")
 
 
 class Trainer:
@@ -90,7 +78,7 @@ class Trainer:
         self.config, self.out, self.ranks = config, out, ranks
         self.verdict: Verdict | None = None
         self.health = HealthMonitor(config)
-        self.pulse = Heartbeat(out if ranks.is_first else None, config.health)
+        self.heartbeat = Heartbeat(out if ranks.is_first else None, config.health)
         self.classes = class_names(config.data)
         self.train_data = TrainLoader(config, ranks.rank, ranks.world_size)
         self.val_data = ValLoader(config, ranks.rank, ranks.world_size)
@@ -113,7 +101,7 @@ class Trainer:
         if resume:
             self._resume(model)
         self._prepare_folder()
-        self.health.replay(row for row in out.read_epochs() if row["epoch"] <= self.finished)
+        self.health.replay(out.read_epochs(self.finished))
         # Every rank reads the folder above before the first one may write to it.
         ranks.wait()
         self.model = ranks.wrap(model)
@@ -122,6 +110,29 @@ class Trainer:
             config.optim, self.model, loss, self.optimizer, self.scaler, self.precision, ranks
         )
         self._say_plan()
+
+    @classmethod
+    def start(
+        cls,
+        config: ExperimentConfig,
+        out: TrialDir,
+        ranks: Ranks,
+        *,
+        init_from: Path | None = None,
+        overwrite: bool = False,
+    ) -> Trainer:
+        """Start a training run. Raise RunError if `out` holds one, unless `overwrite` is set."""
+        if out.is_used() and not overwrite:
+            raise RunError(
+                f"{out.path}: holds a training run already; continue it with --resume, replace it "
+                "with --overwrite, or choose another --out"
+            )
+        return cls(config, out, ranks, init_from=init_from)
+
+    @classmethod
+    def resume(cls, config: ExperimentConfig, out: TrialDir, ranks: Ranks) -> Trainer:
+        """Continue a training run from its last good checkpoint, if it has one."""
+        return cls(config, out, ranks, resume=True)
 
     def _build_model(self) -> SegFormer | UPerNet:
         model = build_model(self.config.model, len(self.classes))
@@ -142,7 +153,7 @@ class Trainer:
         """Optimiser steps of the whole run."""
         return self.train_data.steps_per_epoch * self.config.schedule.epochs
 
-    def epochs(self, should_stop: ShouldStop = None) -> Iterator[EpochReport]:
+    def epochs(self, should_stop: ShouldStop = None) -> Iterator[EpochRecord]:
         """Trains and yields one report per epoch; files are written before the report is out. Ends with `verdict` set.
 
         Raises Left after the same step on every rank, where `should_stop` has become true on one of them.
@@ -161,31 +172,35 @@ class Trainer:
         # No rank goes on to read the run's files before they are complete.
         self.ranks.wait()
 
-    def _epochs(self) -> Iterator[EpochReport]:
+    def _epochs(self) -> Iterator[EpochRecord]:
         schedule = self.config.schedule
-        # What a run starts from may be what it has to lose.
-        known = {"init_miou": self._validate()["miou"]} if self.initialised else {}
+        # A fine-tuned model can lose what its initial weights had learnt.
+        init_miou = self._validate().miou if self.initialised else None
         for epoch in range(self.finished + 1, schedule.epochs + 1):
             start = time.monotonic()
-            row = self._train_epoch(epoch)
-            if row is None:
+            trained = self._train_epoch(epoch)
+            if trained is None:
                 return
-            if schedule.validates(epoch):
-                row |= self._validate()
+            scores = self._validate() if schedule.validates(epoch) else None
             self.finished = epoch
             self.seconds += time.monotonic() - start
-            times = {"seconds": round(self.seconds, 3), "ended": round(time.time(), 3)}
-            row = {"epoch": epoch, "step": self.step, **times, **known, **row}
-            self._write(epoch, row)
-            self.verdict = self.health.validation(row)
+            record = replace(
+                trained,
+                seconds=round(self.seconds, 3),
+                ended=round(time.time(), 3),
+                init_miou=init_miou,
+                validation=scores,
+            )
+            self._write(record)
+            self.verdict = self.health.validation(record)
             if self.verdict and self.ranks.is_first:
                 # Before the report: a scheduler that stops the trial for it would hide why it was bad.
                 self.out.write_verdict(self.verdict)
-            yield EpochReport(epoch, self.step, row)
+            yield record
             if self.verdict:
                 return
 
-    def _train_epoch(self, epoch: int) -> dict[str, float] | None:
+    def _train_epoch(self, epoch: int) -> EpochRecord | None:
         """Returns the epoch's mean losses, or None with `verdict` set where the run has to end."""
         batches = self.train_data.epoch(epoch)
         # After the iterator: a DataLoader draws from this generator when it starts, but not as often with processes as without.
@@ -213,23 +228,21 @@ class Trainer:
                 sums[name] = sums.get(name, 0.0) + value
         if self.verdict:
             return None
-        row = {name: value / self.train_data.steps_per_epoch for name, value in sums.items()}
         growth = weight_norm(unwrap(self.model)) / self.first_weight_norm
-        signs = {
-            "gradient_left": self.steps.gradient_left,
-            "weight_growth": growth if math.isfinite(growth) else None,
-        }
-        return {
-            **row,
-            "grad_norm": float(np.median(norms)) if norms else 0.0,
-            **signs,
-            "lr": self.lr,
-        }
+        return EpochRecord(
+            epoch=epoch,
+            step=self.step,
+            lr=self.lr,
+            losses={name: value / self.train_data.steps_per_epoch for name, value in sums.items()},
+            grad_norm=float(np.median(norms)) if norms else 0.0,
+            gradient_left=self.steps.gradient_left,
+            weight_growth=growth if math.isfinite(growth) else None,
+        )
 
     def _steps_of(self, epoch: int, batches: Iterable[Batch]) -> Iterator[PendingStep]:
         """Does the optimiser steps of an epoch; ends early, with `verdict` set, where memory runs out."""
         micro: list[Batch] = []
-        for batch in self.pulse.along(batches):
+        for batch in self.heartbeat.along(batches):
             micro.append(batch)
             if len(micro) == self.config.schedule.accumulate:
                 told = self._try_step(
@@ -258,7 +271,12 @@ class Trainer:
         # Outside of the except block, which keeps every tensor of the failed step alive.
         fits = largest_that_fits(partial(self.steps.probe_memory, micro[0]), len(micro[0].images))
         self.verdict = out_of_memory(
-            self.config, self.finished, self.step, len(micro[0].images), fits, words
+            self.config,
+            epoch=self.finished,
+            step=self.step,
+            num_images=len(micro[0].images),
+            num_fitting=fits,
+            message=words,
         )
         if self.ranks.world_size > 1:
             self.out.write_verdict(self.verdict)
@@ -275,21 +293,21 @@ class Trainer:
         set_learning_rate(self.optimizer, factor)
         self.lr = optim.lr * factor
 
-    def _validate(self) -> dict[str, Any]:
+    def _validate(self) -> ValidationScores:
         # Batch norms have seen other images on each rank; all score the model that is saved.
         self.ranks.copy_first(unwrap(self.model).buffers())
-        images = self.pulse.along(self.val_data)
+        images = self.heartbeat.along(self.val_data)
         matrix = evaluate(
             unwrap(self.model), images, self.ranks, self.config, len(self.classes), self.precision
         )
-        return matrix.row(self.classes)
+        return validation_scores(matrix, self.classes)
 
-    def _write(self, epoch: int, row: dict[str, Any]) -> None:
+    def _write(self, record: EpochRecord) -> None:
         """Keeps the run's files up to date, on the first rank: checkpoints first, so that no row is ahead of its weights."""
-        miou = row.get("miou")
+        epoch, miou = record.epoch, record.miou
         improved = miou is not None and miou > self.best_miou
-        if improved:
-            self.best_miou = miou
+        if miou is not None:
+            self.best_miou = max(self.best_miou, miou)
         if not self.ranks.is_first:
             return
         self.out.check_current()
@@ -301,8 +319,8 @@ class Trainer:
             checkpoint.save(
                 self.out.checkpoints, "last", model.state_dict(), self._state(), manifest
             )
-        self.out.append_epoch(row)
-        self.scalars.add(row)
+        self.out.append_epoch(record)
+        self.scalars.add(record)
 
     def _state(self) -> dict[str, Any]:
         return {

@@ -12,7 +12,7 @@ from pydantic import Field
 from segtune.config.settings import Settings, differences
 from segtune.errors import RunError
 from segtune.runs.atomic import write_atomic
-from segtune.runs.results import RUNNING, TrialResult, ranked, read_trials
+from segtune.runs.results import RUNNING, TrialResult, miou_by_epoch, ranked, read_trials
 from segtune.runs.rundir import SearchDir
 from segtune.tuning.study import Study, load_study
 
@@ -83,8 +83,7 @@ def _same_but_for_the_space(study: Study, theirs: Study) -> bool:
 
 
 def _known(run: SearchDir, trial: TrialResult) -> KnownTrial:
-    rows = run.trial(trial.number).read_epochs()
-    mious = {row["epoch"]: row["miou"] for row in rows if row.get("miou") is not None}
+    mious = miou_by_epoch(run.trial(trial.number).read_epochs())
     state = (
         trial.state
         if (trial.state in ("completed", "unhealthy") and mious) or trial.state == "unhealthy"

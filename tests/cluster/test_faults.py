@@ -50,8 +50,8 @@ def wait_for(condition, seconds=90):
 
 def strike(trial, number):
     """Sends a signal to the first rank once it has finished two epochs."""
-    assert wait_for(lambda: len(trial.read_epochs()) >= 2 and trial.pulse.exists())
-    os.kill(json.loads(trial.pulse.read_text())["pid"], number)
+    assert wait_for(lambda: len(trial.read_epochs()) >= 2 and trial.heartbeat.exists())
+    os.kill(json.loads(trial.heartbeat.read_text())["pid"], number)
 
 
 def search_under(study, run, number):

@@ -150,7 +150,8 @@ def test_trials_of_one_worker_follow_one_another_in_one_process(cluster, study_f
     study = load_study(study_file, search={"max_concurrent": 1, "trials": 4, "known_good": points})
     run_study(study, tmp_path, "one")
     pulses = [
-        json.loads(trial.pulse.read_text()) for trial in SearchDir(tmp_path / "one").trial_dirs()
+        json.loads(trial.heartbeat.read_text())
+        for trial in SearchDir(tmp_path / "one").trial_dirs()
     ]
     assert len(pulses) == 4
     assert len({pulse["pid"] for pulse in pulses}) == 1
@@ -305,7 +306,7 @@ def test_workers_of_a_group_come_back_after_a_stop(own_cluster, study_file, tmp_
     assert max(t.epoch for t in trials[1:]) < 20
     # The ranks of the first have trained the second too.
     assert (
-        json.loads(run.trial(1).pulse.read_text())["pid"]
-        == json.loads(run.trial(2).pulse.read_text())["pid"]
+        json.loads(run.trial(1).heartbeat.read_text())["pid"]
+        == json.loads(run.trial(2).heartbeat.read_text())["pid"]
     )
     assert wait_for_free_cluster(10)
