@@ -5,9 +5,10 @@ import pickle
 import pytest
 import yaml
 
+from segtune.config.allowed import allowed_values
 from segtune.config.describe import describe
 from segtune.config.schema import ExperimentConfig, ScheduleConfig, load_config
-from segtune.config.settings import allowed_values, differences, section_of
+from segtune.config.settings import Difference, differences, section_of
 from segtune.config.yaml_io import Source, parse_yaml, write_yaml
 from segtune.errors import ConfigError
 from segtune.tuning.study import SearchConfig
@@ -115,15 +116,15 @@ def test_every_setting_is_described():
 
 def test_differences_name_the_settings():
     ours = ExperimentConfig()
-    assert differences(ours, ours.override({"optim.lr": 1e-3})) == [
-        "optim.lr: 6e-05 here, 0.001 there"
-    ]
+    (difference,) = differences(ours, ours.override({"optim.lr": 1e-3}))
+    assert difference == Difference("optim.lr", 6e-5, 1e-3)
+    assert str(difference) == "optim.lr: 6e-05 here, 0.001 there"
 
 
 def test_differences_of_an_optional_section_are_told():
     changed = differences(SearchConfig(), SearchConfig(scheduler="none"))
-    assert "scheduler: None here, none there" in changed
-    assert "scheduler.asha.reduction: 3 here, None there" in changed
+    assert Difference("scheduler", None, "none") in changed
+    assert Difference("scheduler.asha.reduction", 3, None) in changed
 
 
 def test_last_epoch_is_always_validated():
