@@ -1,4 +1,7 @@
-"""Errors that a user can cause and repair. A bug in segtune is none of them: it stays a traceback."""
+"""Errors that a user can cause and repair.
+
+A bug in segtune is never one of these: it stays a traceback.
+"""
 
 from __future__ import annotations
 

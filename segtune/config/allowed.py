@@ -1,4 +1,7 @@
-"""What a field accepts, in words such as `number > 0` or `adamw | sgd`. Knows no particular setting."""
+"""What a field accepts, in words such as `number > 0` or `adamw | sgd`.
+
+Knows no particular setting.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ BOUND_SIGNS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<", "min_length": "leng
 
 
 def allowed_values(field: FieldInfo) -> str:
-    """Return what a field accepts: its choices, or its type and range."""
+    """Return in words what a field accepts: its choices, or its type and range."""
     return _type_in_words(field.annotation, field.metadata)
 
 
