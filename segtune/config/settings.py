@@ -98,7 +98,7 @@ def _set_value(tree: Tree, dotted: str, value: Any) -> None:
     """Set the value of a dotted name in `tree`."""
     *parents, last = dotted.split(".")
     for parent in parents:
-        if not isinstance(tree[parent], dict):
+        if not isinstance(tree.get(parent), dict):
             tree[parent] = {}  # an optional section that is null or a word
         tree = tree[parent]
     tree[last] = value
