@@ -207,8 +207,8 @@ class FocalConfig(Settings):
         default=2.0,
         ge=0,
         le=8,
-        description="Focusing exponent: the larger it is, the less do easy pixels count. 0: no "
-        "focusing, plain cross-entropy.",
+        description="Focusing exponent. A larger value gives easy pixels less weight. 0: plain "
+        "cross-entropy.",
     )
     alpha: float = Field(
         default=0.5,
@@ -433,9 +433,9 @@ class HealthConfig(Settings):
     stuck_share: Share = Field(
         default=0.75,
         description="Training ends if, for this fraction of all epochs, the model has predicted "
-        "one class everywhere or mIoU has been no better than that. It never ends before 4 "
-        "validations and 150 steps. On a short schedule, healthy training runs were measured to "
-        "start learning as late as 0.6.",
+        "one class everywhere or mIoU has been no better than that. The time is at least 4 "
+        "validations and 150 steps. On a short schedule, the latest healthy training run measured "
+        "started to learn after 0.6 of its epochs.",
     )
     stuck_steps: int = Field(
         default=1000,
@@ -458,7 +458,7 @@ class HealthConfig(Settings):
         default=50.0,
         ge=1,
         description="A search stops a trial that makes no step for this many times its median "
-        "step time, and starts it again from its last checkpoint.",
+        "step time, and starts it again from its last checkpoint (see search.retries).",
     )
     hung_after_s: float = Field(
         default=300.0,
