@@ -167,7 +167,9 @@ def check_same_run(path: Path, manifest: Manifest, config: ExperimentConfig) -> 
     """Raises CheckpointError that lists the settings in which `config` differs from the checkpoint's."""
     saved = ExperimentConfig.parse(manifest.config)
     changed = [
-        line for line in differences(config, saved) if line.split(":")[0] not in FREE_ON_RESUME
+        str(difference)
+        for difference in differences(config, saved)
+        if difference.name not in FREE_ON_RESUME
     ]
     if changed:
         listed = "\n  ".join(changed)
