@@ -1,31 +1,48 @@
-"""segtune: a search over segmentation configs that says why a trial died.
+"""segtune: hyperparameter search for semantic segmentation that says why a trial ended.
 
-The few public names; those that need torch or Ray are imported when they are first asked for.
+The public names. Each is imported when it is first used, because torch and Ray take seconds.
 """
 
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from segtune.api import run_study, run_training
-    from segtune.config.schema import load_config
-    from segtune.tuning.study import load_study
+    from segtune.api import StudyResult, TrainResult, run_study, run_training
+    from segtune.config.schema import ExperimentConfig, load_config
+    from segtune.runs.verdict import Verdict
+    from segtune.tuning.study import Study, load_study
 
 __version__ = "0.1.0"
 
-_PLACES = {
+__all__ = [
+    "ExperimentConfig",
+    "Study",
+    "StudyResult",
+    "TrainResult",
+    "Verdict",
+    "__version__",
+    "load_config",
+    "load_study",
+    "run_study",
+    "run_training",
+]
+
+_MODULES = {
+    "ExperimentConfig": "segtune.config.schema",
+    "Study": "segtune.tuning.study",
+    "StudyResult": "segtune.api",
+    "TrainResult": "segtune.api",
+    "Verdict": "segtune.runs.verdict",
     "load_config": "segtune.config.schema",
     "load_study": "segtune.tuning.study",
-    "run_training": "segtune.api",
     "run_study": "segtune.api",
+    "run_training": "segtune.api",
 }
 
-__all__ = ["__version__", "load_config", "load_study", "run_study", "run_training"]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _PLACES:
+def __getattr__(name: str) -> object:
+    if name not in _MODULES:
         raise AttributeError(f"module 'segtune' has no attribute {name!r}")
-    return getattr(importlib.import_module(_PLACES[name]), name)
+    return getattr(importlib.import_module(_MODULES[name]), name)

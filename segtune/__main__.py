@@ -11,23 +11,20 @@ from segtune.errors import nearest
 
 COMMANDS = {
     "search": ("segtune.search", "search a space of configs"),
-    "status": ("segtune.status", "show the trials of a run, also while it runs"),
-    "report": (
-        "segtune.report",
-        "write the page of a run: winner, curves, workers' time, how trials ended",
-    ),
-    "stop": ("segtune.stop", "end a running search gracefully"),
-    "export": ("segtune.export", "write the best config of a run"),
+    "status": ("segtune.status", "show the trials of a search run, also while it is running"),
+    "report": ("segtune.report", "write the HTML page of a search run"),
+    "stop": ("segtune.stop", "stop a running search; it can be resumed"),
+    "export": ("segtune.export", "write the best config of a search run"),
     "train": ("segtune.train", "train one config"),
-    "evaluate": ("segtune.evaluate", "IoU and accuracy per class of a checkpoint"),
-    "predict": ("segtune.predict", "colour overlays of a checkpoint's predictions"),
-    "data": ("segtune.data_tools", "check a data set, or generate the shapes"),
-    "config": ("segtune.config_tools", "describe every setting, or show a config resolved"),
+    "evaluate": ("segtune.evaluate", "print a checkpoint's IoU and accuracy per class"),
+    "predict": ("segtune.predict", "draw a checkpoint's predictions over images"),
+    "data": ("segtune.data_tools", "check a data set, or generate the shapes data set"),
+    "config": ("segtune.config_tools", "describe all settings, or show a config in full"),
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command named first; returns the exit code."""
+    """Run the command that is named first and return its exit code."""
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] in ("-h", "--help"):
         print("usage: segtune COMMAND [--help] …\n")
@@ -38,12 +35,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"segtune {__version__}")
         return 0
     if argv[0] not in COMMANDS:
-        print(
-            f"error: {argv[0]}: no such command{nearest(argv[0], COMMANDS)}; allowed are {', '.join(COMMANDS)}",
-            file=sys.stderr,
-        )
+        problem = f"{argv[0]}: no such command{nearest(argv[0], COMMANDS)}"
+        print(f"error: {problem}; allowed are {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
-    return importlib.import_module(COMMANDS[argv[0]][0]).main(argv[1:])
+    module, _ = COMMANDS[argv[0]]
+    return importlib.import_module(module).main(argv[1:])
 
 
 if __name__ == "__main__":

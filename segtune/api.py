@@ -1,55 +1,87 @@
-"""The public functions: train one config, run a study."""
+"""The public functions and their results: run a study, train a config.
+
+Parses no command line and prints nothing. What needs torch or Ray is imported inside the functions.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Protocol
 
-from segtune.config.schema import ExperimentConfig, load_config
-from segtune.config.settings import differences
-from segtune.config.yaml_io import write_yaml
+from segtune.config.schema import ExperimentConfig, absolute_paths
 from segtune.errors import RunError
+from segtune.reporting.format import epoch_line
 from segtune.runs.atomic import write_atomic
 from segtune.runs.results import best_trial, miou_by_epoch, read_trials, to_frame
-from segtune.runs.rundir import SearchDir, check_name
-from segtune.tuning import warm_start
+from segtune.runs.rundir import SearchDir, TrialDir, check_name
+from segtune.runs.verdict import Verdict
+from segtune.tuning import warm_start as earlier_runs
+from segtune.tuning.preparation import prepare_study
 from segtune.tuning.proxy_check import full_length_study
-from segtune.tuning.study import Study, load_study
+from segtune.tuning.study import Study
 from segtune.tuning.warm_start import WarmStart
 
 if TYPE_CHECKING:
     import pandas
 
-from segtune.config.schema import absolute_paths
-from segtune.reporting.format import epoch_line
-from segtune.runs.rundir import TrialDir
-from segtune.runs.verdict import Verdict
+    from segtune.cluster.placement import Placement
 
 log = logging.getLogger(__name__)
 
-# Settings of the search block that may change at a resume: they place trials or add some, and change no draw.
-FREE_ON_RESUME = ("trials", "max_concurrent", "cpus_per_worker", "retries")
-
 
 @dataclass(frozen=True)
-class Winner:
-    """The best trial of a study."""
+class BestTrial:
+    """The best healthy trial of a search run."""
 
-    config: ExperimentConfig
-    miou: float  # in 0..1
+    config: ExperimentConfig  # at full length, also if the study has a proxy
+    miou: float  # best validated, in 0..1
 
 
 @dataclass(frozen=True)
 class StudyResult:
-    """What a search has found. `best` is None where no trial was healthy."""
+    """The outcome of a search run so far."""
 
-    best: Winner | None
-    trials: pandas.DataFrame
-    run: Path
+    best: BestTrial | None  # None if no trial is healthy
+    trials: pandas.DataFrame  # a row per trial, a column per searched setting: `results.to_frame`
+    run: Path  # the folder of the search run
+    interrupted: bool  # stopped before its last trial; continue it with `resume=True`
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """The outcome of a training run."""
+
+    best_miou: float  # best validated, in 0..1; 0 before the first validation
+    checkpoint: Path | None  # the weights of the best validation
+    verdict: Verdict
+
+
+class SearchEvents(Protocol):
+    """What a caller can follow while `run_study` runs.
+
+    The methods here do nothing. A subclass overrides those that it needs.
+    """
+
+    def on_warm_start(self, earlier: WarmStart) -> None:
+        """Take what earlier search runs contribute, once, before the first trial."""
+
+    def on_placement(self, study: Study, placement: str, dashboard_url: str) -> None:
+        """Take where the trials of `study` run, in words, before the first of them."""
+
+    def watching(self, study: Study, run: SearchDir) -> AbstractContextManager[None]:
+        """Return a context that is open while the trials of `study` run in the folder `run`.
+
+        A study with a proxy has two such parts: the search, then some trials at full length.
+        """
+        return nullcontext()
+
+
+class _NoEvents(SearchEvents):
+    """Follows nothing."""
 
 
 def run_study(
@@ -58,118 +90,81 @@ def run_study(
     name: str = "study",
     *,
     resume: bool = False,
+    extend: bool = False,
+    warm_start: Sequence[str | Path] = (),
     address: str | None = None,
-    around: Callable[[SearchDir, Study], AbstractContextManager[None]] = lambda run, study: (
-        nullcontext()
-    ),
-    **options: Any,
+    events: SearchEvents | None = None,
 ) -> StudyResult:
-    """Runs a study in the folder out/name and returns its trials as a table and the best of them.
+    """Run a study in the folder `out/name` and return its trials and the best of them.
 
-    `around` is entered for the search, and once more where a proxy's trials are carried to full length. Raises RunError
-    where the folder holds another run, KeyboardInterrupt after a graceful stop (see `segtune stop`).
+    `resume` continues a search run, with the same study. `extend` continues it with a wider space
+    or more trials. `warm_start` are folders of earlier search runs from which a new one learns; at
+    a resume it has no effect, because the search run has kept what it was started with. `address`
+    is the Ray cluster to join; by default, a local Ray is started.
+
+    Ctrl-C, SIGTERM and `segtune stop` end the search: the result is then `interrupted`. A second
+    Ctrl-C ends it at once. Neither raises KeyboardInterrupt here.
+
+    Raise RunError if the folder is in use or holds another search run, or if there is none to
+    resume, and ClusterError if Ray does not answer or a trial does not fit.
     """
-    run = SearchDir(Path(out) / check_name(name))
-    from segtune.cluster.run import run_search
-
-    last = run
+    folder = Path(out) / check_name(name)
+    resume = resume or extend
+    events = events or _NoEvents()
+    # Before the lock, which creates the folder: a name that was misspelt leaves nothing behind.
+    run = SearchDir.open(folder) if resume else SearchDir(folder)
+    earlier = None
+    if warm_start and not resume:
+        earlier = earlier_runs.collect(study, warm_start)
+        events.on_warm_start(earlier)
     with run.locked():
-        prepare(run, study, resume)
-        for part, last in phases(study, run):
-            with around(last, part):
-                interrupted = run_search(part, last, address=address, **options)
-            if interrupted:
-                raise KeyboardInterrupt
-    trials, winner = read_trials(run), best_trial(read_trials(last))
-    if last is not run and last.best.exists():
-        write_atomic(run.best, last.best.read_bytes())
-    found = (
-        Winner(load_config(run.best), winner.miou) if winner and winner.miou is not None else None
-    )
-    return StudyResult(found, to_frame(trials), run.path)
+        prepare_study(run, study, resume=resume, extend=extend, earlier=earlier)
+        last, interrupted = _run_parts(study, run, address, events)
+        if last is not run and last.best.exists():
+            write_atomic(run.best, last.best.read_bytes())
+    winner = best_trial(read_trials(last))
+    best = None
+    if winner and winner.miou is not None:
+        best = BestTrial(study.config.override(winner.params), winner.miou)
+    return StudyResult(best, to_frame(read_trials(run)), run.path, interrupted)
 
 
-def phases(study: Study, run: SearchDir) -> Iterator[tuple[Study, SearchDir]]:
-    """Yields what is searched and where: the study itself and, once that is done, the trials that a proxy carries to full length."""
+def _run_parts(
+    study: Study, run: SearchDir, address: str | None, events: SearchEvents
+) -> tuple[SearchDir, bool]:
+    """Run the parts of a study. Return the folder of the last one, and whether it was stopped."""
+    part_run = run
+    try:
+        for part, part_run in _parts(study, run):
+            if _run_part(part, part_run, address, events):
+                return part_run, True
+    except KeyboardInterrupt:  # the second Ctrl-C, or the first while Ray starts
+        return part_run, True
+    return part_run, False
+
+
+def _parts(study: Study, run: SearchDir) -> Iterator[tuple[Study, SearchDir]]:
+    """Yield each part of a study with its folder.
+
+    These are the study itself and, after a search on a proxy, some of its trials at full length.
+    """
     yield study, run
     if study.search.proxy and best_trial(read_trials(run)):
-        full, full_run = full_length_study(study, run), run.full
-        prepare(full_run, full, resume=full_run.study.exists(), extend=True)
-        yield full, full_run
+        full = full_length_study(study, run)
+        begun = run.full.study.exists()
+        prepare_study(run.full, full, resume=begun, extend=begun)
+        yield full, run.full
 
 
-def prepare(
-    run: SearchDir,
-    study: Study,
-    resume: bool,
-    *,
-    extend: bool = False,
-    known: WarmStart | None = None,
-) -> None:
-    """Writes the study into a new run folder, or checks at a resume that it is the one that was begun. Raises RunError.
+def _run_part(study: Study, run: SearchDir, address: str | None, events: SearchEvents) -> bool:
+    """Run the trials that `run` does not hold yet. Return whether the search was stopped."""
+    from segtune.cluster.run import run_search
 
-    With `extend` the space may have been widened since; `known` is what earlier runs tell a new one.
-    """
-    if resume and extend:
-        _check_extension(run, study)
-    elif resume:
-        begun = load_study(SearchDir.open(run.path).study)
-        changed = [str(difference) for difference in differences(study.config, begun.config)]
-        changed += [
-            str(difference)
-            for difference in differences(study.search, begun.search)
-            if difference.name not in FREE_ON_RESUME
-        ]
-        changed += [
-            f"space {n}: {a} here, {b} there" for n, a, b in _different_dimensions(study, begun)
-        ]
-        if changed:
-            listed = "\n  ".join(changed)
-            raise RunError(
-                f"{run.path}: --resume goes on with the study that was begun, but these differ:\n  {listed}\nundo them, widen the space with --extend, or choose another --name"
-            )
-    elif run.study.exists() or run.trials.exists():
-        raise RunError(
-            f"{run.path}: holds a run already; go on with --resume, or choose another --name"
-        )
-    run.trials.mkdir(parents=True, exist_ok=True)
-    if known:
-        warm_start.write(run, known)
-    write_atomic(run.study, write_yaml(study.dump()))
+    def on_placement(placement: Placement, dashboard_url: str) -> None:
+        events.on_placement(study, placement.describe(), dashboard_url)
 
-
-def _check_extension(run: SearchDir, study: Study) -> None:
-    """Raises RunError where the config differs, or a trial of the run lies outside of the new space."""
-    begun = load_study(SearchDir.open(run.path).study)
-    problems = [f"config {changed}" for changed in differences(study.config, begun.config)]
-    known = warm_start.read(run)
-    drawn = [(f"trial {t.id}", t.params) for t in read_trials(run)] + [
-        ("a trial of --warm-start", t.params) for t in known.trials
-    ]
-    problems += [
-        f"{name}: {problem}" for name, params in drawn for problem in study.space.outside(params)
-    ]
-    if problems:
-        listed = "\n  ".join(problems)
-        raise RunError(f"{run.path}: --extend widens a space or adds trials, but here:\n  {listed}")
-
-
-def _different_dimensions(ours: Study, theirs: Study) -> list[tuple[str, Any, Any]]:
-    a, b = ours.space.dump(), theirs.space.dump()
-    return [
-        (name, a.get(name), b.get(name))
-        for name in dict.fromkeys([*a, *b])
-        if a.get(name) != b.get(name)
-    ]
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """What a training run leaves behind."""
-
-    best_miou: float  # in 0..1
-    checkpoint: Path | None  # the weights of the best validation
-    verdict: Verdict
+    with events.watching(study, run):
+        return run_search(study, run, address=address, on_placement=on_placement)
 
 
 def run_training(
@@ -177,58 +172,87 @@ def run_training(
     out: str | Path,
     *,
     resume: bool = False,
+    overwrite: bool = False,
     init_from: str | Path | None = None,
 ) -> TrainResult:
-    """Trains a config in this process (or as one rank under torchrun) and returns the best validated mIoU.
+    """Train a config in this process, or as one rank under torchrun, and return the outcome.
 
-    Raises RunError where `out` already holds a run and `resume` is not asked for, and SegtuneError for data, weights
-    and checkpoints that do not fit. A run that ends unhealthy is a result, not an error: see `verdict`.
+    `resume` continues the training run in `out`, and `overwrite` replaces it. `init_from` is a
+    checkpoint whose weights a new training run starts from.
+
+    A training run that ends unhealthy is a result, not an error: see `verdict`. A process group
+    that the caller has opened stays open. Raise RunError if `out` holds a training run and neither
+    `resume` nor `overwrite` is set, and SegtuneError for data, weights and checkpoints that do not
+    fit the config.
     """
     from segtune.training.distributed import Ranks, leave
     from segtune.training.trainer import Trainer
 
+    _check_start(resume, overwrite, init_from)
     trial = TrialDir(Path(out).absolute())
-    check_folder(trial, resume)
+    config = absolute_paths(config)
     ranks = Ranks.join()
     try:
-        trainer = Trainer(
-            absolute_paths(config),
-            trial,
-            ranks,
-            resume=resume,
-            init_from=Path(init_from) if init_from else None,
-        )
+        if resume:
+            trainer = Trainer.resume(config, trial, ranks)
+        else:
+            weights = Path(init_from) if init_from else None
+            trainer = Trainer.start(config, trial, ranks, init_from=weights, overwrite=overwrite)
         for record in trainer.epochs():
             if ranks.is_first:
                 log.info("%s", epoch_line(record, config.schedule.epochs))
     except KeyboardInterrupt:
         if ranks.is_first:
-            log.warning(
-                "interrupted; go on with: segtune train --config %s --out %s --resume",
-                trial.config,
-                out,
-            )
+            command = f"segtune train --config {trial.config} --out {out} --resume"
+            log.warning("interrupted; continue with: %s", command)
         raise
     finally:
         leave()
-    return result_of(trial)
+    return _train_result(trial)
 
 
-def check_folder(trial: TrialDir, resume: bool) -> None:
-    """Raises RunError where a new run would overwrite an earlier one."""
-    if not resume and (trial.epochs.exists() or any(trial.checkpoints.glob("*-*"))):
+def run_training_on_workers(
+    config: ExperimentConfig,
+    out: str | Path,
+    *,
+    workers: int,
+    address: str | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    init_from: str | Path | None = None,
+) -> TrainResult:
+    """Train a config on a Ray worker group of `workers` ranks; otherwise as `run_training` does."""
+    from segtune.cluster.train_group import train_on_workers
+
+    _check_start(resume, overwrite, init_from)
+    trial = TrialDir(Path(out).absolute())
+    # Before Ray starts, which takes seconds. On a worker, the attempt of a trial may be resumed.
+    if trial.is_used() and not (resume or overwrite):
         raise RunError(
-            f"{trial.path}: holds a run already; continue it with --resume, or choose another --out"
+            f"{trial.path}: holds a training run already; continue it with --resume, replace it "
+            "with --overwrite, or choose another --out"
         )
+    train_on_workers(
+        absolute_paths(config),
+        trial.path,
+        workers,
+        address=address,
+        resume=resume,
+        init_from=str(init_from) if init_from else None,
+    )
+    return _train_result(trial)
 
 
-def result_of(trial: TrialDir) -> TrainResult:
-    """Reads what a finished run has left in its folder."""
+def _check_start(resume: bool, overwrite: bool, init_from: str | Path | None) -> None:
+    if resume and (overwrite or init_from):
+        raise ValueError("`resume` continues a training run: no `overwrite`, no `init_from`")
+
+
+def _train_result(trial: TrialDir) -> TrainResult:
     from segtune.training import checkpoint
 
-    verdict = trial.read_verdict() or Verdict(state="interrupted")
-    return TrainResult(_best_miou(trial), checkpoint.best_checkpoint(trial.checkpoints), verdict)
-
-
-def _best_miou(trial: TrialDir) -> float:
-    return max(miou_by_epoch(trial.read_epochs()).values(), default=0.0)
+    return TrainResult(
+        best_miou=max(miou_by_epoch(trial.read_epochs()).values(), default=0.0),
+        checkpoint=checkpoint.best_checkpoint(trial.checkpoints),
+        verdict=trial.read_verdict() or Verdict(state="interrupted"),
+    )

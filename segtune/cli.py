@@ -1,4 +1,4 @@
-"""What commands share: --config and --set, errors to exit codes, logging."""
+"""What the commands share: --config and --set, logging, and exit codes. Knows no single command."""
 
 from __future__ import annotations
 
@@ -9,28 +9,54 @@ from collections.abc import Callable
 
 from segtune.errors import SegtuneError
 
-DONE, USER_ERROR, NO_HEALTHY_TRIAL, INTERRUPTED = 0, 2, 3, 130
+DONE = 0
+USER_ERROR = 2
+UNHEALTHY = 3  # a search without a healthy trial, or a training run that did not complete
+INTERRUPTED = 130
 
 
 def add_set_argument(parser: argparse.ArgumentParser) -> None:
-    """Adds --set, which may be given several times."""
+    """Add --set, which may be repeated."""
     parser.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="change a setting, for example --set optim.lr=1e-4; may be repeated",
+        help="change a setting of the config, for example --set optim.lr=1e-4; may be repeated",
     )
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds --config and --set."""
-    parser.add_argument("--config", required=True, help="config file (YAML)")
+    """Add --config and --set."""
+    parser.add_argument("--config", required=True, metavar="FILE", help="config file (YAML)")
     add_set_argument(parser)
 
 
+def add_run_argument(parser: argparse.ArgumentParser) -> None:
+    """Add the folder of a search run as the first positional argument."""
+    parser.add_argument(
+        "run",
+        metavar="RUN",
+        help="folder of the search run, for example runs/loss_weights-1",
+    )
+
+
+def add_checkpoint_argument(parser: argparse.ArgumentParser) -> None:
+    """Add --checkpoint."""
+    parser.add_argument(
+        "--checkpoint",
+        required=True,
+        metavar="PATH",
+        help="a checkpoint, or the folder of a training run or a trial, which stands for its best "
+        "checkpoint",
+    )
+
+
 def run_command(command: Callable[[], int]) -> int:
-    """Runs a command and returns its exit code; a user's error is one clear message, without a traceback."""
+    """Run a command and return its exit code.
+
+    An error that the user can repair is one message on stderr, without a traceback.
+    """
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("segtune").setLevel(logging.INFO)
     try:

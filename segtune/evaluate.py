@@ -1,4 +1,4 @@
-"""`segtune evaluate`: the table of IoU and accuracy per class of a checkpoint on the validation split."""
+"""`segtune evaluate`: IoU and accuracy per class of a checkpoint on the validation images."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
-from segtune.cli import add_set_argument, run_command
+from segtune.cli import DONE, add_checkpoint_argument, add_set_argument, run_command
 from segtune.config.schema import load_config
 from segtune.config.yaml_io import parse_assignments
 from segtune.errors import ConfigError
@@ -17,37 +17,46 @@ from segtune.training.prediction import load_model, validation_images, write_ove
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; returns the exit code."""
+    """Run the command and return its exit code."""
     parser = argparse.ArgumentParser(
         prog="segtune evaluate",
-        description="Print IoU and accuracy per class on the validation split.",
+        description="Print IoU and accuracy per class on the validation images. By default each "
+        "image goes through the model once, at the size that the config gives it.",
     )
+    add_checkpoint_argument(parser)
     parser.add_argument(
-        "--checkpoint",
-        required=True,
-        help="a checkpoint, or the folder of a run or trial (its best one)",
+        "--config", metavar="FILE", help="config file; default: the config in the checkpoint"
     )
-    parser.add_argument("--config", help="config file; default: the one in the checkpoint")
     parser.add_argument(
         "--csv",
-        help="where the table is written as CSV; default: evaluation.csv beside the checkpoint",
+        metavar="FILE",
+        help="file for the table as CSV; default: evaluation.csv in the checkpoint's folder",
     )
-    parser.add_argument("--show-dir", help="write overlays of all validation images to this folder")
     parser.add_argument(
-        "--flip", action="store_true", help="look at each image mirrored, too, and average"
+        "--show-dir",
+        metavar="DIR",
+        help="also draw the predictions over the images, in this folder",
+    )
+    parser.add_argument(
+        "--flip", action="store_true", help="also predict each image mirrored, and average"
     )
     parser.add_argument(
         "--scales",
         default="1",
-        help="sizes to look at, as factors, for example 0.75,1,1.25; their softmax is averaged",
+        metavar="FACTORS",
+        help="predict each image at these sizes and average, for example 0.75,1,1.25",
     )
     parser.add_argument(
         "--window",
         type=int,
-        help="look through a square window of so many pixels that slides over the image",
+        metavar="PIXELS",
+        help="predict square windows of this size that slide over the image",
     )
     parser.add_argument(
-        "--stride", type=int, help="pixels from window to window; default: two thirds of it"
+        "--stride",
+        type=int,
+        metavar="PIXELS",
+        help="distance from one window to the next; default: two thirds of the window",
     )
     add_set_argument(parser)
     arguments = parser.parse_args(argv)
@@ -66,39 +75,36 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     views = AugmentedInference(
         arguments.window, arguments.stride, arguments.flip, _scales(arguments.scales)
     )
-    given = load_config(arguments.config) if arguments.config else None
+    config = load_config(arguments.config) if arguments.config else None
     keep_freed_memory()
     ranks = Ranks.join()
-    model, config, folder = load_model(arguments.checkpoint, given, ranks.device)
+    model, config, checkpoint = load_model(arguments.checkpoint, config, ranks.device)
     if arguments.set:
         config = config.override(*parse_assignments(arguments.set))
     names = class_names(config.data)
-    data = ValLoader(config, ranks.rank, ranks.world_size)
+    images = ValLoader(config, ranks.rank, ranks.world_size)
     precision = precision_of(config.optim.precision, ranks.device)
-    summary = evaluate(model, data, ranks, config, len(names), precision, views).summary()
+    summary = evaluate(model, images, ranks, config, len(names), precision, views).summary()
     print(format_table(summary, names))
-    target = Path(arguments.csv) if arguments.csv else folder / "evaluation.csv"
+    table = Path(arguments.csv) if arguments.csv else checkpoint / "evaluation.csv"
     text = io.StringIO()
     csv.writer(text).writerows(csv_rows(summary, names))
-    write_atomic(target, text.getvalue())
-    print(f"written: {target}")
+    write_atomic(table, text.getvalue())
+    print(f"table: {table}")
     if arguments.show_dir:
-        count = write_overlays(
-            model, config, validation_images(config), Path(arguments.show_dir), ranks.device
-        )
-        print(f"{count} overlays in {arguments.show_dir}")
-    return 0
+        folder = Path(arguments.show_dir)
+        files = validation_images(config)
+        print(f"{write_overlays(model, config, files, folder, ranks.device)} overlays in {folder}")
+    return DONE
 
 
 def _scales(text: str) -> tuple[float, ...]:
+    """Return the factors in a list such as 0.75,1,1.25. Raise ConfigError if it has another form."""
     try:
         return tuple(float(part) for part in text.split(",") if part.strip())
     except ValueError:
-        raise ConfigError(
-            [
-                f"--scales: expected numbers with commas between them, as in 0.75,1,1.25; got {text!r}"
-            ]
-        ) from None
+        problem = "--scales: expected numbers separated by commas, as in 0.75,1,1.25"
+        raise ConfigError([f"{problem}; got {text!r}"]) from None
 
 
 if __name__ == "__main__":

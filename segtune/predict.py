@@ -1,31 +1,27 @@
-"""`segtune predict`: colour overlays of a checkpoint's predictions on images."""
+"""`segtune predict`: draw a checkpoint's predictions over images."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from segtune.cli import run_command
-
-if TYPE_CHECKING:
-    pass
+from segtune.cli import DONE, add_checkpoint_argument, run_command
 from segtune.training.prediction import images_in, load_model, write_overlays
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; returns the exit code."""
+    """Run the command and return its exit code."""
     parser = argparse.ArgumentParser(
-        prog="segtune predict", description="Write colour overlays of predictions."
+        prog="segtune predict",
+        description="Blend each image with the colours of its predicted classes.",
     )
+    add_checkpoint_argument(parser)
     parser.add_argument(
-        "--checkpoint",
-        required=True,
-        help="a checkpoint, or the folder of a run or trial (its best one)",
-    )
-    parser.add_argument(
-        "--out", default="predictions", help="folder of the overlays (default: predictions)"
+        "--out",
+        default="predictions",
+        metavar="DIR",
+        help="folder for the overlays (default: predictions)",
     )
     parser.add_argument(
         "images", nargs="+", metavar="IMAGE", help="image files, or folders of images"
@@ -42,7 +38,7 @@ def _predict(arguments: argparse.Namespace) -> int:
     model, config, _ = load_model(arguments.checkpoint, None, device)
     count = write_overlays(model, config, images, Path(arguments.out), device)
     print(f"{count} overlays in {arguments.out}")
-    return 0
+    return DONE
 
 
 if __name__ == "__main__":

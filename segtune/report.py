@@ -1,38 +1,35 @@
-"""`segtune report RUN`: one page of a run that needs no network: winner, workers' time, curves, settings, and how each trial ended."""
+"""`segtune report RUN`: a search run as one HTML page that needs no network."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from segtune.cli import run_command
+from segtune.cli import DONE, add_run_argument, run_command
+from segtune.reporting.html import write_report
 from segtune.runs.rundir import SearchDir
 from segtune.tuning.study import load_study
 
-if TYPE_CHECKING:
-    pass
-from segtune.reporting.html import write_report
-
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; returns the exit code."""
+    """Run the command and return its exit code."""
     parser = argparse.ArgumentParser(
-        prog="segtune report", description="Write the page of a run, also while it runs."
+        prog="segtune report",
+        description="Write the HTML page of a search run, also while it is running: best trial, "
+        "workers' time, learning curves, settings, and how each trial ended.",
     )
-    parser.add_argument("run", help="folder of the run, for example runs/loss_weights-1")
-    parser.add_argument("--out", metavar="FILE", help="file to write (default: RUN/report.html)")
+    add_run_argument(parser)
+    parser.add_argument("--out", metavar="FILE", help="file to write (default: report.html in RUN)")
     arguments = parser.parse_args(argv)
     return run_command(lambda: _report(arguments))
 
 
 def _report(arguments: argparse.Namespace) -> int:
     run = SearchDir.open(arguments.run)
-    print(
-        f"report: {write_report(load_study(run.study), run, Path(arguments.out) if arguments.out else None)}"
-    )
-    return 0
+    out = Path(arguments.out) if arguments.out else None
+    print(f"report: {write_report(load_study(run.study), run, out)}")
+    return DONE
 
 
 if __name__ == "__main__":

@@ -1,21 +1,23 @@
-"""`segtune stop RUN`: ends a running search gracefully, from any shell that sees the run's folder."""
+"""`segtune stop RUN`: stop a running search gracefully, from any shell that sees its folder."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
 
-from segtune.cli import run_command
+from segtune.cli import DONE, add_run_argument, run_command
 from segtune.runs.atomic import write_atomic
 from segtune.runs.rundir import SearchDir
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; returns the exit code."""
+    """Run the command and return its exit code."""
     parser = argparse.ArgumentParser(
-        prog="segtune stop", description="End a running search; it can be resumed."
+        prog="segtune stop",
+        description="Stop a running search gracefully. It can be resumed with "
+        "`segtune search --resume`.",
     )
-    parser.add_argument("run", help="folder of the run, for example runs/loss_weights-1")
+    add_run_argument(parser)
     arguments = parser.parse_args(argv)
     return run_command(lambda: _stop(arguments.run))
 
@@ -23,8 +25,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _stop(path: str) -> int:
     run = SearchDir.open(path)
     write_atomic(run.stop_request, "stop\n")
-    print(f"{run.path}: asked to stop; running trials end within seconds and go on at --resume")
-    return 0
+    print(
+        f"{run.path}: stop requested; the running trials end within seconds, and --resume "
+        "continues them"
+    )
+    return DONE
 
 
 if __name__ == "__main__":

@@ -1,74 +1,76 @@
-"""`segtune train`: trains one config, in this process, under torchrun, or on a Ray worker group."""
+"""`segtune train`: train one config in this process, under torchrun, or on a Ray worker group."""
 
 from __future__ import annotations
 
 import argparse
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 
-from segtune.api import check_folder, result_of, run_training
-from segtune.cli import add_config_arguments, run_command
-from segtune.config.schema import absolute_paths, load_config
-from segtune.runs.rundir import TrialDir
+from segtune.api import run_training, run_training_on_workers
+from segtune.cli import DONE, UNHEALTHY, add_config_arguments, run_command
+from segtune.config.schema import load_config
 
 log = logging.getLogger("segtune.train")  # under `python -m` __name__ is __main__
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; returns the exit code."""
+    """Run the command and return its exit code."""
     parser = argparse.ArgumentParser(prog="segtune train", description="Train one config.")
     add_config_arguments(parser)
     parser.add_argument(
         "--out",
         required=True,
-        help="folder of the run; checkpoints, epochs.jsonl and verdict.json are written there",
+        metavar="DIR",
+        help="folder of the training run, for checkpoints, epochs.jsonl and verdict.json",
     )
     parser.add_argument(
         "--workers",
         type=int,
         default=1,
-        help="ranks; two or more train with DDP on a Ray worker group (default: 1, this process)",
+        metavar="N",
+        help="number of ranks; two or more train with DDP on a Ray worker group (default: 1)",
     )
     parser.add_argument(
         "--address",
-        help="Ray cluster for --workers 2 or more: auto or host:port; default: a local one",
+        help="Ray cluster for two or more workers: auto or host:port; default: start a local Ray",
     )
-    start = parser.add_mutually_exclusive_group()
-    start.add_argument(
+    folder = parser.add_mutually_exclusive_group()
+    folder.add_argument(
         "--resume",
         action="store_true",
-        help="continue the run in --out exactly where its last checkpoint is",
+        help="continue the training run in --out from its last checkpoint",
     )
-    start.add_argument(
+    folder.add_argument(
+        "--overwrite", action="store_true", help="replace the training run in --out"
+    )
+    parser.add_argument(
         "--init-from",
         metavar="CKPT",
-        help="take the weights of a checkpoint, with a fresh optimiser and schedule",
+        help="start from the weights of a checkpoint, with a new optimiser and schedule",
     )
     arguments = parser.parse_args(argv)
+    if arguments.resume and arguments.init_from:
+        parser.error("argument --init-from: not allowed with argument --resume")
     return run_command(lambda: _train(arguments))
 
 
 def _train(arguments: argparse.Namespace) -> int:
     config = load_config(arguments.config, arguments.set)
+    start = {name: getattr(arguments, name) for name in ("resume", "overwrite", "init_from")}
     if arguments.workers > 1:
-        from segtune.cluster.train_group import train_on_workers
-
-        check_folder(TrialDir(Path(arguments.out).absolute()), arguments.resume)
-        train_on_workers(
-            absolute_paths(config), Path(arguments.out).absolute(), arguments.workers, address=arguments.address,
-            resume=arguments.resume, init_from=arguments.init_from,
-        )  # fmt: skip
-        result = result_of(TrialDir(Path(arguments.out).absolute()))
-    else:
-        result = run_training(
-            config, arguments.out, resume=arguments.resume, init_from=arguments.init_from
+        result = run_training_on_workers(
+            config, arguments.out, workers=arguments.workers, address=arguments.address, **start
         )
+    else:
+        from segtune.training.memory import keep_freed_memory
+
+        keep_freed_memory()
+        result = run_training(config, arguments.out, **start)
     if result.verdict.state != "completed":
         log.error("%s: %s", result.verdict.state, result.verdict.reason)
-        return 3
+        return UNHEALTHY
     log.info("best mIoU %.2f; checkpoint %s", 100 * result.best_miou, result.checkpoint)
-    return 0
+    return DONE
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""Numbers, names and commands in words, for the terminal and for the page."""
+"""Numbers, names and commands as text, for the terminal and for the page. Prints nothing."""
 
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,22 +14,15 @@ from segtune.tuning.study import Study
 
 
 def format_value(value: Any) -> str:
-    """Returns a parameter's value as it is read best."""
+    """Return the value of a setting, a float with three digits."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def short_names(names: Sequence[str]) -> dict[str, str]:
-    """Returns each dotted name without what is not needed to tell it from the others."""
-    found = {}
-    for name in names:
-        parts = name.split(".")
-        tails = [".".join(parts[-n:]) for n in range(1, len(parts) + 1)]
-        found[name] = next(
-            t for t in tails if sum(other == t or other.endswith("." + t) for other in names) == 1
-        )
-    return found
+def format_miou(miou: float | None) -> str:
+    """Return an mIoU in 0..1 as a percentage without its sign, or a dash for None."""
+    return "-" if miou is None else f"{100 * miou:.2f}"
 
 
 def format_duration(seconds: float) -> str:
@@ -38,31 +32,53 @@ def format_duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
+def short_names(names: Sequence[str]) -> dict[str, str]:
+    """Return {dotted name: its last parts}, as many as tell it from the other names."""
+    return {name: _shortest_tail(name, names) for name in names}
+
+
+def _shortest_tail(name: str, names: Sequence[str]) -> str:
+    tail = ""
+    for part in reversed(name.split(".")):
+        tail = f"{part}.{tail}" if tail else part
+        if sum(other == tail or other.endswith(f".{tail}") for other in names) == 1:
+            break
+    return tail
+
+
+def has_ended(trial: TrialResult) -> bool:
+    """Whether a trial will not go on: it is not running, and a resume would not continue it."""
+    return trial.state not in (RUNNING, "interrupted")
+
+
 def num_ended(trials: Sequence[TrialResult]) -> int:
-    """Returns how many trials will not go on."""
-    return sum(t.state not in (RUNNING, "interrupted") for t in trials)
+    """Return how many trials have ended, see `has_ended`."""
+    return sum(map(has_ended, trials))
 
 
-def next_steps(run: SearchDir, study: Study) -> dict[str, str]:
-    """Returns where the config of a run's winner lies and the commands to go on with.
+def next_steps(study: Study, run: SearchDir) -> dict[str, str]:
+    """Return {label: path or command} of what a user may do with a search run.
 
-    Nothing where trials of a proxy have gone on to full length: best.yaml is then the winner of those.
+    Empty for a proxy whose trials were continued at full length: the best config is then one of
+    those.
     """
     if run.full.best.exists():
         return {}
-    workers = (
-        f" --workers {study.search.workers_per_trial}" if study.search.workers_per_trial > 1 else ""
-    )
+    retrain = ["python", "-m", "segtune.train", "--config", str(run.best)]
+    retrain += ["--out", str(run.path / "retrain")]
+    if study.search.workers_per_trial > 1:
+        retrain += ["--workers", str(study.search.workers_per_trial)]
+    storage = hide_password(study.search.storage or str(run.journal))
     return {
-        "its config": str(run.best),
-        "retrain it": f"python -m segtune.train --config {run.best} --out {run.path / 'retrain'}{workers}",
-        "curves": f"tensorboard --logdir {run.trials}",
-        "study": f"optuna-dashboard {hide_password(study.search.storage or str(run.journal))}",
+        "best config": str(run.best),
+        "retrain it": shlex.join(retrain),
+        "curves": shlex.join(["tensorboard", "--logdir", str(run.trials)]),
+        "study": shlex.join(["optuna-dashboard", storage]),
     }
 
 
 def hide_password(url: str) -> str:
-    """Returns the URL of a database as it may be shown to others."""
+    """Return the URL of a database with its password replaced by asterisks."""
     return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", url)
 
 
@@ -71,5 +87,5 @@ def epoch_line(record: EpochRecord, epochs: int) -> str:
     losses = " ".join(f"{name} {value:.4f}" for name, value in record.losses.items())
     line = f"epoch {record.epoch}/{epochs}  {losses}  lr {record.lr:.2e}  {record.seconds:.1f} s"
     if scores := record.validation:
-        line += f"  mIoU {100 * scores.miou:.2f}  aAcc {100 * scores.aacc:.2f}"
+        line += f"  mIoU {format_miou(scores.miou)}  aAcc {100 * scores.aacc:.2f}"
     return line

@@ -1,7 +1,11 @@
-"""After a search on a proxy: some trials at full length, and whether the proxy had ranked them as they come out."""
+"""A search run in the terminal: a live table while it runs, a summary when it has ended.
+
+Reads only the files of the search run. The HTML page is `html.py`.
+"""
 
 from __future__ import annotations
 
+import shlex
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -15,7 +19,9 @@ from rich.text import Text
 
 from segtune.reporting.format import (
     format_duration,
+    format_miou,
     format_value,
+    has_ended,
     next_steps,
     num_ended,
     short_names,
@@ -25,22 +31,10 @@ from segtune.runs.rundir import SearchDir
 from segtune.runs.timeline import utilisation
 from segtune.tuning.proxy_check import check, full_length_study
 from segtune.tuning.study import Study
+from segtune.tuning.warm_start import WarmStart
 
-
-def print_outcome(study: Study, run: SearchDir, console: Console) -> None:
-    """Prints the trials of a run and, where it was on a proxy, those of full length and what the proxy was worth."""
-    print_summary(run, study, console)
-    if study.search.proxy and run.full.trials.exists():
-        console.print(
-            f"at full length ({run.full.path}):", markup=False, highlight=False, soft_wrap=True
-        )
-        print_summary(run.full, full_length_study(study, run), console)
-        console.print(
-            check(study, run, run.full).words, markup=False, highlight=False, soft_wrap=True
-        )
-
-
-COLOURS = {
+# Styles of rich; the page has colours of its own, see `charts.STATE_COLOURS`.
+STATE_STYLES = {
     "completed": "green",
     "pruned": "yellow",
     "unhealthy": "red",
@@ -49,20 +43,76 @@ COLOURS = {
     RUNNING: "cyan",
 }
 REFRESH_S = 1.0
-# So many times as long as a look at all trials took, nobody looks.
-REST = 20
+# Wait at least 20 times as long as the last scan of all trials took, so that scanning uses at most
+# 5 % of the time. A scan of thousands of trials takes a part of a second.
+PAUSE_PER_SCAN = 20
+# Width of a table that is not printed to a terminal, in characters.
+FILE_WIDTH = 180
+# Lines below the live table: its head and frame, the progress bar and the progress in words.
+LINES_AROUND_TABLE = 10
+MIN_TABLE_ROWS = 5
+LABEL_WIDTH = 13
 
 
 def wide_console() -> Console:
-    """Returns a console as wide as the terminal, or wide enough for a table where the output goes to a file."""
+    """Return a console as wide as the terminal, or as FILE_WIDTH if the output goes to a file."""
     console = Console()
-    return console if console.is_terminal else Console(width=180)
+    return console if console.is_terminal else Console(width=FILE_WIDTH)
+
+
+def print_lines(console: Console, *lines: str) -> None:
+    """Print text as it is: no markup, and no line breaks that would spoil a copied command."""
+    console.print(*lines, sep="\n", markup=False, highlight=False, soft_wrap=True)
+
+
+def labelled(label: str, text: str) -> str:
+    """Return a line that starts with a label, aligned with the other lines of the summary."""
+    return f"{label + ':':{LABEL_WIDTH}}{text}"
+
+
+def print_outcome(study: Study, run: SearchDir, console: Console) -> None:
+    """Print the summary of a search run.
+
+    After a search on a proxy, also print the trials at full length and the comparison of ranks.
+    """
+    print_summary(study, run, console)
+    if study.search.proxy and run.full.trials.exists():
+        print_lines(console, f"trials at full length ({run.full.path}):")
+        print_summary(full_length_study(study, run), run.full, console)
+        print_lines(console, check(study, run, run.full).words)
+
+
+def print_summary(study: Study, run: SearchDir, console: Console) -> None:
+    """Print the table of trials, the reasons of those that went wrong, and the best trial."""
+    trials = read_trials(run)
+    console.print(trials_table(trials, study.space.names, study.epochs))
+    for trial in trials:
+        if trial.reason:
+            print_lines(console, f"trial {trial.id} {trial.state}: {trial.reason}")
+    winner = best_trial(trials)
+    if not winner:
+        console.print("no healthy trial, so there is no best config", style="red")
+        return
+    lines = [labelled("best", _best_line(trials, winner))]
+    lines += [labelled(label, step) for label, step in next_steps(study, run).items()]
+    if used := utilisation(run):
+        lines.append(labelled("workers", used.summary))
+    print_lines(console, *lines)
+
+
+def _best_line(trials: Sequence[TrialResult], winner: TrialResult) -> str:
+    """Return the best trial in words, compared with the config itself (trial 0)."""
+    line = f"trial {winner.id}, mIoU {format_miou(winner.miou)} at epoch {winner.best_epoch}"
+    for trial in trials:
+        if trial.number == 0 and trial.miou is not None:
+            line += f"; the config itself (trial 0, *): {format_miou(trial.miou)}"
+    return line
 
 
 def trials_table(
     trials: Sequence[TrialResult], names: Sequence[str], epochs: int, limit: int | None = None
 ) -> Table:
-    """Returns the trials by rank: best mIoU first, with epoch, status and parameters."""
+    """Return the trials by rank, at most `limit` of them; `names` are the searched settings."""
     table = Table(header_style="bold", expand=False)
     for title in ("rank", "trial", "mIoU", "epoch", "status"):
         table.add_column(title, justify="left" if title == "status" else "right")
@@ -70,54 +120,91 @@ def trials_table(
         table.add_column(title, justify="right", overflow="fold")
     order = ranked(trials)
     for rank, trial in enumerate(order[:limit], 1):
-        score = f"{100 * trial.miou:.2f}" if trial.miou is not None else "-"
-        status = Text(
-            trial.state + (f" ({trial.kind})" if trial.kind else ""),
-            style=COLOURS.get(trial.state, ""),
-        )
-        name = trial.id + (" *" if trial.number == 0 else "")
-        values = [format_value(trial.params[n]) if n in trial.params else "" for n in names]
+        status = trial.state + (f" ({trial.kind})" if trial.kind else "")
         table.add_row(
             str(rank) if trial.healthy else "-",
-            name,
-            score,
+            trial.id + (" *" if trial.number == 0 else ""),
+            format_miou(trial.miou),
             f"{trial.epoch}/{epochs}",
-            status,
-            *values,
+            Text(status, style=STATE_STYLES.get(trial.state, "")),
+            *(format_value(trial.params[name]) if name in trial.params else "" for name in names),
         )
     if limit and len(order) > limit:
         table.caption = f"and {len(order) - limit} more"
     return table
 
 
+class SearchPrinter:
+    """Shows a search in the terminal while it runs. Has the methods of `api.SearchEvents`."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+
+    def on_warm_start(self, earlier: WarmStart) -> None:
+        """Print how much the search takes over from earlier search runs."""
+        print_lines(self.console, labelled("warm start", earlier.summary))
+
+    def on_placement(self, study: Study, placement: str, dashboard_url: str) -> None:
+        """Print how many trials run at the same time, and the address of the Ray dashboard."""
+        print_lines(
+            self.console,
+            labelled("trials", f"{study.num_trials}, {placement}"),
+            labelled("dashboard", dashboard_url),
+        )
+
+    @contextmanager
+    def watching(self, study: Study, run: SearchDir) -> Iterator[None]:
+        """Print the folder of the search run, then show its trials as they run."""
+        status = shlex.join(["segtune", "status", str(run.path)])
+        tensorboard = shlex.join(["tensorboard", "--logdir", str(run.trials)])
+        print_lines(
+            self.console,
+            labelled("search run", str(run.path)),
+            labelled("watch it", f"{status}, {tensorboard}"),
+        )
+        with live_table(study, run, self.console):
+            yield
+
+
 class Progress:
-    """How far a search is: trials that have ended, and the time left at the pace so far."""
+    """How many trials have ended, and the time left at the present pace."""
 
     def __init__(self, study: Study, ended_before: int) -> None:
-        """`ended_before` trials of an earlier session do not count for the pace."""
-        self.total, self.ended_before, self.start = study.num_trials, ended_before, time.monotonic()
+        """Start the clock. `ended_before` trials of earlier sessions do not count for the pace."""
+        self.num_trials = study.num_trials
+        self.ended_before = ended_before
+        self.start = time.monotonic()
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds since the session started."""
+        return time.monotonic() - self.start
 
     def seconds_left(self, ended: int) -> float | None:
-        """Returns the estimate, or None before the first trial of this session has ended."""
-        fresh = ended - self.ended_before
-        return (time.monotonic() - self.start) / fresh * (self.total - ended) if fresh > 0 else None
+        """Return the estimate, or None before the first trial of this session has ended."""
+        ended_now = ended - self.ended_before
+        if ended_now <= 0:
+            return None
+        return self.elapsed_s / ended_now * (self.num_trials - ended)
 
     def line(self, ended: int) -> str:
-        """Returns the progress in words."""
-        left = self.seconds_left(ended)
-        passed = time.monotonic() - self.start
-        return f"{ended} of {self.total} trials, {format_duration(passed)} so far" + (
-            f", about {format_duration(left)} left" if left else ""
-        )
+        """Return the progress in words."""
+        line = f"{ended} of {self.num_trials} trials, {format_duration(self.elapsed_s)} so far"
+        if left := self.seconds_left(ended):
+            line += f", about {format_duration(left)} left"
+        return line
 
 
 @contextmanager
-def live_table(run: SearchDir, study: Study, console: Console) -> Iterator[None]:
-    """Shows the run while the block runs: a table that is redrawn in a terminal, otherwise a line per event."""
+def live_table(study: Study, run: SearchDir, console: Console) -> Iterator[None]:
+    """Show the search run while the block runs.
+
+    A terminal shows a table that is redrawn. Other outputs get a line for each trial that ends.
+    """
     progress = Progress(study, num_ended(read_trials(run)))
     stop = threading.Event()
     show = _redraw if console.is_terminal else _print_events
-    thread = threading.Thread(target=show, args=(run, study, progress, console, stop), daemon=True)
+    thread = threading.Thread(target=show, args=(study, run, progress, console, stop), daemon=True)
     thread.start()
     try:
         yield
@@ -126,88 +213,54 @@ def live_table(run: SearchDir, study: Study, console: Console) -> Iterator[None]
         thread.join()
 
 
-def _pause(began: float) -> float:
-    """Returns for how long to wait after a look that began then: of thousands of trials, one takes a part of a second."""
-    return max(REFRESH_S, REST * (time.monotonic() - began))
+def _pause_s(scan_start: float) -> float:
+    """Return how many seconds to wait after a scan of all trials that began at `scan_start`."""
+    return max(REFRESH_S, PAUSE_PER_SCAN * (time.monotonic() - scan_start))
 
 
 def _redraw(
-    run: SearchDir, study: Study, progress: Progress, console: Console, stop: threading.Event
+    study: Study, run: SearchDir, progress: Progress, console: Console, stop: threading.Event
 ) -> None:
     reader = TrialReader(run)
 
     def view() -> RenderableType:
         trials = reader.read()
-        bar = ProgressBar(total=progress.total, completed=num_ended(trials), width=40)
-        table = trials_table(
-            trials, study.space.names, study.epochs, limit=max(5, console.height - 10)
-        )
-        return Group(table, bar, Text(progress.line(num_ended(trials))))
+        ended = num_ended(trials)
+        limit = max(MIN_TABLE_ROWS, console.height - LINES_AROUND_TABLE)
+        table = trials_table(trials, study.space.names, study.epochs, limit)
+        bar = ProgressBar(total=progress.num_trials, completed=ended, width=40)
+        return Group(table, bar, Text(progress.line(ended)))
 
+    scan_start = time.monotonic()
     with Live(view(), console=console, auto_refresh=False, transient=True) as live:
-        began = time.monotonic()
-        while not stop.wait(_pause(began)):
-            began = time.monotonic()
+        while not stop.wait(_pause_s(scan_start)):
+            scan_start = time.monotonic()
             live.update(view(), refresh=True)
 
 
 def _print_events(
-    run: SearchDir, study: Study, progress: Progress, console: Console, stop: threading.Event
+    study: Study, run: SearchDir, progress: Progress, console: Console, stop: threading.Event
 ) -> None:
     reader = TrialReader(run)
-    told = {t.number for t in reader.read() if t.state not in (RUNNING, "interrupted")}
-    began = time.monotonic()
-    while True:
-        last = stop.wait(_pause(began))
-        began = time.monotonic()
+    scan_start = time.monotonic()
+    printed = {trial.number for trial in reader.read() if has_ended(trial)}
+    stopped = False
+    while not stopped:
+        stopped = stop.wait(_pause_s(scan_start))
+        # Once more after the stop: the last trials have just ended, or were interrupted by it.
+        scan_start = time.monotonic()
         trials = reader.read()
         for trial in trials:
-            if trial.state != RUNNING and trial.number not in told:
-                told.add(trial.number)
-                console.print(
-                    _event(trial, study) + f" [{progress.line(num_ended(trials))}]",
-                    markup=False,
-                    highlight=False,
-                    soft_wrap=True,
-                )
-        if last:
-            return
+            if trial.state != RUNNING and trial.number not in printed:
+                printed.add(trial.number)
+                line = f"{_event(trial, study)} [{progress.line(num_ended(trials))}]"
+                print_lines(console, line)
 
 
 def _event(trial: TrialResult, study: Study) -> str:
-    score = f"mIoU {100 * trial.miou:.2f}" if trial.miou is not None else "no mIoU"
+    """Return a trial's end as one line."""
+    score = "no mIoU" if trial.miou is None else f"mIoU {format_miou(trial.miou)}"
     names = short_names(study.space.names)
     values = ", ".join(f"{names[n]} {format_value(v)}" for n, v in trial.params.items())
-    return f"trial {trial.id} {trial.state} at epoch {trial.epoch}: {score}; {values}" + (
-        f" -- {trial.reason}" if trial.reason else ""
-    )
-
-
-def print_summary(run: SearchDir, study: Study, console: Console) -> None:
-    """Prints the final table, the ends that need a word, the winner against trial 0, and what to do with it."""
-    trials = read_trials(run)
-    console.print(trials_table(trials, study.space.names, study.epochs))
-    for trial in trials:
-        if trial.reason:
-            console.print(
-                f"trial {trial.id} {trial.state}: {trial.reason}",
-                markup=False,
-                highlight=False,
-                soft_wrap=True,
-            )
-    winner = best_trial(trials)
-    if not winner or winner.miou is None:
-        console.print("no healthy trial: nothing to export", style="red")
-        return
-    baseline = next((t for t in trials if t.number == 0 and t.miou is not None), None)
-    against = (
-        f"; the config itself (trial 0, *): {100 * baseline.miou:.2f}"
-        if baseline and baseline.miou is not None
-        else ""
-    )
-    lines = [
-        f"best: trial {winner.id}, mIoU {100 * winner.miou:.2f} at epoch {winner.best_epoch}{against}",
-        *(f"{what + ':':11} {step}" for what, step in next_steps(run, study).items()),
-        *([f"workers:    {used.summary}"] if (used := utilisation(run)) else []),
-    ]
-    console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
+    line = f"trial {trial.id} {trial.state} at epoch {trial.epoch}: {score}; {values}"
+    return f"{line} -- {trial.reason}" if trial.reason else line

@@ -1,4 +1,4 @@
-"""A checkpoint's model, and colour overlays of its predictions."""
+"""A checkpoint's model, and its predictions as colours over images. Computes no scores."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from segtune.errors import DataError
 if TYPE_CHECKING:
     import torch
 
-
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
 
 def load_model(
     path: str | Path, config: ExperimentConfig | None, device: torch.device
 ) -> tuple[torch.nn.Module, ExperimentConfig, Path]:
-    """Returns the model of a checkpoint, its config (or the given one) and the checkpoint's folder.
+    """Return the model of a checkpoint in evaluation mode, its config, and the checkpoint's folder.
 
-    `path` is a checkpoint, or the folder of a run or trial, which stands for its best checkpoint. Raises CheckpointError.
+    `path` is a checkpoint, or the folder of a training run or a trial, which stands for its best
+    checkpoint. If `config` is None, the config in the checkpoint is used. Raise CheckpointError if
+    there is no checkpoint, or if it is damaged.
     """
     from segtune.data.layouts import class_names
     from segtune.models.build import build_model
@@ -30,27 +31,27 @@ def load_model(
     folder = checkpoint.find(path)
     manifest = checkpoint.verify(folder)
     config = config or ExperimentConfig.parse(manifest.config)
-    # The checkpoint brings all weights: reading pretrained ones first would be for nothing.
+    # Not the pretrained weights of the config: the checkpoint replaces them all.
     model = build_model(config.model.override({"weights": None}), len(class_names(config.data)))
     checkpoint.load_into(model, folder)
     return model.to(device).eval(), config, folder
 
 
 def images_in(paths: Iterable[str | Path]) -> list[Path]:
-    """Returns the image files that are meant: files as they are, folders by their image suffixes. Raises DataError."""
-    found: list[Path] = []
+    """Return the image files among files and folders; a folder stands for its images, by suffix.
+
+    Raise DataError for a path that does not exist and for a folder without images.
+    """
+    images: list[Path] = []
     for path in map(Path, paths):
-        files = (
-            sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
-            if path.is_dir()
-            else [path]
-        )
+        files = [path]
+        if path.is_dir():
+            files = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
         if not files or not files[0].is_file():
-            raise DataError(
-                f"{path}: no such image, or a folder without images ({', '.join(SUFFIXES)})"
-            )
-        found += files
-    return found
+            suffixes = ", ".join(SUFFIXES)
+            raise DataError(f"{path}: no such image, or a folder without images ({suffixes})")
+        images += files
+    return images
 
 
 def write_overlays(
@@ -61,9 +62,10 @@ def write_overlays(
     device: torch.device,
     opacity: float = 0.5,
 ) -> int:
-    """Writes each image blended with the colours of its predicted classes, as `out/NAME.png`; returns how many.
+    """Write each image, blended with the colours of its predicted classes, to `out/NAME.png`.
 
-    `opacity` in 0..1 is the share of the colour. Raises DataError for a file that is no image.
+    Return the number of files. `opacity` in 0..1 is the share of the class colours. Raise DataError
+    for a file that is not an image.
     """
     import cv2
     import numpy as np
@@ -79,22 +81,18 @@ def write_overlays(
     colours = palette(len(class_names(config.data)))
     for path in images:
         rgb = read_image(path)
-        small = torch.from_numpy(
-            np.ascontiguousarray(resize_to_fit(rgb, config.data.resize).transpose(2, 0, 1))
-        )
+        resized = resize_to_fit(rgb, config.data.resize).transpose(2, 0, 1)
+        batch = torch.from_numpy(np.ascontiguousarray(resized))[None].to(device)
         with torch.no_grad():
-            labels = (
-                predict_labels([model(normalize(small[None].to(device)))], rgb.shape[:2])[0]
-                .cpu()
-                .numpy()
-            )
+            logits = model(normalize(batch))
+            labels = predict_labels([logits], rgb.shape[:2])[0].cpu().numpy()
         overlay = cv2.addWeighted(rgb, 1 - opacity, colours[labels], opacity, 0)
         cv2.imwrite(str(out / f"{path.stem}.png"), overlay[:, :, ::-1])
     return len(images)
 
 
 def validation_images(config: ExperimentConfig) -> list[Path]:
-    """Returns the image files of the validation split."""
+    """Return the image files of the validation split."""
     from segtune.data.layouts import open_split
 
     return [Path(pair.image) for pair in open_split(config.data, "val")]

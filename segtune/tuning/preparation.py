@@ -1,0 +1,92 @@
+"""The folder of a search run before its first trial: what is written into it, what is checked.
+
+Draws no trial and starts nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from segtune.config.settings import Difference, differences
+from segtune.config.yaml_io import write_yaml
+from segtune.errors import RunError
+from segtune.runs.atomic import write_atomic
+from segtune.runs.results import read_trials
+from segtune.runs.rundir import SearchDir
+from segtune.tuning import warm_start
+from segtune.tuning.study import Study, load_study
+from segtune.tuning.warm_start import WarmStart
+
+# Settings of the search block that may change at a resume. They decide how many trials there are
+# and where they run, but not which points are drawn.
+FREE_ON_RESUME = ("trials", "max_concurrent", "cpus_per_worker", "retries")
+
+
+def prepare_study(
+    run: SearchDir,
+    study: Study,
+    *,
+    resume: bool = False,
+    extend: bool = False,
+    earlier: WarmStart | None = None,
+) -> None:
+    """Write the study into the folder of a search run; the caller holds `run.locked()`.
+
+    Without `resume` the search run has to be new, and `earlier` is what earlier search runs
+    contribute to it. With `resume` the study has to be the one with which the search run began;
+    `extend` also allows a wider space.
+
+    Raise RunError if the folder holds another search run, or none to resume.
+    """
+    if resume and extend:
+        _check_extension(run, study)
+    elif resume:
+        _check_same_study(run, study)
+    elif run.study.exists() or run.trials.exists():
+        raise RunError(
+            f"{run.path}: holds a search run already; continue it with --resume, "
+            "or choose another --name"
+        )
+    run.trials.mkdir(parents=True, exist_ok=True)
+    if earlier:
+        warm_start.write(run, earlier)
+    write_atomic(run.study, write_yaml(study.dump()))
+
+
+def _check_same_study(run: SearchDir, study: Study) -> None:
+    """Raise RunError if the study differs from the one with which the search run began."""
+    begun = load_study(SearchDir.open(run.path).study)
+    problems = [
+        *differences(study.config, begun.config),
+        *(d for d in differences(study.search, begun.search) if d.name not in FREE_ON_RESUME),
+        *_different_dimensions(study, begun),
+    ]
+    if problems:
+        listed = "\n  ".join(map(str, problems))
+        raise RunError(
+            f"{run.path}: --resume continues the study that this search run began with, but these "
+            f"settings differ:\n  {listed}\n"
+            "undo the changes, widen the space with --extend, or choose another --name"
+        )
+
+
+def _check_extension(run: SearchDir, study: Study) -> None:
+    """Raise RunError if the config differs, or if a trial lies outside the new space."""
+    begun = load_study(SearchDir.open(run.path).study)
+    drawn = [(f"trial {trial.id}", trial.params) for trial in read_trials(run)]
+    drawn += [("a trial of --warm-start", trial.params) for trial in warm_start.read(run).trials]
+    problems = [f"config {changed}" for changed in differences(study.config, begun.config)]
+    for name, params in drawn:
+        problems += [f"{name}: {problem}" for problem in study.space.outside(params)]
+    if problems:
+        listed = "\n  ".join(problems)
+        raise RunError(
+            f"{run.path}: --extend may widen the space or add trials, but not this:\n  {listed}"
+        )
+
+
+def _different_dimensions(ours: Study, theirs: Study) -> Iterator[Difference]:
+    our_space, their_space = ours.space.dump(), theirs.space.dump()
+    for name in our_space | their_space:
+        if our_space.get(name) != their_space.get(name):
+            yield Difference(f"space {name}", our_space.get(name), their_space.get(name))
