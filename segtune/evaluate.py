@@ -37,30 +37,35 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="DIR",
         help="also draw the predictions over the images, in this folder",
     )
-    parser.add_argument(
+    _add_augmentation_arguments(parser)
+    add_set_argument(parser)
+    arguments = parser.parse_args(argv)
+    return run_command(lambda: _evaluate(arguments))
+
+
+def _add_augmentation_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("test-time augmentation")
+    group.add_argument(
         "--flip", action="store_true", help="also predict each image mirrored, and average"
     )
-    parser.add_argument(
+    group.add_argument(
         "--scales",
         default="1",
         metavar="FACTORS",
         help="predict each image at these sizes and average, for example 0.75,1,1.25",
     )
-    parser.add_argument(
+    group.add_argument(
         "--window",
         type=int,
         metavar="PIXELS",
         help="predict square windows of this size that slide over the image",
     )
-    parser.add_argument(
+    group.add_argument(
         "--stride",
         type=int,
         metavar="PIXELS",
         help="distance from one window to the next; default: two thirds of the window",
     )
-    add_set_argument(parser)
-    arguments = parser.parse_args(argv)
-    return run_command(lambda: _evaluate(arguments))
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
@@ -99,7 +104,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
 
 def _scales(text: str) -> tuple[float, ...]:
-    """Return the factors in a list such as 0.75,1,1.25. Raise ConfigError if it has another form."""
+    """Return the factors in a text such as 0.75,1,1.25. Raise ConfigError for another form."""
     try:
         return tuple(float(part) for part in text.split(",") if part.strip())
     except ValueError:

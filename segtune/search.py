@@ -37,68 +37,87 @@ def argument_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="segtune search", description="Search a space of configs with Ray and Optuna."
     )
-    add = parser.add_argument
-    add(
+    _add_study_arguments(parser)
+    _add_resource_arguments(parser)
+    _add_run_arguments(parser)
+    add_set_argument(parser)
+    return parser
+
+
+def _add_study_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("what is searched")
+    group.add_argument(
         "--space",
         required=True,
         metavar="FILE",
         help="study file (config, space and search), or a file with only a space",
     )
-    add(
+    group.add_argument(
         "--config",
         metavar="FILE",
         help="config to search around; default: the study's, or configs/shapes_segformer_b0.yaml",
     )
-    add("--name", help="name of the search run; default: the name of --space and a number")
-    add(
-        "--out",
-        default="runs",
-        metavar="DIR",
-        help="folder of all search runs (default: runs); on a cluster, on storage that all nodes "
-        "share",
-    )
-    add("--trials", type=int, metavar="N", help="number of trials in total")
-    add(
+    group.add_argument("--trials", type=int, metavar="N", help="number of trials in total")
+    group.add_argument("--seed", type=int, metavar="N", help="seed of the draws")
+
+
+def _add_resource_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("where it runs")
+    group.add_argument(
         "--workers-per-trial",
         type=int,
         metavar="N",
         help="ranks of one trial; two or more train with DDP",
     )
-    add(
+    group.add_argument(
         "--gpus-per-worker",
         type=float,
         metavar="F",
         help="GPUs of one worker; default: 1 if the cluster has GPUs",
     )
-    add(
+    group.add_argument(
         "--max-concurrent",
         type=int,
         metavar="N",
         help="trials at the same time; default: as many as fit",
     )
-    add("--address", help="Ray cluster to join: auto or host:port; default: start a local Ray")
-    add("--seed", type=int, metavar="N", help="seed of the draws")
-    add(
+    group.add_argument(
+        "--address", help="Ray cluster to join: auto or host:port; default: start a local Ray"
+    )
+
+
+def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("the search run")
+    group.add_argument(
+        "--name", help="name of the search run; default: the name of --space and a number"
+    )
+    group.add_argument(
+        "--out",
+        default="runs",
+        metavar="DIR",
+        help="folder of all search runs (default: runs); on a cluster, on shared storage",
+    )
+    group.add_argument(
         "--resume",
         action="store_true",
         help="continue the search run --name, or the newest search run of --space",
     )
-    add(
+    group.add_argument(
         "--extend",
         action="store_true",
-        help="as --resume, and the space may be wider than before",
+        help="continue it with a wider space than before, or with more trials",
     )
-    add(
+    group.add_argument(
         "--warm-start",
         nargs="+",
         default=[],
         metavar="RUN",
-        help="earlier search runs to learn from; trials of the same config count as known, and "
-        "the best points of other configs are tried first",
+        help="earlier search runs to learn from: trials of the same config count as known, and "
+        "of other configs the best points are tried first",
     )
-    add("--dry-run", action="store_true", help="check everything and print the plan, then exit")
-    add_set_argument(parser)
-    return parser
+    group.add_argument(
+        "--dry-run", action="store_true", help="check everything and print the plan, then exit"
+    )
 
 
 def _search(arguments: argparse.Namespace) -> int:

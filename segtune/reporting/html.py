@@ -1,4 +1,4 @@
-"""The page of a search run: one HTML file that loads nothing."""
+"""The page of a search run: one HTML file that loads nothing. Its charts are in `charts.py`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from segtune.errors import DataError, RunError
-from segtune.reporting.format import format_value, next_steps, num_ended, short_names
+from segtune.reporting.format import (
+    format_miou,
+    format_value,
+    next_steps,
+    num_ended,
+    short_names,
+)
 from segtune.runs.atomic import write_atomic
 from segtune.runs.records import EpochRecord
 from segtune.runs.results import (
@@ -30,73 +36,63 @@ from segtune.tuning.study import Study
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-
 TEMPLATE = "report.html.jinja"
 
 
 @dataclass(frozen=True)
 class Chart:
-    """A figure, and the sentence above it."""
+    """A chart with its title and a caption."""
 
     title: str
-    lead: str
+    caption: str
     html: str
 
 
 @dataclass(frozen=True)
 class Part:
-    """One search on the page: a run, or what a search on a proxy has carried to full length."""
+    """One search on the page. A search on a proxy has a second one, its trials at full length."""
 
-    title: str
+    title: str  # empty if the page has one part only
     note: str
-    total: int  # trials that it is to have
-    ended: int
+    num_trials: int  # that the search is to have
+    num_ended: int
     trials: Sequence[TrialResult]  # by rank
-    names: dict[str, str]  # of the settings that vary, in full and as a column's title
-    epochs: int
-    winner: TrialResult | None
-    baseline: TrialResult | None
-    used: Utilisation | None
-    steps: dict[str, str]
+    names: Mapping[str, str]  # of the searched settings: the dotted name, and the column's title
+    epochs: int  # of a trial at full length
+    best: TrialResult | None
+    baseline: TrialResult | None  # trial 0, the config itself
+    utilisation: Utilisation | None
+    next_steps: Mapping[str, str]
     charts: Sequence[Chart]
 
     @property
     def states(self) -> dict[str, int]:
-        """How many trials are in each state."""
-        return dict(Counter(t.state for t in self.trials))
+        """The number of trials in each state."""
+        return dict(Counter(trial.state for trial in self.trials))
 
 
 def write_report(study: Study, run: SearchDir, out: Path | None = None) -> Path:
-    """Writes the page of a run as it stands, one HTML file that loads nothing, and returns its path (default: RUN/report.html).
+    """Write the page of a search run as it stands and return its path; default: RUN/report.html.
 
-    Raises RunError where the file cannot be written.
+    Raise RunError if the file cannot be written.
     """
     out = out or run.report
     try:
         write_atomic(out, page(study, run))
     except OSError as error:
         raise RunError(
-            f"{out}: the report cannot be written ({error.strerror}); give another file with: segtune report {run.path} --out"
+            f"{out}: the report cannot be written ({error.strerror}); "
+            f"write it to another file with: segtune report {run.path} --out FILE"
         ) from None
     return out
 
 
 def page(study: Study, run: SearchDir) -> str:
-    """Returns the page of a run as HTML."""
+    """Return the page of a search run as HTML."""
     import jinja2
     from markupsafe import Markup
     from plotly.offline import get_plotlyjs
 
-    if study.search.proxy and run.full.trials.exists():
-        full = _part(
-            "At full length",
-            check(study, run, run.full).words,
-            full_length_study(study, run),
-            run.full,
-        )
-        parts = [full, _part("On the proxy", "", study, run)]
-    else:
-        parts = [_part("", "", study, run)]
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -104,36 +100,41 @@ def page(study: Study, run: SearchDir) -> str:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters |= {"short": format_value, "miou": _percent}
+    environment.filters |= {"value": format_value, "miou": format_miou}
     return environment.get_template(TEMPLATE).render(
         name=run.path.name,
         written=time.strftime("%d %B %Y, %H:%M"),
         config=study.config,
-        parts=parts,
+        parts=_parts(study, run),
         plotlyjs=Markup(get_plotlyjs()),
     )
 
 
-def _percent(miou: float | None) -> str:
-    return "-" if miou is None else f"{100 * miou:.2f}"
+def _parts(study: Study, run: SearchDir) -> list[Part]:
+    if not (study.search.proxy and run.full.trials.exists()):
+        return [_part(study, run)]
+    note = check(study, run, run.full).words
+    full = _part(full_length_study(study, run), run.full, title="At full length", note=note)
+    return [full, _part(study, run, title="On the proxy")]
 
 
-def _part(title: str, note: str, study: Study, run: SearchDir) -> Part:
+def _part(study: Study, run: SearchDir, *, title: str = "", note: str = "") -> Part:
     trials = read_trials(run)
-    winner, baseline = best_trial(trials), next((t for t in trials if t.number == 0), None)
+    best = best_trial(trials)
+    baseline = next((trial for trial in trials if trial.number == 0), None)
     return Part(
         title=title,
         note=note,
-        total=study.num_trials,
-        ended=num_ended(trials),
+        num_trials=study.num_trials,
+        num_ended=num_ended(trials),
         trials=ranked(trials),
         names=short_names(study.space.names),
         epochs=study.epochs,
-        winner=winner,
+        best=best,
         baseline=baseline,
-        used=utilisation(run),
-        steps=next_steps(run, study) if winner else {},
-        charts=list(_charts(study, run, trials, winner, baseline)),
+        utilisation=utilisation(run),
+        next_steps=next_steps(study, run) if best else {},
+        charts=list(_charts(study, run, trials, best, baseline)),
     )
 
 
@@ -141,41 +142,44 @@ def _charts(
     study: Study,
     run: SearchDir,
     trials: Sequence[TrialResult],
-    winner: TrialResult | None,
+    best: TrialResult | None,
     baseline: TrialResult | None,
 ) -> Iterator[Chart]:
-    """Yields the figures that there is something to draw of."""
+    """Yield the charts for which there is data."""
     from segtune.reporting import charts
 
     epochs = {trial.id: validated_epochs(trial, trial.read_verdict()) for trial in run.trial_dirs()}
     scores = {trial: list(miou_by_epoch(records).items()) for trial, records in epochs.items()}
     if any(scores.values()):
-        yield Chart(
-            "Learning curves",
-            "Validated mIoU of every trial, by how it ended.",
-            _html(charts.curves(trials, scores)),
+        caption = "Validated mIoU of each trial. The colour shows how the trial ended."
+        yield _chart("Learning curves", caption, charts.learning_curves(trials, scores))
+    if study.space.dimensions and any(trial.params and trial.miou is not None for trial in trials):
+        caption = (
+            "Best mIoU of each trial over the value of each searched setting. The star is the best "
+            "trial. A cross is an unhealthy or failed trial."
         )
-    if study.space.dimensions and any(t.params and t.miou is not None for t in trials):
-        lead = "Best mIoU of every trial over each setting that varies. The star is the best, a cross is a trial that ended badly."
-        yield Chart("Settings", lead, _html(charts.settings(trials, study.space.dimensions)))
-    config, won = (_class_iou(epochs, t) for t in (baseline, winner))
-    if config and won and baseline is not winner:
-        lead = "IoU in the best epoch of the config itself and of the winner, most gained first, of classes that are there or predicted."
-        if len(won) > charts.MOST_CLASSES:
-            lead += f" Of the {len(won)} these {charts.MOST_CLASSES} differ most."
-        yield Chart(
-            "Classes", lead, _html(charts.classes(_class_names(study, len(won)), config, won))
+        figure = charts.miou_by_setting(trials, study.space.dimensions)
+        yield _chart("Settings", caption, figure)
+    of_config, of_best = (_class_iou(epochs, trial) for trial in (baseline, best))
+    if of_config and of_best and baseline is not best:
+        caption = (
+            "IoU of each class in the best epoch, for the config itself and for the best trial. "
+            "The class with the largest gain is at the top. Classes that are neither labelled nor "
+            "predicted are left out."
         )
+        if len(of_best) > charts.MAX_CLASSES:
+            caption += (
+                f" Of {len(of_best)} classes, the {charts.MAX_CLASSES} that differ most are shown."
+            )
+        names = _class_names(study, len(of_best))
+        yield _chart("Classes", caption, charts.class_ious(names, of_config, of_best))
     if spent := timeline(run):
-        lead = (
-            "What ran when, on each place for trials at the same time. Colour is training and validation; grey is a trial that starts, "
-            "writes a checkpoint, or did not end its epoch; on white there was none."
+        caption = (
+            "Timeline of the trial slots. Colour: training or validating. Grey: starting, saving, "
+            "or an unfinished epoch. White: idle."
         )
-        yield Chart(
-            "Workers' time",
-            lead,
-            _html(charts.workers_time(spent, {t.id: t.state for t in trials})),
-        )
+        states = {trial.id: trial.state for trial in trials}
+        yield _chart("Workers' time", caption, charts.slot_timeline(spent, states))
 
 
 def _class_iou(
@@ -193,24 +197,23 @@ def _class_iou(
     return ()
 
 
-def _class_names(study: Study, number: int) -> Sequence[str]:
-    """Returns the names of the classes, or numbers where the data set is not on this machine, or is another one by now."""
+def _class_names(study: Study, num_classes: int) -> Sequence[str]:
+    """Return the names of the classes.
+
+    They are numbers if this machine has no such data set, or by now a different one.
+    """
     from segtune.data.layouts import class_names
 
     with contextlib.suppress(DataError, OSError, UnicodeError):
         names = class_names(study.config.data)
-        if len(names) == number:
+        if len(names) == num_classes:
             return names
-    return [f"class {label}" for label in range(number)]
+    return [f"class {label}" for label in range(num_classes)]
 
 
-def _html(figure: Figure) -> str:
+def _chart(title: str, caption: str, figure: Figure) -> Chart:
     from markupsafe import Markup
 
-    return Markup(
-        figure.to_html(
-            full_html=False,
-            include_plotlyjs=False,
-            config={"displayModeBar": False, "responsive": True},
-        )
-    )
+    config = {"displayModeBar": False, "responsive": True}
+    html = figure.to_html(full_html=False, include_plotlyjs=False, config=config)
+    return Chart(title, caption, Markup(html))
