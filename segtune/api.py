@@ -184,20 +184,19 @@ def run_training(
     Raises RunError where `out` already holds a run and `resume` is not asked for, and SegtuneError for data, weights
     and checkpoints that do not fit. A run that ends unhealthy is a result, not an error: see `verdict`.
     """
-    from segtune.training.distributed import Ranks, leave
+    from segtune.training.distributed import Ranks
     from segtune.training.trainer import Trainer
 
     trial = TrialDir(Path(out).absolute())
     check_folder(trial, resume)
     ranks = Ranks.join()
     try:
-        trainer = Trainer(
-            absolute_paths(config),
-            trial,
-            ranks,
-            resume=resume,
-            init_from=Path(init_from) if init_from else None,
-        )
+        config = absolute_paths(config)
+        if resume:
+            trainer = Trainer.resume(config, trial, ranks)
+        else:
+            weights = Path(init_from) if init_from else None
+            trainer = Trainer.start(config, trial, ranks, init_from=weights)
         for record in trainer.epochs():
             if ranks.is_first:
                 log.info("%s", epoch_line(record, config.schedule.epochs))
@@ -210,7 +209,7 @@ def run_training(
             )
         raise
     finally:
-        leave()
+        ranks.close()
     return result_of(trial)
 
 
