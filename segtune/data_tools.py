@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _shapes(arguments: argparse.Namespace) -> int:
     from segtune.data import shapes
 
-    shapes.ensure(
+    shapes.generate_if_needed(
         Path(arguments.out), shapes.ShapesSpec(arguments.seed, arguments.train, arguments.val)
     )
     print(

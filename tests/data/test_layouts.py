@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segtune.config.schema import DataConfig
+from segtune.config.schema import IGNORE_INDEX, DataConfig
 from segtune.config.yaml_io import write_yaml
 from segtune.data import shapes
 from segtune.data.decode import load_pair, palette, read_image
@@ -167,13 +167,13 @@ def test_data_check_lists_every_problem_and_the_frequencies(voc, capsys):
 def test_shapes_are_the_same_from_the_same_seed(tmp_path):
     spec = shapes.ShapesSpec(seed=3, num_train=3, num_val=1, size=64)
     for name in ("one", "two"):
-        shapes.ensure(tmp_path / name, spec)
+        shapes.generate_if_needed(tmp_path / name, spec)
     files = [p.relative_to(tmp_path / "one") for p in (tmp_path / "one").rglob("*") if p.is_file()]
     assert len(files) == 2 * 4 + 3
     assert all(
         (tmp_path / "one" / f).read_bytes() == (tmp_path / "two" / f).read_bytes() for f in files
     )
-    shapes.ensure(tmp_path / "two", shapes.ShapesSpec(seed=4, num_train=3, num_val=1, size=64))
+    shapes.generate_if_needed(tmp_path / "two", shapes.ShapesSpec(seed=4, num_train=3, num_val=1, size=64))
     assert any(
         (tmp_path / "one" / f).read_bytes() != (tmp_path / "two" / f).read_bytes() for f in files
     )
@@ -185,7 +185,7 @@ def test_shapes_are_imbalanced_and_hold_every_class():
     assert 0.6 < share[0] < 0.95
     assert all(share[label] > 0 for label in range(len(shapes.CLASSES)))
     assert share[shapes.CLASSES.index("dot")] < 0.01 < share[shapes.CLASSES.index("box")]
-    assert share[shapes.IGNORE] > 0
+    assert share[IGNORE_INDEX] > 0
 
 
 def test_colours_are_those_of_voc():
