@@ -116,9 +116,9 @@ class TrainLoader:
         self._order.epoch = epoch
         return iter(self._loader)
 
-    def settle(self) -> None:
+    def flush(self) -> None:
         """Waits until every image that this process has decoded is there for others; loader processes do so at their end."""
-        cast(_TrainSamples, self._loader.dataset).pairs.settle()
+        cast(_TrainSamples, self._loader.dataset).pairs.flush()
 
 
 class ValLoader:

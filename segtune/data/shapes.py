@@ -24,7 +24,7 @@ CLASSES = ("background", "disc", "box", "triangle", "line", "dot", "ring")
 # rings are rare.
 FREQUENCY = {"disc": 0.45, "box": 0.5, "triangle": 0.3, "line": 0.35, "dot": 0.25, "ring": 0.12}
 MAX_OBJECTS = 3
-# Objects of more pixels get an ignored border one pixel wide, as in PASCAL VOC.
+# Larger objects get an ignored border, one pixel wide. (VOC has such borders, too.)
 MIN_PIXELS_FOR_BORDER = 120
 # Holds the spec that a folder was generated from.
 SPEC_FILE = "shapes.json"
