@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -92,8 +93,11 @@ class Trainer:
         self.health = HealthMonitor(config)
         self.pulse = Heartbeat(out if ranks.is_first else None, config.health)
         self.classes = class_names(config.data)
-        self.train_data = TrainLoader(config, ranks.rank, ranks.world_size)
-        self.val_data = ValLoader(config, ranks.rank, ranks.world_size)
+        # Set by the worker that trains the rank: Ray gives a rank only some of the machine's cores.
+        limit = os.environ.get("SEGTUNE_CPUS_PER_RANK")
+        cpus = float(limit) if limit else None
+        self.train_data = TrainLoader(config, ranks.rank, ranks.world_size, cpus=cpus)
+        self.val_data = ValLoader(config, ranks.rank, ranks.world_size, cpus=cpus)
         check_batch(
             config.model,
             config.schedule.batch_size // (ranks.world_size * config.schedule.accumulate),

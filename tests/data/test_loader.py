@@ -10,7 +10,7 @@ from torch.utils.data._utils.pin_memory import pin_memory
 
 from segtune.config.schema import AugmentConfig, DataConfig
 from segtune.data.augment import Augmentation, resize_and_crop, cutmix, fit_scale, resize_to_fit
-from segtune.data.loader import MEAN, STD, TrainLoader, ValLoader, normalize
+from segtune.data.loader import IMAGENET_MEAN, IMAGENET_STD, SampleKey, TrainLoader, ValLoader, normalize
 from segtune.data.photometric import PhotometricDistortion
 from segtune.errors import ConfigError
 
@@ -73,8 +73,8 @@ def test_epochs_differ_and_repeat(tiny_config, loaders):
 
 def test_samples_of_one_batch_differ_in_their_augmentation(tiny_config):
     sample = TrainLoader(tiny_config.override(EVERYTHING), 0, 1)._loader.dataset
-    assert not np.array_equal(sample[(1, 0, 1)][0], sample[(2, 0, 1)][0])
-    assert np.array_equal(sample[(1, 0, 1)][0], sample[(1, 0, 1)][0])
+    assert not np.array_equal(sample[SampleKey(1, 0, 1)][0], sample[SampleKey(2, 0, 1)][0])
+    assert np.array_equal(sample[SampleKey(1, 0, 1)][0], sample[SampleKey(1, 0, 1)][0])
 
 
 def test_every_image_is_validated_once_over_all_ranks(tiny_config):
@@ -257,9 +257,9 @@ def test_images_fit_the_long_and_the_short_side():
 
 
 def test_normalised_mean_colour_is_zero():
-    image = torch.tensor(MEAN).round().to(torch.uint8).view(1, 3, 1, 1)
+    image = torch.tensor(IMAGENET_MEAN).round().to(torch.uint8).view(1, 3, 1, 1)
     assert normalize(image).abs().max() < 0.01
-    assert normalize(image + 50)[0, 0, 0, 0] == pytest.approx((174 - MEAN[0]) / STD[0], abs=1e-4)
+    assert normalize(image + 50)[0, 0, 0, 0] == pytest.approx((174 - IMAGENET_MEAN[0]) / IMAGENET_STD[0], abs=1e-4)
 
 
 def test_batches_are_pinned_where_the_loader_is_asked_to(tiny_config):
