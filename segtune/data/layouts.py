@@ -41,7 +41,7 @@ VOC_CLASSES = (
 ADE20K_CLASSES = tuple(f"class_{i}" for i in range(1, 151))
 NAMED_CLASSES = {"voc": VOC_CLASSES, "ade20k": ADE20K_CLASSES, "shapes": shapes.CLASSES}
 ADE20K_FOLDERS = {"train": "training", "val": "validation"}
-# Names under which the list of VOC plus SBD ("trainaug", 10,582 images) is passed around.
+# Usual names of the list of VOC and SBD images, 10,582 for training.
 AUG_LISTS = ("aug", "trainaug", "train_aug")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")
@@ -52,7 +52,6 @@ EXPECTED_CONTENT = {
     "voc": "JPEGImages/, SegmentationClass/, ImageSets/Segmentation/train.txt",
     "ade20k": "images/training/, annotations/training/",
     "folder": "images/, masks/, labels.txt",
-    "shapes": "any folder that can be written",
 }
 
 
@@ -78,11 +77,12 @@ def root_folder(config: DataConfig) -> Path:
     root = Path(config.root)
     if config.layout == "shapes":
         shapes.generate_if_needed(root)
+        return root
     if not root.is_dir():
         raise DataError(
-            f"data.root: no folder {config.root!r}{_nearest_sibling(root, '*/')}; "
-            f"set data.root to the data set, for layout {config.layout}: "
-            f"{EXPECTED_CONTENT[config.layout]}"
+            f"data.root: no folder {config.root!r}; expected the data set, for layout "
+            f"{config.layout} with {EXPECTED_CONTENT[config.layout]}"
+            f"{_nearest_sibling(root, '*/')}"
         )
     return root
 
