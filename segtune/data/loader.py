@@ -113,7 +113,7 @@ class TrainLoader:
         Raises DataError if the data set is incomplete, ConfigError if the batch size does not fit
         the data set or the ranks.
         """
-        samples = _TrainSamples(config)
+        samples = TrainSamples(config)
         self.num_images = len(samples.decoded)
         _check_batch_size(config.schedule, world_size, self.num_images)
         self._batches = _TrainBatches(config, self.num_images, rank, world_size)
@@ -132,7 +132,7 @@ class TrainLoader:
 
         Loader processes do so when they end.
         """
-        cast(_TrainSamples, self._loader.dataset).decoded.flush()
+        cast(TrainSamples, self._loader.dataset).decoded.flush()
 
 
 class ValLoader:
@@ -145,7 +145,7 @@ class ValLoader:
         self, config: ExperimentConfig, rank: int, world_size: int, *, cpus: float | None = None
     ) -> None:
         """`cpus`: as in `TrainLoader`. Raises DataError if the data set is incomplete."""
-        samples = _ValSamples(config.data)
+        samples = ValSamples(config.data)
         self.num_images = len(samples.decoded)
         batches = _val_batches(samples, rank, world_size)
         self._loader = _data_loader(
@@ -216,7 +216,9 @@ def _init_loader(_: int) -> None:
     cv2.setNumThreads(0)
 
 
-class _TrainSamples(Dataset):
+class TrainSamples(Dataset):
+    """The augmented training samples, by SampleKey: image uint8 [h, w, 3], mask uint8 [h, w]."""
+
     def __init__(self, config: ExperimentConfig) -> None:
         self.config = config
         self.decoded = _decoded_pairs(config.data, "train")
@@ -240,7 +242,9 @@ class _TrainSamples(Dataset):
         return np.random.default_rng((self.config.seed, epoch, index, stream))
 
 
-class _ValSamples(Dataset):
+class ValSamples(Dataset):
+    """The validation samples: resized image uint8 [h, w, 3], mask uint8 [H, W], image name."""
+
     def __init__(self, config: DataConfig) -> None:
         self.resize = config.resize
         self.decoded = _decoded_pairs(config, "val")
@@ -292,7 +296,7 @@ class _TrainBatches(Sampler[list[SampleKey]]):
         return self.num_steps * self.accumulate
 
 
-def _val_batches(samples: _ValSamples, rank: int, world_size: int) -> list[list[int]]:
+def _val_batches(samples: ValSamples, rank: int, world_size: int) -> list[list[int]]:
     """Return this rank's batches of indices; the images of a batch have the same size.
 
     Reads image headers only.

@@ -10,7 +10,14 @@ from torch.utils.data._utils.pin_memory import pin_memory
 
 from segtune.config.schema import AugmentConfig, DataConfig
 from segtune.data.augment import Augmentation, resize_and_crop, cutmix, fit_scale, resize_to_fit
-from segtune.data.loader import IMAGENET_MEAN, IMAGENET_STD, SampleKey, TrainLoader, ValLoader, normalize
+from segtune.data.loader import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    SampleKey,
+    TrainLoader,
+    ValLoader,
+    normalize,
+)
 from segtune.data.photometric import PhotometricDistortion
 from segtune.errors import ConfigError
 
@@ -121,7 +128,9 @@ def test_cropping_first_equals_resizing_first(seed):
     full = (round(200 * scale), round(260 * scale))
     size = [min(160, f) for f in full]
     top, left = (int(rng.integers(0, f - s + 1)) for f, s in zip(full, size, strict=True))
-    ours, our_labels = resize_and_crop(image, labels, (top, left, *size), scale, False, PhotometricDistortion())
+    ours, our_labels = resize_and_crop(
+        image, labels, (top, left, *size), scale, False, PhotometricDistortion()
+    )
     part = (slice(top, top + size[0]), slice(left, left + size[1]))
     whole = cv2.resize(image, full[::-1], interpolation=cv2.INTER_LINEAR)[part]
     assert np.abs(ours.astype(int) - whole.astype(int)).max() <= 3
@@ -218,7 +227,9 @@ def test_photometric_distortion_is_the_formula_when_everything_is_drawn():
 def test_each_part_of_the_distortion_is_drawn_half_of_the_time():
     drawn = [PhotometricDistortion.draw(np.random.default_rng(seed)) for seed in range(400)]
     for name in ("brightness", "contrast", "saturation", "hue", "contrast_first"):
-        neutral = np.mean([getattr(one, name) == getattr(PhotometricDistortion(), name) for one in drawn])
+        neutral = np.mean(
+            [getattr(one, name) == getattr(PhotometricDistortion(), name) for one in drawn]
+        )
         assert 0.4 < neutral < 0.6, name
     assert max(abs(one.brightness) for one in drawn) == pytest.approx(32, abs=1)
     assert sorted({one.hue for one in drawn})[:: len({one.hue for one in drawn}) - 1] == [-17, 17]
@@ -259,7 +270,9 @@ def test_images_fit_the_long_and_the_short_side():
 def test_normalised_mean_colour_is_zero():
     image = torch.tensor(IMAGENET_MEAN).round().to(torch.uint8).view(1, 3, 1, 1)
     assert normalize(image).abs().max() < 0.01
-    assert normalize(image + 50)[0, 0, 0, 0] == pytest.approx((174 - IMAGENET_MEAN[0]) / IMAGENET_STD[0], abs=1e-4)
+    assert normalize(image + 50)[0, 0, 0, 0] == pytest.approx(
+        (174 - IMAGENET_MEAN[0]) / IMAGENET_STD[0], abs=1e-4
+    )
 
 
 def test_batches_are_pinned_where_the_loader_is_asked_to(tiny_config):
