@@ -114,11 +114,11 @@ def prepare(
         _check_extension(run, study)
     elif resume:
         begun = load_study(SearchDir.open(run.path).study)
-        changed = differences(study.config, begun.config)
+        changed = [str(difference) for difference in differences(study.config, begun.config)]
         changed += [
-            line
-            for line in differences(study.search, begun.search)
-            if line.split(":")[0] not in FREE_ON_RESUME
+            str(difference)
+            for difference in differences(study.search, begun.search)
+            if difference.name not in FREE_ON_RESUME
         ]
         changed += [
             f"space {n}: {a} here, {b} there" for n, a, b in _different_dimensions(study, begun)
@@ -141,7 +141,7 @@ def prepare(
 def _check_extension(run: SearchDir, study: Study) -> None:
     """Raises RunError where the config differs, or a trial of the run lies outside of the new space."""
     begun = load_study(SearchDir.open(run.path).study)
-    problems = [f"config {line}" for line in differences(study.config, begun.config)]
+    problems = [f"config {changed}" for changed in differences(study.config, begun.config)]
     known = warm_start.read(run)
     drawn = [(f"trial {t.id}", t.params) for t in read_trials(run)] + [
         ("a trial of --warm-start", t.params) for t in known.trials

@@ -188,9 +188,9 @@ def check_same_run(path: Path, manifest: Manifest, config: ExperimentConfig) -> 
     """Raise CheckpointError that lists the settings in which `config` differs from a checkpoint."""
     saved = ExperimentConfig.parse(manifest.config)
     changed = [
-        line
-        for line in differences(config, saved)
-        if line.split(":")[0] not in CHANGEABLE_ON_RESUME
+        str(difference)
+        for difference in differences(config, saved)
+        if difference.name not in CHANGEABLE_ON_RESUME
     ]
     if changed:
         listed = "\n  ".join(changed)

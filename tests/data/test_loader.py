@@ -9,7 +9,7 @@ import torch
 from torch.utils.data._utils.pin_memory import pin_memory
 
 from segtune.config.schema import AugmentConfig, DataConfig
-from segtune.data.augment import Augmentation, resize_and_crop, cutmix, fit_scale, resize_to_fit
+from segtune.data.augment import Augmentation, cutmix, fit_scale, resize_and_crop, resize_to_fit
 from segtune.data.loader import (
     IMAGENET_MEAN,
     IMAGENET_STD,
