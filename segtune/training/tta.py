@@ -66,7 +66,7 @@ class AugmentedInference:
         height, width = images.shape[-2:]
         if self.window is None or max(height, width) <= self.window:
             return model(images)
-        total: Tensor | None = None
+        total: Any = None  # of the size of `count`, once the number of classes is known
         count = images.new_zeros(-(-height // OUTPUT_STRIDE), -(-width // OUTPUT_STRIDE))
         covered_height = covered_width = 0
         for top, bottom in self._spans(height):
@@ -81,7 +81,6 @@ class AugmentedInference:
                 count[rows, columns] += 1
                 covered_height = max(covered_height, rows.stop)
                 covered_width = max(covered_width, columns.stop)
-        assert total is not None
         # Some encoders see only whole patches of four pixels. They return no logit for the rest.
         covered = (slice(covered_height), slice(covered_width))
         return total[..., covered[0], covered[1]] / count[covered]
