@@ -6,6 +6,7 @@ Parses no command line and prints nothing. What needs torch or Ray is imported i
 from __future__ import annotations
 
 import logging
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -13,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from segtune.config.schema import ExperimentConfig, absolute_paths
-from segtune.errors import RunError
 from segtune.reporting.format import epoch_line
 from segtune.runs.atomic import write_atomic
 from segtune.runs.results import best_trial, miou_by_epoch, read_trials, to_frame
@@ -185,7 +185,7 @@ def run_training(
     `resume` nor `overwrite` is set, and SegtuneError for data, weights and checkpoints that do not
     fit the config.
     """
-    from segtune.training.distributed import Ranks, leave
+    from segtune.training.distributed import Ranks
     from segtune.training.trainer import Trainer
 
     _check_start(resume, overwrite, init_from)
@@ -203,11 +203,11 @@ def run_training(
                 log.info("%s", epoch_line(record, config.schedule.epochs))
     except KeyboardInterrupt:
         if ranks.is_first:
-            command = f"segtune train --config {trial.config} --out {out} --resume"
-            log.warning("interrupted; continue with: %s", command)
+            command = ["segtune", "train", "--config", str(trial.config), "--out", str(out)]
+            log.warning("interrupted; continue with: %s", shlex.join([*command, "--resume"]))
         raise
     finally:
-        leave()
+        ranks.close()
     return _train_result(trial)
 
 
@@ -226,18 +226,16 @@ def run_training_on_workers(
 
     _check_start(resume, overwrite, init_from)
     trial = TrialDir(Path(out).absolute())
-    # Before Ray starts, which takes seconds. On a worker, the attempt of a trial may be resumed.
-    if trial.is_used() and not (resume or overwrite):
-        raise RunError(
-            f"{trial.path}: holds a training run already; continue it with --resume, replace it "
-            "with --overwrite, or choose another --out"
-        )
+    # The trainer checks this too, but only after Ray has started, which takes seconds.
+    if not (resume or overwrite):
+        trial.check_unused()
     train_on_workers(
         absolute_paths(config),
         trial.path,
         workers,
         address=address,
         resume=resume,
+        overwrite=overwrite,
         init_from=str(init_from) if init_from else None,
     )
     return _train_result(trial)

@@ -21,7 +21,7 @@ def cache_home(tmp_path_factory) -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def shapes_root(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("data") / "shapes"
-    shapes.ensure(root, shapes.ShapesSpec(num_train=24, num_val=7, size=64))
+    shapes.generate_if_needed(root, shapes.ShapesSpec(num_train=24, num_val=7, size=64))
     return root
 
 

@@ -21,6 +21,7 @@ def train_on_workers(
     *,
     address: str | None = None,
     resume: bool = False,
+    overwrite: bool = False,
     init_from: str | None = None,
 ) -> None:
     """Trains one config on a worker group of its own, without a search. Raises ClusterError where it does not fit."""
@@ -31,7 +32,14 @@ def train_on_workers(
 
     with ray_connection(address):
         placement = place_trials(SearchConfig(trials=1, workers_per_trial=workers), live_nodes())
-        task = make_task(config, TrialDir(out), placement, resume=resume, init_from=init_from)
+        task = make_task(
+            config,
+            TrialDir(out),
+            placement,
+            resume=resume,
+            overwrite=overwrite,
+            init_from=init_from,
+        )
         try:
             TorchTrainer(
                 train_worker, **trainer_options(task, out.name, out / "ray", placement)

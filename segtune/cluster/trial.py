@@ -26,6 +26,7 @@ def make_task(
     placement: Placement,
     *,
     resume: bool = False,
+    overwrite: bool = False,
     init_from: str | None = None,
 ) -> Task:
     """Returns what a worker needs, as plain values."""
@@ -35,6 +36,7 @@ def make_task(
         **where,
         "cpus": placement.cpus,
         "resume": resume,
+        "overwrite": overwrite,
         "init_from": init_from,
     }
 

@@ -122,7 +122,8 @@ def miou_by_setting(trials: Sequence[TrialResult], dimensions: Sequence[Dimensio
     in_legend = set[str]()
     for index, dimension in enumerate(dimensions):
         cell = Cell(row=index // COLUMNS + 1, col=index % COLUMNS + 1)
-        figure.update_xaxes(_axis(dimension), **cell)
+        values = [t.params[dimension.name] for t in trials if dimension.name in t.params]
+        figure.update_xaxes(_axis(dimension, values), **cell)
         for state in STATE_COLOURS:
             drawn = [t for t in trials if t.state == state and _has_point(t, dimension)]
             if drawn:
@@ -146,6 +147,7 @@ def _points(
         "y": [100 * (trial.miou or 0.0) for trial in trials],
         "customdata": [(trial.id, _score(trial)) for trial in trials],
         "mode": "markers",
+        "cliponaxis": False,  # points on an axis are drawn whole
         "name": state,
         "legendgroup": state,
         "marker": {
@@ -162,20 +164,23 @@ def _score(trial: TrialResult) -> str:
     return "no mIoU" if trial.miou is None else f"mIoU {format_miou(trial.miou)}"
 
 
-def _axis(dimension: Dimension) -> dict[str, Any]:
-    """Return an axis that shows the whole range of a setting, also parts without a trial."""
+def _axis(dimension: Dimension, drawn: Sequence[Any]) -> dict[str, Any]:
+    """Return an axis that shows the whole range of a setting, also parts without a trial.
+
+    `drawn` are the values of the trials: that of the config itself may lie outside the range.
+    """
     if dimension.kind == "choice":
         return {"type": "category", "categoryorder": "array", "categoryarray": _labels(dimension)}
-    if dimension.kind == "loguniform":
-        low, high = (math.log10(value) for value in dimension.values)
-        # Below 1.5 decades the powers of ten alone are too few marks. D2: also at 2 and at 5.
-        marks = "D2" if high - low < 1.5 else 1
-        axis = {"type": "log", "exponentformat": "e", "dtick": marks}
-    else:
-        low, high = dimension.values
-        axis = {"type": "linear"}
+    is_log = dimension.kind == "loguniform"
+    numbers = [v for v in drawn if isinstance(v, int | float) and (v > 0 or not is_log)]
+    ends = min(*dimension.values, *numbers), max(*dimension.values, *numbers)
+    low, high = (math.log10(end) if is_log else end for end in ends)
     margin = 0.05 * (high - low)
-    return {**axis, "range": [low - margin, high + margin]}
+    axis: dict[str, Any] = {"range": [low - margin, high + margin]}
+    if not is_log:
+        return axis | {"type": "linear"}
+    # Below 1.5 decades, powers of ten alone are too few marks. D2 adds marks at 2 and at 5.
+    return axis | {"type": "log", "exponentformat": "e", "dtick": "D2" if high - low < 1.5 else 1}
 
 
 def _labels(dimension: Dimension) -> list[str]:
@@ -238,6 +243,7 @@ def _add_ious(
         y=list(range(len(ious))),
         customdata=labels,
         mode="markers",
+        cliponaxis=False,
         name=name,
         marker={"color": colour, "size": 10},
         hovertemplate="%{customdata}: IoU %{x:.2f}<extra>" + name + "</extra>",

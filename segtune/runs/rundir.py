@@ -59,6 +59,14 @@ class TrialDir:
         """Whether a training run has left epochs or checkpoints in the folder."""
         return self.epochs.exists() or any(self.checkpoints.glob("*-*"))
 
+    def check_unused(self) -> None:
+        """Raise RunError if the folder holds a training run."""
+        if self.is_used():
+            raise RunError(
+                f"{self.path}: holds a training run already; continue it with --resume, replace "
+                "it with --overwrite, or choose another --out"
+            )
+
     def read_attempts(self) -> list[Attempt]:
         """Return every start of this trial by a search, oldest first."""
         if self.attempts.exists():

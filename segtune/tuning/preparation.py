@@ -73,7 +73,8 @@ def _check_same_study(run: SearchDir, study: Study) -> None:
 def _check_extension(run: SearchDir, study: Study) -> None:
     """Raise RunError if the config differs, or if a trial lies outside the new space."""
     begun = load_study(SearchDir.open(run.path).study)
-    drawn = [(f"trial {trial.id}", trial.params) for trial in read_trials(run)]
+    # Not trial 0: it is the config itself, which may lie outside its space.
+    drawn = [(f"trial {trial.id}", trial.params) for trial in read_trials(run) if trial.number]
     drawn += [("a trial of --warm-start", trial.params) for trial in warm_start.read(run).trials]
     problems = [f"config {changed}" for changed in differences(study.config, begun.config)]
     for name, params in drawn:

@@ -13,7 +13,7 @@ import ray
 import torch
 import yaml
 
-from segtune.api import prepare, run_training
+from segtune.api import run_training
 from segtune.cluster.run import run_search
 from segtune.cluster.supervisor import HangDetector
 from segtune.cluster.train_group import train_on_workers
@@ -23,6 +23,7 @@ from segtune.runs.results import read_trials
 from segtune.runs.rundir import SearchDir, TrialDir
 from segtune.training.heartbeat import Heartbeat
 from segtune.training.memory import OutOfMemoryError
+from segtune.tuning.preparation import prepare_study
 from segtune.tuning.study import load_study
 
 pytestmark = pytest.mark.ray
@@ -55,7 +56,7 @@ def strike(trial, number):
 
 
 def search_under(study, run, number):
-    prepare(run, study, resume=False)
+    prepare_study(run, study, resume=False)
     attacker = threading.Thread(target=strike, args=(run.trial(0), number))
     attacker.start()
     run_search(study, run)
@@ -105,7 +106,7 @@ def test_trial_after_one_whose_ranks_have_raised_gets_ranks_that_train(
     study_file.write_text(write_yaml(tree))
     run = SearchDir(tmp_path / "runs" / "b")
     study = load_study(study_file)
-    prepare(run, study, resume=False)
+    prepare_study(run, study, resume=False)
     run_search(study, run)
     first, second = read_trials(run)
     assert (first.state, first.kind, second.state, second.epoch) == (

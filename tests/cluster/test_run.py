@@ -11,7 +11,7 @@ import pytest
 import ray
 import torch
 
-from segtune.api import prepare, run_study, run_training
+from segtune.api import run_study, run_training
 from segtune.cluster.placement import place_trials
 from segtune.cluster.ray_session import ray_connection
 from segtune.cluster.run import run_search
@@ -22,6 +22,7 @@ from segtune.runs.atomic import write_atomic
 from segtune.runs.results import read_trials
 from segtune.runs.rundir import SearchDir
 from segtune.runs.verdict import Verdict
+from segtune.tuning.preparation import prepare_study
 from segtune.tuning.study import SearchConfig, load_study
 
 pytestmark = pytest.mark.ray
@@ -263,7 +264,7 @@ def test_stop_request_is_heard(cluster, study_file, tmp_path):
         load_study(study_file, overrides=["schedule.epochs=200"]),
         SearchDir(tmp_path / "runs" / "d"),
     )
-    prepare(run, study, resume=False)
+    prepare_study(run, study, resume=False)
     code = "import sys, time, pathlib\nrun = pathlib.Path(sys.argv[1])\nwhile not list(run.glob('trials/*/epochs.jsonl')): time.sleep(0.1)\n"
     code += "(run / 'stop').write_text('stop')"
     with subprocess.Popen([sys.executable, "-c", code, str(run.path)]) as asker:
@@ -292,7 +293,7 @@ def test_workers_of_a_group_come_back_after_a_stop(own_cluster, study_file, tmp_
     changes = {"workers_per_trial": 2, "trials": 3, "cpus_per_worker": 1.0, "known_good": points}
     study = load_study(study_file, search=changes, overrides=["schedule.epochs=200"])
     run = SearchDir(tmp_path / "runs" / "c")
-    prepare(run, study, resume=False)
+    prepare_study(run, study, resume=False)
     # With such a trial 0 every other is stopped at the first rung, in the middle of its training.
     write_atomic(run.trial(0).params, json.dumps(study.points()[0]))
     for epoch in study.rungs():

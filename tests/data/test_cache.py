@@ -36,8 +36,8 @@ def kept_files(data):
 
 def let_go():
     """What the end of a process does."""
-    while cache._HELD:
-        cache._HELD.popitem()[1].close()
+    while cache._in_use_locks:
+        cache._in_use_locks.popitem()[1].close()
 
 
 def same(found, expected):
@@ -133,7 +133,7 @@ def test_none_keeps_nothing(data):
 @pytest.mark.parametrize("small", ["limit", "disk"])
 def test_too_large_a_data_set_is_not_kept_and_says_so(data, small, monkeypatch, caplog):
     if small == "disk":
-        monkeypatch.setattr(cache, "SPARE_BYTES", 10**18)
+        monkeypatch.setattr(cache, "RESERVED_BYTES", 10**18)
     else:
         data = data.override({"cache_gb": 0.0001})
     with caplog.at_level(logging.WARNING):
@@ -199,7 +199,7 @@ def test_a_full_disk_ends_the_keeping_not_the_run(data, monkeypatch, caplog):
     monkeypatch.setattr(Path, "replace", full)
     with caplog.at_level(logging.WARNING):
         found = [pairs[index] for index in range(3)]
-        pairs.settle()
+        pairs.flush()
     assert caplog.text.count("No space left on device") == 1
     assert kept_files(data) == []
     assert all(same(found[i], load_pair(pairs.pairs[i], data, NUM_CLASSES)) for i in range(3))

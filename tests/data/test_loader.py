@@ -9,9 +9,16 @@ import torch
 from torch.utils.data._utils.pin_memory import pin_memory
 
 from segtune.config.schema import AugmentConfig, DataConfig
-from segtune.data.augment import Augmentation, _cut, cutmix, fit_scale, resize_to_fit
-from segtune.data.loader import MEAN, STD, TrainLoader, ValLoader, normalize
-from segtune.data.photometric import Colours
+from segtune.data.augment import Augmentation, cutmix, fit_scale, resize_and_crop, resize_to_fit
+from segtune.data.loader import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    SampleKey,
+    TrainLoader,
+    ValLoader,
+    normalize,
+)
+from segtune.data.photometric import PhotometricDistortion
 from segtune.errors import ConfigError
 
 EVERYTHING = {
@@ -73,8 +80,8 @@ def test_epochs_differ_and_repeat(tiny_config, loaders):
 
 def test_samples_of_one_batch_differ_in_their_augmentation(tiny_config):
     sample = TrainLoader(tiny_config.override(EVERYTHING), 0, 1)._loader.dataset
-    assert not np.array_equal(sample[(1, 0, 1)][0], sample[(2, 0, 1)][0])
-    assert np.array_equal(sample[(1, 0, 1)][0], sample[(1, 0, 1)][0])
+    assert not np.array_equal(sample[SampleKey(1, 0, 1)][0], sample[SampleKey(2, 0, 1)][0])
+    assert np.array_equal(sample[SampleKey(1, 0, 1)][0], sample[SampleKey(1, 0, 1)][0])
 
 
 def test_every_image_is_validated_once_over_all_ranks(tiny_config):
@@ -121,7 +128,9 @@ def test_cropping_first_equals_resizing_first(seed):
     full = (round(200 * scale), round(260 * scale))
     size = [min(160, f) for f in full]
     top, left = (int(rng.integers(0, f - s + 1)) for f, s in zip(full, size, strict=True))
-    ours, our_labels = _cut(image, labels, (top, left, *size), scale, False, Colours())
+    ours, our_labels = resize_and_crop(
+        image, labels, (top, left, *size), scale, False, PhotometricDistortion()
+    )
     part = (slice(top, top + size[0]), slice(left, left + size[1]))
     whole = cv2.resize(image, full[::-1], interpolation=cv2.INTER_LINEAR)[part]
     assert np.abs(ours.astype(int) - whole.astype(int)).max() <= 3
@@ -140,8 +149,8 @@ def test_extreme_scales_are_cut_alike(scale):
     size = [min(96, f) for f in full]
     for share in (0.0, 0.37, 1.0):
         top, left = (int(share * (f - s)) for f, s in zip(full, size, strict=True))
-        ours, labels = _cut(
-            image, image[..., 0].copy(), (top, left, *size), scale, False, Colours()
+        ours, labels = resize_and_crop(
+            image, image[..., 0].copy(), (top, left, *size), scale, False, PhotometricDistortion()
         )
         whole = cv2.resize(image, full[::-1], interpolation=cv2.INTER_LINEAR)[
             top : top + size[0], left : left + size[1]
@@ -209,16 +218,18 @@ def test_photometric_distortion_is_the_formula_when_everything_is_drawn():
     hsv[..., 0] = (hsv[..., 0] + 10) % 180
     hsv[..., 1] = (hsv[..., 1] * 1.5).clip(0, 255)
     expected = cv2.cvtColor(hsv.astype(np.uint8), cv2.COLOR_HSV2RGB)
-    assert np.array_equal(Colours(20.0, 0.5, 1.5, 10, True).apply(pixel), expected)
-    last = Colours(20.0, 1.5, contrast_first=False).apply(pixel)
+    assert np.array_equal(PhotometricDistortion(20.0, 0.5, 1.5, 10, True).apply(pixel), expected)
+    last = PhotometricDistortion(20.0, 1.5, contrast_first=False).apply(pixel)
     assert last.tolist() == [[[180, 120, 60]]]
-    assert Colours().apply(pixel) is pixel
+    assert PhotometricDistortion().apply(pixel) is pixel
 
 
 def test_each_part_of_the_distortion_is_drawn_half_of_the_time():
-    drawn = [Colours.draw(np.random.default_rng(seed)) for seed in range(400)]
+    drawn = [PhotometricDistortion.draw(np.random.default_rng(seed)) for seed in range(400)]
     for name in ("brightness", "contrast", "saturation", "hue", "contrast_first"):
-        neutral = np.mean([getattr(one, name) == getattr(Colours(), name) for one in drawn])
+        neutral = np.mean(
+            [getattr(one, name) == getattr(PhotometricDistortion(), name) for one in drawn]
+        )
         assert 0.4 < neutral < 0.6, name
     assert max(abs(one.brightness) for one in drawn) == pytest.approx(32, abs=1)
     assert sorted({one.hue for one in drawn})[:: len({one.hue for one in drawn}) - 1] == [-17, 17]
@@ -226,17 +237,17 @@ def test_each_part_of_the_distortion_is_drawn_half_of_the_time():
 
 @pytest.mark.parametrize("scale", [1.3, 2.5])
 def test_colours_before_and_after_the_resize_come_to_the_same(scene, scale):
-    colours, window = Colours(10.0, 1.2, 0.8, 5), (3, 5, 60, 50)
-    before, _ = _cut(*scene, window, scale, False, colours)
-    after = colours.apply(_cut(*scene, window, scale, False, Colours())[0])
+    colours, window = PhotometricDistortion(10.0, 1.2, 0.8, 5), (3, 5, 60, 50)
+    before, _ = resize_and_crop(*scene, window, scale, False, colours)
+    after = colours.apply(resize_and_crop(*scene, window, scale, False, PhotometricDistortion())[0])
     assert np.abs(before.astype(int) - after).mean() < 1.5
 
 
 def test_a_flip_on_the_way_is_a_flip_at_the_end(scene):
     window = (3, 5, 60, 50)
     for scale in (0.9, 1.7):
-        turned = _cut(*scene, window, scale, True, Colours())
-        plain = _cut(*scene, window, scale, False, Colours())
+        turned = resize_and_crop(*scene, window, scale, True, PhotometricDistortion())
+        plain = resize_and_crop(*scene, window, scale, False, PhotometricDistortion())
         assert np.abs(turned[0].astype(int) - plain[0][:, ::-1]).max() <= 2
         assert (turned[1] == plain[1][:, ::-1]).mean() > 0.98
 
@@ -257,9 +268,11 @@ def test_images_fit_the_long_and_the_short_side():
 
 
 def test_normalised_mean_colour_is_zero():
-    image = torch.tensor(MEAN).round().to(torch.uint8).view(1, 3, 1, 1)
+    image = torch.tensor(IMAGENET_MEAN).round().to(torch.uint8).view(1, 3, 1, 1)
     assert normalize(image).abs().max() < 0.01
-    assert normalize(image + 50)[0, 0, 0, 0] == pytest.approx((174 - MEAN[0]) / STD[0], abs=1e-4)
+    assert normalize(image + 50)[0, 0, 0, 0] == pytest.approx(
+        (174 - IMAGENET_MEAN[0]) / IMAGENET_STD[0], abs=1e-4
+    )
 
 
 def test_batches_are_pinned_where_the_loader_is_asked_to(tiny_config):

@@ -51,7 +51,7 @@ def test_run_leaves_rows_checkpoints_and_a_verdict(tiny_config, tmp_path):
     )
     assert result.best_miou == max(row["miou"] for row in trial.read_epochs())
     assert result.checkpoint is not None
-    with pytest.raises(RunError, match="holds a run already"):
+    with pytest.raises(RunError, match="holds a training run already"):
         run_training(tiny_config, tmp_path / "a")
 
 

@@ -11,13 +11,13 @@ import pytest
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
-from segtune.api import prepare
 from segtune.cluster.tune_searcher import StudySearcher
 from segtune.config.yaml_io import write_yaml
 from segtune.errors import ClusterError, ConfigError, RunError
 from segtune.runs.rundir import SearchDir
 from segtune.runs.verdict import Verdict
 from segtune.tuning import warm_start
+from segtune.tuning.preparation import prepare_study
 from segtune.tuning.study import load_study
 from segtune.tuning.trial_history import BoundedHistory, history_for
 
@@ -159,7 +159,7 @@ def test_database_that_cannot_be_used_is_told_without_the_password(make, tmp_pat
 
 def finished_run(make, tmp_path, name, **changes):
     study, run = make(trials=6, **changes), SearchDir(tmp_path / name)
-    prepare(run, study, resume=False)
+    prepare_study(run, study, resume=False)
     play(StudySearcher(study, run), ["completed", "completed", "unhealthy", "pruned"])
     return run
 
@@ -167,7 +167,7 @@ def finished_run(make, tmp_path, name, **changes):
 def test_trials_of_the_same_config_count_as_known(make, tmp_path):
     old = finished_run(make, tmp_path, "old", config={"seed": 7})
     study, run = make(trials=3), SearchDir(tmp_path / "new")
-    prepare(run, study, resume=False, known=warm_start.collect(study, [old.path]))
+    prepare_study(run, study, resume=False, earlier=warm_start.collect(study, [old.path]))
     sampler = StudySearcher(study, run)
     told = sampler.record.study.trials
     assert [t.state for t in told[:4]] == [
@@ -191,7 +191,7 @@ def test_points_of_another_config_are_only_tried_first(make, tmp_path):
     best = max((0, 1, 3, 4, 5), key=lambda n: old.trial(n).read_epochs()[0]["miou"])
     assert known.points[0] == json.loads(old.trial(best).params.read_text())
     run = SearchDir(tmp_path / "new")
-    prepare(run, study, resume=False, known=known)
+    prepare_study(run, study, resume=False, earlier=known)
     assert play(StudySearcher(study, run))[1:4] == list(known.points)
 
 
@@ -212,18 +212,18 @@ def test_space_may_be_widened_but_not_narrowed(make, tmp_path):
         trials=9,
     )
     with pytest.raises(RunError, match=r"space optim\.lr(.|\n)*widen the space with --extend"):
-        prepare(run, wider, resume=True)
-    prepare(run, wider, resume=True, extend=True)
+        prepare_study(run, wider, resume=True)
+    prepare_study(run, wider, resume=True, extend=True)
     sampler = StudySearcher(wider, run)
     assert sampler.remaining == 3
     assert [t.params["optim.name"] for t in sampler.record.study.trials] == ["adamw"] * 6
     play(sampler)
     narrower = make({**SPACE, "optim.lr": {"loguniform": [9e-4, 1e-1]}})
     with pytest.raises(RunError, match=r"trial 000\d: optim\.lr: .* is outside loguniform"):
-        prepare(run, narrower, resume=True, extend=True)
+        prepare_study(run, narrower, resume=True, extend=True)
     other = make(config={"schedule.epochs": 9}, space=wider.space.dump())
     with pytest.raises(RunError, match=r"config schedule\.epochs: 9 here, 2 there"):
-        prepare(run, other, resume=True, extend=True)
+        prepare_study(run, other, resume=True, extend=True)
 
 
 def test_view_of_a_long_search_is_bounded_and_the_same_after_a_resume(make, tmp_path, monkeypatch):
