@@ -10,7 +10,6 @@ from pathlib import Path
 
 from segtune.cli import DONE, add_checkpoint_argument, add_set_argument, run_command
 from segtune.config.schema import load_config
-from segtune.config.yaml_io import parse_assignments
 from segtune.errors import ConfigError
 from segtune.runs.atomic import write_atomic
 from segtune.training.prediction import load_model, validation_images, write_overlays
@@ -83,9 +82,9 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     config = load_config(arguments.config) if arguments.config else None
     keep_freed_memory()
     ranks = Ranks.join()
-    model, config, checkpoint = load_model(arguments.checkpoint, config, ranks.device)
-    if arguments.set:
-        config = config.override(*parse_assignments(arguments.set))
+    model, config, checkpoint = load_model(
+        arguments.checkpoint, config, ranks.device, overrides=arguments.set
+    )
     names = class_names(config.data)
     images = ValLoader(config, ranks.rank, ranks.world_size)
     precision = autocast_dtype(config.optim.precision, ranks.device)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from segtune.config.schema import ExperimentConfig
+from segtune.config.yaml_io import parse_assignments
 from segtune.errors import DataError
 
 if TYPE_CHECKING:
@@ -16,13 +17,17 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
 
 def load_model(
-    path: str | Path, config: ExperimentConfig | None, device: torch.device
+    path: str | Path,
+    config: ExperimentConfig | None,
+    device: torch.device,
+    overrides: Sequence[str] = (),
 ) -> tuple[torch.nn.Module, ExperimentConfig, Path]:
     """Return the model of a checkpoint in evaluation mode, its config, and the checkpoint's folder.
 
     `path` is a checkpoint, or the folder of a training run or a trial, which stands for its best
-    checkpoint. If `config` is None, the config in the checkpoint is used. Raise CheckpointError if
-    there is no checkpoint, or if it is damaged.
+    checkpoint. If `config` is None, the config in the checkpoint is used. `overrides` are
+    `name=value` texts that change it, for example if the data set has moved since. Raise
+    CheckpointError if there is no checkpoint, if it is damaged, or if it has another architecture.
     """
     from segtune.data.layouts import class_names
     from segtune.models.build import build_model
@@ -31,6 +36,8 @@ def load_model(
     folder = checkpoint.find(path)
     manifest = checkpoint.verify(folder)
     config = config or ExperimentConfig.parse(manifest.config)
+    if overrides:
+        config = config.override(*parse_assignments(overrides))
     # Not the pretrained weights of the config: the checkpoint replaces them all.
     model = build_model(config.model.override({"weights": None}), len(class_names(config.data)))
     checkpoint.load_into(model, folder)
