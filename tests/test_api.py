@@ -82,7 +82,8 @@ def test_training_leaves_the_random_states_of_the_process(
 def test_training_leaves_a_process_group_of_the_caller_open(
     tiny_config: segtune.ExperimentConfig, tmp_path: Path
 ) -> None:
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    store = f"file://{tmp_path / 'store'}"
+    dist.init_process_group("gloo", init_method=store, rank=0, world_size=1)
     try:
         segtune.run_training(tiny_config, tmp_path / "run")
         assert dist.is_initialized()

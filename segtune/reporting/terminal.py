@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -201,10 +202,15 @@ def live_table(study: Study, run: SearchDir, console: Console) -> Iterator[None]
 
     A terminal shows a table that is redrawn. Other outputs get a line for each trial that ends.
     """
-    progress = Progress(study, num_ended(read_trials(run)))
+    reader = TrialReader(run)
+    ended = {trial.number for trial in reader.read() if has_ended(trial)}
+    progress = Progress(study, ended_before=len(ended))
     stop = threading.Event()
-    show = _redraw if console.is_terminal else _print_events
-    thread = threading.Thread(target=show, args=(study, run, progress, console, stop), daemon=True)
+    if console.is_terminal:
+        show = partial(_redraw, study, reader, progress, console, stop)
+    else:
+        show = partial(_print_events, study, reader, progress, console, stop, printed=ended)
+    thread = threading.Thread(target=show, daemon=True)
     thread.start()
     try:
         yield
@@ -219,9 +225,9 @@ def _pause_s(scan_start: float) -> float:
 
 
 def _redraw(
-    study: Study, run: SearchDir, progress: Progress, console: Console, stop: threading.Event
+    study: Study, reader: TrialReader, progress: Progress, console: Console, stop: threading.Event
 ) -> None:
-    reader = TrialReader(run)
+    """Redraw the table until the search stops."""
 
     def view() -> RenderableType:
         trials = reader.read()
@@ -239,15 +245,19 @@ def _redraw(
 
 
 def _print_events(
-    study: Study, run: SearchDir, progress: Progress, console: Console, stop: threading.Event
+    study: Study,
+    reader: TrialReader,
+    progress: Progress,
+    console: Console,
+    stop: threading.Event,
+    printed: set[int],
 ) -> None:
-    reader = TrialReader(run)
+    """Print a line for each trial that ends until the search stops, except those in `printed`."""
     scan_start = time.monotonic()
-    printed = {trial.number for trial in reader.read() if has_ended(trial)}
     stopped = False
     while not stopped:
         stopped = stop.wait(_pause_s(scan_start))
-        # Once more after the stop: the last trials have just ended, or were interrupted by it.
+        # Once more after the stop: trials end with the search, or are interrupted by the stop.
         scan_start = time.monotonic()
         trials = reader.read()
         for trial in trials:
