@@ -49,13 +49,14 @@ def predict_labels(views: Sequence[Tensor], size: tuple[int, ...] | torch.Size) 
     `views` are logits [B, C, h, w] of the same images, of any sizes; with more than one, their softmax is averaged at full size.
     By bands of rows: logits of full size do not fit into a cache, and with 150 classes hardly into memory.
     """
-    stretches = [RowUpsampler(logits.float(), torch.Size(size)) for logits in views]
+    upsamplers = [RowUpsampler(logits.float(), torch.Size(size)) for logits in views]
     labels = torch.empty(len(views[0]), *size, dtype=torch.int64, device=views[0].device)
     for sample in range(len(labels)):
-        wides = [stretch.wide(sample) for stretch in stretches]
-        for rows in stretches[0].slices():
+        full_widths = [upsampler.upsample_width(sample) for upsampler in upsamplers]
+        for rows in upsamplers[0].row_slices():
             bands = [
-                stretch.band(wide, rows) for stretch, wide in zip(stretches, wides, strict=True)
+                upsampler.upsample_rows(full_width, rows)
+                for upsampler, full_width in zip(upsamplers, full_widths, strict=True)
             ]
             scores = (
                 bands[0]

@@ -6,8 +6,8 @@ import torch.nn.functional as F
 
 from segtune.config.schema import LossConfig
 from segtune.errors import ConfigError
-from segtune.losses import row_bands as bands
-from segtune.losses.segmentation import SegmentationLoss, build_loss, hardest
+from segtune.losses import row_bands
+from segtune.losses.segmentation import SegmentationLoss, build_loss, hardest_pixels
 
 C, IGNORE = 5, 255
 OFF = {"focal": {"weight": 0.0}, "dice": {"weight": 0.0}, "ce": {"weight": 0.0}}
@@ -26,7 +26,7 @@ def batch():
 @pytest.fixture(params=[1, 3, 1000], ids=lambda rows: f"{rows} rows")
 def band_rows(request, monkeypatch):
     """The same in bands of one row, of some rows with a rest, and in one."""
-    monkeypatch.setitem(bands.BAND_VALUES, "cpu", C * 7 * request.param)
+    monkeypatch.setitem(row_bands.VALUES_PER_BAND, "cpu", C * 7 * request.param)
 
 
 def one_term(name, num_classes=C, **settings):
@@ -297,7 +297,7 @@ def test_hard_examples_are_those_whose_label_is_the_least_likely(batch, name, ba
     p = (logits.softmax(1) * one_hot(target)[0]).sum(1)
     hard = p[target != IGNORE].sort().values[: -(-70 * 3 // 10)]  # 0.3 of the 70 valid pixels
     chosen = (target != IGNORE) & (p <= hard[-1])
-    assert torch.equal(hardest(logits, target, target != IGNORE, 0.3), chosen)
+    assert torch.equal(hardest_pixels(logits, target, 0.3), chosen)
     form = {"form": "softmax"} if name == "focal" else {}
     kept = one_term(name, ohem={"keep": 0.3}, **form)(logits, target)["total"]
     assert kept.item() == pytest.approx(

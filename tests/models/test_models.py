@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from segtune.config.schema import ModelConfig
 from segtune.errors import ConfigError, WeightsError
-from segtune.models.bilinear import resize, resize_by_products
+from segtune.models.bilinear import resize, resize_by_matmul
 from segtune.models.build import build_model, check_batch, sync_norms
 
 
@@ -91,7 +91,7 @@ def test_turned_round_head_equals_the_one_that_transformers_writes(training):
 def test_matrices_resize_as_torch_does(size):
     maps = torch.randn(2, 3, 6, 8, dtype=torch.float64)
     expected = F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
-    for way in (resize, resize_by_products):
+    for way in (resize, resize_by_matmul):
         torch.testing.assert_close(
             way(maps.permute(0, 2, 3, 1), size).permute(0, 3, 1, 2), expected
         )
