@@ -12,6 +12,7 @@ Weights from the hub are downloaded in `segformer.py` and `upernet.py`, by trans
 
 from __future__ import annotations
 
+import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,8 +24,8 @@ from torch import Tensor, nn
 
 from segtune.errors import WeightsError
 
-# Names inside a block. On the left those of mmseg, of the authors, and of transformers' files; on
-# the right those of transformers in memory. The suffix (`.weight`, `.bias`) stays.
+# Names of the modules in a block: in the files of mmseg, the authors and transformers -> in memory.
+# The suffix (`.weight`, `.bias`) stays.
 BLOCK_NAMES = {
     "norm1": "layernorm_before",
     "norm2": "layernorm_after",
@@ -79,10 +80,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise WeightsError(
             f"model.weights: {path}: not readable as weights: {str(error).splitlines()[0]}"
         ) from None
-    except Exception as error:
-        # If `weights_only` refuses a file, torch raises the error of the pickle module.
-        if type(error).__name__ != "UnpicklingError":
-            raise
+    except pickle.UnpicklingError:  # `weights_only` refuses the content
         raise WeightsError(
             f"model.weights: {path}: holds more than plain tensors; save only its state_dict"
         ) from None
