@@ -1,13 +1,13 @@
 """Focal, Dice and cross-entropy over bands of rows, with their gradients in closed form.
 
-The same values and gradients as `formulas.py`, with less memory. The plain formulas keep a dozen
-full-size copies for the backward pass: 500 MiB for two crops of 21 classes. This code adds each
-band to a handful of sums and to the gradient on the logits, and then drops the band. The backward
-pass needs only that gradient. Dice is the exception: its gradient depends on the sums of the whole
-sample, so Dice computes each band a second time.
+The values and gradients are those of `formulas.py`, with less memory. The plain formulas keep a
+dozen full-size copies for the backward pass: 500 MiB for two crops of 21 classes. This code adds
+each band to a handful of sums and to the gradient on the logits, and then drops the band. The
+gradient is all that the backward pass needs. Dice computes each band a second time, because its
+gradient depends on the sums of the whole sample.
 
-Names: `p` is a probability, `nll` is -log(p) of a pixel's label, and `by_x` is the derivative of a
-loss by `x`. C is the number of classes, P the number of pixels in a band.
+Names: `p` is a probability, `nll` is -log(p) of a pixel's label, and `grad_x` is the derivative of
+the loss with respect to `x`. C is the number of classes, P the number of pixels in a band.
 """
 
 from __future__ import annotations
@@ -27,7 +27,10 @@ from segtune.losses.row_bands import Band, RowUpsampler, split_into_bands
 
 @dataclass(frozen=True)
 class LossSpec:
-    """The weights of the terms and their parameters. A term with weight 0 is not computed."""
+    """The weights of the terms (`focal`, `dice`, `ce`) and their parameters.
+
+    A term with weight 0 is not computed.
+    """
 
     focal: float
     dice: float
@@ -50,7 +53,7 @@ class LossSpec:
 
 
 class SoftmaxBand:
-    """The softmax of a band, for softmax focal and cross-entropy.
+    """The softmax of a band, for `formulas.softmax_focal` and `formulas.cross_entropy`.
 
     It stays exact if the probability of the label rounds to 1 or to 0.
     """
@@ -72,52 +75,52 @@ class SoftmaxBand:
         self.nll = torch.where(label_exp > 0.5 * self.total_exp, likely_nll, unlikely_nll)
 
     def focal(self, gamma: float) -> Tensor:
-        """Return (1 - p)^gamma * nll [P], `formulas.softmax_focal` before weights and mean."""
+        """Return (1 - p)^gamma * nll [P]: softmax focal, or cross-entropy if gamma is 0."""
         return self.p_others.pow(gamma) * self.nll if gamma else self.nll
 
-    def focal_by_nll(self, gamma: float) -> Tensor:
-        """Return the derivative of `focal` by nll [P]; it is 1 for gamma 0."""
+    def focal_derivative(self, gamma: float) -> Tensor:
+        """Return the derivative of `focal` with respect to nll [P]. It is 1 if gamma is 0."""
         if not gamma:
             return torch.ones_like(self.nll)
         ratio = torch.where(self.p_others > 0, self.nll / self.p_others, 1.0)  # -> 1 as p -> 1
         return self.p_others.pow(gamma) * (1 + gamma * (1 - self.p_others) * ratio)
 
-    def gradient(self, by_nll: Tensor) -> Tensor:
-        """Return the gradient [C, P] on the logits from a derivative by nll [P].
+    def gradient(self, grad_nll: Tensor) -> Tensor:
+        """Return the gradient [C, P] on the logits, from that on nll [P].
 
-        It is by_nll * (softmax - one-hot label). Call it once: it overwrites `other_exps`.
+        It is grad_nll * (softmax - one-hot label). Call this once: it overwrites `other_exps`.
         """
-        result = self.other_exps.mul_(by_nll / self.total_exp)
-        return result.scatter_(0, self.labels, (-by_nll * self.p_others)[None])
+        result = self.other_exps.mul_(grad_nll / self.total_exp)
+        return result.scatter_(0, self.labels, (-grad_nll * self.p_others)[None])
 
 
 class SigmoidBand:
-    """The sigmoid of each class of a band, for sigmoid focal and Dice."""
+    """The sigmoid of each class of a band, for `formulas.sigmoid_focal` and Dice."""
 
     def __init__(self, band: Band) -> None:
         self.band = band
         self.p = band.logits.sigmoid()
 
     def focal(self, gamma: float, alpha: float) -> tuple[Tensor, Tensor]:
-        """Return the focal loss of each class, and its derivative by the logits, both [C, P].
+        """Return the focal loss of each class and its gradient on the logits, both [C, P].
 
-        Same values as `formulas.sigmoid_focal` before class weights and mean. All classes are
-        computed as negatives first. Then the label's value is replaced by that of a positive. To
-        correct the sum over classes afterwards would lose digits: on a confident pixel, the value
-        of the label as a negative is by far the largest.
+        The values are those of `formulas.sigmoid_focal` before class weights and mean. First, each
+        class is computed as a negative. Then the value at the label is replaced by that of a
+        positive. Correcting the sum over classes instead would lose digits: on a confident pixel,
+        the label's value as a negative is by far the largest.
         """
         band = self.band
         # A positive with logit x has the loss of a negative with logit -x.
         positive_logits = -band.at_label(band.logits)
-        positive, by_positive = _negative_focal(positive_logits, positive_logits.sigmoid(), gamma)
-        value, by_logits = _negative_focal(band.logits, self.p, gamma)
+        positive, grad_positive = _negative_focal(positive_logits, positive_logits.sigmoid(), gamma)
+        value, grad_logits = _negative_focal(band.logits, self.p, gamma)
         value.mul_(1 - alpha).scatter_(0, band.labels, alpha * positive[None])
-        by_logits.mul_(1 - alpha).scatter_(0, band.labels, -alpha * by_positive[None])
-        return value, by_logits
+        grad_logits.mul_(1 - alpha).scatter_(0, band.labels, -alpha * grad_positive[None])
+        return value, grad_logits
 
 
 def _negative_focal(logits: Tensor, p: Tensor, gamma: float) -> tuple[Tensor, Tensor]:
-    """Return p^gamma * -log(1 - p) for p = sigmoid(logits), and its derivative by the logits.
+    """Return p^gamma * -log(1 - p) for p = sigmoid(logits), and its gradient on the logits.
 
     -log(1 - sigmoid(x)) is softplus(x).
     """
@@ -125,14 +128,14 @@ def _negative_focal(logits: Tensor, p: Tensor, gamma: float) -> tuple[Tensor, Te
     if not gamma:
         return softplus, p.clone()
     p_to_gamma = _power(logits - softplus, p, gamma)
-    by_logits = (1 - p).mul_(softplus).mul_(gamma).add_(p).mul_(p_to_gamma)
-    return softplus.mul_(p_to_gamma), by_logits
+    grad_logits = (1 - p).mul_(softplus).mul_(gamma).add_(p).mul_(p_to_gamma)
+    return softplus.mul_(p_to_gamma), grad_logits
 
 
 def _power(log_p: Tensor, p: Tensor, gamma: float) -> Tensor:
     """Return p^gamma.
 
-    It goes through the logarithm, because `pow` is slow, and has an infinite slope at 0 if
+    It uses the logarithm, because `pow` is slow, and because the slope of `pow` at 0 is infinite if
     gamma < 1.
     """
     if gamma in (1.0, 2.0):
@@ -163,8 +166,8 @@ class DiceSums:
         self.num_labels += _sum_by_label(band, band.valid)
         self.p_squared += p.square() @ band.valid
 
-    def loss_and_derivatives(self, per_class: bool) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the loss [] of the sample, and its derivatives [C] by `overlap` and `p_squared`.
+    def loss_and_gradients(self, per_class: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the loss [] of the sample, and its gradients [C] on `overlap` and `p_squared`.
 
         The loss is that of `formulas.dice`, or of `formulas.dice_per_class` if `per_class`, before
         the mean over samples.
@@ -178,9 +181,9 @@ class DiceSums:
         share = present / present.sum().clamp(min=1)
         denominator = p_squared + num_labels + 2 * DICE_EPS
         loss = ((1 - 2 * overlap / denominator) * share).sum()
-        by_overlap = -2 / denominator * share
-        by_p_squared = 2 * overlap / denominator.square() * share
-        return loss, by_overlap.expand_as(self.overlap), by_p_squared.expand_as(self.overlap)
+        grad_overlap = -2 / denominator * share
+        grad_p_squared = 2 * overlap / denominator.square() * share
+        return loss, grad_overlap.expand_as(self.overlap), grad_p_squared.expand_as(self.overlap)
 
 
 def _sum_by_label(band: Band, values: Tensor) -> Tensor:
@@ -189,18 +192,18 @@ def _sum_by_label(band: Band, values: Tensor) -> Tensor:
     return sums.index_add_(0, band.labels[0], values)
 
 
-def dice_gradient(band: Band, p: Tensor, by_overlap: Tensor, by_p_squared: Tensor) -> Tensor:
+def dice_gradient(band: Band, p: Tensor, grad_overlap: Tensor, grad_p_squared: Tensor) -> Tensor:
     """Return the gradient [C, P] of Dice on the logits of a band.
 
-    `p` [C, P] are its probabilities, the derivatives [C] those by the sums of its sample.
+    `p` [C, P] are the band's probabilities. The gradients [C] are those on the sums of its sample.
     """
-    by_p = 2 * p * by_p_squared[:, None]
-    by_p.scatter_add_(0, band.labels, by_overlap[band.labels])
-    return by_p.mul_(p).mul_(1 - p).mul_(band.valid)
+    grad_p = 2 * p * grad_p_squared[:, None]
+    grad_p.scatter_add_(0, band.labels, grad_overlap[band.labels])
+    return grad_p.mul_(p).mul_(1 - p).mul_(band.valid)
 
 
 class BandedTerms:
-    """Computes the terms of a batch and, if wanted, the gradient of their weighted sum."""
+    """One pass over a batch: the terms and, if wanted, the gradient of their weighted sum."""
 
     def __init__(
         self,
@@ -269,11 +272,11 @@ class BandedTerms:
         if has_focal:
             self.focal += softmax.focal(spec.gamma) @ pixel_weights
         if full_width_grad is not None:
-            by_nll = spec.ce / self.num_selected
+            grad_nll = spec.ce / self.num_selected
             if has_focal:
-                by_focal = spec.focal / self.focal_count
-                by_nll = by_nll + by_focal * softmax.focal_by_nll(spec.gamma)
-            gradient = softmax.gradient(by_nll * pixel_weights)
+                focal_factor = spec.focal / self.focal_count
+                grad_nll = grad_nll + focal_factor * softmax.focal_derivative(spec.gamma)
+            gradient = softmax.gradient(grad_nll * pixel_weights)
             self.upsampler.add_rows_backward(full_width_grad, band.rows, gradient)
 
     def _add_sigmoid_terms(
@@ -283,11 +286,11 @@ class BandedTerms:
         spec = self.spec
         sigmoid = SigmoidBand(band)
         if spec.focal and not spec.softmax_focal:
-            value, by_logits = sigmoid.focal(spec.gamma, spec.alpha)
+            value, grad_logits = sigmoid.focal(spec.gamma, spec.alpha)
             self.focal += self.class_weights @ (value @ band.selected)
             if full_width_grad is not None:
-                by_class = spec.focal / self.focal_count * self.class_weights
-                gradient = by_logits.mul_(by_class[:, None]).mul_(band.selected)
+                class_factor = spec.focal / self.focal_count * self.class_weights
+                gradient = grad_logits.mul_(class_factor[:, None]).mul_(band.selected)
                 self.upsampler.add_rows_backward(full_width_grad, band.rows, gradient)
         if spec.dice:
             sums.add(band, sigmoid.p)
@@ -296,22 +299,23 @@ class BandedTerms:
         self, sample: int, full_width: Tensor, full_width_grad: Tensor | None, sums: DiceSums
     ) -> None:
         """Add a sample to Dice and, in a second pass over its bands, to the gradient."""
-        loss, by_overlap, by_p_squared = sums.loss_and_derivatives(self.spec.dice_per_class)
+        loss, grad_overlap, grad_p_squared = sums.loss_and_gradients(self.spec.dice_per_class)
         self.dice += loss
         if full_width_grad is None:
             return
         weight = self.spec.dice / len(self.logits)
-        by_overlap = (weight * by_overlap).to(full_width)
-        by_p_squared = (weight * by_p_squared).to(full_width)
+        grad_overlap = (weight * grad_overlap).to(full_width)
+        grad_p_squared = (weight * grad_p_squared).to(full_width)
         for band in self._bands(sample, full_width):
-            gradient = dice_gradient(band, band.logits.sigmoid(), by_overlap, by_p_squared)
+            gradient = dice_gradient(band, band.logits.sigmoid(), grad_overlap, grad_p_squared)
             self.upsampler.add_rows_backward(full_width_grad, band.rows, gradient)
 
 
 class BandedLoss(torch.autograd.Function):
     """The weighted sum [] of the terms, and the unweighted terms [3]: focal, Dice, cross-entropy.
 
-    Only the weighted sum has a gradient. The forward pass computes it; the backward pass scales it.
+    Same value and gradient as the weighted sum of the formulas. Only that sum has a gradient. The
+    forward pass computes it; the backward pass scales it.
     """
 
     @staticmethod
@@ -340,7 +344,7 @@ class BandedLoss(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx: Any, by_total: Tensor, _by_terms: Tensor | None
+        ctx: Any, grad_total: Tensor, _grad_terms: Tensor | None
     ) -> tuple[Tensor | None, ...]:
-        """Return the gradient of the forward pass, scaled, for the logits only."""
-        return by_total * ctx.saved_tensors[0], None, None, None, None
+        """Return the gradient on the logits: that of the forward pass times `grad_total`."""
+        return grad_total * ctx.saved_tensors[0], None, None, None, None
