@@ -67,7 +67,7 @@ class RowUpsampler:
             yield slice(start, min(start + step, self.size[0]))
 
     def source_rows(self, rows: slice) -> slice:
-        """Return the rows of the h that these rows of the H are interpolated from."""
+        """Return which of the h source rows these rows of the H are interpolated from."""
         height = self.logits.shape[-2]
         scale = height / self.size[0]
         first = max(0, int((rows.start + 0.5) * scale - 0.5))

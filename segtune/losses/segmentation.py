@@ -1,8 +1,8 @@
 """The loss of a training run: a weighted sum of focal, Dice and cross-entropy on logits.
 
 `formulas.py` defines the terms; `banded.py` computes them. This file connects them to the config.
-Ignored pixels count in no term. Everything is computed in float32, also under autocast: half
-precision has no room for the tails of a focal loss.
+Ignored pixels count in no term. Half precision is converted to float32, also under autocast: it has
+no room for the tails of a focal loss.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class SegmentationLoss(nn.Module):
     class_weights: Tensor
 
     def __init__(self, config: LossConfig, num_classes: int, ignore_index: int = 255) -> None:
-        """Raise ConfigError if `loss.class_weights` has not one weight for each class."""
+        """Raise ConfigError if `loss.class_weights` does not have one weight per class."""
         super().__init__()
         self.config = config
         self.num_classes = num_classes
