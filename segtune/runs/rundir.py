@@ -70,10 +70,11 @@ class TrialDir:
     def begin_attempt(self) -> int:
         """Begin another attempt and return its number, from 1. Older attempts may not write now."""
         attempts = [*self.read_attempts(), Attempt(round(time.time(), 3))]
-        for of_older_attempt in (self.heartbeat, self.verdict):
-            of_older_attempt.unlink(missing_ok=True)
         lines = "".join(json.dumps(asdict(attempt)) + "\n" for attempt in attempts)
         write_atomic(self.attempts, lines)
+        # Only now: before, the older attempt could have written these files once more.
+        for of_older_attempt in (self.heartbeat, self.verdict):
+            of_older_attempt.unlink(missing_ok=True)
         return len(attempts)
 
     def is_current(self) -> bool:
@@ -135,9 +136,11 @@ class TrialDir:
     def read_verdict(self) -> Verdict | None:
         """Return how the training run ended, or None if it has not ended."""
         try:
-            return Verdict.parse(json.loads(self.verdict.read_text()))
+            text = self.verdict.read_text()
         except FileNotFoundError:
             return None
+        # Empty: `create_once` has not yet written the content.
+        return Verdict.parse(json.loads(text)) if text else None
 
 
 class SearchDir:
