@@ -166,18 +166,16 @@ def _moved(interval: TrialInterval, by_s: float) -> TrialInterval:
 
 @dataclass(frozen=True)
 class _TrialTimes:
-    """The times in a trial's files, in Unix time; None for what has not happened or was not kept."""
+    """The times in a trial's files, in Unix time."""
 
     trial: str
-    drawn: float | None  # start of the first attempt
-    restarted: float | None  # start of the last attempt
+    starts: tuple[float | None, ...]  # of each attempt; None: written by an early version
     ended: float | None  # None while the trial has no verdict
     epochs: tuple[Span, ...]
 
     @classmethod
     def read(cls, trial: TrialDir) -> _TrialTimes:
         records = trial.read_epochs()
-        attempts = trial.read_attempts()
         verdict = trial.read_verdict()
         seconds_before = [0.0, *(record.seconds for record in records)]
         epochs = tuple(
@@ -185,37 +183,41 @@ class _TrialTimes:
             for record, before in zip(records, seconds_before, strict=False)
             if record.ended
         )
-        # Early versions kept no time of a verdict: such a trial ended with its last epoch.
+        # Early versions wrote no `ended` in a verdict: the end of the last epoch is used.
         last = epochs[-1][1] if epochs else None
         return cls(
             trial=trial.id,
-            drawn=attempts[0].started if attempts else None,
-            restarted=attempts[-1].started if len(attempts) > 1 else None,
+            starts=tuple(attempt.started for attempt in trial.read_attempts()),
             ended=(verdict.ended or last) if verdict else None,
             epochs=epochs,
         )
 
     @property
+    def drawn(self) -> float | None:
+        """The start of the first attempt, if it is known."""
+        return self.starts[0] if self.starts else None
+
+    @property
     def launch_s(self) -> float | None:
-        """From the draw to the first step; None without an epoch, or if it was started again."""
-        if not self.epochs or self.drawn is None or self.restarted is not None:
+        """Seconds from the draw to the first step; None without an epoch or after a restart."""
+        if self.drawn is None or len(self.starts) > 1 or not self.epochs:
             return None
         return self.epochs[0][0] - self.drawn
 
     def interval(self, session: Session) -> TrialInterval | None:
-        """Return the trial's part of a session, its slot still 0; None if it had no part."""
+        """Return when the trial ran in a session, with slot 0; None if it did not run in it."""
         epochs = tuple(span for span in self.epochs if session.contains(span[1]))
-        candidates = [self.drawn, self.restarted, *(began for began, _ in epochs)]
-        starts = [start for start in candidates if start is not None and session.contains(start)]
+        starts = [*self.starts, *(began for began, _ in epochs)]
+        starts = [start for start in starts if start is not None and session.contains(start)]
         if not starts:
             return None
-        # A trial that did not end in the session ran until the session ended, and was interrupted.
-        ended = session.ended
+        # A trial that did not end in the session was interrupted by the end of the session.
+        ends = [ended for _, ended in epochs]
         if self.ended is not None and session.contains(self.ended):
-            ended = self.ended
-        return TrialInterval(
-            self.trial, 0, min(starts), max([ended, *(e for _, e in epochs)]), epochs
-        )
+            ends.append(self.ended)
+        else:
+            ends.append(session.ended)
+        return TrialInterval(self.trial, 0, min(starts), max(ends), epochs)
 
 
 def _intervals(trials: Sequence[_TrialTimes], session: Session) -> list[TrialInterval]:
