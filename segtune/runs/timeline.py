@@ -1,6 +1,7 @@
-"""What each trial did when, how long trials took to start, and how busy the workers were.
+"""When each trial ran, how long trials took to start, and how busy the workers were.
 
-Everything is computed from the files of a search run, for any search run and without Ray.
+Everything is computed from the times written in the files of a search run, never from the
+modification times of those files. Needs no Ray.
 """
 
 from __future__ import annotations
@@ -47,9 +48,9 @@ class Utilisation:
     busy_share: float  # of the worker time that went into training and validation, in 0..1
     tail_share: float  # of the worker time that slots sat idle after their last trial, in 0..1
     worker_seconds: float  # slots x workers x duration
-    first_launch_s: float | None  # median, in processes that first had to start and to import
+    first_launch_s: float | None  # median of the first trial of each slot: its process starts too
     later_launch_s: float | None  # median of the other launches
-    worst_launch_s: float | None  # longest of the other launches
+    worst_launch_s: float | None  # maximum of the other launches
 
     @property
     def summary(self) -> str:
@@ -72,14 +73,14 @@ class Utilisation:
 
 @dataclass(frozen=True)
 class TrialInterval:
-    """A trial in its slot during one session, from its draw or restart to its end.
+    """The time that a trial held its slot in one session, from its draw or restart to its end.
 
-    If the trial outlived the session, the interval ends with the session. Times are in seconds.
+    If the trial did not end in the session, the interval ends with the session.
     """
 
     trial: str
     slot: int  # from 1; a slot runs one trial at a time
-    began: float
+    began: float  # seconds
     ended: float
     epochs: tuple[Span, ...]  # when it trained and validated
 
@@ -100,7 +101,7 @@ class Timeline:
 
 @contextmanager
 def recorded(run: SearchDir, concurrent: int, workers: int) -> Iterator[None]:
-    """Add the block as a session to the search run's files, however the block ends."""
+    """Record the block as a session of the search run, even if the block raises."""
     began = time.time()
     try:
         yield
@@ -131,6 +132,7 @@ def utilisation(run: SearchDir) -> Utilisation | None:
         tail_s += session.workers * _tail_s(intervals, session)
         drawn = [t for t in trials if t.drawn is not None and session.contains(t.drawn)]
         launches = [trial.launch_s for trial in drawn]
+        # The first trial of a slot waits for its process to start and to import torch.
         first += [s for s in launches[: session.concurrent] if s is not None]
         later += [s for s in launches[session.concurrent :] if s is not None]
     worker_s = sum(s.workers * s.concurrent * s.seconds for s in sessions)
@@ -145,7 +147,7 @@ def utilisation(run: SearchDir) -> Utilisation | None:
 
 
 def timeline(run: SearchDir) -> Timeline | None:
-    """Return what each trial did, by slot; None before the end of the first session."""
+    """Return when each trial ran and in which slot; None before the end of the first session."""
     sessions = read_sessions(run)
     if not sessions:
         return None
@@ -159,9 +161,13 @@ def timeline(run: SearchDir) -> Timeline | None:
 
 
 def _moved(interval: TrialInterval, by_s: float) -> TrialInterval:
-    epochs = tuple((began + by_s, ended + by_s) for began, ended in interval.epochs)
-    began, ended = interval.began + by_s, interval.ended + by_s
-    return replace(interval, began=began, ended=ended, epochs=epochs)
+    """Return the interval with all its times moved by `by_s` seconds."""
+    return replace(
+        interval,
+        began=interval.began + by_s,
+        ended=interval.ended + by_s,
+        epochs=tuple((began + by_s, ended + by_s) for began, ended in interval.epochs),
+    )
 
 
 @dataclass(frozen=True)
@@ -221,14 +227,14 @@ class _TrialTimes:
 
 
 def _intervals(trials: Sequence[_TrialTimes], session: Session) -> list[TrialInterval]:
-    """Return the trials of a session with their slots, in Unix time."""
+    """Return the intervals of a session with their slots, in Unix time."""
     intervals = [interval for trial in trials if (interval := trial.interval(session))]
     assigned: list[TrialInterval] = []
     free_since = [session.began] * session.concurrent
     for interval in sorted(intervals, key=lambda i: i.began):
-        # The search draws a trial as soon as another one ends, so the new trial has the slot that
-        # became free last. If no slot is free, the clocks of two nodes disagree, and the slot that
-        # becomes free first is taken.
+        # The search draws a trial as soon as another trial ends, so the new trial gets the slot
+        # that became free last. If no slot is free, the clocks of two nodes disagree; then it gets
+        # the slot that becomes free first.
         free = [slot for slot, since in enumerate(free_since) if since <= interval.began]
         if free:
             slot = max(free, key=free_since.__getitem__)
