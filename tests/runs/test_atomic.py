@@ -3,6 +3,7 @@
 import errno
 import multiprocessing
 import os
+import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
@@ -14,7 +15,7 @@ from segtune.runs.rundir import SearchDir
 from segtune.runs.verdict import Verdict
 
 NUM_PROCESSES = 8
-NUM_TRIALS = 5
+NUM_TRIALS = 10
 
 
 def fail_to_sync(file: int) -> None:
@@ -68,12 +69,25 @@ def test_other_failures_to_link_are_raised(tmp_path: Path, monkeypatch: pytest.M
 barrier: Barrier
 
 
+def fail_to_link_together(source: Path, target: Path) -> None:
+    """Fail in all processes at the same time, so that they race for what comes next."""
+    barrier.wait(timeout=60)
+    fail_to_link(source, target)
+
+
+def rename_slowly(source: Path, target: Path) -> None:
+    """Rename a file slowly: a process that only looks whether the file exists is then caught."""
+    time.sleep(0.02)
+    os.rename(source, target)
+
+
 def join_race(shared: Barrier, hard_links: bool) -> None:
     """Prepare a process of the race."""
     global barrier
     barrier = shared
     if not hard_links:
-        os.link = fail_to_link
+        os.link = fail_to_link_together
+        os.replace = rename_slowly
 
 
 def write_verdicts(run: Path, kind: str) -> list[bool]:

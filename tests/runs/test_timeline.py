@@ -100,6 +100,13 @@ def test_a_launch_without_an_epoch_is_not_counted(search_run: SearchDir) -> None
     assert used.summary.endswith("after the last trial of each slot; later trials in 2.0 s")
 
 
+def test_the_launch_of_a_restarted_trial_is_not_counted(search_run: SearchDir) -> None:
+    # Its first step is one of the second attempt, 49 s after the draw.
+    write_sessions(search_run, Session(1000.0, 1100.0, 1, 1))
+    write_trial(search_run, 0, [1001.0, 1040.0], [(1060.0, 10.0)], 1060.5)
+    assert read_utilisation(search_run).first_launch_s is None
+
+
 def test_the_timeline_leaves_out_the_time_between_sessions(two_sessions: SearchDir) -> None:
     result = read_timeline(two_sessions)
     assert (result.seconds, result.num_slots) == (200.0, 2)
