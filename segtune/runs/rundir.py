@@ -75,7 +75,7 @@ class TrialDir:
         attempts = [*self.read_attempts(), Attempt(round(time.time(), 3))]
         lines = "".join(json.dumps(asdict(attempt)) + "\n" for attempt in attempts)
         write_atomic(self.attempts, lines)
-        # Only now: before, the older attempt could have written these files once more.
+        # Last, because the older attempt may write these files until the new one has begun.
         for of_older_attempt in (self.heartbeat, self.verdict):
             of_older_attempt.unlink(missing_ok=True)
         return len(attempts)
