@@ -69,6 +69,21 @@ def test_each_trial_that_ends_is_one_line(study: Study, run: SearchDir) -> None:
     assert lines[1].startswith("trial 0002 interrupted at epoch 1: mIoU 25.00; lr 0.01 [2 of 4")
 
 
+def test_terminal_shows_a_table_of_the_best_trials(study: Study, run: SearchDir) -> None:
+    for number in range(8):
+        end_trial(run, number, "completed", miou=0.1 * number)
+    text = io.StringIO()
+    # Room for five rows.
+    console = Console(file=text, force_terminal=True, width=100, height=12)
+    with live_table(study, run, console):
+        pass
+    table = text.getvalue()
+    assert table.index("0007") < table.index("0003")
+    assert "0002" not in table
+    assert "and 3 more" in table
+    assert "8 of 4 trials" in table
+
+
 def test_summary_without_a_healthy_trial_says_so(study: Study, run: SearchDir) -> None:
     end_trial(run, 0, "unhealthy")
     text = printed(lambda console: print_summary(study, run, console))
