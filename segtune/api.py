@@ -67,10 +67,10 @@ class SearchEvents(Protocol):
     """
 
     def on_warm_start(self, earlier: WarmStart) -> None:
-        """Take what earlier search runs contribute, once, before the first trial."""
+        """Receive what earlier search runs contribute, before the first trial."""
 
     def on_placement(self, study: Study, placement: str, dashboard_url: str) -> None:
-        """Take where the trials of `study` run, in words, before the first of them."""
+        """Receive how many trials run at the same time and on what, before the first trial."""
 
     def watching(self, study: Study, run: SearchDir) -> AbstractContextManager[None]:
         """Return a context that is open while the trials of `study` run in the folder `run`.
@@ -97,10 +97,11 @@ def run_study(
 ) -> StudyResult:
     """Run a study in the folder `out/name` and return its trials and the best of them.
 
-    `resume` continues a search run, with the same study. `extend` continues it with a wider space
-    or more trials. `warm_start` are folders of earlier search runs from which a new one learns; at
-    a resume it has no effect, because the search run has kept what it was started with. `address`
-    is the Ray cluster to join; by default, a local Ray is started.
+    `resume` continues a search run with the same study; only settings that change no draw may
+    differ, such as the number of trials. `extend` continues it with a wider space. `warm_start` are
+    folders of earlier search runs from which a new one learns; at a resume it has no effect,
+    because the search run has kept what it was started with. `address` is the Ray cluster to join;
+    by default, a local Ray is started.
 
     Ctrl-C, SIGTERM and `segtune stop` end the search: the result is then `interrupted`. A second
     Ctrl-C ends it at once. Neither raises KeyboardInterrupt here.

@@ -382,3 +382,12 @@ def test_resume_command_leaves_out_the_warm_start() -> None:
     started = argument_parser().parse_args(["--warm-start", "a", "b", "--space", "s.yaml"])
     expected = "python -m segtune.search --space s.yaml --out runs --name s-1 --resume"
     assert resume_command(started, "s-1") == expected
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_overwrite_replaces_the_training_run_on_workers_too(files: Path, trained: Path) -> None:
+    command = ["train", "--config", str(files / "c.yaml"), "--out", str(trained)]
+    options = ["--workers", "2", "--overwrite", "--set", "schedule.epochs=1"]
+    assert program([*command, *options]) == 0
+    assert len((trained / "epochs.jsonl").read_text().splitlines()) == 1
