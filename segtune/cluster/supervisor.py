@@ -36,7 +36,7 @@ SUPERVISION_INTERVAL_S = 1.0
 
 
 def write_best(study: Study, run: SearchDir, best: TrialResult | None) -> None:
-    """Write the config of the best healthy trial, at full length, to best.yaml if it has changed."""
+    """Write the config of the best healthy trial, at full length, to best.yaml if it differs."""
     if best:
         config = write_yaml(study.config.override(best.params).dump())
         if not run.best.exists() or run.best.read_text() != config:

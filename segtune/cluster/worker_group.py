@@ -40,7 +40,7 @@ from segtune.cluster.placement import Placement
 from segtune.cluster.ray_internals import WorkerGroupController
 from segtune.cluster.worker import cancel, serve_tasks, submit, train_cancellable_worker
 
-# How long the ranks of a cancelled trial may take to reach their next step before they are replaced.
+# How long the ranks of a cancelled trial may take to reach their next step. Then they are killed.
 CANCEL_TIMEOUT_S = 60.0
 # How long Ray Train may take to notice that its ranks were killed.
 KILL_TIMEOUT_S = 60.0

@@ -1,4 +1,4 @@
-"""Searches on a real local Ray: trials end with a verdict, workers return, a stopped search resumes."""
+"""Searches on a real local Ray: verdicts, released workers, and searches that resume."""
 
 import json
 import os
