@@ -269,8 +269,8 @@ WORKER_GROUPS = Feature(
 )
 PLACEMENT_GROUPS = Feature(
     _load_placement_groups,
-    "after a trial of two or more workers was stopped, Ray itself releases the resources, "
-    "which takes some seconds and needs the dashboard",
+    "after a trial of two or more workers was killed, Ray itself releases the resources, "
+    "which may take long and needs the dashboard",
 )
 TRIAL_ACTORS = Feature(
     _load_actor_of,

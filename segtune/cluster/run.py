@@ -18,6 +18,7 @@ from segtune.cluster.supervisor import StopWhenAsked, Supervisor, stop_on_signal
 from segtune.cluster.trial import run_trial
 from segtune.cluster.tune_scheduler import StoppingRuleScheduler
 from segtune.cluster.tune_searcher import StudySearcher, is_unfinished
+from segtune.cluster.verdict_scheduler import VerdictScheduler
 from segtune.runs.results import best_trial, miou_by_epoch, read_trials, validated_epochs
 from segtune.runs.rundir import SearchDir
 from segtune.runs.timeline import recorded
@@ -47,7 +48,7 @@ def run_search(
         placement = place_trials(study.search, live_nodes())
         if on_placement:
             on_placement(placement, dashboard)
-        scheduler = StoppingRuleScheduler(stopping_rule(study))
+        scheduler = _scheduler(study, run, placement)
         # Before the searcher reads the verdicts.
         prune_interrupted_trial(run, replay_trials(scheduler, run))
         searcher = StudySearcher(study, run)
@@ -62,6 +63,18 @@ def run_search(
             searcher.settle()
             write_best(study, run, best_trial(read_trials(run)))
         return supervisor.stopping
+
+
+def _keeps_processes(placement: Placement) -> bool:
+    """Whether the processes of a trial, its ranks included, serve the next trial."""
+    return placement.workers == 1 or WORKER_GROUPS.get() is not None
+
+
+def _scheduler(study: Study, run: SearchDir, placement: Placement) -> StoppingRuleScheduler:
+    rule = stopping_rule(study)
+    if _keeps_processes(placement):
+        return StoppingRuleScheduler(rule)
+    return VerdictScheduler(rule, run)
 
 
 def _tuner(
@@ -86,10 +99,8 @@ def _tuner(
             num_samples=searcher.remaining * (1 + study.search.retries),
             max_concurrent_trials=placement.concurrent,
             trial_dirname_creator=lambda trial: trial.trial_id,
-            # Train the next trial in the process of the last one: importing torch takes longer than
-            # many a trial. A trial that waits for a worker group of its own cannot be stopped, so
-            # its process must end.
-            reuse_actors=placement.workers == 1 or WORKER_GROUPS.get() is not None,
+            # Importing torch takes longer than many a trial.
+            reuse_actors=_keeps_processes(placement),
         ),
         run_config=tune.RunConfig(
             name=f"tune-{time.time_ns()}",

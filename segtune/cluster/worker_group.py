@@ -223,7 +223,8 @@ KEEPER = GroupKeeper()
 def train_in_own_group(task: TrialTask, storage: Path, placement: Placement) -> None:
     """Train a task on a worker group that Ray Train starts for it, by documented interfaces only.
 
-    The ranks report to Tune. Tune cannot stop them, so they stop once the trial has a verdict.
+    The ranks report to Tune. They leave the task once the trial has a verdict (see
+    `verdict_scheduler`).
     """
     from ray.tune.integration.ray_train import TuneReportCallback
 

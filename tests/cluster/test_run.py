@@ -348,4 +348,4 @@ def test_search_of_worker_groups_needs_no_private_name_of_ray(
     assert (pid_of_rank_0(run, 0) == pid_of_rank_0(run, 1)) == ray_internals
     warnings = [record for record in caplog.records if SWITCH in record.getMessage()]
     assert len(warnings) == (0 if ray_internals else 1)
-    assert wait_for_free_cluster(timeout_s=30)
+    assert wait_for_free_cluster(timeout_s=10)
