@@ -160,32 +160,26 @@ def train_errors() -> tuple[type[Exception], ...]:
     return (error,) if error else ()
 
 
-@cache
-def _load_in_process_controller() -> type:
-    from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
-    from ray.train.v2._internal.callbacks.placement_group_callback import (
-        PlacementGroupCleanerCallback,
-    )
+def _report_receiver() -> type:
     from ray.train.v2._internal.execution.callback import ReportCallback
-    from ray.train.v2._internal.execution.controller import TrainController
-    from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
-    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
-    # Not overridden below but replaced: without them the class would change nothing.
-    DataParallelTrainer._initialize_and_run_controller  # noqa: B018
-    FixedScalingPolicy._maybe_send_resource_request  # noqa: B018
-
-    # `release_orphans` does what the cleaner does. Training data does not come from Ray Data.
-    needless = (PlacementGroupCleanerCallback, DatasetsCallback)
-
-    class Receiver(ReportCallback):
+    class ReportReceiver(ReportCallback):
         """Passes on the metrics of rank 0 once all ranks have reported theirs."""
 
         def __init__(self, on_report: Callable[[dict[str, Any]], None]) -> None:
-            self.on_report = on_report
+            self._on_report = on_report
 
         def after_report(self, training_report: Any, metrics: list[dict[str, Any]]) -> None:
-            self.on_report(metrics[0])
+            self._on_report(metrics[0])
+
+    return ReportReceiver
+
+
+def _uncoordinated_scaling() -> type:
+    from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
+
+    # A method that does not exist could be overridden without any effect.
+    FixedScalingPolicy._maybe_send_resource_request  # noqa: B018
 
     class UncoordinatedScaling(FixedScalingPolicy):
         """Requests no resources from Ray's AutoscalingCoordinator, which would be a process.
@@ -199,17 +193,36 @@ def _load_in_process_controller() -> type:
         def _maybe_send_resource_request(self) -> None:
             pass
 
-    class InProcessController:
-        """For a trainer of Ray Train: its controller runs in the thread that calls `fit`."""
+    return UncoordinatedScaling
 
-        scaling_config: Any
-        on_report: Callable[[dict[str, Any]], None]
+
+@cache
+def _load_in_process_controller() -> type:
+    from ray.train.v2._internal.callbacks import datasets, placement_group_callback
+    from ray.train.v2._internal.execution.controller import TrainController
+    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+
+    DataParallelTrainer._initialize_and_run_controller  # noqa: B018
+    # `release_orphans` does what the cleaner does. Training data does not come from Ray Data.
+    unneeded = (
+        placement_group_callback.PlacementGroupCleanerCallback,
+        datasets.DatasetsCallback,
+    )
+    receiver, scaling = _report_receiver(), _uncoordinated_scaling()
+
+    class InProcessController(DataParallelTrainer):
+        """A trainer of Ray Train whose controller runs in the thread that calls `fit`."""
+
         controller: TrainController | None = None
 
+        def __init__(self, *arguments: Any, on_report: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            self._on_report = on_report
+
         def _initialize_and_run_controller(self, **options: Any) -> Any:
-            callbacks = [c for c in options["callbacks"] if not isinstance(c, needless)]
-            options["callbacks"] = [*callbacks, Receiver(self.on_report)]
-            options["scaling_policy"] = UncoordinatedScaling(self.scaling_config)
+            callbacks = [c for c in options["callbacks"] if not isinstance(c, unneeded)]
+            options["callbacks"] = [*callbacks, receiver(self._on_report)]
+            options["scaling_policy"] = scaling(self.scaling_config)
             self.controller = TrainController(**options)
             asyncio.run(self.controller.run())
             return self.controller.get_result()
@@ -232,10 +245,10 @@ class WorkerGroupController:
         """`options` are those of a TorchTrainer; `on_report` is called with what rank 0 reports."""
         from ray.train.torch import TorchTrainer
 
-        # The first base class replaces a method of the second.
-        trainer_class = type("GroupTrainer", (WORKER_GROUPS.get(), TorchTrainer), {})
-        self._trainer: Any = trainer_class(train_loop, **options)
-        self._trainer.on_report = on_report
+        # `_load_in_process_controller` cannot import TorchTrainer, because the driver calls it and
+        # has no use for torch.
+        trainer_class: Any = type("GroupTrainer", (WORKER_GROUPS.get(), TorchTrainer), {})
+        self._trainer: Any = trainer_class(train_loop, on_report=on_report, **options)
 
     def run(self) -> None:
         """Start the ranks and return when they have ended. Raise the errors of Ray Train."""
