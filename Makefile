@@ -2,13 +2,19 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: search test lint clean
+# Of the target test-ray: the version of Ray to test on.
+RAY ?= 2.60
+
+.PHONY: search test test-ray lint clean
 
 search: .venv/installed
 	$(BIN)/python -m segtune.search --space configs/loss_weights.yaml
 
 test: .venv/installed-dev
 	$(BIN)/python -m pytest
+
+test-ray: .venv-ray-$(RAY)/installed
+	.venv-ray-$(RAY)/bin/python -m pytest tests/cluster tests/tuning
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
@@ -26,5 +32,10 @@ lint: .venv/installed-dev
 	$(BIN)/pip install --quiet -e ".[dev]"
 	touch $@ .venv/installed
 
+.venv-ray-%/installed: pyproject.toml
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/pip install --quiet -e ".[dev]" "ray[default,train,tune]==$*.*"
+	touch $@
+
 clean:
-	rm -rf .venv .pytest_cache .ruff_cache
+	rm -rf .venv .venv-ray-* .pytest_cache .ruff_cache

@@ -37,6 +37,10 @@ OWNERS = {
     "timm": ("models",),
     "transformers": ("models",),
 }
+# The only file that may use private names of a library; each such name has a fallback there.
+FENCES = {"ray": "cluster.ray_internals", "optuna": "tuning.optuna_study"}
+# Private modules without a leading underscore.
+UNDOCUMENTED = ("ray.core", "ray.train.v2", "ray.tune.progress_reporter")
 FREE_OF_TORCH = ("errors", "config", "runs", "tuning", "reporting")
 FILES = sorted(
     str(path.relative_to(ROOT).with_suffix("")).replace("/", ".")
@@ -49,10 +53,13 @@ def package_of(name: str) -> str:
     return "commands" if name in COMMANDS else name.split(".")[0]
 
 
+def nodes(name: str) -> Iterator[ast.AST]:
+    return ast.walk(ast.parse((ROOT / (name.replace(".", "/") + ".py")).read_text()))
+
+
 def imports(name: str) -> Iterator[str]:
-    """Yields every module that a file names in an import, also inside functions."""
-    tree = ast.parse((ROOT / (name.replace(".", "/") + ".py")).read_text())
-    for node in ast.walk(tree):
+    """Yield every module that a file names in an import, also inside functions."""
+    for node in nodes(name):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -96,3 +103,35 @@ def test_library_has_one_owner(name: str) -> None:
     assert strangers == set()
     if is_in(name, FREE_OF_TORCH):
         assert "torch" not in libraries
+
+
+def is_private(name: str) -> bool:
+    """Whether a part of a dotted name has a leading underscore, `__future__` excepted."""
+    return any(part.startswith("_") and not part.endswith("__") for part in name.split("."))
+
+
+def private_attributes(name: str) -> set[str]:
+    """Return the private attributes that a file reads or sets but does not define itself."""
+    used, defined = set(), set()
+    for node in nodes(name):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            defined.add(node.name)
+        elif isinstance(node, ast.Attribute) and is_private(node.attr):
+            of_self = isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
+            (defined if of_self else used).add(node.attr)
+    return used - defined
+
+
+@pytest.mark.parametrize("name", sorted(set(FILES) - set(FENCES.values())))
+def test_only_the_fence_of_a_library_uses_its_private_names(name: str) -> None:
+    fenced = {module for module in imports(name) if module.split(".")[0] in FENCES}
+    assert {module for module in fenced if is_private(module)} == set()
+    assert {module for module in fenced if is_in(module, UNDOCUMENTED)} == set()
+    # Objects of Ray and Optuna reach only these packages.
+    if package_of(name) in ("cluster", "tuning"):
+        assert private_attributes(name) == set()
+
+
+def test_fences_use_private_names() -> None:
+    assert any(is_private(module) for module in imports(FENCES["ray"]))
+    assert private_attributes(FENCES["optuna"])

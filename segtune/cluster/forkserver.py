@@ -1,11 +1,15 @@
-"""Workers of a local Ray as forks of one process that has imported what they need. On a cluster, Ray starts them its own way.
+"""Starts the workers of a local Ray as forks of one process that has imported what they need.
 
-Ray starts a Python for each worker. Two trials that begin together import torch and transformers twice, six seconds each, on the
-cores that start Ray itself. Here one process imports them while Ray starts. What Ray runs in place of Python is this file, as a
-script that needs no library: it asks for a fork and stays only because Ray watches it. The fork is the worker.
+Ray starts a Python for each worker. Two trials that begin together import torch and transformers
+twice, which takes six seconds each on the cores on which Ray itself starts. Here one process, the
+fork server, imports them while Ray starts. In place of Python, Ray runs this file as a script that
+needs no library. The script asks the fork server for a fork, which becomes the worker, and stays
+alive because Ray watches it.
 
-Ray itself is left to the forks: it reads its cluster's address and secrets when it is imported, and two forks of a process that
-had it would make up the same ids.
+Ray itself is imported by each fork. When it is imported it reads the address and the secrets of its
+cluster, and two forks of a process that had imported it would generate the same ids.
+
+On a cluster there is no fork server: Ray starts its workers as usual.
 """
 
 from __future__ import annotations
@@ -22,7 +26,7 @@ from typing import Any
 
 log = logging.getLogger(__name__)
 
-# All that a trial imports up to its first step, and, last, the heavy ones of what Ray does.
+# What a trial imports up to its first step, then the slow imports of Ray.
 IMPORTS = (
     "segtune.training.trainer",
     "torch._dynamo",
@@ -33,56 +37,60 @@ IMPORTS = (
     "requests",
     "rich.console",
 )
-# For how long a worker waits for them; Ray gives up after 60 s on one that does not answer.
-PATIENCE_S = 40.0
+# How long a worker waits for the fork server to finish its imports. Ray gives up a worker that has
+# not answered after 60 s.
+FORK_TIMEOUT_S = 40.0
 
 
 @contextmanager
 def forkserver() -> Iterator[str | None]:
-    """Serves forks as long as the block lasts; yields the command for Ray's `py_executable`, None where there can be none."""
-    with ExitStack() as held:
+    """Run a fork server while the block runs; yield the command for Ray's `py_executable`.
+
+    Yield None if there can be no fork server. Workers then start as usual, only slower.
+    """
+    with ExitStack() as resources:
         command = None
-        if sys.platform == "linux":  # elsewhere libraries do not survive a fork
+        if sys.platform == "linux":  # on other systems some libraries do not survive a fork
             try:
-                command = _start(held)
+                command = _start(resources)
             except OSError as error:
                 log.warning("each worker imports torch by itself: %s", error)
         yield command
 
 
-def _start(held: ExitStack) -> str:
-    """Starts a server that ends with `held`; returns the command that asks it for a fork."""
+def _start(resources: ExitStack) -> str:
+    """Start a server that ends with `resources`; return the command that asks it for a fork."""
     import shlex
     import subprocess
     import tempfile
 
-    # Open to this user alone. Not in TMPDIR: the path of a socket has 107 characters at most.
-    path = os.path.join(
-        held.enter_context(
-            tempfile.TemporaryDirectory(prefix="segtune-", dir="/tmp", ignore_cleanup_errors=True)
-        ),
-        "fork",
+    # Open to this user alone. Not in TMPDIR: the path of a socket has at most 107 characters.
+    folder = resources.enter_context(
+        tempfile.TemporaryDirectory(prefix="segtune-", dir="/tmp", ignore_cleanup_errors=True)
     )
+    path = os.path.join(folder, "fork")
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(path)
         listener.listen(socket.SOMAXCONN)
         server = subprocess.Popen(
             [sys.executable, "-m", "segtune.cluster.forkserver", str(listener.fileno())],
             pass_fds=[listener.fileno()],
-            stdin=subprocess.PIPE,  # nothing is written: it ends with this process, however that ends
+            # Nothing is written to it. It closes when this process ends, and then the server ends.
+            stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,  # what is wrong with an import, the worker says that comes to it next
-            start_new_session=True,  # Ctrl-C is not for it
-            # A fork has only the thread that it came from, and no use of a GPU that its parent has looked at.
+            stderr=subprocess.DEVNULL,  # the next worker reports an import that fails
+            start_new_session=True,  # Ctrl-C does not reach it
+            # A fork has no thread but the one that forked, and cannot use a GPU that its parent has
+            # initialised.
             env={"OPENBLAS_NUM_THREADS": "1", "PYTORCH_NVML_BASED_CUDA_CHECK": "1"} | os.environ,
         )
-    held.callback(server.communicate)
-    held.callback(server.kill)
+    resources.callback(server.communicate)
+    resources.callback(server.kill)
     return shlex.join([sys.executable, "-I", "-S", __file__, path])
 
 
 def serve(listener: socket.socket) -> None:
-    """Imports everything, then forks for each that asks, until standard input ends."""
+    """Import everything, then fork for each request, until standard input closes."""
     import gc
     import importlib
     import select
@@ -93,52 +101,59 @@ def serve(listener: socket.socket) -> None:
         with suppress(ImportError):
             importlib.import_module(name)
     gc.collect()
-    gc.freeze()  # or the first collection of a fork writes to all pages, and none is shared any more
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for them
+    # Without this the first garbage collection of a fork would write to all pages, and the
+    # processes would share none of them any more.
+    gc.freeze()
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel removes forks that have ended
     while sys.stdin not in select.select([listener, sys.stdin], [], [])[0]:
-        asking, _ = listener.accept()
+        connection, _ = listener.accept()
         if not os.fork():
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             listener.close()
-            run_as(asking)
-        asking.close()
-    shutil.rmtree(
-        os.path.dirname(listener.getsockname()), ignore_errors=True
-    )  # nobody else is left to do it
+            run_as(connection)
+        connection.close()
+    # The process that made the folder has ended and cannot remove it.
+    shutil.rmtree(os.path.dirname(listener.getsockname()), ignore_errors=True)
 
 
-def run_as(asking: socket.socket) -> None:
-    """Turns this process into the one that is asked for: its files, environment, folder and script. Does not return."""
+def run_as(connection: socket.socket) -> None:
+    """Turn this process into the one that a request describes, and run its script.
+
+    The process takes over files, environment, folder, limits and arguments (see `spawn_request`).
+    Does not return.
+    """
     import runpy
 
     import numpy as np
 
-    _, files, *_ = socket.recv_fds(asking, 1, 3)
-    with asking.makefile() as stream:
-        wanted = json.load(stream)
+    _, files, *_ = socket.recv_fds(connection, 1, 3)
+    with connection.makefile() as stream:
+        request = json.load(stream)
     for number, file in enumerate(files):
         os.dup2(file, number)
         os.close(file)
-    os.setpgid(0, 0)  # Ray ends a worker with its whole process group
+    os.setpgid(0, 0)  # Ray kills a worker together with its whole process group
     with suppress(OSError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, wanted["files"])  # Ray raises it
+        resource.setrlimit(resource.RLIMIT_NOFILE, request["files"])  # Ray raises it
         with open("/proc/self/oom_score_adj", "w") as score:
-            score.write(wanted["oom_score"])  # Ray has the system end a worker before itself
+            # Ray sets it so that the kernel kills a worker before Ray itself.
+            score.write(request["oom_score"])
     os.environ.clear()
-    os.environ.update(wanted["environment"])
-    os.chdir(wanted["folder"])
-    np.random.seed()  # as `random` does of itself: or all forks draw the same
-    sys.argv = wanted["script"]
+    os.environ.update(request["environment"])
+    os.chdir(request["folder"])
+    # Python's `random` seeds itself after a fork, NumPy does not: all forks would draw the same.
+    np.random.seed()
+    sys.argv = request["script"]
     if not sys.flags.safe_path:
         sys.path[0] = os.path.dirname(sys.argv[0])
-    asking.send(b"1")
-    asking.detach()  # it is closed at the end of this process, whatever that is
+    connection.send(b"1")
+    connection.detach()  # it closes when this process ends, for whatever reason
     runpy.run_path(sys.argv[0], run_name="__main__")
     raise SystemExit
 
 
 def spawn_request(script: Sequence[str]) -> dict[str, Any]:
-    """Returns what a process that runs the script in place of this one has to take over."""
+    """Return what a fork has to take over from this process in order to run the script for it."""
     with open("/proc/self/oom_score_adj") as score:
         return {
             "script": script,
@@ -149,25 +164,28 @@ def spawn_request(script: Sequence[str]) -> dict[str, Any]:
         }
 
 
-def ask(path: str, script: Sequence[str]) -> None:
-    """Has a script run by a fork and returns at its end; where nobody forks, this process becomes a Python that runs it."""
+def request_fork(path: str, script: Sequence[str]) -> None:
+    """Let a fork of the server at the socket `path` run a script; return when the fork ends.
+
+    If the server does not answer, this process replaces itself by a Python that runs the script.
+    """
     with socket.socket(socket.AF_UNIX) as server:
-        server.settimeout(PATIENCE_S)
-        forked = b""
+        server.settimeout(FORK_TIMEOUT_S)
+        answer = b""
         with suppress(OSError):
             server.connect(path)
             socket.send_fds(server, [b"1"], [0, 1, 2])
             server.sendall(json.dumps(spawn_request(script)).encode())
             server.shutdown(socket.SHUT_WR)
-            forked = server.recv(1)
-        if not forked:
+            answer = server.recv(1)
+        if not answer:
             os.execv(sys.executable, [sys.executable, *script])
         server.settimeout(None)
-        server.recv(1)
+        server.recv(1)  # returns when the fork closes its end
 
 
 if __name__ == "__main__":
     if len(sys.argv) == 2:
         serve(socket.socket(fileno=int(sys.argv[1])))
     else:
-        ask(sys.argv[1], sys.argv[2:])
+        request_fork(sys.argv[1], sys.argv[2:])

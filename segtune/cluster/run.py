@@ -1,4 +1,7 @@
-"""The search: a fresh Tuner over what the run folder says is still to do. Tune's own recovery is never used."""
+"""Runs a search: starts a new Tuner for the trials that the run folder does not hold yet.
+
+Tune's own recovery is never used.
+"""
 
 from __future__ import annotations
 
@@ -9,17 +12,13 @@ from functools import partial
 from ray import tune
 
 from segtune.cluster.placement import WAITING_BUNDLE, Placement, live_nodes, place_trials
+from segtune.cluster.ray_internals import WORKER_GROUPS, quiet_callbacks, warn_if_incomplete
 from segtune.cluster.ray_session import ray_connection
-from segtune.cluster.supervisor import (
-    QuietReporter,
-    StopWhenAsked,
-    Supervisor,
-    stop_signals,
-    write_best,
-)
+from segtune.cluster.supervisor import StopWhenAsked, Supervisor, stop_on_signals, write_best
 from segtune.cluster.trial import run_trial
 from segtune.cluster.tune_scheduler import StoppingRuleScheduler
 from segtune.cluster.tune_searcher import StudySearcher, is_unfinished
+from segtune.cluster.verdict_scheduler import VerdictScheduler
 from segtune.runs.results import best_trial, miou_by_epoch, read_trials, validated_epochs
 from segtune.runs.rundir import SearchDir
 from segtune.runs.timeline import recorded
@@ -36,87 +35,107 @@ def run_search(
     address: str | None = None,
     on_placement: Callable[[Placement, str], None] | None = None,
 ) -> bool:
-    """Run the trials of a study that the search run does not hold yet; return whether it was stopped.
+    """Run the trials of a study that the search run does not hold yet; return if it was stopped.
 
     The caller holds `run.locked()`. `on_placement` is called with the placement and the URL of the
     Ray dashboard before the first trial. Ctrl-C, SIGTERM and the stop request of `segtune stop` end
-    the search gracefully: running trials can be resumed. Raise KeyboardInterrupt at a second Ctrl-C.
+    the search gracefully: running trials can be resumed. Raise KeyboardInterrupt at a second
+    Ctrl-C.
     """
     with sampler_warmed_up(study.search, study.space), ray_connection(address) as dashboard:
+        warn_if_incomplete()
         run.stop_request.unlink(missing_ok=True)
         placement = place_trials(study.search, live_nodes())
         if on_placement:
             on_placement(placement, dashboard)
-        # The scheduler first: it may find that a trial had been stopped when the last session broke off.
-        scheduler = replayed_scheduler(study, run)
-        sampler = StudySearcher(study, run)
-        watch = Supervisor(study, run, sampler)
+        scheduler = _scheduler(study, run, placement)
+        # Before the searcher reads the verdicts.
+        prune_interrupted_trial(run, replay_trials(scheduler, run))
+        searcher = StudySearcher(study, run)
+        supervisor = Supervisor(study, run, searcher)
         try:
-            if sampler.remaining:
-                with stop_signals(watch), recorded(run, placement.concurrent, placement.workers):
-                    _tuner(study, run, sampler, scheduler, placement, watch).fit()
+            if searcher.remaining:
+                num_slots, num_workers = placement.concurrent, placement.workers
+                with stop_on_signals(supervisor), recorded(run, num_slots, num_workers):
+                    _tuner(study, run, scheduler, placement, supervisor).fit()
         finally:
-            watch.release(patience_s=10.0)
-            sampler.settle()
+            supervisor.wait_until_released(timeout_s=10.0)
+            searcher.settle()
             write_best(study, run, best_trial(read_trials(run)))
-        return watch.stopping
+        return supervisor.stopping
+
+
+def _keeps_processes(placement: Placement) -> bool:
+    """Whether the processes of a trial, its ranks included, serve the next trial."""
+    return placement.workers == 1 or WORKER_GROUPS.get() is not None
+
+
+def _scheduler(study: Study, run: SearchDir, placement: Placement) -> StoppingRuleScheduler:
+    rule = stopping_rule(study)
+    if _keeps_processes(placement):
+        return StoppingRuleScheduler(rule)
+    return VerdictScheduler(rule, run)
 
 
 def _tuner(
     study: Study,
     run: SearchDir,
-    sampler: StudySearcher,
     scheduler: StoppingRuleScheduler,
     placement: Placement,
-    watch: Supervisor,
+    supervisor: Supervisor,
 ) -> tune.Tuner:
+    searcher = supervisor.searcher
     trainable = partial(run_trial, study=study, run=str(run.path), placement=placement)
+    bundle = placement.resources if placement.workers == 1 else WAITING_BUNDLE
     return tune.Tuner(
-        tune.with_resources(trainable, _bundles(placement)),
+        tune.with_resources(trainable, tune.PlacementGroupFactory([bundle])),
         tune_config=tune.TuneConfig(
             metric="miou",
             mode="max",
-            search_alg=sampler,
+            search_alg=searcher,
             scheduler=scheduler,
-            # Tune counts every start, also those after the loss of a machine; the sampler says when it is the last.
-            num_samples=sampler.remaining * (1 + study.search.retries),
+            # Tune also counts the starts after a machine fault. The searcher says which trial is
+            # the last.
+            num_samples=searcher.remaining * (1 + study.search.retries),
             max_concurrent_trials=placement.concurrent,
             trial_dirname_creator=lambda trial: trial.trial_id,
-            # The next trial in the process of the last one: importing torch and its company takes longer than many a trial.
-            reuse_actors=True,
+            # Importing torch takes longer than many a trial.
+            reuse_actors=_keeps_processes(placement),
         ),
         run_config=tune.RunConfig(
             name=f"tune-{time.time_ns()}",
             storage_path=str(run.ray),
             verbose=0,
-            callbacks=[watch, QuietReporter()],
-            stop=StopWhenAsked(watch),
+            callbacks=[supervisor, *quiet_callbacks()],
+            stop=StopWhenAsked(supervisor),
         ),
     )
 
 
-def _bundles(placement: Placement) -> tune.PlacementGroupFactory:
-    if placement.workers > 1:
-        return tune.PlacementGroupFactory([WAITING_BUNDLE])
-    return tune.PlacementGroupFactory(
-        [{"CPU": placement.cpus} | ({"GPU": placement.gpus} if placement.gpus else {})]
-    )
+def replay_trials(scheduler: StoppingRuleScheduler, run: SearchDir) -> list[int]:
+    """Let the scheduler judge every validated epoch of the search run again.
 
-
-def replayed_scheduler(study: Study, run: SearchDir) -> StoppingRuleScheduler:
-    """Returns the scheduler with the rungs and scores of the run folder.
-
-    Where one trial alone is unfinished, as at concurrency 1, all that its rung had seen is known: if the session broke off
-    between the trial's last validation and its stop, the trial is stopped now.
+    Return the numbers of the trials that it stops at their last epoch.
     """
-    scheduler = StoppingRuleScheduler(stopping_rule(study))
-    trials = run.trial_dirs()
-    unfinished = [trial.id for trial in trials if is_unfinished(trial)]
-    for trial in trials:
+    stopped = []
+    for trial in run.trial_dirs():
         epochs = validated_epochs(trial, trial.read_verdict())
-        if not scheduler.replay(int(trial.id), miou_by_epoch(epochs)) and unfinished == [trial.id]:
-            trial.verdict.unlink(missing_ok=True)
-            trial.write_verdict(
-                Verdict(state="pruned", epoch=epochs[-1].epoch, step=epochs[-1].step)
-            )
-    return scheduler
+        if not scheduler.replay(int(trial.id), miou_by_epoch(epochs)):
+            stopped.append(int(trial.id))
+    return stopped
+
+
+def prune_interrupted_trial(run: SearchDir, stopped: list[int]) -> None:
+    """Write the verdict of a trial that was interrupted between a validation and its stop.
+
+    `stopped` are the trials that the scheduler stops at their last epoch. Only if a single trial is
+    unfinished, as with one trial at a time, is it known which scores its rung held at that moment.
+    If several are unfinished, the order of their reports is unknown, so all of them continue.
+    """
+    unfinished = [trial for trial in run.trial_dirs() if is_unfinished(trial)]
+    if len(unfinished) != 1 or int(unfinished[0].id) not in stopped:
+        return
+    trial = unfinished[0]
+    last = validated_epochs(trial, trial.read_verdict())[-1]
+    trial.verdict.unlink(missing_ok=True)
+    trial.write_verdict(Verdict(state="pruned", epoch=last.epoch, step=last.step))

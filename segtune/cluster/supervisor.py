@@ -1,4 +1,8 @@
-"""What looks after a search while Tune runs it: workers that come back, trials that stand still, requests to stop."""
+"""Looks after a search while Tune runs it.
+
+Releases the workers of stopped trials, detects trials that hang, keeps best.yaml current, and ends
+the search when it is asked to. Decides about no trial's score: the stopping rule does.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +17,10 @@ from typing import Any
 
 import ray
 from ray import tune
-from ray.tune.progress_reporter import TrialProgressCallback
+from ray.tune.experiment import Trial
 
-from segtune.cluster.ray_internals import release_orphans
+from segtune.cluster.messages import DrawnTrial
+from segtune.cluster.ray_internals import kill_trial, release_orphans
 from segtune.cluster.tune_searcher import StudySearcher
 from segtune.config.yaml_io import write_yaml
 from segtune.runs.atomic import write_atomic
@@ -26,128 +31,147 @@ from segtune.tuning.study import Study
 
 log = logging.getLogger(__name__)
 
-LOOK_EVERY_S = 1.0
+# How often the supervisor looks at trials, placement groups and the stop request.
+SUPERVISION_INTERVAL_S = 1.0
 
 
-def write_best(study: Study, run: SearchDir, winner: TrialResult | None) -> None:
-    """Writes the config of the best healthy trial to best.yaml, at its full length, where it is not that one already."""
-    if winner:
-        config = write_yaml(study.config.override(winner.params).dump())
+def write_best(study: Study, run: SearchDir, best: TrialResult | None) -> None:
+    """Write the config of the best healthy trial, at full length, to best.yaml if it differs."""
+    if best:
+        config = write_yaml(study.config.override(best.params).dump())
         if not run.best.exists() or run.best.read_text() != config:
             write_atomic(run.best, config)
 
 
 class HangDetector:
-    """Tells which trials have stood still too long, by the driver's own clock: those of other nodes may differ."""
+    """Finds trials whose heartbeat has not changed for too long.
+
+    Time is measured by the driver's own clock, because the clocks of other nodes may differ.
+    """
 
     def __init__(self) -> None:
-        self.seen: dict[str, tuple[str, float]] = {}
+        # By trial id: the last heartbeat, and when the driver first read it.
+        self._heartbeats: dict[str, tuple[str, float]] = {}
 
-    def of(self, trial: TrialDir) -> str:
-        """Returns for how long a trial has not moved, in words, or nothing while that is within the limit it has set itself."""
+    def evidence(self, trial: TrialDir) -> str:
+        """Return in words for how long a trial has hung; empty if it does not hang.
+
+        A trial hangs if it has made no step for longer than the limit in its heartbeat.
+        """
         text = trial.heartbeat.read_text() if trial.heartbeat.exists() else ""
-        before, since = self.seen.get(trial.id, ("", 0.0))
-        if not text or text != before:
-            self.seen[trial.id] = (text, time.monotonic())
+        last, since = self._heartbeats.get(trial.id, ("", 0.0))
+        if not text or text != last:
+            self._heartbeats[trial.id] = (text, time.monotonic())
             return ""
-        still_s, pulse = time.monotonic() - since, json.loads(text)
-        if still_s <= pulse["limit_s"]:
+        silent_s = time.monotonic() - since
+        heartbeat = json.loads(text)
+        if silent_s <= heartbeat["limit_s"]:
             return ""
-        where = f"process {pulse['pid']} on {pulse['host']}"
-        return f"no step for {still_s:.0f} s in {where}, where the median step takes {pulse['step_s']:.2g} s"
+        process = f"process {heartbeat['pid']} on {heartbeat['host']}"
+        median = f"{heartbeat['step_s']:.2g} s"
+        return f"no step for {silent_s:.0f} s in {process}, where the median step takes {median}"
 
 
 class Supervisor(tune.Callback):
-    """Sees to it that stopped trials give their workers back, that best.yaml is current, and that a stop is heard."""
+    """Looks after a search while Tune runs it. Tune calls it after every step of its own loop."""
 
-    def __init__(self, study: Study, run: SearchDir, sampler: StudySearcher) -> None:
-        self.study, self.run, self.sampler = study, run, sampler
+    def __init__(self, study: Study, run: SearchDir, searcher: StudySearcher) -> None:
+        self.study = study
+        self.run = run
+        self.searcher = searcher
         self.stopping = False
-        self.leader = best_trial(read_trials(run))
-        self.stillness = HangDetector()
-        self._looked = 0.0
+        self.hang_detector = HangDetector()
+        self._best = best_trial(read_trials(run))
+        self._last_check = 0.0
 
-    def stop(self, *_: Any) -> None:
-        """Ends the search at the next step; running trials can be resumed."""
-        self.stopping = self.sampler.stopping = True
+    def stop(self) -> None:
+        """End the search at Tune's next step. Running trials can be resumed."""
+        self.stopping = True
+        self.searcher.stopping = True
 
-    def on_step_end(self, iteration: int, trials: list, **info: Any) -> None:
-        """Looks about once a second for orphans, trials that hang and a stop request."""
-        if time.monotonic() - self._looked > LOOK_EVERY_S:
-            self._looked = time.monotonic()
-            release_orphans()
-            self._end_hung(trials)
-            if self.run.stop_request.exists():
-                self.stop()
+    def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+        """Check about once a second for orphans, for trials that hang, and for a stop request."""
+        if time.monotonic() - self._last_check <= SUPERVISION_INTERVAL_S:
+            return
+        self._last_check = time.monotonic()
+        release_orphans()
+        for tune_trial in trials:
+            if tune_trial.status == Trial.RUNNING and tune_trial.trial_id in self.searcher.numbers:
+                self._end_if_hung(tune_trial)
+        if self.run.stop_request.exists():
+            self.stop()
 
-    def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
-        """Keeps best.yaml current. Only the one trial is read: reading them all was most of what a search of a thousand cost."""
-        ended = read_trial(self.run.trial(trial.config["number"]))
-        leader = best_trial([ended, *([self.leader] if self.leader else [])])
-        if leader is not self.leader:
-            self.leader = leader
-            write_best(self.study, self.run, leader)
+    def on_trial_complete(
+        self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
+    ) -> None:
+        """Keep best.yaml current.
 
-    def release(self, patience_s: float) -> None:
-        """Waits until the last trials have given everything back, so that the next search finds it free."""
-        deadline = time.monotonic() + patience_s
+        Reads only the trial that has ended. Reading all of them was most of what a search of a
+        thousand trials cost the driver.
+        """
+        ended = read_trial(self.run.trial(DrawnTrial.from_config(trial.config).number))
+        best = best_trial([ended, *([self._best] if self._best else [])])
+        if best is not self._best:
+            self._best = best
+            write_best(self.study, self.run, best)
+
+    def wait_until_released(self, timeout_s: float) -> None:
+        """Wait until the last trials have released their resources, for the next search."""
+        deadline = time.monotonic() + timeout_s
         while ray.is_initialized() and release_orphans() and time.monotonic() < deadline:
             time.sleep(0.2)
 
-    def _end_hung(self, trials: list) -> None:
-        for tune_trial in trials:
-            actor = tune_trial.temporary_state.ray_actor
-            if actor is None or tune_trial.trial_id not in self.sampler.numbers:
-                continue
-            trial = self.run.trial(self.sampler.numbers[tune_trial.trial_id])
-            if (evidence := self.stillness.of(trial)) and not trial.verdict.exists():
-                epoch, step = trial.progress()
-                trial.write_verdict(
-                    Verdict(state="failed", kind="hung", epoch=epoch, step=step, evidence=evidence)
-                )
-                ray.kill(actor)
-
-
-class QuietReporter(TrialProgressCallback):
-    """Takes the place of the callback that prints each trial's end, at verbosity 0 too; the table says it better."""
-
-    def _print(self, msg: str) -> None:
-        """Prints nothing."""
+    def _end_if_hung(self, tune_trial: Trial) -> None:
+        trial = self.run.trial(self.searcher.numbers[tune_trial.trial_id])
+        evidence = self.hang_detector.evidence(trial)
+        if not evidence or trial.verdict.exists():
+            return
+        epoch, step = trial.progress()
+        verdict = Verdict(state="failed", kind="hung", epoch=epoch, step=step, evidence=evidence)
+        # Another verdict may have been written since: then the trial has ended by itself.
+        if trial.write_verdict(verdict) and not kill_trial(tune_trial):
+            log.warning("trial %s hangs and cannot be killed: %s", trial.id, evidence)
 
 
 class StopWhenAsked(tune.Stopper):
-    """Stops every trial once the watch has heard a stop."""
+    """Stops all trials once the supervisor was asked to stop the search."""
 
-    def __init__(self, watch: Supervisor) -> None:
-        self.watch = watch
+    def __init__(self, supervisor: Supervisor) -> None:
+        self.supervisor = supervisor
 
-    def __call__(self, trial_id: str, result: dict) -> bool:
-        """No trial is stopped by its results here."""
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Return False: results stop a trial only through the stopping rule."""
         return False
 
     def stop_all(self) -> bool:
-        """Whether the search is to end."""
-        return self.watch.stopping
+        """Whether the search has to end."""
+        return self.supervisor.stopping
 
 
 @contextlib.contextmanager
-def stop_signals(watch: Supervisor) -> Iterator[None]:
-    """Ctrl-C and SIGTERM stop gracefully; a second Ctrl-C stops at once (nothing is lost: see rundir)."""
+def stop_on_signals(supervisor: Supervisor) -> Iterator[None]:
+    """While the block runs, Ctrl-C and SIGTERM stop the search gracefully.
+
+    A second Ctrl-C raises KeyboardInterrupt. Nothing is lost then either, because records are
+    written before anything acts on them. Does nothing outside the main thread, which alone may
+    handle signals.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
-    def hear(number: int, _: Any) -> None:
-        if watch.stopping and number == signal.SIGINT:
+    def handle(number: int, _: Any) -> None:
+        if supervisor.stopping and number == signal.SIGINT:
             raise KeyboardInterrupt
         log.warning(
-            "stopping: running trials are kept and can be resumed; press Ctrl-C again to stop at once"
+            "stopping: running trials are kept and can be resumed; "
+            "press Ctrl-C again to stop at once"
         )
-        watch.stop()
+        supervisor.stop()
 
-    before = {number: signal.signal(number, hear) for number in (signal.SIGINT, signal.SIGTERM)}
+    earlier = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        for number, handler in before.items():
+        for number, handler in earlier.items():
             signal.signal(number, handler)

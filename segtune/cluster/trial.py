@@ -1,15 +1,18 @@
-"""One trial: its config, its folder, its workers. One worker trains in the trial's own process, two or more in a worker group."""
+"""One trial: its config, its folder, its workers, and the verdict of an error.
+
+A single worker trains in the trial's own process. Two or more are a worker group.
+"""
 
 from __future__ import annotations
 
-import logging
 import traceback
 from pathlib import Path
 from typing import Any
 
+from segtune.cluster.messages import DrawnTrial, TrialReport, TrialTask
 from segtune.cluster.placement import Placement
-from segtune.cluster.worker import Task, release_memory, train_rank
-from segtune.config.schema import ExperimentConfig
+from segtune.cluster.ray_internals import WORKER_GROUPS, train_errors
+from segtune.cluster.worker import release_memory, train_rank
 from segtune.config.yaml_io import write_yaml
 from segtune.errors import SegtuneError
 from segtune.runs.atomic import write_atomic
@@ -17,120 +20,106 @@ from segtune.runs.rundir import SearchDir, TrialDir
 from segtune.runs.verdict import Verdict
 from segtune.tuning.study import Study
 
-log = logging.getLogger(__name__)
 
+def run_trial(config: dict[str, Any], *, study: Study, run: str, placement: Placement) -> None:
+    """Train one trial. Tune calls this function; `config` is that of a DrawnTrial.
 
-def make_task(
-    config: ExperimentConfig,
-    out: TrialDir,
-    placement: Placement,
-    *,
-    resume: bool = False,
-    overwrite: bool = False,
-    init_from: str | None = None,
-) -> Task:
-    """Returns what a worker needs, as plain values."""
-    where = {"out": str(out.path), "attempt": out.attempt}
-    return {
-        "config": config.dump(),
-        **where,
-        "cpus": placement.cpus,
-        "resume": resume,
-        "overwrite": overwrite,
-        "init_from": init_from,
-    }
-
-
-def run_trial(drawn: dict[str, Any], *, study: Study, run: str, placement: Placement) -> None:
-    """The function that Tune calls for one trial: `drawn` is {number, params, attempt}.
-
-    Faults end in the trial's verdict and error.txt, not in an exception: Tune would repeat it or stop the search.
+    An error ends in the trial's verdict and in its error.txt. It is not raised, because Tune would
+    repeat the trial or stop the search.
     """
-    trial = SearchDir(Path(run)).trial(drawn["number"], drawn["attempt"])
+    drawn = DrawnTrial.from_config(config)
+    trial = SearchDir(Path(run)).trial(drawn.number, drawn.attempt)
     try:
         trial.check_current()
-        config = study.trial_config(drawn["params"])
-        write_atomic(trial.config, write_yaml(config.dump()))
-        task = make_task(config, trial, placement, resume=drawn["attempt"] > 1)
-        if placement.workers == 1:
-            _train_here(task)
-        else:
-            import ray.tune
-
-            from segtune.cluster.worker_group import train_in_group
-
-            train_in_group(task, ray.tune.report, Path(run) / "ray", placement)
-    except (
-        Exception
-    ) as error:  # the fence around a trial: whatever it is, it must not take the search with it
+        trial_config = study.trial_config(drawn.params)
+        write_atomic(trial.config, write_yaml(trial_config.dump()))
+        task = TrialTask.of(trial_config, trial, placement.cpus, resume=drawn.attempt > 1)
+        _train(task, Path(run) / "ray", placement)
+    except Exception as error:  # no error of a trial, whatever it is, may end the search
         if trial.is_current():
-            write_atomic(trial.path / "error.txt", traceback.format_exc())
+            write_atomic(trial.error, traceback.format_exc())
             trial.write_verdict(_verdict_of(error, trial))
     finally:
         release_memory()
 
 
-def _train_here(task: Task) -> None:
-    """Ray Train's local mode: the loop runs in this process and reports to Tune directly."""
+def _train(task: TrialTask, storage: Path, placement: Placement) -> None:
+    if placement.workers == 1:
+        _train_in_process(task)
+        return
+    from segtune.cluster.worker_group import KEEPER, train_in_own_group
+
+    if WORKER_GROUPS.get():
+        KEEPER.train(task, _report, storage, placement)
+    else:
+        train_in_own_group(task, storage, placement)
+
+
+def _report(report: TrialReport) -> None:
     import ray.tune
+
+    ray.tune.report(report.to_metrics())
+
+
+def _train_in_process(task: TrialTask) -> None:
+    """Train in Ray Train's local mode: the training loop runs in this process."""
     from ray.train import RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
     TorchTrainer(
-        lambda task: train_rank(task, ray.tune.report),
-        train_loop_config=task,
+        lambda config: train_rank(config["task"], _report),
+        train_loop_config={"task": task},
         scaling_config=ScalingConfig(num_workers=0),
-        run_config=RunConfig(name=Path(task["out"]).name),
+        run_config=RunConfig(name=task.trial.id),
     ).fit()
 
 
 def root_cause(error: Exception) -> Exception:
-    """Returns what is behind the error of a worker group: a user's mistake, else a lost worker, else what one has raised.
+    """Return the cause of a worker group's failure.
 
-    The others of a dead worker raise too, for the connection that it has left.
+    This is a SegtuneError if there is one, then the loss of a worker or a node, then the first
+    error. When one rank dies, the others raise connection errors, which are only symptoms.
     """
-    causes = [*(getattr(error, "worker_failures", None) or {}).values()] or [
-        getattr(error, "controller_failure", error)
-    ]
-    return next((c for c in causes if isinstance(c, SegtuneError)), None) or next(
-        filter(is_worker_loss, causes), causes[0]
-    )
+    failures = getattr(error, "worker_failures", None) or {}
+    causes = [*failures.values()] or [getattr(error, "controller_failure", error)]
+    user_errors = [cause for cause in causes if isinstance(cause, SegtuneError)]
+    losses = [cause for cause in causes if is_worker_loss(cause)]
+    return [*user_errors, *losses, *causes][0]
 
 
 def is_worker_loss(cause: Exception) -> bool:
-    """Whether Ray itself tells of it: a worker, a controller or a node that is no more, or that has never come up."""
+    """Whether Ray has lost a worker, a controller or a node, or could not start it."""
     from ray.exceptions import RayError
-    from ray.train.v2._internal.exceptions import RayTrainError
 
-    return isinstance(cause, (RayError, RayTrainError))
+    return isinstance(cause, (RayError, *train_errors()))
 
 
 def _verdict_of(error: Exception, trial: TrialDir) -> Verdict:
-    from segtune.training.memory import is_out_of_memory
-
-    (epoch, step), cause = trial.progress(), root_cause(error)
-    # Outside of a training step, as in a validation: there the trainer itself finds what would fit.
-    no_room = is_out_of_memory(cause)
-    kind = (
-        "config"
-        if isinstance(cause, SegtuneError)
-        else "lost"
-        if is_worker_loss(cause)
-        else "out-of-memory"
-        if no_room
-        else "exception"
-    )
+    cause = root_cause(error)
+    kind = _kind_of(cause)
     lines = str(cause).strip().splitlines() or [""]
-    text = (
-        str(cause)
-        if kind == "config"
-        else f"{type(cause).__name__}: {lines[0 if kind == 'lost' else -1]}"
-    )
+    evidence = f"{type(cause).__name__}: {lines[0 if kind == 'lost' else -1]}"
+    epoch, step = trial.progress()
     return Verdict(
-        state="unhealthy" if no_room else "failed",
+        state="unhealthy" if kind == "out-of-memory" else "failed",
         kind=kind,
         epoch=epoch,
         step=step,
-        evidence=text[:500],
-        advice=f"the whole message is in {trial.path / 'error.txt'}",
+        evidence=(str(cause) if kind == "config" else evidence)[:500],
+        advice=f"the whole message is in {trial.error}",
     )
+
+
+def _kind_of(cause: Exception) -> str:
+    """Return the kind of the verdict of an error.
+
+    An out-of-memory error arrives here only from outside a training step, for example from a
+    validation. In a training step the trainer finds out what fits, and writes the verdict itself.
+    """
+    from segtune.training.memory import is_out_of_memory
+
+    if isinstance(cause, SegtuneError):
+        return "config"
+    if is_worker_loss(cause):
+        return "lost"
+    return "out-of-memory" if is_out_of_memory(cause) else "exception"

@@ -14,6 +14,7 @@ from typing import Any
 
 from ray.tune.search import Searcher
 
+from segtune.cluster.messages import DrawnTrial
 from segtune.errors import ConfigError
 from segtune.runs.atomic import write_atomic
 from segtune.runs.results import miou_by_epoch, validated_epochs
@@ -87,11 +88,8 @@ class StudySearcher(Searcher):
                 write_atomic(self.run.trial(number).sampler_state, json.dumps(notes) + "\n")
             write_atomic(self.run.trial(number).params, json.dumps(params, indent=1) + "\n")
         self.numbers[trial_id] = number
-        return {
-            "number": number,
-            "params": params,
-            "attempt": self.run.trial(number).begin_attempt(),
-        }
+        attempt = self.run.trial(number).begin_attempt()
+        return DrawnTrial(number, params, attempt).to_config()
 
     def on_trial_result(self, trial_id: str, result: dict) -> None:
         """Tells Optuna an intermediate value at its epoch."""

@@ -1,4 +1,7 @@
-"""One rank of a trial: drives the trainer and tells each validated epoch. Runs in a trial's process or in a Train worker."""
+"""One rank of a trial: drives the trainer and reports each validated epoch.
+
+Runs in a trial's process, or in a Ray Train worker.
+"""
 
 from __future__ import annotations
 
@@ -10,68 +13,88 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from segtune.cluster.messages import Finished, Ready, Reported, TrialReport, TrialTask
 from segtune.config.schema import ExperimentConfig
-from segtune.runs.rundir import TrialDir
 
-Row = dict[str, float]
-Task = dict[str, Any]
-
-
-# What the ranks of a group say when they can be given a task; else they say the name of one that they have ended.
-READY = "ready"
-# A rank looks this often whether the search has ended its trial.
-LOOK_EVERY_S = 1.0
+# How often a rank looks whether its trial has a verdict: a thousand trials share one file system.
+VERDICT_CHECK_S = 1.0
 
 
 class WorkerMailbox:
-    """What has come for the rank of this process while it trained or waited: Ray Train runs its function and messages as threads."""
+    """Passes tasks and cancellations to the rank of this process.
 
-    tasks: queue.SimpleQueue[Task] = queue.SimpleQueue()
-    called_back = ""  # the name of a task
+    Ray Train runs the training function in one thread of a worker's process, and the functions that
+    the trial sends in other threads.
+    """
+
+    def __init__(self) -> None:
+        self._tasks: queue.SimpleQueue[TrialTask] = queue.SimpleQueue()
+        self._cancelled = ""
+
+    def submit(self, task: TrialTask) -> None:
+        """Give the rank its next task."""
+        self._tasks.put(task)
+
+    def next_task(self) -> TrialTask:
+        """Wait for the next task and return it."""
+        return self._tasks.get()
+
+    def cancel(self, name: str) -> None:
+        """Ask the rank to leave the task of this name at its next step."""
+        self._cancelled = name
+
+    def is_cancelled(self, name: str) -> bool:
+        """Whether the task of this name is the last one that was cancelled."""
+        return self._cancelled == name
 
 
-def submit(task: Task) -> None:
-    """Gives this process's rank its next task."""
-    WorkerMailbox.tasks.put(task)
+# One for each process, because a process holds one rank.
+MAILBOX = WorkerMailbox()
+
+
+def submit(task: TrialTask) -> None:
+    """Give the rank of this process its next task."""
+    MAILBOX.submit(task)
 
 
 def cancel(name: str) -> None:
-    """Has this process's rank leave a task at its next step."""
-    WorkerMailbox.called_back = name
+    """Ask the rank of this process to leave the task of this name at its next step."""
+    MAILBOX.cancel(name)
 
 
 class ShouldCancel:
-    """Whether a rank is to leave its task: it was called back, or the search has said how the trial ended.
+    """Whether a rank has to leave its task: the task was cancelled, or its trial has a verdict.
 
-    Tune calls back a trial only when another takes its place, and at the end of a search none does.
+    Tune tells a trial that it was stopped only when another trial takes its place. At the end of a
+    search no other does.
     """
 
-    def __init__(self, task: Task) -> None:
-        self.name, self.verdict = task_name(task), TrialDir(Path(task["out"])).verdict
-        self.looked = time.monotonic()
+    def __init__(self, task: TrialTask, check_every_s: float = VERDICT_CHECK_S) -> None:
+        self._name = task.name
+        self._verdict = task.trial.verdict
+        self._check_every_s = check_every_s
+        self._checked = time.monotonic()
 
     def __call__(self) -> bool:
-        """Asked at every step: looks at the disk once a second."""
-        if WorkerMailbox.called_back == self.name:
+        """Return whether to leave. Called at every step; looks at the disk once a second."""
+        if MAILBOX.is_cancelled(self._name):
             return True
-        if time.monotonic() - self.looked <= LOOK_EVERY_S:
+        if time.monotonic() - self._checked < self._check_every_s:
             return False
-        self.looked = time.monotonic()
-        return self.verdict.exists()
-
-
-def task_name(task: Task) -> str:
-    """Returns what tells a task from every other, a second attempt at the same trial too."""
-    return f"{task['out']}, attempt {task['attempt']}"
+        self._checked = time.monotonic()
+        return self._verdict.exists()
 
 
 def train_rank(
-    task: Task, tell: Callable[[Row], None], *, should_stop: Callable[[], bool] | None = None
+    task: TrialTask,
+    report: Callable[[TrialReport], None],
+    *,
+    should_cancel: Callable[[], bool] | None = None,
 ) -> None:
-    """Trains one rank of the task (see `trial.make_task`) and calls `tell` with the numbers of each validated epoch.
+    """Train this process's rank, and call `report` with the scores of each validated epoch.
 
-    Every rank tells the same numbers the same number of times, as `ray.train.report` asks for. Where `should_stop` is true on one of
-    them, all leave the task after the same step.
+    All ranks report the same scores the same number of times, as `ray.train.report` requires. If
+    `should_cancel` returns True on one of them, all leave the task after the same step.
     """
     import torch
 
@@ -80,61 +103,65 @@ def train_rank(
     from segtune.training.trainer import Trainer, TrialCancelled
 
     keep_freed_memory()
-    # Ray gives a process a share of the cores, torch would take them all.
-    torch.set_num_threads(max(1, int(task["cpus"])))
-    config = ExperimentConfig.parse(task["config"])
-    out = TrialDir(Path(task["out"]), task["attempt"])
-    if task["resume"]:
-        trainer = Trainer.resume(config, out, Ranks.join(), cpus=task["cpus"])
+    # Ray gives a process a share of the cores. By default torch would use all of them.
+    torch.set_num_threads(max(1, int(task.cpus)))
+    config = ExperimentConfig.parse(task.config)
+    # Ray Train has opened the process group of the ranks, and closes it.
+    if task.resume:
+        trainer = Trainer.resume(config, task.trial, Ranks.join(), cpus=task.cpus)
     else:
-        init_from = Path(task["init_from"]) if task["init_from"] else None
         trainer = Trainer.start(
             config,
-            out,
+            task.trial,
             Ranks.join(),
-            init_from=init_from,
-            overwrite=task["overwrite"],
-            cpus=task["cpus"],
+            init_from=Path(task.init_from) if task.init_from else None,
+            overwrite=task.overwrite,
+            cpus=task.cpus,
         )
     with contextlib.suppress(TrialCancelled):
-        for report in trainer.epochs(should_stop):
-            if report.miou is not None:
-                # Tune counts calls; after a resume the only clock that goes on is the epoch.
-                tell(
-                    {
-                        "epoch": report.epoch,
-                        "training_iteration": report.epoch,
-                        "miou": report.miou,
-                        "loss": report.losses["loss"],
-                    }
-                )
+        for record in trainer.epochs(should_cancel):
+            if record.miou is not None:
+                report(TrialReport(record.epoch, record.miou, record.losses["loss"]))
 
 
-def train_worker(task: Task) -> None:
-    """The function of a Ray Train worker with one task."""
-    import ray.train
+def train_worker(config: dict[str, Any]) -> None:
+    """The function of a Ray Train worker that trains config["task"]."""
+    train_rank(config["task"], _report)
 
-    train_rank(task, ray.train.report)
+
+def train_cancellable_worker(config: dict[str, Any]) -> None:
+    """The function of a Ray Train worker that trains config["task"] until its trial has ended."""
+    task = config["task"]
+    train_rank(task, _report, should_cancel=ShouldCancel(task))
 
 
 def serve_tasks(_: dict[str, Any]) -> None:
-    """The function of a Ray Train worker that is handed its tasks, one after the other, until it is killed."""
+    """The function of a Ray Train worker that trains one task after another until it is killed."""
     import ray.train
 
-    ray.train.report({"says": READY})
+    ray.train.report(Ready().to_metrics())
     while True:
-        task = WorkerMailbox.tasks.get()
-        train_rank(task, ray.train.report, should_stop=ShouldCancel(task))
+        task = MAILBOX.next_task()
+        train_rank(task, _report, should_cancel=ShouldCancel(task))
         release_memory()
-        ray.train.report({"says": task_name(task)})
+        ray.train.report(Finished(task.name).to_metrics())
+
+
+def _report(report: TrialReport) -> None:
+    import ray.train
+
+    ray.train.report(Reported(report).to_metrics())
 
 
 def release_memory() -> None:
-    """Leaves the process as the next trial wants to find it: without the last one's model and loaders."""
+    """Release what the last trial has left in this process: its model, loaders and graphs."""
     if dynamo := sys.modules.get("torch._dynamo"):
-        dynamo.reset()  # it gives up on a network after some sizes, whosever they were
+        # After a number of different sizes torch.compile gives up on a network, whether the sizes
+        # were of one trial or of many.
+        dynamo.reset()
     if "torch" in sys.modules:
         from segtune.training.memory import release_memory
 
-        # A trial in the search's own process is a thread, and each has a heap of its own: 150 MB more after every trial.
+        # A trial of one worker is a thread of its process, and each thread has a heap of its own.
+        # Without this a process grew by 150 MB with every trial.
         release_memory()

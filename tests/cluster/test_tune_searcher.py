@@ -8,11 +8,13 @@ import pytest
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
-from segtune.cluster.run import replayed_scheduler
+from segtune.cluster.run import prune_interrupted_trial, replay_trials
+from segtune.cluster.tune_scheduler import StoppingRuleScheduler
 from segtune.cluster.tune_searcher import StudySearcher
 from segtune.config.yaml_io import write_yaml
 from segtune.runs.rundir import SearchDir
 from segtune.runs.verdict import Verdict
+from segtune.tuning.stopping import stopping_rule
 from segtune.tuning.study import SearchConfig, load_study
 
 
@@ -233,7 +235,8 @@ def test_trial_is_stopped_at_resume_where_the_crash_came_before_its_stop(
         sampler.suggest(str(number))
         run.trial(number).append_epoch({"epoch": 1, "step": 7, "miou": miou, "seconds": 1.0})
     run.trial(0).write_verdict(Verdict(state="completed", epoch=4))
-    scheduler = replayed_scheduler(halving_study, run)
+    scheduler = StoppingRuleScheduler(stopping_rule(halving_study))
+    prune_interrupted_trial(run, replay_trials(scheduler, run))
     assert scheduler.rule.halvings[0].recorded[1] == dict(enumerate([0.5] + [0.1] * running))
     # Of several that were running nobody knows in which order they had come: they go on.
     verdict = Verdict(state="pruned", epoch=1, step=7) if running == 1 else None

@@ -1,44 +1,65 @@
-"""Ranks that stay from trial to trial: whose rows are whose, and what becomes of ranks that do not come back."""
+"""Groups of ranks that serve one trial after another, and what happens if ranks fail."""
 
 import contextlib
+import json
 import os
+import queue
 import signal
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
 
-from segtune.cluster import worker_group as group
+from segtune.cluster.messages import (
+    Died,
+    DrawnTrial,
+    Finished,
+    Message,
+    Ready,
+    Reported,
+    TrialReport,
+    TrialTask,
+    message_of,
+)
 from segtune.cluster.placement import Placement
 from segtune.cluster.ray_internals import release_orphans
-from segtune.cluster.trial import make_task
-from segtune.cluster.worker import READY, ShouldCancel, task_name
-from segtune.cluster.worker_group import Group, RestartedError, train_in_group
+from segtune.cluster.worker import MAILBOX, ShouldCancel
+from segtune.cluster.worker_group import GroupKeeper, RestartedError, TrainGroup
+from segtune.config.schema import ExperimentConfig
 from segtune.runs.rundir import TrialDir
 from segtune.runs.verdict import Verdict
 
+pytestmark = pytest.mark.ray
+
 PLACEMENT = Placement(workers=2, cpus=1.0, gpus=0.0, concurrent=1)
+MakeTask = Callable[..., TrialTask]
 
 
 @pytest.fixture
-def task(tiny_config, tmp_path):
-    """Makes tasks of one epoch, or of as many as are asked for."""
+def make_task(tiny_config: ExperimentConfig, tmp_path: Path) -> MakeTask:
+    """Return a function that makes the task of training in the folder of this name."""
 
-    def make(name, epochs=1):
-        config = tiny_config.override({"schedule.epochs": epochs, "schedule.warmup_epochs": 0})
-        return make_task(config, TrialDir(tmp_path / name), PLACEMENT)
+    def make(name: str, epochs: int = 1) -> TrialTask:
+        changes = {"schedule.epochs": epochs, "schedule.warmup_epochs": 0}
+        return TrialTask.of(tiny_config.override(changes), TrialDir(tmp_path / name), cpus=1.0)
 
     return make
 
 
-def in_an_actor(work, *given):
-    """Calls a function in an actor of its own, as Tune would: only there Ray Train starts groups for us."""
+def call_in_actor(work: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function in an actor, as Tune does. Ray Train starts our groups only in an actor.
+
+    Ray's workers cannot import this file, so `work` has to be a local function that uses none of
+    the functions here.
+    """
 
     class Trial:
-        def run(self):
-            return work(*given)
+        def run(self) -> Any:
+            return work(*arguments)
 
     trial = ray.remote(num_cpus=0, max_concurrency=2)(Trial).remote()
     try:
@@ -49,118 +70,183 @@ def in_an_actor(work, *given):
             time.sleep(0.1)
 
 
+def pid_of_rank_0(trial: TrialDir) -> int:
+    return json.loads(trial.heartbeat.read_text())["pid"]
+
+
 @pytest.mark.slow
-def test_ranks_of_a_stopped_trial_train_the_next_and_tell_nothing_of_the_old(
-    cluster, task, tmp_path
-):
-    def work(first, second, third, storage):
-        def stop(row):
+def test_ranks_of_a_stopped_trial_train_the_next_and_report_nothing_of_the_old(
+    cluster: None, make_task: MakeTask, tmp_path: Path
+) -> None:
+    def work(first: TrialTask, second: TrialTask, third: TrialTask, storage: Path) -> list[int]:
+        def stop(report: TrialReport) -> None:
             raise SystemExit
 
-        def end(row):
-            # Nobody calls the ranks back; the search has said how their trial ended.
-            TrialDir(Path(third["out"])).write_verdict(Verdict(state="pruned", epoch=1))
+        def end(report: TrialReport) -> None:
+            # As at the end of a search: nothing cancels the task, but its trial has a verdict.
+            third.trial.write_verdict(Verdict(state="pruned", epoch=1))
 
-        told = []
+        keeper = GroupKeeper()
+        epochs: list[int] = []
         with contextlib.suppress(SystemExit):
-            train_in_group(first, stop, storage, PLACEMENT)
-        stayed = group._group
-        train_in_group(second, told.append, storage, PLACEMENT)
-        train_in_group(third, end, storage, PLACEMENT)
-        return told, stayed is group._group
+            keeper.train(first, stop, storage, PLACEMENT)
+        keeper.train(second, lambda report: epochs.append(report.epoch), storage, PLACEMENT)
+        keeper.train(third, end, storage, PLACEMENT)
+        return epochs
 
-    told, stayed = in_an_actor(
-        work,
-        task("first", epochs=500),
-        task("second", epochs=2),
-        task("third", epochs=500),
-        tmp_path / "ray",
-    )
-    assert stayed
-    assert [row["epoch"] for row in told] == [1, 2]
-    assert TrialDir(tmp_path / "first").read_verdict() is None
-    assert all(len(TrialDir(tmp_path / name).read_epochs()) < 400 for name in ("first", "third"))
+    tasks = [make_task("first", 500), make_task("second", 2), make_task("third", 500)]
+    epochs = call_in_actor(work, *tasks, tmp_path / "ray")
+    trials = [task.trial for task in tasks]
+    assert epochs == [1, 2]
+    assert len({pid_of_rank_0(trial) for trial in trials}) == 1
+    assert trials[0].read_verdict() is None
+    assert all(len(trial.read_epochs()) < 400 for trial in (trials[0], trials[2]))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "fault", ["killed while idle", "does not come back", "an error in between"]
-)
-def test_ranks_that_have_failed_are_replaced(cluster, task, tmp_path, fault):
-    def work(first, second, storage):
-        def stop(row):
-            raise {"an error in between": RuntimeError("a defect")}.get(fault, SystemExit())
+def test_ranks_that_were_killed_while_idle_are_replaced(
+    cluster: None, make_task: MakeTask, tmp_path: Path
+) -> None:
+    def work(first: TrialTask, second: TrialTask, storage: Path) -> tuple[list[int], int]:
+        keeper = GroupKeeper()
+        epochs: list[int] = []
+        keeper.train(first, lambda report: epochs.append(report.epoch), storage, PLACEMENT)
+        os.kill(json.loads(first.trial.heartbeat.read_text())["pid"], signal.SIGKILL)
+        [thread] = [t for t in threading.enumerate() if t.name == "worker-group"]
+        thread.join(30)
+        keeper.train(second, lambda report: epochs.append(report.epoch), storage, PLACEMENT)
+        return epochs, [thread.name for thread in threading.enumerate()].count("worker-group")
 
-        told = []
+    tasks = [make_task("first"), make_task("second")]
+    assert call_in_actor(work, *tasks, tmp_path / "ray") == ([1, 1], 1)
+    assert pid_of_rank_0(tasks[0].trial) != pid_of_rank_0(tasks[1].trial)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("error", [SystemExit(), RuntimeError("a defect")], ids=["late", "defect"])
+def test_ranks_that_do_not_leave_in_time_or_whose_trial_failed_are_replaced(
+    cluster: None, make_task: MakeTask, tmp_path: Path, error: BaseException
+) -> None:
+    def work(first: TrialTask, second: TrialTask, storage: Path) -> tuple[list[int], int]:
+        def fail(report: TrialReport) -> None:
+            raise error
+
+        # No rank reaches its next step in no time at all.
+        keeper = GroupKeeper(cancel_timeout_s=0.0)
+        epochs: list[int] = []
         with contextlib.suppress(SystemExit, RuntimeError):
-            train_in_group(
-                first, told.append if fault == "killed while idle" else stop, storage, PLACEMENT
-            )
-        before = group._group
-        if fault == "killed while idle":
-            rank = before._ranks().get_workers()[1]
-            os.kill(ray.get(rank.actor.execute.remote(os.getpid)), signal.SIGKILL)
-            before.thread.join(30)
-        if fault == "does not come back":
-            before.task, group.PATIENCE_S = "a task that never ends", 5.0
-        train_in_group(second, told.append, storage, PLACEMENT)
-        groups = [thread for thread in threading.enumerate() if thread.name == "worker-group"]
-        return [row["epoch"] for row in told], before is not group._group, len(groups)
+            keeper.train(first, fail, storage, PLACEMENT)
+        keeper.train(second, lambda report: epochs.append(report.epoch), storage, PLACEMENT)
+        return epochs, [thread.name for thread in threading.enumerate()].count("worker-group")
 
-    first = task("first", epochs=1 if fault == "killed while idle" else 500)
-    told, replaced, groups = in_an_actor(work, first, task("second"), tmp_path / "ray")
-    assert (told[-1], len(told), replaced, groups) == (
-        1,
-        2 if fault == "killed while idle" else 1,
-        True,
-        1,
-    )
+    tasks = [make_task("first", 500), make_task("second")]
+    assert call_in_actor(work, *tasks, tmp_path / "ray") == ([1], 1)
+    assert pid_of_rank_0(tasks[0].trial) != pid_of_rank_0(tasks[1].trial)
 
 
-def told_of(*said):
-    """A group, of which only what its ranks say is there."""
-    one = Group.__new__(Group)
-    one.task, one.ready, one.told = "", False, group.queue.SimpleQueue()
-    for word in said:
-        one.told.put(word)
-    one._send = lambda *_: None  # type: ignore[method-assign]
-    return one
+class RecordedCalls:
+    """Stands for the processes of the ranks: records what they were asked to call."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, Any]] = []
+
+    def call(self, function: Callable[..., None], *arguments: Any) -> None:
+        self.calls.append((function.__name__, *arguments))
+
+    def kill(self) -> None:
+        self.calls.append(("kill", None))
 
 
-def test_ranks_started_again_in_the_middle_of_a_task_are_a_loss(task):
-    one = task("a")
-    restarted = told_of(READY, {"epoch": 1}, READY, {"epoch": 1})
-    rows = restarted.rows(one)
-    assert next(rows) == {"epoch": 1}
+def group_with(*messages: Message) -> tuple[TrainGroup, queue.SimpleQueue[Message], RecordedCalls]:
+    """Return a group whose ranks have sent these messages."""
+    inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
+    ranks = RecordedCalls()
+    for message in messages:
+        inbox.put(message)
+    return TrainGroup(inbox, ranks), inbox, ranks
+
+
+def reported(epoch: int) -> Reported:
+    return Reported(TrialReport(epoch, miou=0.5, loss=1.0))
+
+
+def test_ranks_get_their_task_once_they_are_ready(make_task: MakeTask) -> None:
+    task = make_task("a")
+    group, _, ranks = group_with(Ready(), reported(1), Finished(task.name))
+    assert list(group.train(task)) == [reported(1).report]
+    assert ranks.calls == [("submit", task)]
+
+
+def test_ranks_that_restart_in_the_middle_of_a_task_raise(make_task: MakeTask) -> None:
+    group, _, _ = group_with(Ready(), reported(1), Ready(), reported(1))
+    reports = group.train(make_task("a"))
+    assert next(reports) == reported(1).report
     with pytest.raises(RestartedError):
-        next(rows)
+        next(reports)
 
 
-def test_what_is_left_of_a_task_is_not_told_of_the_next(task, monkeypatch):
-    monkeypatch.setattr(group, "PATIENCE_S", 0.1)
-    first, second = task("a"), task("b")
-    ranks = told_of(READY, {"epoch": 1})
-    assert next(ranks.rows(first)) == {"epoch": 1}
-    assert not ranks.wait_until_idle()  # not back yet
-    for word in ({"epoch": 2}, {"epoch": 3}, task_name(first)):
-        ranks.told.put(word)
-    assert ranks.wait_until_idle()
-    for word in ({"epoch": 1}, task_name(second)):
-        ranks.told.put(word)
-    assert list(ranks.rows(second)) == [{"epoch": 1}]
-    ranks.told.put(RuntimeError("dead"))
-    assert not ranks.wait_until_idle()
+def test_error_of_the_ranks_is_raised(make_task: MakeTask) -> None:
+    group, _, _ = group_with(Ready(), Died(MemoryError("no more")))
+    with pytest.raises(MemoryError, match="no more"):
+        list(group.train(make_task("a")))
 
 
-def test_a_task_that_was_never_handed_out_is_not_waited_for(task):
-    ranks = told_of()
-    ranks.task = task_name(task("a"))
-    assert ranks.wait_until_idle()
+def test_late_reports_of_a_cancelled_task_do_not_reach_the_next(make_task: MakeTask) -> None:
+    first, second = make_task("a"), make_task("b")
+    group, inbox, ranks = group_with(Ready(), reported(1))
+    assert next(group.train(first)) == reported(1).report
+    group.cancel()
+    assert ranks.calls[-1] == ("cancel", first.name)
+    assert not group.wait_until_idle(timeout_s=0.1)  # the ranks have not left the task yet
+    for late in (reported(2), reported(3), Finished(first.name)):
+        inbox.put(late)
+    assert group.wait_until_idle(timeout_s=0.1)
+    for message in (reported(1), Finished(second.name)):
+        inbox.put(message)
+    assert list(group.train(second)) == [reported(1).report]
 
 
-def test_a_rank_leaves_once_the_search_has_said_how_its_trial_ended(task, tmp_path, monkeypatch):
-    monkeypatch.setattr("segtune.cluster.worker.LOOK_EVERY_S", 0.0)
-    is_over = ShouldCancel(task("a"))
-    assert not is_over()
-    TrialDir(tmp_path / "a").write_verdict(Verdict(state="pruned"))
-    assert is_over()
+def test_group_with_dead_ranks_is_not_usable(make_task: MakeTask) -> None:
+    group, inbox, _ = group_with()
+    assert group.wait_until_idle(timeout_s=60.0)  # no task, so there is nothing to wait for
+    inbox.put(Died(RuntimeError("dead")))
+    assert not group.wait_until_idle(timeout_s=60.0)
+
+
+def test_rank_leaves_a_task_that_was_cancelled(make_task: MakeTask) -> None:
+    task, other = make_task("a"), make_task("b")
+    should_cancel = ShouldCancel(task)
+    MAILBOX.cancel(other.name)
+    assert not should_cancel()
+    MAILBOX.cancel(task.name)
+    assert should_cancel()
+
+
+def test_rank_leaves_a_task_whose_trial_has_a_verdict(make_task: MakeTask) -> None:
+    task = make_task("a")
+    should_cancel = ShouldCancel(task, check_every_s=0.0)
+    assert not should_cancel()
+    task.trial.write_verdict(Verdict(state="pruned"))
+    assert should_cancel()
+
+
+def test_two_attempts_at_a_trial_have_tasks_of_different_names(
+    tiny_config: ExperimentConfig, tmp_path: Path
+) -> None:
+    names = {TrialTask.of(tiny_config, TrialDir(tmp_path, n), cpus=1.0).name for n in (1, 2)}
+    assert len(names) == 2
+
+
+@pytest.mark.parametrize("message", [Ready(), reported(3), Finished("a task")])
+def test_message_is_the_same_after_ray_train_has_carried_it(message: Any) -> None:
+    assert message_of(message.to_metrics()) == message
+
+
+def test_drawn_trial_is_the_same_after_tune_has_carried_it() -> None:
+    drawn = DrawnTrial(number=3, params={"optim.lr": 1e-3}, attempt=2)
+    assert DrawnTrial.from_config(drawn.to_config()) == drawn
+
+
+def test_epoch_is_the_clock_of_tune() -> None:
+    metrics = TrialReport(epoch=7, miou=0.5, loss=1.0).to_metrics()
+    assert metrics == {"epoch": 7, "miou": 0.5, "loss": 1.0, "training_iteration": 7}
