@@ -143,9 +143,12 @@ def _check_extension(run: SearchDir, study: Study) -> None:
     begun = load_study(SearchDir.open(run.path).study)
     problems = [f"config {line}" for line in differences(study.config, begun.config)]
     known = warm_start.read(run)
-    drawn = [(f"trial {t.id}", t.params) for t in read_trials(run)] + [
-        ("a trial of --warm-start", t.params) for t in known.trials
-    ]
+    drawn = [
+        # Trial 0 is the config itself, which may lie outside its space.
+        (f"trial {t.id}", t.params)
+        for t in read_trials(run)
+        if t.number
+    ] + [("a trial of --warm-start", t.params) for t in known.trials]
     problems += [
         f"{name}: {problem}" for name, params in drawn for problem in study.space.outside(params)
     ]

@@ -49,7 +49,7 @@ def run_search(
             on_placement(placement, dashboard)
         # The scheduler first: it may find that a trial had been stopped when the last session broke off.
         scheduler = replayed_scheduler(study, run)
-        sampler = StudySearcher(study, run)
+        sampler = StudySearcher.from_run(study, run)
         watch = Supervisor(study, run, sampler)
         try:
             if sampler.remaining:

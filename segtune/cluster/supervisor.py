@@ -69,7 +69,8 @@ class Supervisor(tune.Callback):
 
     def stop(self, *_: Any) -> None:
         """Ends the search at the next step; running trials can be resumed."""
-        self.stopping = self.sampler.stopping = True
+        self.stopping = True
+        self.sampler.stop()
 
     def on_step_end(self, iteration: int, trials: list, **info: Any) -> None:
         """Looks about once a second for orphans, trials that hang and a stop request."""

@@ -75,7 +75,8 @@ def settings(trials: Sequence[TrialResult], dimensions: Sequence[Dimension]) -> 
     told, winner = set[str](), best_trial(trials)
     for index, dimension in enumerate(dimensions):
         place: dict[str, Any] = {"row": index // COLUMNS + 1, "col": index % COLUMNS + 1}
-        figure.update_xaxes(_axis(dimension), **place)
+        drawn = [t.params[dimension.name] for t in trials if dimension.name in t.params]
+        figure.update_xaxes(_axis(dimension, drawn), **place)
         for state, colour in COLOURS.items():
             group = [
                 t
@@ -100,12 +101,17 @@ def settings(trials: Sequence[TrialResult], dimensions: Sequence[Dimension]) -> 
     return figure.update_yaxes(rangemode="tozero").update_yaxes(title="mIoU", col=1)
 
 
-def _axis(dimension: Dimension) -> dict[str, Any]:
-    """Returns an axis that shows all of a dimension, also where no trial lies."""
+def _axis(dimension: Dimension, drawn: Sequence[Any]) -> dict[str, Any]:
+    """Return an axis that shows all of a dimension and the values that trials have.
+
+    The value of trial 0, the config itself, may lie outside the range.
+    """
     if dimension.kind == "choice":
         return {"type": "category", "categoryorder": "array", "categoryarray": _labels(dimension)}
     is_log = dimension.kind == "loguniform"
-    low, high = (math.log10(value) if is_log else value for value in dimension.values)
+    numbers = [v for v in drawn if isinstance(v, (int, float)) and (v > 0 or not is_log)]
+    ends = min(*dimension.values, *numbers), max(*dimension.values, *numbers)
+    low, high = (math.log10(value) if is_log else value for value in ends)
     margin = 0.05 * (high - low)
     ticks = (
         {"type": "log", "exponentformat": "e", "dtick": "D2" if high - low < 1.5 else 1}

@@ -35,6 +35,7 @@ def search_plan(study: Study) -> str:
         f"data:      {len(train)} training and {len(val)} validation images, {len(classes)} classes, in {config.data.root}",
         f"model:     {config.model.name} with {config.model.encoder}",
         f"trials:    {study.num_trials}, drawn by {search.sampler} (seed {search.seed}); trial 0 is the config itself",
+        *([f"note:      {study.baseline_note}"] if study.baseline_note else []),
         f"epochs:    {config.schedule.epochs} of {steps} steps; validation every {config.schedule.val_every}; rungs at {rungs}",
         *(
             [

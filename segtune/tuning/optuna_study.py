@@ -131,6 +131,17 @@ class OptunaStudyLog:
         distributions = self.space.distributions(params)
         self.running[number] = open_trial(self.study, params, distributions)
 
+    def read_sampler_state(self, number: int) -> dict[str, Any]:
+        """Return what the sampler has stored in a running trial, as plain JSON values.
+
+        CMA-ES keeps its state in the trials that it draws.
+        """
+        return read_sampler_state(self.running[number])
+
+    def restore_sampler_state(self, number: int, state: Mapping[str, Any]) -> None:
+        """Store in a running trial what `read_sampler_state` returned."""
+        restore_sampler_state(self.running[number], state)
+
     def withdraw(self, number: int) -> None:
         """End a trial that does not take place."""
         self.study.tell(self.running.pop(number), state=TrialState.FAIL)

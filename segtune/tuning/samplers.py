@@ -65,7 +65,9 @@ def make_sampler(search: SearchConfig, space: Space, number: int) -> optuna.samp
                 return optuna.samplers.GPSampler(
                     seed=seed, n_startup_trials=STARTUP_TRIALS, warn_independent_sampling=False
                 )
-            case "random" | "grid":  # Study.points lists the points of a grid; no sampler draws them
+            case (
+                "random" | "grid"
+            ):  # Study.points lists the points of a grid; no sampler draws them
                 return optuna.samplers.RandomSampler(seed=seed)
 
 

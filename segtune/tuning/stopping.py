@@ -69,7 +69,9 @@ class HyperbandBrackets:
     def __init__(self, rungs: Sequence[int], reduction: int, brackets: int) -> None:
         """At most len(rungs) + 1 brackets are possible; the last of these stops no trial."""
         num_brackets = min(brackets, len(rungs) + 1)
-        self.halvings = [SuccessiveHalving(rungs[first:], reduction) for first in range(num_brackets)]
+        self.halvings = [
+            SuccessiveHalving(rungs[first:], reduction) for first in range(num_brackets)
+        ]
         last = len(rungs)
         weights = [
             reduction ** (last - first) / (last - first + 1) for first in range(num_brackets)
