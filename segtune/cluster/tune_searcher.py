@@ -62,9 +62,10 @@ class StudySearcher(Searcher):
 
     @classmethod
     def from_run(cls, study: Study, run: SearchDir) -> StudySearcher:
-        """Rebuild the Optuna study from the run folder and return a searcher for what is left to do.
+        """Rebuild the Optuna study from the run folder; return a searcher for the trials to come.
 
-        Raise ClusterError if the database of `search.storage` cannot be used.
+        The earlier Optuna study of the search run is deleted. Raise ClusterError if the database of
+        `search.storage` cannot be used.
         """
         study_log = OptunaStudyLog(recreate_study(run, study.search.storage), study.space)
         searcher = cls(study, run, study_log)
@@ -208,7 +209,7 @@ class StudySearcher(Searcher):
         return self._logs if number in self.study_log.running else []
 
     def _verdict(self, trial: TrialDir, result: dict | None, error: bool) -> Verdict:
-        """Return the verdict of a trial that has written none; `result` is the last Tune has got."""
+        """Return the verdict of a trial that has written none; `result` is its last one in Tune."""
         epoch, step = trial.progress(result["epoch"] if result and not error else math.inf)
         if error:
             evidence = (

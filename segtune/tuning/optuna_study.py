@@ -36,7 +36,7 @@ TRIAL_NAMES = ("storage", "_trial_id")
 
 
 def recreate_study(run: SearchDir, url: str | None) -> optuna.Study:
-    """Delete the search run's Optuna study, if there is one, and return an empty study in its place.
+    """Delete the Optuna study of a search run, if it has one, and return an empty one in its place.
 
     Nothing is lost: the caller fills the study from the run folder. `url` is that of a database;
     None means the journal file of the run folder. Raise ClusterError if the database does not
@@ -110,8 +110,8 @@ def to_frozen_trial(known: KnownTrial, space: Space) -> FrozenTrial:
 class OptunaStudyLog:
     """One Optuna study under segtune's trial numbers.
 
-    A trial begins with `ask` (the sampler draws its values) or `begin` (its values are known). Then
-    it reports its mIoU by epoch, and ends with `tell`, or with `withdraw` if it does not take place.
+    A trial begins with `ask` (the sampler draws its values) or with `begin` (its values are known).
+    It reports its mIoU by epoch and ends with `tell`, or with `withdraw` if it does not take place.
     """
 
     def __init__(self, study: optuna.Study, space: Space) -> None:

@@ -1,7 +1,7 @@
 """A search space: which settings of a config vary, and over which values.
 
-Read from YAML. Picklable, because the trainable that Tune sends to each trial holds the study. Which
-values to try next is for the samplers.
+Read from YAML. Picklable, because Tune sends the study to every trial. Samplers decide which values
+to try next.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Rules that stop a trial early because others are better.
 
-A rule counts in epochs and treats a score that is not finite as the worst. The same scores in the same
-order lead to the same decisions, so a resumed search rebuilds its rule from the run folder.
+A rule counts in epochs and treats a score that is not finite as the worst. The same scores in the
+same order lead to the same decisions, so a resumed search rebuilds its rule from the run folder.
 """
 
 from __future__ import annotations

@@ -80,10 +80,10 @@ class BoundedHistory:
             self.ended[number] = KnownTrial.of(params, verdict.state, mious)
 
     def _drop_old_trials(self, number: int) -> bool:
-        """Drop finished trials if trial `number` begins a new block; return whether any may be gone.
+        """Drop old trials if trial `number` begins a new block and there are more than LIMIT.
 
-        The trials of the current block stay. Of the older ones at most LIMIT stay: one fifth the
-        best, one fifth the latest unhealthy ones, and the latest of the others.
+        Return whether that was the case. The trials of the current block stay. Of the older ones
+        LIMIT stay: the best (one fifth), the latest unhealthy (one fifth) and the latest others.
         """
         block_start = number // self.BLOCK * self.BLOCK
         if block_start == self.block_start or len(self.ended) <= self.LIMIT:
