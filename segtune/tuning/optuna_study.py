@@ -33,6 +33,7 @@ RUN_ATTRIBUTE = "run"
 # Undocumented attributes of optuna.Study and optuna.Trial that this file uses.
 STUDY_NAMES = ("_storage", "_study_id")
 TRIAL_NAMES = ("storage", "_trial_id")
+NO_SAMPLER_STATE = "--resume does not restore the state of the sampler cmaes"
 
 
 def recreate_study(run: SearchDir, url: str | None) -> optuna.Study:
@@ -191,7 +192,7 @@ def open_trial(
     """
     # Optuna calls the study's sampler whenever a trial begins. This sampler has no model to fit.
     study.sampler = optuna.samplers.RandomSampler(seed=0)
-    if _has_names(study, STUDY_NAMES):
+    if _has_names(study, STUDY_NAMES, "starting a trial takes longer in a large study"):
         running = optuna.trial.create_trial(
             state=TrialState.RUNNING, params=params, distributions=distributions
         )
@@ -206,31 +207,32 @@ def read_sampler_state(trial: optuna.Trial) -> dict[str, Any]:
 
     CMA-ES keeps its state in the trials that it draws. Empty if there is no way to read it.
     """
-    if not _has_names(trial, TRIAL_NAMES):
+    if not _has_names(trial, TRIAL_NAMES, NO_SAMPLER_STATE):
         return {}
     return trial.storage.get_trial_system_attrs(trial._trial_id)
 
 
 def restore_sampler_state(trial: optuna.Trial, state: Mapping[str, Any]) -> None:
     """Store in a trial what `read_sampler_state` returned; nothing if there is no way to do so."""
-    if not _has_names(trial, TRIAL_NAMES):
+    if not _has_names(trial, TRIAL_NAMES, NO_SAMPLER_STATE):
         return
     for name, value in state.items():
         trial.storage.set_trial_system_attr(trial._trial_id, name, value)
 
 
-def _has_names(owner: optuna.Study | optuna.Trial, names: tuple[str, ...]) -> bool:
+def _has_names(owner: optuna.Study | optuna.Trial, names: tuple[str, ...], effect: str) -> bool:
+    """Whether `owner` has these attributes. If not, warn of the effect of doing without them."""
     missing = [name for name in names if not hasattr(owner, name)]
     if missing:
-        _warn_once(f"{type(owner).__name__}.{missing[0]}")
+        _warn_once(f"{type(owner).__name__}.{missing[0]}", effect)
     return not missing
 
 
 @functools.cache
-def _warn_once(name: str) -> None:
+def _warn_once(name: str, effect: str) -> None:
     log.warning(
-        "optuna %s has no %s: segtune uses only Optuna's documented interface; starting a trial "
-        "takes longer in a large study, and --resume does not restore the state of cmaes",
+        "optuna %s has no %s: segtune uses Optuna's documented interface instead; %s",
         optuna.__version__,
         name,
+        effect,
     )
