@@ -1,4 +1,4 @@
-"""Where the Optuna study is stored, and that it is the same with and without Optuna's private names."""
+"""Where the Optuna study is stored; it is the same with and without Optuna's private names."""
 
 import logging
 from collections.abc import Callable

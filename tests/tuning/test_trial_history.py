@@ -1,4 +1,4 @@
-"""What a sampler sees of a search: a bounded history, or one in which every trial has full length."""
+"""What a sampler sees: a bounded history, for gp one in which every trial has full length."""
 
 import math
 from collections.abc import Callable

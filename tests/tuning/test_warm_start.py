@@ -26,7 +26,7 @@ LR_AND_GAMMA = {**LR, "loss.focal.gamma": {"uniform": [0.0, 4.0]}}
 
 @pytest.fixture
 def finished_run(make_study: MakeStudy, play: Play, tmp_path: Path) -> FinishedRun:
-    """Play a search of six trials in the folder `old`; the third is unhealthy, the fourth pruned."""
+    """Play a search of six trials in the folder `old`: the third unhealthy, the fourth pruned."""
 
     def make(**changes: Any) -> SearchDir:
         study, run = make_study(trials=6, **changes), SearchDir(tmp_path / "old")
