@@ -79,7 +79,7 @@ def _works(config: ExperimentConfig, folder: Path, repetitions: int) -> dict[str
     def cold() -> None:
         loader = next(fresh)
         epoch_of(loader)
-        loader.settle()
+        loader.flush()
 
     works = {
         "segtune, without a cache": lambda: epoch_of(plain),

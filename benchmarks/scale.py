@@ -114,7 +114,7 @@ def many_images(folder: Path, count: int) -> ExperimentConfig:
     config = load_study(SPACE, CONFIG).config.override(
         {"data.root": str(folder), "data.cache": "none"}
     )
-    shapes.ensure(folder)
+    shapes.generate_if_needed(folder)
     image = next((folder / "JPEGImages").iterdir())
     mask = folder / "SegmentationClass" / f"{image.stem}.png"
     names = [f"many-{index:06d}" for index in range(count)]

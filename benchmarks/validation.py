@@ -23,7 +23,7 @@ from segtune.data.loader import ValBatch, ValLoader, normalize
 from segtune.metrics import ConfusionMatrix
 from segtune.models.build import build_model
 from segtune.training.distributed import Ranks
-from segtune.training.evaluation import evaluate, precision_of
+from segtune.training.evaluation import autocast_dtype, evaluate
 
 
 class Waited:
@@ -81,7 +81,7 @@ def main() -> None:
     classes, ignore = len(class_names(config.data)), config.data.ignore_index
     torch.manual_seed(0)
     model = build_model(config.model, classes).to(ranks.device).eval()
-    precision = precision_of(config.optim.precision, ranks.device)
+    precision = autocast_dtype(config.optim.precision, ranks.device)
     singles = loader_of(config.override({"data.cache": "none"}), 1)
     batches = loader_of(config, loader.VAL_BATCH)
     found: dict[str, ConfusionMatrix] = {}

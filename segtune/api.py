@@ -114,11 +114,11 @@ def prepare(
         _check_extension(run, study)
     elif resume:
         begun = load_study(SearchDir.open(run.path).study)
-        changed = differences(study.config, begun.config)
+        changed = [str(difference) for difference in differences(study.config, begun.config)]
         changed += [
-            line
-            for line in differences(study.search, begun.search)
-            if line.split(":")[0] not in FREE_ON_RESUME
+            str(difference)
+            for difference in differences(study.search, begun.search)
+            if difference.name not in FREE_ON_RESUME
         ]
         changed += [
             f"space {n}: {a} here, {b} there" for n, a, b in _different_dimensions(study, begun)
@@ -141,7 +141,7 @@ def prepare(
 def _check_extension(run: SearchDir, study: Study) -> None:
     """Raises RunError where the config differs, or a trial of the run lies outside of the new space."""
     begun = load_study(SearchDir.open(run.path).study)
-    problems = [f"config {line}" for line in differences(study.config, begun.config)]
+    problems = [f"config {changed}" for changed in differences(study.config, begun.config)]
     known = warm_start.read(run)
     drawn = [
         # Trial 0 is the config itself, which may lie outside its space.
@@ -187,20 +187,19 @@ def run_training(
     Raises RunError where `out` already holds a run and `resume` is not asked for, and SegtuneError for data, weights
     and checkpoints that do not fit. A run that ends unhealthy is a result, not an error: see `verdict`.
     """
-    from segtune.training.distributed import Ranks, leave
+    from segtune.training.distributed import Ranks
     from segtune.training.trainer import Trainer
 
     trial = TrialDir(Path(out).absolute())
     check_folder(trial, resume)
     ranks = Ranks.join()
     try:
-        trainer = Trainer(
-            absolute_paths(config),
-            trial,
-            ranks,
-            resume=resume,
-            init_from=Path(init_from) if init_from else None,
-        )
+        config = absolute_paths(config)
+        if resume:
+            trainer = Trainer.resume(config, trial, ranks)
+        else:
+            weights = Path(init_from) if init_from else None
+            trainer = Trainer.start(config, trial, ranks, init_from=weights)
         for record in trainer.epochs():
             if ranks.is_first:
                 log.info("%s", epoch_line(record, config.schedule.epochs))
@@ -213,7 +212,7 @@ def run_training(
             )
         raise
     finally:
-        leave()
+        ranks.close()
     return result_of(trial)
 
 

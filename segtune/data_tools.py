@@ -1,4 +1,4 @@
-"""`segtune data`: reads a whole data set and says what is wrong with it, or generates the shapes."""
+"""`segtune data`: check a data set, or generate the `shapes` data set."""
 
 from __future__ import annotations
 
@@ -12,21 +12,22 @@ from segtune.config.schema import load_config
 from segtune.errors import DataError
 
 if TYPE_CHECKING:
-    pass
-from segtune.data.statistics import SplitStatistics, read_split
+    from rich.table import Table
 
+    from segtune.data.statistics import DataSetStatistics
+
+# `data check` prints at most this many problems.
 MAX_PROBLEMS = 50
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; returns the exit code: 2 where a data set has a problem."""
+    """Run the command and return its exit code: 2 if the data set has a problem."""
     parser = argparse.ArgumentParser(
         prog="segtune data", description="Check a data set, or generate the shapes."
     )
     commands = parser.add_subparsers(dest="command", required=True)
     check = commands.add_parser(
-        "check",
-        help="read every image and mask; print class frequencies and everything that is wrong",
+        "check", help="read every image and mask; print class frequencies and all problems"
     )
     check.add_argument("config", help="config file")
     add_set_argument(check)
@@ -36,71 +37,61 @@ def main(argv: Sequence[str] | None = None) -> int:
     shapes.add_argument("--train", type=int, default=160, help="training images (default: 160)")
     shapes.add_argument("--val", type=int, default=40, help="validation images (default: 40)")
     arguments = parser.parse_args(argv)
-    return run_command(
-        lambda: _check(arguments) if arguments.command == "check" else _shapes(arguments)
-    )
+    command = _check if arguments.command == "check" else _shapes
+    return run_command(lambda: command(arguments))
 
 
 def _shapes(arguments: argparse.Namespace) -> int:
-    from segtune.data import shapes
+    from segtune.data.shapes import ShapesSpec, generate_if_needed
 
-    shapes.ensure(
-        Path(arguments.out), shapes.ShapesSpec(arguments.seed, arguments.train, arguments.val)
-    )
+    spec = ShapesSpec(arguments.seed, arguments.train, arguments.val)
+    generate_if_needed(Path(arguments.out), spec)
     print(
-        f"{arguments.out}: {arguments.train} training and {arguments.val} validation images in VOC layout"
+        f"{arguments.out}: {spec.num_train} training and {spec.num_val} validation images "
+        "in VOC layout"
     )
     return 0
 
 
 def _check(arguments: argparse.Namespace) -> int:
     from rich.console import Console
-    from rich.table import Table
 
-    from segtune.data.layouts import class_names
+    from segtune.data.statistics import check_data_set
 
-    config = load_config(arguments.config, arguments.set)
-    names = class_names(config.data)
-    train, val = (read_split(config, split, len(names)) for split in ("train", "val"))
-    table = Table(
-        "label",
-        "class",
-        "train",
-        "images",
-        "val",
-        "images",
-        title=f"share of pixels by class, {config.data.root}",
-        title_justify="left",
-    )
-    for label, name in enumerate(names):
-        table.add_row(
-            str(label), name, *(cell for split in (train, val) for cell in split.cells(label))
-        )
-    table.add_row(
-        str(config.data.ignore_index),
-        "(ignored)",
-        *(cell for split in (train, val) for cell in split.cells(config.data.ignore_index)),
-    )
-    Console().print(table, markup=False)
-    problems = train.problems + val.problems + _unseen(train, val, names)
+    config = load_config(arguments.config, arguments.set).data
+    content = check_data_set(config)
+    Console().print(_table(content, config.root, config.ignore_index), markup=False)
     print(
-        f"{train.num_images} training and {val.num_images} validation images, {len(names)} classes"
+        f"{content.train.num_images} training and {content.val.num_images} validation images, "
+        f"{len(content.classes)} classes"
     )
-    if problems:
-        more = (
-            f"\n… and {len(problems) - MAX_PROBLEMS} more" if len(problems) > MAX_PROBLEMS else ""
-        )
-        raise DataError(f"{len(problems)} problems:\n" + "\n".join(problems[:MAX_PROBLEMS]) + more)
+    if content.problems:
+        raise DataError(_problem_list(content.problems))
     print("no problems found")
     return 0
 
 
-def _unseen(train: SplitStatistics, val: SplitStatistics, names: Sequence[str]) -> list[str]:
-    return [
-        f"class {name!r} (label {label}) is in the validation images and in no training image"
-        for label, name in enumerate(names)
-        if val.images[label] and not train.images[label]
-    ]
+def _table(content: DataSetStatistics, root: str, ignore_index: int) -> Table:
+    from rich.table import Table
+
+    table = Table(
+        *("label", "class", "train", "images", "val", "images"),
+        title=f"share of pixels by class, {root}",
+        title_justify="left",
+    )
+    for label, name in [*enumerate(content.classes), (ignore_index, "(ignored)")]:
+        cells = [str(label), name]
+        for split in (content.train, content.val):
+            cells += [f"{100 * split.pixel_share(label):.2f} %", str(split.images[label])]
+        table.add_row(*cells)
+    return table
+
+
+def _problem_list(problems: Sequence[str]) -> str:
+    lines = [f"{len(problems)} problems:", *problems[:MAX_PROBLEMS]]
+    if len(problems) > MAX_PROBLEMS:
+        lines.append(f"… and {len(problems) - MAX_PROBLEMS} more")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

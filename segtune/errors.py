@@ -1,4 +1,7 @@
-"""The errors that a user can cause, and their root. A bug in segtune is never one of these: it stays a traceback."""
+"""Errors that a user can cause and repair.
+
+A bug in segtune is never one of these: it stays a traceback.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,14 @@ from collections.abc import Iterable, Sequence
 
 
 class SegtuneError(Exception):
-    """Something the user can mend. Commands print the message without a traceback and exit with 2."""
+    """An error that the user can repair. Commands print its message and exit with code 2."""
 
 
 class ConfigError(SegtuneError):
-    """One or more settings are wrong. All of them are listed at once, each as place, law, value, way out."""
+    """Wrong settings, all listed at once: place, what is wrong, what is allowed, nearest name."""
 
     def __init__(self, problems: Sequence[str]) -> None:
-        """`problems`: one line each, at least one."""
+        """Take one line for each problem; at least one."""
         assert problems
         self.problems = tuple(problems)
         super().__init__(self.problems)
@@ -24,26 +27,26 @@ class ConfigError(SegtuneError):
 
 
 class DataError(SegtuneError):
-    """A data set is absent, incomplete or has labels that its config does not allow."""
+    """A data set is missing or incomplete, or has labels that its config does not allow."""
 
 
 class WeightsError(SegtuneError):
-    """Pretrained weights are absent or belong to another architecture."""
+    """Pretrained weights are missing or belong to another architecture."""
 
 
 class CheckpointError(SegtuneError):
-    """A checkpoint is absent, damaged or belongs to another config."""
+    """A checkpoint is missing or damaged, or belongs to another config."""
 
 
 class RunError(SegtuneError):
-    """A run folder is in use, absent, or does not fit what is asked of it."""
+    """A run folder is missing or in use, or does not fit the command."""
 
 
 class ClusterError(SegtuneError):
-    """The Ray cluster is unreachable, or smaller than one trial needs."""
+    """The Ray cluster cannot be reached, or is smaller than one trial needs."""
 
 
 def nearest(name: str, allowed: Iterable[str]) -> str:
-    """Returns `; did you mean 'x'?` for the closest of `allowed`, or an empty string where none is close."""
+    """Return `; did you mean 'x'?` with the closest name in `allowed`, or "" if none is close."""
     matches = difflib.get_close_matches(name, list(allowed), n=1, cutoff=0.5)
     return f"; did you mean '{matches[0]}'?" if matches else ""

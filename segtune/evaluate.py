@@ -59,7 +59,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from segtune.data.loader import ValLoader
     from segtune.metrics import csv_rows, format_table
     from segtune.training.distributed import Ranks
-    from segtune.training.evaluation import evaluate, precision_of
+    from segtune.training.evaluation import autocast_dtype, evaluate
     from segtune.training.memory import keep_freed_memory
     from segtune.training.tta import AugmentedInference
 
@@ -74,7 +74,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         config = config.override(*parse_assignments(arguments.set))
     names = class_names(config.data)
     data = ValLoader(config, ranks.rank, ranks.world_size)
-    precision = precision_of(config.optim.precision, ranks.device)
+    precision = autocast_dtype(config.optim.precision, ranks.device)
     summary = evaluate(model, data, ranks, config, len(names), precision, views).summary()
     print(format_table(summary, names))
     target = Path(arguments.csv) if arguments.csv else folder / "evaluation.csv"

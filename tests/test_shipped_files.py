@@ -1,45 +1,55 @@
-"""Every file that we ship is read as a user would read it."""
+"""Every file that we ship is valid, and what refers to it is current."""
 
 import re
 from pathlib import Path
 
 import pytest
 
+from segtune.config.describe import markdown
 from segtune.config.schema import load_config
-from segtune.config_tools import markdown
+from segtune.config_tools import BLOCKS
 from segtune.tuning.study import load_study
 
 ROOT = Path(__file__).parent.parent
-STUDIES = ["loss_weights.yaml"]
-CONFIGS = [p for p in sorted((ROOT / "configs").glob("*.yaml")) if p.name not in STUDIES]
+STUDIES = [ROOT / "configs" / "loss_weights.yaml"]
+CONFIGS = [path for path in sorted((ROOT / "configs").glob("*.yaml")) if path not in STUDIES]
+SPACES = sorted((ROOT / "search_spaces").glob("*.yaml"))
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
-def test_shipped_config_is_valid(path):
+def stem(path: Path) -> str:
+    return path.stem
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=stem)
+def test_shipped_config_is_valid(path: Path) -> None:
     assert load_config(path).schedule.epochs > 0
+
+
+@pytest.mark.parametrize("path", [*CONFIGS, *STUDIES, *SPACES], ids=stem)
+def test_shipped_file_begins_with_a_comment(path: Path) -> None:
     assert path.read_text().startswith("# ")
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=lambda p: p.stem)
-@pytest.mark.parametrize(
-    "space", sorted((ROOT / "search_spaces").glob("*.yaml")), ids=lambda p: p.stem
-)
-def test_every_space_goes_with_every_config(space, config):
+@pytest.mark.parametrize("config", CONFIGS, ids=stem)
+@pytest.mark.parametrize("space", SPACES, ids=stem)
+def test_every_space_goes_with_every_config(space: Path, config: Path) -> None:
     study = load_study(space, config)
-    assert study.points()[0] == {name: study.config.get(name) for name in study.points()[0]}
+    trial_0 = study.points()[0]
+    assert trial_0 == {name: study.config.get(name) for name in trial_0}
 
 
-@pytest.mark.parametrize("name", STUDIES)
-def test_shipped_study_is_valid(name):
-    assert load_study(ROOT / "configs" / name).search.trials > 1
+@pytest.mark.parametrize("path", STUDIES, ids=stem)
+def test_shipped_study_is_valid(path: Path) -> None:
+    assert load_study(path).search.trials > 1
 
 
-def test_table_of_settings_is_current():
-    assert (ROOT / "docs" / "config.md").read_text() == markdown() + "\n"
+def test_table_of_settings_is_current() -> None:
+    assert (ROOT / "docs" / "config.md").read_text() == markdown(BLOCKS) + "\n"
 
 
-def test_readme_names_only_files_that_exist():
+def test_readme_names_only_files_that_exist() -> None:
     text = (ROOT / "README.md").read_text()
-    named = re.findall(r"\b((?:configs|search_spaces|docs|segtune|benchmarks)/[\w./-]+\.\w+)", text)
-    assert named
-    assert [n for n in named if not (ROOT / n).exists()] == []
+    folders = "configs|search_spaces|docs|segtune|benchmarks"
+    names = re.findall(rf"\b((?:{folders})/[\w./-]+\.\w+)", text)
+    assert names
+    assert [name for name in names if not (ROOT / name).exists()] == []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import queue
 import sys
 import time
@@ -74,24 +73,22 @@ def train_rank(
     Every rank tells the same numbers the same number of times, as `ray.train.report` asks for. Where `should_stop` is true on one of
     them, all leave the task after the same step.
     """
-    os.environ["SEGTUNE_CPUS_PER_RANK"] = str(task["cpus"])
     import torch
 
     from segtune.training.distributed import Ranks
-    from segtune.training.train_step import TrialCancelled
-    from segtune.training.trainer import Trainer
+    from segtune.training.memory import keep_freed_memory
+    from segtune.training.trainer import Trainer, TrialCancelled
 
+    keep_freed_memory()
     # Ray gives a process a share of the cores, torch would take them all.
     torch.set_num_threads(max(1, int(task["cpus"])))
-    init_from = Path(task["init_from"]) if task["init_from"] else None
+    config = ExperimentConfig.parse(task["config"])
     out = TrialDir(Path(task["out"]), task["attempt"])
-    trainer = Trainer(
-        ExperimentConfig.parse(task["config"]),
-        out,
-        Ranks.join(),
-        resume=task["resume"],
-        init_from=init_from,
-    )
+    if task["resume"]:
+        trainer = Trainer.resume(config, out, Ranks.join(), cpus=task["cpus"])
+    else:
+        init_from = Path(task["init_from"]) if task["init_from"] else None
+        trainer = Trainer.start(config, out, Ranks.join(), init_from=init_from, cpus=task["cpus"])
     with contextlib.suppress(TrialCancelled):
         for report in trainer.epochs(should_stop):
             if report.miou is not None:

@@ -1,4 +1,7 @@
-"""What one training run is: every setting with its range, default and meaning. Knows nothing of searches."""
+"""The config of one training run: every setting with its range, default and meaning.
+
+Knows nothing of searches; their settings are in `tuning/study.py`.
+"""
 
 from __future__ import annotations
 
@@ -13,147 +16,184 @@ from segtune.config.yaml_io import parse_assignments, read_yaml
 
 IGNORE_INDEX = 255
 
-Share = Annotated[float, Field(ge=0.0, le=1.0)]
-Size = tuple[Annotated[int, Field(ge=32)], Annotated[int, Field(ge=32)]]
+Share = Annotated[float, Field(ge=0, le=1)]
+Side = Annotated[int, Field(ge=32)]  # in pixels
 
 
 class DataConfig(Settings):
-    """Which images, which masks, which classes, and the size at which they are seen."""
+    """The images, masks and classes, and the size of the images."""
 
     layout: Literal["shapes", "voc", "ade20k", "folder"] = Field(
-        default="voc", description="how the files lie on disk"
+        default="voc",
+        description="How the files lie on disk. voc: JPEGImages/, SegmentationClass/ and lists in "
+        "ImageSets/Segmentation/. ade20k: images/ and annotations/, each with training/ and "
+        "validation/. folder: images/, masks/ and labels.txt. shapes: a data set that segtune "
+        "generates, stored like voc.",
     )
     root: str = Field(
         default="data/VOCdevkit/VOC2012",
-        description="folder of the data set; `shapes` are generated there once",
+        description="Folder of the data set. Layout shapes: images are generated into it once.",
     )
     train: tuple[str, ...] = Field(
-        default=("train",), min_length=1, description="split lists joined for training"
+        default=("train",),
+        min_length=1,
+        description="Splits to train on. Several are joined; ade20k uses only the first.",
     )
-    val: str = Field(default="val", description="split list for validation")
+    val: str = Field(default="val", description="Split to validate on.")
     masks: str | None = Field(
         default=None,
-        description="folder of the masks under root; default: SegmentationClass, or SegmentationClassAug where `aug` is trained on",
+        description="Folder of the masks under root, for the layouts voc and shapes. null: "
+        "SegmentationClassAug if data.train contains aug, trainaug or train_aug, otherwise "
+        "SegmentationClass.",
     )
     classes: str | tuple[str, ...] = Field(
         default="voc",
-        description="voc, ade20k, shapes, a text file in root with one name per line, or the names themselves",
+        description="Class names in the order of their labels: voc, ade20k or shapes for the "
+        "names of that data set, or a text file in root with one name per line, or a list of "
+        "names.",
     )
     ignore_index: int = Field(
         default=IGNORE_INDEX,
         ge=0,
         le=255,
-        description="label that counts neither in the loss nor in mIoU",
+        description="Label of the pixels that count neither in the loss nor in mIoU.",
     )
     reduce_zero_label: bool | None = Field(
         default=None,
-        description="label 0 becomes ignore and every other label moves down by one; default: true for ade20k only",
+        description="Turn the labels 0 and 255 of the mask files into ignore_index and lower all "
+        "others by 1. null: true for the layout ade20k, otherwise false.",
     )
-    resize: Size = Field(
+    resize: tuple[Side, Side] = Field(
         default=(2048, 512),
-        description="images are scaled to fit in (long side, short side), in pixels",
+        description="Long side and short side in pixels. Each image is scaled to fit into them; "
+        "its aspect ratio stays. In training, a random factor is applied too (augment.ratio).",
     )
-    crop: Size = Field(
-        default=(512, 512), description="height and width of a training crop, in pixels"
+    crop: tuple[Side, Side] = Field(
+        default=(512, 512),
+        description="Height and width of a training crop in pixels. Smaller images are padded.",
     )
     num_images: int | None = Field(
-        default=None, ge=1, description="train on the first N images only; default: all of them"
+        default=None, ge=1, description="Train on the first N images only. null: all images."
     )
     cache: str = Field(
         default="auto",
-        description="where decoded images are kept for all trials of a node: auto ($XDG_CACHE_HOME, else the folder for temporary files), none, or a folder on a local disk",
+        description="Where a node keeps decoded images for all its trials. auto: in "
+        "$XDG_CACHE_HOME, or in the folder for temporary files if that variable is not set. none: "
+        "nothing is kept, so every epoch decodes the images again. Otherwise a folder, best on a "
+        "local disk.",
     )
     cache_gb: float = Field(
         default=20.0,
         gt=0,
-        description="the most that the decoded images of all data sets may take, in GB; more, and none are kept",
+        description="Largest size of the decoded images of all data sets together, in GB (10^9 "
+        "bytes). Data sets that are not in use are removed to make room. Images that still do not "
+        "fit are not kept.",
     )
-    num_loaders: int | Literal["auto"] = Field(
-        default="auto", description="loader processes per worker; auto: the free cores, 4 at most"
+    num_loaders: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
+        default="auto",
+        description="Data loading processes per worker. 0: the worker loads the data itself. "
+        "auto: one less than the worker's CPUs, at most 4.",
     )
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.num_loaders != "auto" and self.num_loaders < 0:
-            raise ValueError("num_loaders must be 'auto' or at least 0")
-        return self
 
 
 class CutoutConfig(Settings):
-    """Rectangles that are filled with the mean colour; their labels become ignore."""
+    """Rectangular holes that are filled with the mean colour; their labels become ignore_index."""
 
-    prob: Share = Field(default=0.0, description="share of samples that get holes")
+    prob: Share = Field(default=0.0, description="Probability that a training crop gets holes.")
     holes: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] = Field(
-        default=(1, 3), description="fewest and most holes"
+        default=(1, 3), description="Smallest and largest number of holes in a crop."
     )
     size: tuple[Share, Share] = Field(
         default=(0.02, 0.2),
-        description="smallest and largest side of a hole, as a share of the crop's side",
+        description="Smallest and largest side of a hole, as a fraction of the crop's side.",
     )
 
     @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.holes[0] > self.holes[1] or self.size[0] > self.size[1]:
-            raise ValueError("the first of a range must not exceed the second")
+    def _check_ranges(self) -> Self:
+        for name in ("holes", "size"):
+            smallest, largest = getattr(self, name)
+            if smallest > largest:
+                raise ValueError(
+                    f"{name}: the first value must not exceed the second, "
+                    f"got [{smallest}, {largest}]"
+                )
         return self
 
 
 class MixConfig(Settings):
-    """Mixing of two samples of a batch."""
+    """Mixing a training sample with another one."""
 
     kind: Literal["none", "cutmix"] = Field(
-        default="none", description="cutmix pastes a rectangle of another sample with its labels"
+        default="none",
+        description="cutmix: paste a random rectangle of another sample, with its labels. none: "
+        "no mixing.",
     )
-    prob: Share = Field(default=0.0, description="share of samples that are mixed")
+    prob: Share = Field(
+        default=0.0, description="Probability that a sample is mixed with another one."
+    )
 
 
 class AugmentConfig(Settings):
-    """What happens to a training sample, in this order: resize, crop, flip, photometric, cutout, pad, mix."""
+    """Training augmentation, in this order: resize, crop, flip, colours, cutout, pad, mix."""
 
     ratio: tuple[Annotated[float, Field(gt=0, le=8)], Annotated[float, Field(gt=0, le=8)]] = Field(
-        default=(0.5, 2.0), description="random scale relative to data.resize, smallest and largest"
+        default=(0.5, 2.0),
+        description="Smallest and largest random scale factor, on top of data.resize.",
     )
     cat_max_ratio: Annotated[float, Field(gt=0, le=1)] = Field(
         default=0.75,
-        description="a crop is drawn again, up to 10 times, while one class covers more than this share; 1: never again",
+        description="Largest fraction of a crop that one class may cover. A crop that exceeds it "
+        "is drawn again, at most 10 draws in all. 1: every crop is accepted.",
     )
-    flip: Share = Field(default=0.5, description="probability of a horizontal flip")
+    flip: Share = Field(default=0.5, description="Probability of a horizontal flip.")
     photometric: bool = Field(
-        default=True, description="random brightness, contrast, saturation and hue"
+        default=True,
+        description="Change brightness, contrast, saturation and hue at random, as mmseg does.",
     )
-    cutout: CutoutConfig = Field(default_factory=CutoutConfig, description="holes in the image")
-    mix: MixConfig = Field(default_factory=MixConfig, description="mixing of samples in a batch")
+    cutout: CutoutConfig = Field(default_factory=CutoutConfig, description="Holes in the image.")
+    mix: MixConfig = Field(default_factory=MixConfig, description="Mixing with another sample.")
 
     @model_validator(mode="after")
-    def _check(self) -> Self:
+    def _check_ratio(self) -> Self:
         if self.ratio[0] > self.ratio[1]:
-            raise ValueError(f"ratio: the first must not exceed the second, got {list(self.ratio)}")
+            raise ValueError(
+                f"ratio: the first value must not exceed the second, got {list(self.ratio)}"
+            )
         return self
 
 
 class ModelConfig(Settings):
-    """The network and where its weights come from."""
+    """The network and its pretrained weights."""
 
     name: Literal["segformer", "upernet"] = Field(
-        default="segformer", description="the architecture"
+        default="segformer", description="Architecture of the network."
     )
     encoder: str = Field(
         default="mit_b2",
-        description="segformer: mit_b0 to mit_b5, or mit_nano for trials on a CPU; upernet: any timm encoder with feature maps",
+        description="Encoder. segformer: mit_b0 to mit_b5, or mit_nano, which is small enough to "
+        "train on a CPU. upernet: any timm encoder with feature maps at 1/4, 1/8, 1/16 and 1/32.",
     )
     weights: str | None = Field(
         default=None,
-        description="encoder weights: a hub id, a local HF folder, or a .pth or .safetensors file; default: random",
+        description="Pretrained encoder weights: a local folder in Hugging Face format, a "
+        ".safetensors or .pth file, or an id on the Hugging Face hub; for upernet also `timm`, "
+        "which takes timm's own weights of the encoder. null: random weights.",
     )
     drop_path: Share = Field(
-        default=0.1, description="stochastic depth rate of the last encoder block"
+        default=0.1,
+        description="Stochastic depth rate of the last encoder block. The rate grows linearly "
+        "from 0 at the first block. Must be 0 for an encoder without stochastic depth.",
     )
     decoder_channels: int | None = Field(
-        default=None, ge=8, description="width of the head; default: the paper's for the encoder"
+        default=None,
+        ge=8,
+        description="Channels of the decode head. null: 512 for upernet; for segformer 256 with "
+        "mit_b0 and mit_b1, 768 with mit_b2 to mit_b5 (as in the paper), 64 with mit_nano.",
     )
     sync_norms: bool = Field(
         default=False,
-        description="batch norms take their statistics over all workers of a run; on GPUs only",
+        description="Compute the statistics of batch norms over all workers of a training run. "
+        "Works on GPUs only; on a CPU it is ignored with a warning.",
     )
 
 
@@ -161,242 +201,304 @@ class FocalConfig(Settings):
     """Focal loss (Lin et al. 2017)."""
 
     weight: float = Field(
-        default=1.0, ge=0, description="weight in the sum; 0 switches the term off"
+        default=1.0, ge=0, description="Weight of the focal loss in the sum. 0: not computed."
     )
     gamma: float = Field(
-        default=2.0, ge=0, le=8, description="focusing exponent; 0 is plain cross-entropy"
+        default=2.0,
+        ge=0,
+        le=8,
+        description="Focusing exponent. A larger value gives easy pixels less weight. 0: plain "
+        "cross-entropy.",
     )
     alpha: float = Field(
         default=0.5,
         gt=0,
         lt=1,
-        description="weight of positives against negatives (sigmoid form only)",
+        description="Weight of the positives; the negatives have 1 - alpha. Only used by the "
+        "sigmoid form.",
     )
     form: Literal["sigmoid", "softmax"] = Field(
         default="sigmoid",
-        description="sigmoid: one class against the rest, as mmseg; softmax: over classes",
+        description="sigmoid: each class against the rest, as in mmseg. softmax: over all classes.",
     )
 
 
-class TermConfig(Settings):
-    """A loss term without parameters of its own."""
+class CrossEntropyConfig(Settings):
+    """Softmax cross-entropy."""
 
     weight: float = Field(
-        default=0.0, ge=0, description="weight in the sum; 0 switches the term off"
+        default=0.0, ge=0, description="Weight of cross-entropy in the sum. 0: not computed."
     )
 
 
-class DiceConfig(TermConfig):
+class DiceConfig(Settings):
     """Dice loss (Milletari et al. 2016)."""
 
+    weight: float = Field(
+        default=0.0, ge=0, description="Weight of the Dice loss in the sum. 0: not computed."
+    )
     per_class: bool = Field(
         default=False,
-        description="one Dice for each class that a sample has, and their mean, instead of one over all classes together",
+        description="true: the mean over one Dice loss for each class that occurs in the sample. "
+        "false: one Dice loss over all classes of the sample together.",
     )
 
 
 class OhemConfig(Settings):
-    """Online hard example mining (Shrivastava et al. 2016): focal and cross-entropy look at the hardest pixels only."""
+    """Online hard example mining (Shrivastava et al. 2016), for focal and cross-entropy."""
 
     keep: float | None = Field(
         default=None,
         gt=0,
         le=1,
-        description="share of a batch's pixels that is kept, those whose label is the least likely; null keeps all",
+        description="Fraction of a batch's pixels that count in focal loss and cross-entropy: "
+        "those whose label has the lowest probability. null: all pixels.",
     )
 
 
 class LossConfig(Settings):
-    """A weighted sum of focal, Dice and cross-entropy; ignored pixels count in none of them."""
+    """A weighted sum of focal loss, Dice loss and cross-entropy; ignored pixels do not count."""
 
-    focal: FocalConfig = Field(default_factory=FocalConfig, description="focal loss")
+    focal: FocalConfig = Field(default_factory=FocalConfig, description="Focal loss.")
     dice: DiceConfig = Field(
-        default_factory=lambda: DiceConfig(weight=1.0), description="Dice loss"
+        default_factory=lambda: DiceConfig(weight=1.0), description="Dice loss."
     )
-    ce: TermConfig = Field(default_factory=TermConfig, description="softmax cross-entropy")
+    ce: CrossEntropyConfig = Field(
+        default_factory=CrossEntropyConfig, description="Softmax cross-entropy."
+    )
     class_weights: tuple[Annotated[float, Field(ge=0)], ...] | None = Field(
         default=None,
-        description="weight of each class in focal (form sigmoid: of its column) and cross-entropy; the mean is over all pixels",
+        description="One weight per class, in the order of the labels, for focal loss and "
+        "cross-entropy. A pixel has the weight of its label; in the sigmoid form of focal loss, "
+        "the weights apply to the classes' outputs instead. The mean is over all pixels, not over "
+        "the sum of weights. null: all 1.",
     )
-    ohem: OhemConfig = Field(default_factory=OhemConfig, description="hard example mining")
+    ohem: OhemConfig = Field(default_factory=OhemConfig, description="Hard example mining.")
 
     @model_validator(mode="after")
-    def _check(self) -> Self:
+    def _check_weights(self) -> Self:
         if not (self.focal.weight or self.dice.weight or self.ce.weight):
             raise ValueError(
-                "at least one of focal.weight, dice.weight and ce.weight must be above 0"
+                "at least one of focal.weight, dice.weight and ce.weight must be above 0, "
+                "got 0 for all three"
             )
         return self
 
 
 class OptimConfig(Settings):
-    """The optimiser and the precision of a step."""
+    """The optimiser, and the precision and compilation of a training step."""
 
-    name: Literal["adamw", "sgd"] = Field(default="adamw", description="the optimiser")
-    lr: float = Field(default=6.0e-5, gt=0, description="peak learning rate of the encoder")
+    name: Literal["adamw", "sgd"] = Field(default="adamw", description="Optimiser.")
+    lr: float = Field(
+        default=6.0e-5, gt=0, description="Learning rate of the encoder at its peak, after warmup."
+    )
     betas: tuple[Share, Share] = Field(
-        default=(0.9, 0.999), description="AdamW's moments; SGD takes the first as its momentum"
+        default=(0.9, 0.999),
+        description="AdamW: decay rates of the first and second moment. SGD: the first is the "
+        "momentum, the second is not used.",
     )
     weight_decay: float = Field(
-        default=0.01, ge=0, le=1, description="not applied to norms, biases and position embeddings"
+        default=0.01,
+        ge=0,
+        le=1,
+        description="Weight decay. Norms, biases and position embeddings are not decayed.",
     )
     head_lr_mult: float = Field(
-        default=10.0, gt=0, description="learning rate of the head relative to the encoder's"
+        default=10.0, gt=0, description="Learning rate of the head divided by that of the encoder."
     )
     clip_norm: float | None = Field(
-        default=None, gt=0, description="largest gradient norm; default: no clipping"
+        default=None, gt=0, description="Clip gradients to this total norm. null: no clipping."
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
-        default="auto", description="auto: bf16 where the GPU has it, otherwise fp32"
+        default="auto",
+        description="Precision of autocast. auto: bf16 on a GPU that supports it, otherwise fp32.",
     )
     compile: bool = Field(
         default=False,
-        description="compile the network with torch.compile: takes minutes at first, so nothing for runs below 50 epochs",
+        description="Compile the network with torch.compile. This takes minutes at the first "
+        "step, so it does not pay off for training runs below 50 epochs.",
     )
 
 
 class ScheduleConfig(Settings):
-    """How long, in what batches, along which learning rate."""
+    """Length, batch size, learning rate schedule (warmup, then poly) and validation interval."""
 
-    epochs: int = Field(default=200, ge=1, description="passes over the training images")
+    epochs: int = Field(default=200, ge=1, description="Passes over the training images.")
     batch_size: int = Field(
-        default=18, ge=1, description="images per optimiser step over all workers together"
+        default=18,
+        ge=1,
+        description="Images per optimiser step, all workers together. Must be a multiple of "
+        "accumulate and of the number of workers.",
     )
     accumulate: int = Field(
         default=1,
         ge=1,
-        description="backward passes per optimiser step, where the batch does not fit into memory",
+        description="Backward passes per optimiser step. Raise it if the batch does not fit into "
+        "memory.",
     )
     warmup_epochs: float = Field(
-        default=15, ge=0, description="linear warmup, by iteration; may be a fraction"
+        default=15,
+        ge=0,
+        description="Length of the linear warmup in epochs. May be a fraction, such as 0.5: the "
+        "learning rate changes at every step. Must be less than epochs.",
     )
     warmup_start: float = Field(
-        default=1.0e-6, gt=0, le=1, description="learning rate at step 0 as a share of the peak"
+        default=1.0e-6,
+        gt=0,
+        le=1,
+        description="Learning rate at step 0, as a fraction of the peak.",
     )
     poly_power: float = Field(
         default=1.0,
         ge=0,
-        description="exponent of the poly decay after warmup; 0 keeps the rate constant",
+        description="Exponent of the poly schedule after warmup: the learning rate falls to "
+        "eta_min with (1 - progress)^poly_power. 0: it stays constant.",
     )
-    eta_min: float = Field(default=0.0, ge=0, description="learning rate at the end")
+    eta_min: float = Field(
+        default=0.0,
+        ge=0,
+        description="Learning rate of the encoder at the end (not a fraction). The head ends at "
+        "optim.head_lr_mult times this.",
+    )
     val_every: int = Field(
         default=10,
         ge=1,
-        description="epochs between validations; the last epoch is always validated",
+        description="Epochs between validations. The last epoch is always validated.",
     )
 
     @model_validator(mode="after")
-    def _check(self) -> Self:
+    def _check_warmup_and_batch(self) -> Self:
         if self.warmup_epochs >= self.epochs:
             raise ValueError(
-                f"warmup_epochs must be less than epochs, got {self.warmup_epochs:g} of {self.epochs}"
+                "warmup_epochs must be less than epochs, "
+                f"got {self.warmup_epochs:g} of {self.epochs}"
             )
         if self.batch_size % self.accumulate:
             raise ValueError(
-                f"batch_size must be a multiple of accumulate, got {self.batch_size} and {self.accumulate}"
+                "batch_size must be a multiple of accumulate, "
+                f"got batch_size {self.batch_size} and accumulate {self.accumulate}"
             )
         return self
 
     def validates(self, epoch: int) -> bool:
-        """Whether epoch 1..epochs ends with a validation."""
+        """Whether there is a validation after `epoch`, which counts from 1."""
         return epoch % self.val_every == 0 or epoch == self.epochs
 
 
 class CheckpointConfig(Settings):
-    """When the state of a run is written. The best and the last are always kept."""
+    """When checkpoints are written. The best and the last checkpoint are always kept."""
 
     every: int = Field(
-        default=10, ge=1, description="epochs between checkpoints; the last epoch always has one"
+        default=10,
+        ge=1,
+        description="Epochs between checkpoints. The last epoch always has one.",
     )
 
 
 class HealthConfig(Settings):
-    """When a run is given up."""
+    """When a training run is unhealthy and ends early, and when a process counts as hung."""
 
     max_skipped_steps: int = Field(
         default=20,
         ge=1,
-        description="steps in a row whose gradients are not finite under fp16 before the run ends; the scaler needs a few to settle",
+        description="fp16 only: training ends after this many steps in a row with non-finite "
+        "gradients. The loss scaler skips such steps and needs a few to settle. In any other "
+        "precision, training ends at the first such step.",
     )
     diverged_factor: float = Field(
         default=20.0,
         gt=1,
-        description="the run ends when the median loss of 10 steps is more than this many times the first one (healthy losses fall), "
-        "or the norm of the weights is while mIoU is that of a constant prediction (healthy norms stay within a few times)",
+        description="Training ends if the median loss of 10 steps exceeds this multiple of the "
+        "first loss; healthy losses fall. It also ends if the weight norm exceeds this multiple "
+        "of its initial value while mIoU is no better than predicting one class everywhere; "
+        "healthy norms stay within a few multiples.",
     )
     gradient_factor: float = Field(
         default=1000.0,
         gt=1,
-        description="the same for the median gradient norm, against the median of the first 10 steps; it may well rise a hundredfold",
+        description="Training ends if the median gradient norm of 10 steps exceeds this multiple "
+        "of the median of the first 10 steps. A healthy norm may rise a hundredfold.",
     )
     forgotten_share: Share = Field(
         default=0.5,
-        description="the run ends when mIoU stays below this share of its best; validation noise is a few per cent",
+        description="Training ends if mIoU stays below this fraction of its best value for "
+        "health.patience validations. Validation noise is only a few per cent.",
     )
     patience: int = Field(
         default=2,
         ge=1,
-        description="validations in a row for which mIoU must stay that low; one may be an accident",
+        description="How many validations in a row mIoU must be below health.forgotten_share "
+        "before training ends. A single low validation may be an accident.",
     )
     stuck_share: Share = Field(
         default=0.75,
-        description="the run ends when one class has been predicted, or nothing has been learnt, for this share of its epochs; "
-        "healthy runs were seen to begin after 0.6 of a short schedule",
+        description="Training ends if, for this fraction of all epochs, the model has predicted "
+        "one class everywhere or mIoU has been no better than that. The time is at least 4 "
+        "validations and 150 steps. On a short schedule, the latest healthy training run measured "
+        "started to learn after 0.6 of its epochs.",
     )
     stuck_steps: int = Field(
         default=1000,
         ge=1,
-        description="or for so many optimiser steps after warmup, whichever is sooner: long schedules need no longer to begin",
+        description="Upper limit of the time in health.stuck_share: the warmup plus this many "
+        "optimiser steps. On a long schedule, learning does not start later than on a short one.",
     )
     constant_share: Share = Field(
         default=0.999,
-        description="one class on more than this share of the pixels is a constant prediction; a few stray pixels are not a model",
+        description="The model counts as predicting one class everywhere if that class covers "
+        "more than this fraction of the pixels. A few other pixels do not make it a useful model.",
     )
     vanished_share: Share = Field(
         default=0.05,
-        description="a focal term that leaves less than this share of the gradient has killed it; the run ends after half the time of stuck_share",
+        description="The gradient has vanished if the focusing exponent (loss.focal.gamma) leaves "
+        "less than this fraction of the gradient that exponent 0 would give. Training then ends "
+        "after half the time of health.stuck_share if nothing has been learnt.",
     )
     hung_factor: float = Field(
         default=50.0,
         ge=1,
-        description="a search starts a trial again that makes no step for this many times its median step",
+        description="A search stops a trial that makes no step for this many times its median "
+        "step time, and starts it again from its last checkpoint (see search.retries).",
     )
     hung_after_s: float = Field(
         default=300.0,
         ge=1,
-        description="but never before so many seconds: writing a checkpoint to slow storage takes its time",
+        description="Shortest time without a step, in seconds, after which a trial counts as "
+        "hung. Writing a checkpoint to slow storage takes its time.",
     )
 
 
 class ExperimentConfig(Settings):
-    """One training run: the only thing that training reads."""
+    """The config of one training run: the only thing that training reads."""
 
     seed: int = Field(
         default=0,
         ge=0,
         lt=2**31,
-        description="decides the initial weights, the order of images and every augmentation",
+        description="Seed of the initial weights, the order of the images and the augmentation.",
     )
-    data: DataConfig = Field(default_factory=DataConfig, description="images, masks, classes")
+    data: DataConfig = Field(default_factory=DataConfig, description="Images, masks, classes.")
     augment: AugmentConfig = Field(
-        default_factory=AugmentConfig, description="training augmentation"
+        default_factory=AugmentConfig, description="Training augmentation."
     )
-    model: ModelConfig = Field(default_factory=ModelConfig, description="network")
-    loss: LossConfig = Field(default_factory=LossConfig, description="loss")
-    optim: OptimConfig = Field(default_factory=OptimConfig, description="optimiser")
+    model: ModelConfig = Field(default_factory=ModelConfig, description="Network.")
+    loss: LossConfig = Field(default_factory=LossConfig, description="Loss.")
+    optim: OptimConfig = Field(default_factory=OptimConfig, description="Optimiser.")
     schedule: ScheduleConfig = Field(
-        default_factory=ScheduleConfig, description="length, batches, learning rate"
+        default_factory=ScheduleConfig, description="Length, batch size, learning rate schedule."
     )
     checkpoint: CheckpointConfig = Field(
-        default_factory=CheckpointConfig, description="what is written when"
+        default_factory=CheckpointConfig, description="When checkpoints are written."
     )
-    health: HealthConfig = Field(default_factory=HealthConfig, description="when a run is given up")
+    health: HealthConfig = Field(
+        default_factory=HealthConfig, description="When a training run ends early."
+    )
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> ExperimentConfig:
-    """Reads a config file and applies `name=value` overrides.
+    """Read a config file and apply `name=value` overrides.
 
-    Raises ConfigError that lists every mistake with file, line and the nearest valid name.
+    Raises ConfigError that lists all mistakes with file, line and the nearest valid name.
     """
     tree, source = read_yaml(path)
     config = ExperimentConfig.parse(tree, source)
@@ -405,7 +507,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> ExperimentCo
 
 
 def absolute_paths(config: ExperimentConfig) -> ExperimentConfig:
-    """Returns the config with its paths made absolute: workers run in folders of their own."""
+    """Return the config with absolute paths, because workers run in folders of their own."""
     changes: dict[str, str] = {"data.root": str(Path(config.data.root).absolute())}
     if config.data.cache not in ("auto", "none"):
         changes["data.cache"] = str(Path(config.data.cache).absolute())

@@ -1,73 +1,74 @@
-"""Strict settings from YAML: every mistake is told at once, with file, line, law, value and nearest name.
+"""Strict settings from YAML: all mistakes are reported at once, with file, line and nearest name.
 
-Knows no particular setting; `config.py` and `study.py` say what there is.
+Knows no particular setting. `schema.py` declares those of a config, `tuning/study.py` those of a
+search.
 """
 
 from __future__ import annotations
 
 import json
 import re
-import types
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Self, Union, get_args, get_origin
+from dataclasses import dataclass
+from typing import Any, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
+from segtune.config.allowed import allowed_values
 from segtune.config.yaml_io import Source, Tree
 from segtune.errors import ConfigError, nearest
 
+# Names of union branches (`int`, `literal['auto']`, `tuple[...]`) that pydantic adds to a location.
+UNION_BRANCH = re.compile(r"^(str|int|float|bool|list|tuple|literal|constrained|function|dict)\b")
+
 
 class Settings(BaseModel):
-    """A frozen block of settings: unknown names are refused, types and ranges are checked without coercion."""
+    """A frozen block of settings. Unknown names are errors; types and ranges are not coerced."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     @classmethod
     def parse(cls, tree: Any, source: Source | None = None) -> Self:
-        """Validates a tree of plain values. Raises ConfigError that lists every mistake with its place."""
+        """Validate a tree of plain values. Raises ConfigError that lists all mistakes."""
         source = source or Source(cls.__name__)
         if not isinstance(tree, dict):
-            raise ConfigError(
-                [f"{source.name}: expected names and values, found {type(tree).__name__}"]
-            )
+            text = f"expected names and values, found {type(tree).__name__}"
+            raise ConfigError([source.problem("", text)])
         try:
-            # Through JSON: in strict mode a list is a tuple there, and all that crosses a process is plain JSON.
+            # Through JSON, because pydantic's strict mode accepts a JSON list for a tuple.
+            # It also ensures that settings can be sent to other processes as plain JSON.
             return cls.model_validate_json(json.dumps(tree, default=str))
         except ValidationError as error:
-            raise ConfigError(
-                [_explain(cls, detail, source) for detail in _distinct(error.errors())]
-            ) from None
+            details = _one_per_name(error.errors())
+            raise ConfigError([_explain(cls, detail, source) for detail in details]) from None
 
     def override(self, changes: Mapping[str, Any], source: Source | None = None) -> Self:
-        """Returns a copy with {dotted name: value} set, validated as a whole. Raises ConfigError."""
+        """Return a copy with {dotted name: value} set, validated as a whole. Raises ConfigError."""
         source = source or Source("override")
-        tree, problems = self.dump(), []
-        allowed = type(self).names()
-        for dotted, value in changes.items():
-            if dotted not in allowed:
-                problems.append(
-                    f"{source.place(dotted)}: no such setting{nearest(dotted, allowed)}"
-                )
-                continue
-            *parents, last = dotted.split(".")
-            branch = tree
-            for parent in parents:
-                if not isinstance(branch[parent], dict):
-                    branch[parent] = {}  # a section that is left out, or a word in its place
-                branch = branch[parent]
-            branch[last] = value
+        names = type(self).names()
+        problems = [
+            source.problem(name, f"no such setting{nearest(name, names)}")
+            for name in changes
+            if name not in names
+        ]
         if problems:
             raise ConfigError(problems)
+        tree = self.dump()
+        for name, value in changes.items():
+            _set_value(tree, name, value)
         return self.parse(tree, source)
 
     def dump(self) -> Tree:
-        """Returns the settings as plain JSON values."""
+        """Return the settings as plain JSON values."""
         return self.model_dump(mode="json")
 
     def get(self, dotted: str) -> Any:
-        """Returns the plain value under a dotted name, which must exist; None inside a section that is left out."""
+        """Return the plain value of a dotted name; None inside a section that is absent.
+
+        Raises KeyError if there is no such name.
+        """
         value: Any = self.dump()
         for part in dotted.split("."):
             value = value[part] if isinstance(value, dict) else None
@@ -75,132 +76,114 @@ class Settings(BaseModel):
 
     @classmethod
     def names(cls, prefix: str = "") -> dict[str, FieldInfo]:
-        """Returns every dotted name and its field, sections included."""
-        found: dict[str, FieldInfo] = {}
-        for name, info in cls.model_fields.items():
-            found[prefix + name] = info
-            section = section_of(info.annotation)
+        """Return {dotted name: field} of all settings and sections."""
+        fields: dict[str, FieldInfo] = {}
+        for name, field in cls.model_fields.items():
+            fields[prefix + name] = field
+            section = section_of(field.annotation)
             if section:
-                found |= section.names(f"{prefix}{name}.")
-        return found
+                fields |= section.names(f"{prefix}{name}.")
+        return fields
 
 
 def section_of(annotation: Any) -> type[Settings] | None:
-    """Returns the Settings class of a field that is a section (also an optional one), otherwise None."""
+    """Return the Settings class of a field that is a section or may be one, otherwise None."""
     for candidate in (annotation, *get_args(annotation)):
         if isinstance(candidate, type) and issubclass(candidate, Settings):
             return candidate
     return None
 
 
-def differences(ours: Settings, theirs: Settings) -> list[str]:
-    """Returns `name: ours, theirs` for every setting in which two blocks of one kind differ."""
-    a, b = _leaves(ours.dump()), _leaves(theirs.dump())
+def _set_value(tree: Tree, dotted: str, value: Any) -> None:
+    """Set the value of a dotted name in `tree`."""
+    *parents, last = dotted.split(".")
+    for parent in parents:
+        if not isinstance(tree.get(parent), dict):
+            tree[parent] = {}  # an optional section that is null or a word
+        tree = tree[parent]
+    tree[last] = value
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A setting that has different values in two blocks of the same class."""
+
+    name: str
+    ours: Any  # None also if the setting's section is absent
+    theirs: Any
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.ours} here, {self.theirs} there"
+
+
+def differences(ours: Settings, theirs: Settings) -> list[Difference]:
+    """Return every setting in which two blocks of the same class differ."""
+    our_values = _values_by_name(ours.dump())
+    their_values = _values_by_name(theirs.dump())
     return [
-        f"{name}: {a.get(name)} here, {b.get(name)} there"
-        for name in dict.fromkeys([*a, *b])
-        if a.get(name) != b.get(name)
+        Difference(name, our_values.get(name), their_values.get(name))
+        for name in our_values | their_values
+        if our_values.get(name) != their_values.get(name)
     ]
 
 
-def _leaves(tree: Tree, prefix: str = "") -> Tree:
-    """Returns {dotted name: value} of everything in a tree that is no section itself."""
-    found: Tree = {}
+def _values_by_name(tree: Tree, prefix: str = "") -> Tree:
+    """Return {dotted name: value} of everything in a tree except sections."""
+    values: Tree = {}
     for name, value in tree.items():
-        found |= (
-            _leaves(value, f"{prefix}{name}.")
-            if isinstance(value, dict)
-            else {prefix + name: value}
+        if isinstance(value, dict):
+            values |= _values_by_name(value, f"{prefix}{name}.")
+        else:
+            values[prefix + name] = value
+    return values
+
+
+def _one_per_name(errors: Sequence[ErrorDetails]) -> list[ErrorDetails]:
+    """Keep the first error of each name; pydantic reports one for every branch of a union.
+
+    If a setting takes a word or a section, drop the error of the branch the user did not choose.
+    """
+    by_name: dict[str, ErrorDetails] = {}
+    for error in errors:
+        if not _is_of_other_branch(error, errors):
+            by_name.setdefault(_dotted(error["loc"]), error)
+    return list(by_name.values())
+
+
+def _is_of_other_branch(error: ErrorDetails, errors: Sequence[ErrorDetails]) -> bool:
+    """Whether the error is about a word and the user wrote a section, or the other way round."""
+    name = _dotted(error["loc"])
+    if error["type"] == "literal_error" and isinstance(error["input"], dict):
+        return any(
+            other is not error and f"{_dotted(other['loc'])}.".startswith(f"{name}.")
+            for other in errors
         )
-    return found
-
-
-def allowed_values(info: FieldInfo) -> str:
-    """Returns in words what a field takes: its choices, or its type and range."""
-    bounds = _bounds(info.metadata)
-    return _words(info.annotation) + (f" {bounds}" if bounds else "")
-
-
-def _words(annotation: Any) -> str:
-    origin, args = get_origin(annotation), get_args(annotation)
-    if origin is Literal:
-        return " | ".join(str(a) for a in args)
-    if origin in (Union, types.UnionType):
-        return " | ".join(_words(a) for a in args)
-    if origin is tuple:
-        return (
-            "list of " + _words(args[0])
-            if args[-1] is Ellipsis
-            else "[" + ", ".join(_words(a) for a in args) + "]"
-        )
-    if hasattr(annotation, "__metadata__"):
-        inner, *metadata = args
-        bounds = _bounds(
-            [
-                m
-                for extra in metadata
-                for m in (extra.metadata if isinstance(extra, FieldInfo) else [extra])
-            ]
-        )
-        return _words(inner) + (f" {bounds}" if bounds else "")
-    plain = {
-        float: "number",
-        int: "whole number",
-        str: "text",
-        bool: "true | false",
-        type(None): "null",
-    }
-    return plain.get(annotation) or getattr(annotation, "__name__", str(annotation))
-
-
-def _bounds(metadata: Sequence[Any]) -> str:
-    signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
-    return ", ".join(
-        f"{sign} {getattr(m, key)}"
-        for m in metadata
-        for key, sign in signs.items()
-        if getattr(m, key, None) is not None
+    return error["type"].startswith("model_") and any(
+        other["type"] == "literal_error" and _dotted(other["loc"]) == name for other in errors
     )
 
 
-def _distinct(errors: Sequence[ErrorDetails]) -> list[ErrorDetails]:
-    """Keeps one error per name: a union reports each of its branches. Of a word or a section the one that was not meant is left out."""
-    words = {
-        _dotted(e["loc"])
-        for e in errors
-        if e["type"] == "literal_error" and not isinstance(e["input"], dict)
-    }
-    meant = [
-        e
-        for e in errors
-        if not (e["type"] == "literal_error" and isinstance(e["input"], dict))
-        and not (e["type"].startswith("model_") and _dotted(e["loc"]) in words)
-    ]
-    return list({_dotted(e["loc"]): e for e in reversed(meant or errors)}.values())[::-1]
-
-
 def _dotted(location: Sequence[Any]) -> str:
-    """Drops the names of union branches (`int`, `literal['auto']`, `tuple[...]`) that pydantic adds to a location."""
-    branch = re.compile(r"^(str|int|float|bool|list|tuple|literal|constrained|function|dict)\b")
-    return ".".join(str(p) for p in location if not (isinstance(p, str) and branch.match(p)))
+    """Return pydantic's location as a dotted name, without the names of union branches."""
+    return ".".join(
+        str(part) for part in location if not (isinstance(part, str) and UNION_BRANCH.match(part))
+    )
 
 
-def _explain(cls: type[Settings], detail: ErrorDetails, source: Source) -> str:
-    dotted = _dotted(detail["loc"])
-    place = source.place(dotted)
-    names = cls.names()
-    if detail["type"] == "extra_forbidden":
-        return f"{place}: no such setting{nearest(dotted, names)}"
-    if detail["type"] == "value_error":
-        return f"{place}: {detail.get('ctx', {}).get('error')}"
-    if detail["type"] == "missing":
-        return f"{place}: must be given"
-    info = names.get(dotted) or names.get(dotted.rpartition(".")[0])
-    if info and section_of(info.annotation):
-        return f"{place}: {detail['msg']}" + (
-            ", or settings" if detail["type"] == "literal_error" else ""
-        )
-    value = detail["input"]
-    allowed = allowed_values(info) if info else detail["msg"]
+def _explain(cls: type[Settings], error: ErrorDetails, source: Source) -> str:
+    """Return a pydantic error as `place: what is wrong; what is allowed; nearest name`."""
+    dotted = _dotted(error["loc"])
+    fields = cls.names()
+    match error["type"]:
+        case "extra_forbidden":
+            return source.problem(dotted, f"no such setting{nearest(dotted, fields)}")
+        case "value_error":
+            return source.problem(dotted, str(error.get("ctx", {}).get("error")))
+        case "missing":
+            return source.problem(dotted, "must be given")
+    # The items of a list (`data.crop.0`) have no field of their own.
+    field = fields.get(dotted) or fields.get(dotted.rpartition(".")[0])
+    allowed = allowed_values(field) if field else error["msg"]
+    value = error["input"]
     near = nearest(str(value), allowed.split(" | ")) if " | " in allowed else ""
-    return f"{place}: allowed is {allowed}; got {value!r}{near}"
+    return source.problem(dotted, f"allowed is {allowed}; got {value!r}{near}")

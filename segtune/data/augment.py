@@ -1,6 +1,7 @@
 """Joint transforms of an image and its mask. The only importer of albumentations.
 
-Everything random is drawn from the generator that is handed in, so that a sample depends on nothing but its seed.
+All random numbers come from the generator that the caller passes, so that a sample depends on
+nothing but its seed.
 """
 
 from __future__ import annotations
@@ -8,71 +9,99 @@ from __future__ import annotations
 import math
 import os
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 
-# Without this, albumentations asks the network for a newer version of itself at every import.
+# Otherwise each import of albumentations asks the network for a newer version of albumentations.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 import albumentations as A
 
 from segtune.config.schema import AugmentConfig, CutoutConfig, DataConfig
-from segtune.data.photometric import Colours
+from segtune.data.photometric import PhotometricDistortion
 
-# ImageNet's mean colour: what is padded or cut out is 0 after normalisation.
+# ImageNet's mean colour, so that padding and holes are 0 after normalisation.
 MEAN_COLOUR = (124, 116, 104)
-CROP_TRIES = 10  # mmseg's
-# How far before a window a place is looked for from which it can be resized by itself, in pixels of the resized image; and by how
-# much that place may lie beside a pixel of the source.
-SEARCHED, MISSED = 64, 0.02
+CROP_TRIES = 10  # mmsegmentation's
+# A part of the source image can be resized alone if it begins at a source pixel that coincides with
+# a pixel of the resized image. Such a pixel is searched at most this far before the crop (in pixels
+# of the resized image), and may be misaligned by at most this much (in source pixels).
+ALIGNMENT_REACH = 64
+ALIGNMENT_TOLERANCE = 0.02
+
+
+class CropWindow(NamedTuple):
+    """A crop, in pixels of the resized image."""
+
+    top: int
+    left: int
+    height: int
+    width: int
 
 
 def fit_scale(height: int, width: int, size: tuple[int, int]) -> float:
-    """Returns the factor that fits an image into (long side, short side), keeping its proportions (mmcv's `rescale`)."""
+    """Return the largest factor at which an image fits into `size` (long side, short side).
+
+    This is mmcv's `rescale_size`: it keeps the proportions.
+    """
     return min(max(size) / max(height, width), min(size) / min(height, width))
 
 
 def resize_to_fit(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Returns an image uint8 [H, W, 3] scaled to fit into (long side, short side)."""
+    """Return an image uint8 [H, W, 3], resized to fit into `size` (long side, short side)."""
     height, width = image.shape[:2]
     scale = fit_scale(height, width, size)
     if scale == 1:
         return image
     return cv2.resize(
-        image,
-        (max(1, round(width * scale)), max(1, round(height * scale))),
-        interpolation=cv2.INTER_LINEAR,
+        image, _resized_shape(height, width, scale)[::-1], interpolation=cv2.INTER_LINEAR
     )
 
 
+def _resized_shape(height: int, width: int, scale: float) -> tuple[int, int]:
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
 class Augmentation:
-    """RandomResize, RandomCrop with cat_max_ratio, flip, photometric distortion, CutOut, pad: mmseg's order and meaning."""
+    """Random resize, crop, flip, photometric distortion, cutout and padding of training samples.
+
+    Order and meaning are mmsegmentation's: RandomResize, RandomCrop with cat_max_ratio, RandomFlip,
+    PhotoMetricDistortion, RandomCutOut, pad.
+    """
 
     def __init__(self, data: DataConfig, augment: AugmentConfig) -> None:
-        self.data, self.augment = data, augment
+        self.data = data
+        self.augment = augment
         self.after_crop = A.Compose([*_cutout(augment.cutout, data), _pad(data)])
 
     def __call__(
         self, image: np.ndarray, mask: np.ndarray, rng: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Returns image uint8 [h, w, 3] and mask uint8 [h, w] of the crop's size for any image and mask of one size."""
+        """Return image uint8 [h, w, 3] and mask uint8 [h, w], both of the crop's size.
+
+        `image` uint8 [H, W, 3] and `mask` uint8 [H, W] may have any size, but the same one.
+        """
         height, width = mask.shape
         scale = fit_scale(height, width, self.data.resize) * rng.uniform(*self.augment.ratio)
-        window = self._window(mask, scale, rng)
-        colours = Colours.draw(rng) if self.augment.photometric else Colours()
-        image, mask = _cut(image, mask, window, scale, rng.random() < self.augment.flip, colours)
+        window = self._choose_window(mask, scale, rng)
+        distortion = PhotometricDistortion()
+        if self.augment.photometric:
+            distortion = PhotometricDistortion.draw(rng)
+        flip = rng.random() < self.augment.flip
+        image, mask = resize_and_crop(image, mask, window, scale, flip=flip, distortion=distortion)
         if not self.augment.cutout.prob and mask.shape == self.data.crop:
             return image, mask
-        # Compose draws from streams of its own: without a seed per sample, forked loaders would all draw the same.
+        # Compose has random streams of its own. Without a seed per sample, forked loader processes
+        # would all draw the same numbers.
         self.after_crop.set_random_seed(int(rng.integers(2**31)))
         result = self.after_crop(image=image, mask=mask)
         return result["image"], result["mask"]
 
-    def _window(
+    def _choose_window(
         self, mask: np.ndarray, scale: float, rng: np.random.Generator
-    ) -> tuple[int, int, int, int]:
-        """Draws top, left, height and width of the crop, in pixels of the resized image."""
+    ) -> CropWindow:
+        """Draw a crop; draw again, at most CROP_TRIES times, while one class covers too much."""
         window = self._draw_window(mask.shape[0], mask.shape[1], scale, rng)
         for _ in range(CROP_TRIES - 1):
             if self.augment.cat_max_ratio == 1 or self._is_varied(mask, window, scale):
@@ -82,15 +111,20 @@ class Augmentation:
 
     def _draw_window(
         self, height: int, width: int, scale: float, rng: np.random.Generator
-    ) -> tuple[int, int, int, int]:
-        full = (max(1, round(height * scale)), max(1, round(width * scale)))
-        size = [min(c, f) for c, f in zip(self.data.crop, full, strict=True)]
-        top, left = (int(rng.integers(0, f - s + 1)) for f, s in zip(full, size, strict=True))
-        return top, left, size[0], size[1]
+    ) -> CropWindow:
+        resized_height, resized_width = _resized_shape(height, width, scale)
+        crop_height = min(self.data.crop[0], resized_height)
+        crop_width = min(self.data.crop[1], resized_width)
+        top = int(rng.integers(0, resized_height - crop_height + 1))
+        left = int(rng.integers(0, resized_width - crop_width + 1))
+        return CropWindow(top, left, crop_height, crop_width)
 
-    def _is_varied(self, mask: np.ndarray, window: tuple[int, int, int, int], scale: float) -> bool:
-        """Whether a crop has more than one class and none that covers more than cat_max_ratio, ignored pixels apart."""
-        top, left, height, width = (round(v / scale) for v in window)
+    def _is_varied(self, mask: np.ndarray, window: CropWindow, scale: float) -> bool:
+        """Return whether a crop has two or more classes, none of which exceeds cat_max_ratio.
+
+        Ignored pixels do not count.
+        """
+        top, left, height, width = (round(value / scale) for value in window)
         part = mask[top : top + max(1, height), left : left + max(1, width)]
         counts = cv2.calcHist([part], [0], None, [256], [0, 256]).ravel()
         counts[self.data.ignore_index] = 0
@@ -100,89 +134,103 @@ class Augmentation:
         )
 
 
-def _cut(
+def resize_and_crop(
     image: np.ndarray,
     mask: np.ndarray,
-    window: tuple[int, int, int, int],
+    window: CropWindow,
     scale: float,
-    flipped: bool,
-    colours: Colours,
+    *,
+    flip: bool,
+    distortion: PhotometricDistortion,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the window of the resized image, flipped from left to right and its colours distorted where that is asked for.
+    """Resize image and mask by `scale`, crop them to `window`, distort the colours, and flip.
 
-    Only what the window shows is resized. Colours change on the smaller side of the resize: before it or after it, a pixel
-    comes to the same but for rounding.
+    Equals resizing the whole image first, but resizes only the part that the crop shows. Colours
+    are distorted on the smaller side of the resize: before it if it enlarges, otherwise after it.
+    A pixel has the same value both ways, except for rounding.
     """
-    rows, columns = (
-        _Span.of(start, size, full / max(1, round(full * scale)), full)
-        for start, size, full in zip(window[:2], window[2:], mask.shape, strict=True)
-    )
+    rows = _CropAxis.of(window.top, window.height, mask.shape[0], scale)
+    columns = _CropAxis.of(window.left, window.width, mask.shape[1], scale)
     labels = mask.take(rows.nearest(), 0).take(columns.nearest(), 1)
-    part = image[rows.first : rows.stop, columns.first : columns.stop]
-    seen = _resize(colours.apply(part) if scale > 1 else part, rows, columns)
-    seen = seen if scale > 1 else colours.apply(seen)
-    return (cv2.flip(seen, 1), cv2.flip(labels, 1)) if flipped else (seen, labels)
+    part = image[rows.part_start : rows.part_stop, columns.part_start : columns.part_stop]
+    if scale > 1:
+        crop = _resize(distortion.apply(part), rows, columns)
+    else:
+        crop = distortion.apply(_resize(part, rows, columns))
+    return (cv2.flip(crop, 1), cv2.flip(labels, 1)) if flip else (crop, labels)
 
 
 @dataclass(frozen=True)
-class _Span:
-    """A window along one axis: pixel i of the resized image lies at (i + 0.5) * step - 0.5 in the source, as in cv2.resize."""
+class _CropAxis:
+    """A crop along one axis, and the part of the source image that it is resized from.
 
-    start: int  # of the window, in pixels of the resized image
-    size: int
-    step: float
-    full: int  # pixels of the source
-    first: int  # of the source that is looked at
-    stop: int
-    skip: int  # pixels of the resized part before the window
-    miss: (
-        float  # by how much the resized part lies beside the resized image, in pixels of the source
-    )
+    The centre of pixel i of the resized image lies at (i + 0.5) * step - 0.5 in the source image,
+    as in cv2.resize.
+    """
+
+    start: int  # of the crop, in pixels of the resized image
+    size: int  # of the crop, in pixels of the resized image
+    step: float  # source pixels per pixel of the resized image
+    source_size: int
+    part_start: int  # the part of the source image that is resized
+    part_stop: int
+    margin: int  # pixels of the resized part before the crop
+    misalignment: float  # of the resized part against the whole resized image, in source pixels
 
     @classmethod
-    def of(cls, start: int, size: int, step: float, full: int) -> _Span:
-        """Looks for a source pixel, not far before the window, at which a pixel of the resized image begins, too.
+    def of(cls, start: int, size: int, source_size: int, scale: float) -> _CropAxis:
+        """Find the source pixel, a little before the crop, from which the part is resized.
 
-        Resized from there on, the part equals that of the whole image.
+        It is the source pixel whose edge is closest to an edge of a pixel of the resized image. If
+        the two edges coincide, the resized part equals that of the whole resized image.
         """
-        reach = max(SEARCHED, math.ceil(4 / step))
-        skips = np.arange(int(2 / step) + 1, reach) if start >= reach else np.array([start])
-        begins = (start - skips) * step
-        best = int(np.abs(begins - begins.round()).argmin())
-        first, skip = round(begins[best]), int(skips[best])
-        stop = min(full, math.ceil(first + (skip + size) * step) + 2)
-        return cls(start, size, step, full, first, stop, skip, float(begins[best] - first))
+        step = source_size / max(1, round(source_size * scale))
+        reach = max(ALIGNMENT_REACH, math.ceil(4 / step))
+        # At least two source pixels before the crop: the interpolation reads the neighbours.
+        margins = np.arange(int(2 / step) + 1, reach) if start >= reach else np.array([start])
+        edges = (start - margins) * step
+        best = int(np.abs(edges - edges.round()).argmin())
+        part_start = round(edges[best])
+        margin = int(margins[best])
+        part_stop = min(source_size, math.ceil(part_start + (margin + size) * step) + 2)
+        misalignment = float(edges[best] - part_start)
+        return cls(start, size, step, source_size, part_start, part_stop, margin, misalignment)
 
     def nearest(self) -> np.ndarray:
-        """Returns the source pixel that each pixel of the window lies in."""
-        return (
-            ((self.start + np.arange(self.size) + 0.5) * self.step)
-            .astype(np.intp)
-            .clip(0, self.full - 1)
-        )
+        """Return the index of the source pixel that contains each pixel of the crop."""
+        centres = (self.start + np.arange(self.size) + 0.5) * self.step
+        return centres.astype(np.intp).clip(0, self.source_size - 1)
+
+    @property
+    def is_aligned(self) -> bool:
+        """Whether the part can be resized alone."""
+        return abs(self.misalignment) < min(ALIGNMENT_TOLERANCE, self.step / 4)
 
 
-def _resize(part: np.ndarray, rows: _Span, columns: _Span) -> np.ndarray:
-    """Returns the window out of the source's part that its spans name."""
-    if all(abs(span.miss) < min(MISSED, span.step / 4) for span in (rows, columns)):
-        whole = cv2.resize(
+def _resize(part: np.ndarray, rows: _CropAxis, columns: _CropAxis) -> np.ndarray:
+    """Return the crop, resized from its part of the source image."""
+    if rows.is_aligned and columns.is_aligned:
+        resized = cv2.resize(
             part, None, fx=1 / columns.step, fy=1 / rows.step, interpolation=cv2.INTER_LINEAR
         )
-        return whole[rows.skip : rows.skip + rows.size, columns.skip : columns.skip + columns.size]
-    # Any place in the source, but three times slower.
-    matrix = np.array([[0.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
-    for axis, span in ((0, columns), (1, rows)):
-        matrix[axis, axis], matrix[axis, 2] = (
-            span.step,
-            (span.start + 0.5) * span.step - 0.5 - span.first,
-        )
+        return resized[
+            rows.margin : rows.margin + rows.size,
+            columns.margin : columns.margin + columns.size,
+        ]
+    # warpAffine can begin anywhere in the source image, but takes three times as long.
+    matrix = np.array(
+        [
+            [columns.step, 0.0, (columns.start + 0.5) * columns.step - 0.5 - columns.part_start],
+            [0.0, rows.step, (rows.start + 0.5) * rows.step - 0.5 - rows.part_start],
+        ]
+    )
     flags = cv2.WARP_INVERSE_MAP | cv2.INTER_LINEAR
     return cv2.warpAffine(
         part, matrix, (columns.size, rows.size), flags=flags, borderMode=cv2.BORDER_REPLICATE
     )
 
 
-def _cutout(cutout: CutoutConfig, data: DataConfig) -> list[Any]:
+def _cutout(cutout: CutoutConfig, data: DataConfig) -> list[A.BasicTransform]:
     if not cutout.prob:
         return []
     return [
@@ -215,15 +263,19 @@ def cutmix(
     other: tuple[np.ndarray, np.ndarray],
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns image and mask with a rectangle of another sample of the same size in it.
+    """Return image and mask with a rectangle of `other`, an image and mask of the same size.
 
-    The rectangle's share of the area is uniform in 0..1. Source: Yun et al. 2019; for dense labels French et al. 2020.
+    The rectangle's share of the area is uniform in 0..1. The arguments are not changed. Source:
+    Yun et al. 2019; for dense labels French et al. 2020.
     """
     height, width = mask.shape
-    share = np.sqrt(rng.uniform())
-    h, w = max(1, int(height * share)), max(1, int(width * share))
-    top, left = int(rng.integers(0, height - h + 1)), int(rng.integers(0, width - w + 1))
+    side_share = np.sqrt(rng.uniform())
+    h = max(1, int(height * side_share))
+    w = max(1, int(width * side_share))
+    top = int(rng.integers(0, height - h + 1))
+    left = int(rng.integers(0, width - w + 1))
+    rectangle = (slice(top, top + h), slice(left, left + w))
     image, mask = image.copy(), mask.copy()
-    image[top : top + h, left : left + w] = other[0][top : top + h, left : left + w]
-    mask[top : top + h, left : left + w] = other[1][top : top + h, left : left + w]
+    image[rectangle] = other[0][rectangle]
+    mask[rectangle] = other[1][rectangle]
     return image, mask

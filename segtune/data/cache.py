@@ -1,7 +1,8 @@
-"""Decoded images and labels on the node's disk, memory-mapped: every trial of the node reads what the first one has decoded.
+"""Cache of decoded images and labels on the node's disk, memory-mapped and shared by all trials.
 
-A trial of forty epochs decodes each JPEG forty times, and eight trials beside it do the same. Here each pair is decoded once
-per node, by whoever needs it first. The files lie in one folder per data set; the system's page cache holds what is in use, once
+Without it, a trial of forty epochs decodes each JPEG forty times, and eight trials on the same node
+each do so. With it, each pair is decoded once per node, by the process that needs it first. The
+files lie in one folder per data set. The operating system's page cache holds the files in use once
 for all processes.
 """
 
@@ -19,7 +20,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import IO
+from typing import TextIO
 
 import numpy as np
 from PIL import Image
@@ -30,21 +31,24 @@ from segtune.data.layouts import Pair
 
 log = logging.getLogger(__name__)
 
-# Changes when what lies in a file changes.
-VERSION = "1"
-# Images whose headers are read to learn how much a data set takes.
-PROBES = 16
-# Files that stand for the locks of a folder: enough that loaders seldom wait for one another.
-STRIPES = 64
+# Increased when the format of the cache files changes.
+FORMAT_VERSION = "1"
+# How many image headers are read to estimate the size of a data set.
+NUM_SIZED_IMAGES = 16
+# Lock files per split, each shared by many pairs: enough that loaders rarely wait for each other.
+NUM_LOCKS = 64
 GB = 10**9
-# Below a folder that a user gives: what else lies there is not ours to remove.
-OWN_FOLDER = "segtune-decoded"
-# Locked, shared, by every process that has opened a data set.
-IN_USE = "in-use"
-_HELD: dict[Path, IO] = {}
-# Left on the disk for checkpoints, whatever happens.
-SPARE_BYTES = 2 * GB
+# Folder inside the user's cache folder. Nothing outside it is ever removed.
+CACHE_FOLDER = "segtune-decoded"
+# File of a data set on which each process that has opened the data set holds a shared lock.
+IN_USE_FILE = "in-use"
+# Never used by the cache, so that the disk has space for checkpoints.
+RESERVED_BYTES = 2 * GB
 HEADER_BYTES = 16  # height and width
+
+# The locked IN_USE_FILE of each data set. A lock has to last as long as the process, not as long as
+# one DecodedPairs: trials follow one another in a process, and the next one reads the same images.
+_in_use_locks: dict[Path, TextIO] = {}
 
 
 class DecodedPairs:
@@ -53,9 +57,14 @@ class DecodedPairs:
     def __init__(
         self, pairs: Sequence[Pair], config: DataConfig, num_classes: int, split: str
     ) -> None:
-        """Decides whether the decoded images of `split` (train or val) are kept; nothing is decoded yet."""
-        self.pairs, self.config, self.num_classes = pairs, config, num_classes
-        self.folder = _folder(pairs, config, num_classes, split)
+        """Decide whether the decoded pairs of `split` (train or val) are cached; decode nothing.
+
+        `folder` is None if they are not cached.
+        """
+        self.pairs = pairs
+        self.config = config
+        self.num_classes = num_classes
+        self.folder = _open_folder(pairs, config, num_classes, split)
         self._writer: ThreadPoolExecutor | None = None
         self._writing: Future[None] | None = None
 
@@ -63,115 +72,119 @@ class DecodedPairs:
         return len(self.pairs)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Returns a pair; the arrays are read-only where they are kept. Raises DataError that names a file which is no image."""
-        pair, folder = self.pairs[index], self.folder
-        if folder is None or not (name := _name(pair)):
+        """Return the image and the labels of a pair; the arrays are read-only if they are cached.
+
+        Raises DataError that names the file if one of the two cannot be decoded.
+        """
+        pair = self.pairs[index]
+        folder = self.folder  # read once: the writer thread may set it to None meanwhile
+        if folder is None or not (name := _file_name(pair)):
             return load_pair(pair, self.config, self.num_classes)
-        # Strings: a tenth of the time with a decoded image went into paths.
+        # Strings: Path objects took a tenth of the time of reading a cached pair.
         path = os.path.join(folder, name)
-        if found := _read(path):
-            return found
+        lock_path = os.path.join(folder, f"lock-{int(name[:2], 16) % NUM_LOCKS}")
+        if cached := _read(path):
+            return cached
         try:
-            with contextlib.ExitStack() as lock:
-                lock.enter_context(
-                    _locked(os.path.join(folder, f"lock-{int(name[:2], 16) % STRIPES}"))
-                )
-                if found := _read(path):  # whoever held the lock has decoded it
-                    return found
-                decoded = load_pair(pair, self.config, self.num_classes)
-                for part in decoded:
-                    part.setflags(write=False)
-                # Writing takes as long as decoding: meanwhile the next image is decoded. Not more than one, for memory's sake.
-                self.settle()
-                self._writer = self._writer or ThreadPoolExecutor(1, "decoded")
-                self._writing = self._writer.submit(self._keep, path, decoded, lock.pop_all())
-                return decoded
-        except OSError as error:  # a file system without locks, a folder that somebody has removed
-            self._give_up(error)
+            return self._decode_and_cache(pair, path, lock_path)
+        except OSError as error:  # a file system without locks, or a user has removed the folder
+            self._stop_caching(error)
             return load_pair(pair, self.config, self.num_classes)
 
-    def settle(self) -> None:
-        """Waits until what this process has decoded is there for the others."""
+    def flush(self) -> None:
+        """Wait until every pair that this process has decoded is in the cache."""
         if self._writing:
             self._writing.result()
 
-    def _give_up(self, error: OSError) -> None:
+    def _decode_and_cache(
+        self, pair: Pair, path: str, lock_path: str
+    ) -> tuple[np.ndarray, np.ndarray]:
+        with contextlib.ExitStack() as lock:
+            lock.enter_context(_locked(lock_path))
+            # The process that held the lock before may have decoded this pair.
+            if cached := _read(path):
+                return cached
+            decoded = load_pair(pair, self.config, self.num_classes)
+            for array in decoded:
+                array.setflags(write=False)
+            # Writing takes as long as decoding, so a thread writes while the next image is decoded.
+            # At most one image waits to be written, to limit the memory.
+            self.flush()
+            self._writer = self._writer or ThreadPoolExecutor(1, "decoded")
+            self._writing = self._writer.submit(
+                self._write_and_unlock, path, decoded, lock.pop_all()
+            )
+            return decoded
+
+    def _stop_caching(self, error: OSError) -> None:
         folder, self.folder = self.folder, None
-        if folder:  # else the one that was written meanwhile has told it
+        # None: caching has stopped before, with a warning.
+        if folder:
             log.warning(
                 "data.cache: %s: %s: from here on images are decoded again each time",
                 folder,
                 error.strerror,
             )
 
-    def _keep(
+    def _write_and_unlock(
         self, path: str, decoded: tuple[np.ndarray, np.ndarray], lock: contextlib.ExitStack
     ) -> None:
-        """Writes a pair for the others, then lets go of the lock; where the disk does not take it, this process stops trying."""
+        """Write a decoded pair, then release its lock. This process stops caching if that fails."""
         with lock:
-            self._write(path, decoded)
-
-    def _write(self, path: str, decoded: tuple[np.ndarray, np.ndarray]) -> None:
-        aside = Path(f"{path}.{os.getpid()}")
-        try:
-            parts = [
-                np.ascontiguousarray(part) for part in (np.array(decoded[1].shape, "<i8"), *decoded)
-            ]
-            with aside.open("wb") as file:
-                # Room first: it is a fifth of the time, and a full disk is told before anything is written.
-                if hasattr(os, "posix_fallocate"):
-                    os.posix_fallocate(file.fileno(), 0, sum(part.nbytes for part in parts))
-                for part in parts:
-                    file.write(part.data)
-            aside.replace(path)
-        except OSError as error:
-            aside.unlink(missing_ok=True)
-            self._give_up(error)
+            try:
+                _write(path, *decoded)
+            except OSError as error:
+                self._stop_caching(error)
 
 
-def _folder(pairs: Sequence[Pair], config: DataConfig, num_classes: int, split: str) -> Path | None:
-    """Returns the folder of this split's decoded images, or None where they are not kept."""
+def _write(path: str, image: np.ndarray, labels: np.ndarray) -> None:
+    """Write a decoded pair to a temporary file and rename it, so that readers see a whole file."""
+    temporary = Path(f"{path}.{os.getpid()}")
+    header = np.array(labels.shape, "<i8")
+    arrays = [np.ascontiguousarray(array) for array in (header, image, labels)]
+    try:
+        with temporary.open("wb") as file:
+            # Reserve the space first: writing then took a fifth of the time on the disk it was
+            # measured on. And a full disk raises here, before anything is written.
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, sum(array.nbytes for array in arrays))
+            for array in arrays:
+                file.write(array.data)
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _read(path: str) -> tuple[np.ndarray, np.ndarray] | None:
+    """Map a cached pair into memory; return None if it is not in the cache (yet)."""
+    try:
+        with open(path, "rb") as file:
+            memory = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+    except (FileNotFoundError, ValueError):  # ValueError: an empty file
+        return None
+    height, width = (int(value) for value in np.frombuffer(memory, "<i8", 2))
+    image = np.frombuffer(memory, np.uint8, height * width * 3, HEADER_BYTES)
+    labels = np.frombuffer(memory, np.uint8, height * width, HEADER_BYTES + image.size)
+    return image.reshape(height, width, 3), labels.reshape(height, width)
+
+
+def _open_folder(
+    pairs: Sequence[Pair], config: DataConfig, num_classes: int, split: str
+) -> Path | None:
+    """Return the folder of this split's decoded pairs, or None if they are not cached.
+
+    The folder is HOME / data set / split. Logs a warning if the user wanted a cache and gets none.
+    """
     if config.cache == "none" or not pairs:
         return None
-    # What a label becomes depends on these settings.
-    meaning = (
-        VERSION,
-        _boot(),
-        os.path.abspath(config.root),
-        config.layout,
-        config.reduce_zero_label,
-        config.ignore_index,
-        num_classes,
-    )
     try:
-        home = _home() if config.cache == "auto" else Path(config.cache) / OWN_FOLDER
-        data_set = home / _digest(meaning)
-        folder = data_set / split
+        home = _home() if config.cache == "auto" else Path(config.cache) / CACHE_FOLDER
+        folder = home / _data_set_key(config, num_classes) / split
         folder.mkdir(parents=True, exist_ok=True)
-        _hold(data_set)
-        os.utime(data_set)
-        splits = {part: _size(part) for part in data_set.iterdir()}
-        others = {
-            other: _size(other)
-            for other in sorted(home.iterdir(), key=os.path.getmtime)
-            if other != data_set
-        }
-        taken = sum(others.values())
-        needed = _needed(pairs) + sum(size for part, size in splits.items() if part != folder)
-        allowed = min(
-            config.cache_gb * GB,
-            shutil.disk_usage(home).free + sum(splits.values()) + taken - SPARE_BYTES,
-        )
-        free = allowed - needed - taken
-        if needed <= allowed and free < 0:
-            free += _make_room(others, -free)
-        if needed > allowed or free < 0:
-            log.warning(
-                "data.cache: the decoded images of %s take about %.2f GB, and %.2f GB are allowed in %s (data.cache_gb is %g, %.0f GB of "
-                "the disk stay free, and other data sets in use have their share): every epoch decodes the images of %s again",
-                config.root, needed / GB, max(0.0, allowed) / GB, home, config.cache_gb, SPARE_BYTES / GB, split,
-            )  # fmt: skip
-            return None
+        _mark_in_use(folder.parent)
+        os.utime(folder.parent)  # the data set that was opened longest ago is removed first
+        return folder if _has_room(folder, pairs, config) else None
     except OSError as error:
         log.warning(
             "data.cache: %s: %s: every epoch decodes the images again",
@@ -179,56 +192,120 @@ def _folder(pairs: Sequence[Pair], config: DataConfig, num_classes: int, split: 
             error.strerror,
         )
         return None
-    return folder
 
 
 def _home() -> Path:
-    """Returns a folder on the node's own disk: on a cluster the home folder is often shared, and slow."""
-    given = os.environ.get("XDG_CACHE_HOME")
-    home = (
-        Path(given) / OWN_FOLDER
-        if given
-        else Path(tempfile.gettempdir()) / f"{OWN_FOLDER}-{os.getuid()}"
-    )
+    """Return the default cache folder, on the node's own disk.
+
+    Not in the user's home folder: on a cluster it is often on a shared, slow file system.
+    """
+    xdg = os.environ.get("XDG_CACHE_HOME")
+    shared = Path(tempfile.gettempdir()) / f"{CACHE_FOLDER}-{os.getuid()}"
+    home = Path(xdg) / CACHE_FOLDER if xdg else shared
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
     if home.stat().st_uid != os.getuid():
-        raise PermissionError(errno.EPERM, "belongs to somebody else", str(home))
+        raise PermissionError(errno.EPERM, "belongs to another user", str(home))
     return home
 
 
-def _hold(data_set: Path) -> None:
-    """Marks a data set as in use until this process, and those that it forks, have ended."""
-    if data_set not in _HELD:
-        file = (data_set / IN_USE).open("a")
-        fcntl.flock(file, fcntl.LOCK_SH)
-        _HELD[data_set] = file
+def _data_set_key(config: DataConfig, num_classes: int) -> str:
+    """Return the name of a data set's folder; it changes with each setting that changes labels."""
+    return _digest(
+        (
+            FORMAT_VERSION,
+            _boot_id(),
+            os.path.abspath(config.root),
+            config.layout,
+            config.reduce_zero_label,
+            config.ignore_index,
+            num_classes,
+        )
+    )
 
 
-def _boot() -> str:
-    """Returns what changes when the machine starts: files are not synced, so a crash of the machine may leave holes in them."""
+def _boot_id() -> str:
+    """Return an id that changes when the machine boots; an empty string if there is none.
+
+    Cache files are not synced to disk. So a crash of the machine may leave holes in them, and files
+    of an earlier boot are not used.
+    """
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
         return ""
 
 
-def _digest(meaning: tuple) -> str:
-    return hashlib.blake2b(repr(meaning).encode(), digest_size=12).hexdigest()
+def _file_name(pair: Pair) -> str:
+    """Return the name of a pair's cache file; an empty string if the image or mask is absent.
+
+    The name changes when the image or the mask changes.
+    """
+    try:
+        stats = [os.stat(path) for path in (pair.image, pair.mask)]
+    except OSError:
+        return ""
+    return _digest((pair.image, pair.mask, *((s.st_size, s.st_mtime_ns) for s in stats)))
 
 
-def _needed(pairs: Sequence[Pair]) -> int:
-    """Returns about how many bytes the decoded pairs take: three of each pixel for the image and one for its label."""
-    probes = pairs[:: max(1, len(pairs) // PROBES)]
-    pixels = 0
-    for pair in probes:
-        # A file that is no image is told of by whoever decodes it.
+def _digest(key: tuple[object, ...]) -> str:
+    return hashlib.blake2b(repr(key).encode(), digest_size=12).hexdigest()
+
+
+def _has_room(folder: Path, pairs: Sequence[Pair], config: DataConfig) -> bool:
+    """Return whether the decoded `pairs` fit into the cache; log a warning if they do not.
+
+    Removes data sets that are not in use if the pairs fit only then.
+    """
+    data_set = folder.parent
+    home = data_set.parent
+    split_sizes = {split: _size(split) for split in data_set.iterdir()}
+    oldest_first = sorted(home.iterdir(), key=os.path.getmtime)
+    other_sizes = {other: _size(other) for other in oldest_first if other != data_set}
+    cached = sum(split_sizes.values()) + sum(other_sizes.values())
+    needed = _estimated_size(pairs)
+    needed += sum(size for split, size in split_sizes.items() if split != folder)
+    on_disk = shutil.disk_usage(home).free + cached - RESERVED_BYTES
+    allowed = min(config.cache_gb * GB, on_disk)
+    excess = needed + sum(other_sizes.values()) - allowed
+    if needed <= allowed and excess > 0:
+        excess -= _make_room(other_sizes, excess)
+    has_room = needed <= allowed and excess <= 0
+    if not has_room:
+        _warn_no_room(folder, config, needed, allowed)
+    return has_room
+
+
+def _warn_no_room(folder: Path, config: DataConfig, needed: float, allowed: float) -> None:
+    log.warning(
+        "data.cache: the decoded images of %s take about %.2f GB, and %.2f GB are allowed in %s "
+        "(data.cache_gb is %g, %.0f GB of the disk stay free, and other data sets in use keep "
+        "their space): every epoch decodes the images of %s again",
+        config.root,
+        needed / GB,
+        max(0.0, allowed) / GB,
+        folder.parent.parent,
+        config.cache_gb,
+        RESERVED_BYTES / GB,
+        folder.name,
+    )
+
+
+def _estimated_size(pairs: Sequence[Pair]) -> int:
+    """Return the estimated bytes of all decoded pairs: per pixel 3 for the image, 1 for the label.
+
+    Reads the headers of about NUM_SIZED_IMAGES images.
+    """
+    sized = pairs[:: max(1, len(pairs) // NUM_SIZED_IMAGES)]
+    num_pixels = 0
+    for pair in sized:
+        # A file that is not an image is reported when it is decoded.
         with contextlib.suppress(OSError), Image.open(pair.image) as image:
-            pixels += image.width * image.height
-    return 4 * pixels * len(pairs) // len(probes)
+            num_pixels += image.width * image.height
+    return 4 * num_pixels * len(pairs) // len(sized)
 
 
 def _size(path: Path) -> int:
-    """Returns the bytes of all files in a folder; those that come and go meanwhile do not matter."""
+    """Return the bytes of all files in a folder, except files that are removed meanwhile."""
     total = 0
     for folder, _, names in os.walk(path):
         for name in names:
@@ -237,50 +314,39 @@ def _size(path: Path) -> int:
     return total
 
 
-def _make_room(others: Mapping[Path, int], excess: float) -> int:
-    """Removes other data sets, those not in use, until `excess` bytes are free; returns how many are."""
+def _make_room(sizes: Mapping[Path, int], excess: float) -> int:
+    """Remove data sets that are not in use, in the order of `sizes`, until `excess` bytes are free.
+
+    Returns how many bytes were freed.
+    """
     freed = 0
-    for other, size in others.items():
+    for data_set, size in sizes.items():
         if freed >= excess:
             break
-        with contextlib.suppress(OSError), (other / IN_USE).open("a") as file:
+        # The lock fails with an OSError while another process holds a shared lock on the file.
+        with contextlib.suppress(OSError), (data_set / IN_USE_FILE).open("a") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(other, ignore_errors=True)
-            log.info("data.cache: removed %s (%.2f GB) to make room", other, size / GB)
+            shutil.rmtree(data_set, ignore_errors=True)
+            log.info("data.cache: removed %s (%.2f GB) to make room", data_set, size / GB)
             freed += size
     return freed
 
 
-def _name(pair: Pair) -> str:
-    """Returns the name of a pair's file: another one as soon as the image or the mask is another one; "" where one is missing."""
-    try:
-        stats = [os.stat(path) for path in (pair.image, pair.mask)]
-    except OSError:
-        return ""
-    return _digest((pair.image, pair.mask, *((s.st_size, s.st_mtime_ns) for s in stats)))
+def _mark_in_use(data_set: Path) -> None:
+    """Protect a data set from removal until this process, and all that it forks, have ended."""
+    if data_set not in _in_use_locks:
+        file = (data_set / IN_USE_FILE).open("a")
+        fcntl.flock(file, fcntl.LOCK_SH)
+        _in_use_locks[data_set] = file
 
 
 @contextlib.contextmanager
 def _locked(path: str) -> Iterator[None]:
-    """Holds a lock among the processes of this node; the system lets go of it when its holder dies."""
-    file = os.open(
-        path, os.O_RDWR | os.O_CREAT, 0o600
-    )  # to write: an exclusive lock on NFS asks for it
+    """Hold a lock among the processes of this node. The kernel releases it if its holder dies."""
+    # Opened for writing: an exclusive lock on NFS needs it.
+    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
     finally:
         os.close(file)
-
-
-def _read(path: str) -> tuple[np.ndarray, np.ndarray] | None:
-    """Returns what lies in a file, None where it is not there (yet)."""
-    try:
-        with open(path, "rb") as file:
-            memory = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
-    except (FileNotFoundError, ValueError):
-        return None
-    height, width = (int(value) for value in np.frombuffer(memory, "<i8", 2))
-    image = np.frombuffer(memory, np.uint8, height * width * 3, HEADER_BYTES)
-    labels = np.frombuffer(memory, np.uint8, height * width, HEADER_BYTES + image.size)
-    return image.reshape(height, width, 3), labels.reshape(height, width)

@@ -1,13 +1,17 @@
-"""From a config to the batches of one rank. What a sample looks like depends on (seed, epoch, index) and on nothing else.
+"""The training and validation batches of one rank, from a config.
 
-Images and labels stay uint8 until they are on the device: a quarter and an eighth of the bytes to copy.
+A sample depends on (seed, epoch, index) and on nothing else: not on the number of ranks or loader
+processes, and not on torch's global generator, which is left untouched.
+
+Images and labels stay uint8 until they are on the device: float32 images and int64 labels would be
+four and eight times the bytes to copy.
 """
 
 from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -18,243 +22,314 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from segtune.config.schema import ExperimentConfig
+from segtune.config.schema import DataConfig, ExperimentConfig, ScheduleConfig
 from segtune.data.augment import Augmentation, cutmix, fit_scale, resize_to_fit
 from segtune.data.cache import DecodedPairs
 from segtune.data.layouts import class_names, open_split
 from segtune.errors import ConfigError
 
-# ImageNet's statistics, which every encoder of transformers and timm that we use was trained with; in 0..255.
-MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+# ImageNet's statistics, in 0..255. All encoders of transformers and timm that we use were trained
+# with them.
+IMAGENET_MEAN = (123.675, 116.28, 103.53)
+IMAGENET_STD = (58.395, 57.12, 57.375)
 
 # Images per validation batch: enough to keep a GPU busy, few enough for the logits of 150 classes.
 VAL_BATCH = 8
-# And pixels, on a processor: a batch that leaves its caches takes one and a half times as long as its images by themselves.
+# Pixels per validation batch on a CPU: a batch that does not fit into the CPU's caches takes one
+# and a half times as long as its images one by one.
 VAL_PIXELS_ON_CPU = 400_000
+# Loader processes of a rank, if `data.num_loaders` is auto.
+MAX_AUTO_LOADERS = 4
 
-# One sample to load: epoch, index, and the index of the sample that may be mixed into it.
-Ticket = tuple[int, int, int]
+
+@dataclass(frozen=True)
+class SampleKey:
+    """Which training sample to load."""
+
+    epoch: int
+    index: int
+    partner: int  # index of the sample that cutmix may mix into it
 
 
 @dataclass
 class Batch:
-    """Training samples: images uint8 [B, 3, h, w], channels last in memory; masks uint8 [B, h, w]."""
+    """Training samples: images uint8 [B, 3, h, w], masks uint8 [B, h, w].
+
+    The images are channels last in memory.
+    """
 
     images: Tensor
     masks: Tensor
 
     def pin_memory(self) -> Batch:
-        """Returns it in memory that a GPU reads by itself; the DataLoader asks for it. Otherwise each step would wait for the copy."""
+        """Return a copy in pinned memory; the DataLoader calls this.
+
+        A GPU copies from pinned memory asynchronously. Otherwise each step would wait for the copy.
+        """
         return Batch(self.images.pin_memory(), self.masks.pin_memory())
 
 
 @dataclass
 class ValBatch:
-    """Validation images of one size, uint8 [B, 3, h, w], with labels uint8 [B, H, W] at their original size."""
+    """Validation images of one size, uint8 [B, 3, h, w].
+
+    The labels are uint8 [B, H, W], at the size of the image files.
+    """
 
     images: Tensor
     masks: Tensor
     names: list[str]
 
     def pin_memory(self) -> ValBatch:
-        """As `Batch.pin_memory`."""
+        """Return a copy in pinned memory, as `Batch.pin_memory` does."""
         return ValBatch(self.images.pin_memory(), self.masks.pin_memory(), self.names)
 
 
 def normalize(images: Tensor) -> Tensor:
-    """Returns uint8 images [B, 3, h, w] as float32 with ImageNet's mean and deviation, on the same device."""
-    mean, std = _statistics(images.device)
+    """Return uint8 images [B, 3, h, w] as float32, minus ImageNet's mean, divided by its deviation.
+
+    The result is on the same device.
+    """
+    mean, std = _mean_and_std(images.device)
     return (images.float() - mean) / std
 
 
 @functools.cache
-def _statistics(device: torch.device) -> tuple[Tensor, Tensor]:
-    # Once: a tensor made from numbers on the host would make the device wait in every step.
-    return torch.tensor(MEAN, device=device).view(1, 3, 1, 1), torch.tensor(
-        STD, device=device
-    ).view(1, 3, 1, 1)
+def _mean_and_std(device: torch.device) -> tuple[Tensor, Tensor]:
+    # Cached: creating a tensor from numbers on the host would synchronise the GPU in every step.
+    mean = torch.tensor(IMAGENET_MEAN, device=device).view(1, 3, 1, 1)
+    std = torch.tensor(IMAGENET_STD, device=device).view(1, 3, 1, 1)
+    return mean, std
 
 
 class TrainLoader:
     """The training batches of one rank."""
 
-    def __init__(self, config: ExperimentConfig, rank: int, world_size: int) -> None:
-        """Raises DataError for a data set that is incomplete, ConfigError for batches that cannot be formed."""
-        samples = _TrainSamples(config)
-        schedule = config.schedule
-        self.num_images = len(samples.pairs)
-        self.steps_per_epoch = self.num_images // schedule.batch_size
-        parts = world_size * schedule.accumulate
-        if schedule.batch_size % parts:
-            near = max(1, schedule.batch_size // parts) * parts
-            raise ConfigError(
-                [
-                    f"schedule.batch_size: {schedule.batch_size} does not divide among {world_size} workers x accumulate {schedule.accumulate}; the nearest is {near}"
-                ]
-            )
-        if not self.steps_per_epoch:
-            raise ConfigError(
-                [
-                    f"schedule.batch_size: {schedule.batch_size} is more than the {self.num_images} training images"
-                ]
-            )
-        self._order = _Order(config, self.num_images, self.steps_per_epoch, rank, world_size)
-        loaders = num_loaders(config)
-        self._loader = DataLoader(
-            samples,
-            batch_sampler=self._order,
-            num_workers=loaders,
-            collate_fn=_collate,
-            pin_memory=torch.cuda.is_available(),
-            persistent_workers=loaders > 0,
-            prefetch_factor=4 if loaders else None,
-            worker_init_fn=_start_loader,
+    def __init__(
+        self, config: ExperimentConfig, rank: int, world_size: int, *, cpus: float | None = None
+    ) -> None:
+        """`cpus`: CPUs of this rank, for `data.num_loaders: auto`; None: all cores of this process.
+
+        Raises DataError if the data set is incomplete, ConfigError if the batch size does not fit
+        the data set or the ranks.
+        """
+        samples = TrainSamples(config)
+        self.num_images = len(samples.decoded)
+        _check_batch_size(config.schedule, world_size, self.num_images)
+        self._batches = _TrainBatches(config, self.num_images, rank, world_size)
+        self.steps_per_epoch = self._batches.num_steps
+        self._loader = _data_loader(
+            samples, self._batches, _collate, config, num_loaders(config, cpus), prefetch=4
         )
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
-        """Yields the micro-batches of an epoch, `accumulate` of them per optimiser step."""
-        self._order.epoch = epoch
+        """Yield the micro-batches of an epoch, `accumulate` of them per optimiser step."""
+        self._batches.epoch = epoch
         return iter(self._loader)
 
-    def settle(self) -> None:
-        """Waits until every image that this process has decoded is there for others; loader processes do so at their end."""
-        cast(_TrainSamples, self._loader.dataset).pairs.settle()
+    def flush(self) -> None:
+        """Wait until every image that this process has decoded is in the cache.
+
+        Loader processes do so when they end.
+        """
+        cast(TrainSamples, self._loader.dataset).decoded.flush()
 
 
 class ValLoader:
-    """The validation images of one rank: over all ranks each image once, in batches of one size, without augmentation."""
+    """The validation images of one rank, without augmentation, in batches of one image size.
 
-    def __init__(self, config: ExperimentConfig, rank: int, world_size: int) -> None:
-        samples = _ValSamples(config)
-        self.num_images = len(samples.pairs)
-        loaders = num_loaders(config)
-        self._loader = DataLoader(
-            samples,
-            batch_sampler=_by_size(samples, rank, world_size),
-            num_workers=loaders,
-            collate_fn=_collate_val,
-            pin_memory=torch.cuda.is_available(),
-            persistent_workers=loaders > 0,
-            worker_init_fn=_start_loader,
+    Over all ranks, each image comes exactly once.
+    """
+
+    def __init__(
+        self, config: ExperimentConfig, rank: int, world_size: int, *, cpus: float | None = None
+    ) -> None:
+        """`cpus`: as in `TrainLoader`. Raises DataError if the data set is incomplete."""
+        samples = ValSamples(config.data)
+        self.num_images = len(samples.decoded)
+        batches = _val_batches(samples, rank, world_size)
+        self._loader = _data_loader(
+            samples, batches, _collate_val, config, num_loaders(config, cpus), prefetch=2
         )
 
     def __iter__(self) -> Iterator[ValBatch]:
-        """Yields every image of this rank once."""
+        """Yield every image of this rank once."""
         return iter(self._loader)
 
 
-class _TrainSamples(Dataset):
+def num_loaders(config: ExperimentConfig, cpus: float | None = None) -> int:
+    """Return the number of loader processes of one rank.
+
+    This is `data.num_loaders`. If that is auto, it is the number of CPUs of the rank, less one for
+    the rank itself, and at most MAX_AUTO_LOADERS. `cpus` None: all cores of this process.
+    """
+    if config.data.num_loaders != "auto":
+        return config.data.num_loaders
+    cores = len(os.sched_getaffinity(0)) if cpus is None else int(cpus)
+    return max(0, min(MAX_AUTO_LOADERS, cores - 1))
+
+
+def _check_batch_size(schedule: ScheduleConfig, world_size: int, num_images: int) -> None:
+    parts = world_size * schedule.accumulate
+    if schedule.batch_size % parts:
+        near = max(1, schedule.batch_size // parts) * parts
+        raise ConfigError(
+            [
+                f"schedule.batch_size: {schedule.batch_size} does not divide among {world_size} "
+                f"workers x accumulate {schedule.accumulate}; the nearest is {near}"
+            ]
+        )
+    if schedule.batch_size > num_images:
+        raise ConfigError(
+            [
+                f"schedule.batch_size: {schedule.batch_size} is more than the {num_images} "
+                "training images"
+            ]
+        )
+
+
+def _data_loader(
+    samples: Dataset,
+    batches: Sampler[list[SampleKey]] | Sequence[list[int]],
+    collate: Callable[..., Batch | ValBatch],
+    config: ExperimentConfig,
+    loaders: int,
+    prefetch: int,
+) -> DataLoader:
+    return DataLoader(
+        samples,
+        batch_sampler=batches,
+        num_workers=loaders,
+        collate_fn=collate,
+        pin_memory=torch.cuda.is_available(),
+        persistent_workers=loaders > 0,
+        prefetch_factor=prefetch if loaders else None,
+        worker_init_fn=_init_loader,
+        # A DataLoader draws a seed for its processes whenever an iterator is made. Without this, it
+        # would draw from torch's global generator, and so change the model's random numbers.
+        generator=torch.Generator().manual_seed(config.seed),
+    )
+
+
+def _init_loader(_: int) -> None:
+    # Otherwise OpenCV starts one thread per core in each loader process.
+    cv2.setNumThreads(0)
+
+
+class TrainSamples(Dataset):
+    """The augmented training samples, by SampleKey: image uint8 [h, w, 3], mask uint8 [h, w]."""
+
     def __init__(self, config: ExperimentConfig) -> None:
         self.config = config
-        self.pairs = DecodedPairs(
-            open_split(config.data, "train"), config.data, len(class_names(config.data)), "train"
-        )
+        self.decoded = _decoded_pairs(config.data, "train")
         self.augmentation = Augmentation(config.data, config.augment)
 
-    def __getitem__(self, ticket: Ticket) -> tuple[np.ndarray, np.ndarray]:
-        epoch, index, partner = ticket
-        image, mask = self._augmented(epoch, index, stream=0)
+    def __getitem__(self, key: SampleKey) -> tuple[np.ndarray, np.ndarray]:
+        image, mask = self._augmented(key.epoch, key.index, stream=0)
         mix = self.config.augment.mix
-        rng = self._rng(epoch, index, stream=1)
+        rng = self._rng(key.epoch, key.index, stream=1)
         if mix.kind == "cutmix" and rng.random() < mix.prob:
-            # The partner comes from the whole epoch, not from this rank's batch: so ranks make no difference.
-            return cutmix(image, mask, self._augmented(epoch, partner, stream=2), rng)
+            # The partner is any image of the epoch, not of this rank's batch. So the sample does
+            # not depend on the number of ranks.
+            partner = self._augmented(key.epoch, key.partner, stream=2)
+            return cutmix(image, mask, partner, rng)
         return image, mask
 
     def _augmented(self, epoch: int, index: int, stream: int) -> tuple[np.ndarray, np.ndarray]:
-        return self.augmentation(*self.pairs[index], self._rng(epoch, index, stream))
+        return self.augmentation(*self.decoded[index], self._rng(epoch, index, stream))
 
     def _rng(self, epoch: int, index: int, stream: int) -> np.random.Generator:
         return np.random.default_rng((self.config.seed, epoch, index, stream))
 
 
-class _ValSamples(Dataset):
-    def __init__(self, config: ExperimentConfig) -> None:
-        self.config = config
-        self.decoded = DecodedPairs(
-            open_split(config.data, "val"), config.data, len(class_names(config.data)), "val"
-        )
-        self.pairs = self.decoded.pairs
+class ValSamples(Dataset):
+    """The validation samples: resized image uint8 [h, w, 3], mask uint8 [H, W], image name."""
+
+    def __init__(self, config: DataConfig) -> None:
+        self.resize = config.resize
+        self.decoded = _decoded_pairs(config, "val")
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray, str]:
         image, mask = self.decoded[index]
-        return resize_to_fit(image, self.config.data.resize), mask, self.pairs[index].name
+        return resize_to_fit(image, self.resize), mask, self.decoded.pairs[index].name
 
 
-class _Order(Sampler):
-    """The order of an epoch: a permutation from (seed, epoch), of whose global batches each rank takes its part."""
+def _decoded_pairs(config: DataConfig, split: str) -> DecodedPairs:
+    return DecodedPairs(open_split(config, split), config, len(class_names(config)), split)
+
+
+class _TrainBatches(Sampler[list[SampleKey]]):
+    """One rank's micro-batches of an epoch: its part of each global batch.
+
+    The global batches are cut from a permutation that depends on (seed, epoch) only.
+    """
 
     def __init__(
-        self, config: ExperimentConfig, num_images: int, steps: int, rank: int, world_size: int
+        self, config: ExperimentConfig, num_images: int, rank: int, world_size: int
     ) -> None:
         self.epoch = 1
-        self.seed, self.num_images, self.steps = config.seed, num_images, steps
-        self.batch, self.accumulate = config.schedule.batch_size, config.schedule.accumulate
-        self.rank, self.world_size = rank, world_size
+        self.seed = config.seed
+        self.num_images = num_images
+        self.batch_size = config.schedule.batch_size
+        self.accumulate = config.schedule.accumulate
+        self.rank = rank
+        self.world_size = world_size
 
-    def __iter__(self) -> Iterator[list[Ticket]]:
+    @property
+    def num_steps(self) -> int:
+        """Optimiser steps per epoch; images that do not fill a global batch are left out."""
+        return self.num_images // self.batch_size
+
+    def __iter__(self) -> Iterator[list[SampleKey]]:
         order = np.random.default_rng((self.seed, self.epoch)).permutation(self.num_images)
         partners = np.roll(order, 1)
-        size = self.batch // (self.accumulate * self.world_size)
-        for step in range(self.steps):
+        size = self.batch_size // (self.accumulate * self.world_size)
+        for step in range(self.num_steps):
             for part in range(self.accumulate):
-                start = step * self.batch + (part * self.world_size + self.rank) * size
+                start = step * self.batch_size + (part * self.world_size + self.rank) * size
                 yield [
-                    (self.epoch, int(order[i]), int(partners[i]))
+                    SampleKey(self.epoch, int(order[i]), int(partners[i]))
                     for i in range(start, start + size)
                 ]
 
     def __len__(self) -> int:
-        return self.steps * self.accumulate
+        return self.num_steps * self.accumulate
 
 
-def num_loaders(config: ExperimentConfig) -> int:
-    """Returns the loader processes of one rank: as the config says, or the cores that are left over, at most 4."""
-    if config.data.num_loaders != "auto":
-        return config.data.num_loaders
-    cores = float(os.environ.get("SEGTUNE_CPUS_PER_RANK") or len(os.sched_getaffinity(0)))
-    return max(0, min(4, int(cores) - 1))
+def _val_batches(samples: ValSamples, rank: int, world_size: int) -> list[list[int]]:
+    """Return this rank's batches of indices; the images of a batch have the same size.
 
-
-def _start_loader(_: int) -> None:
-    # OpenCV would start a thread per core in each loader.
-    cv2.setNumThreads(0)
-
-
-def _by_size(samples: _ValSamples, rank: int, world_size: int) -> list[list[int]]:
-    """Returns batches of indices whose images have one size, before and after resizing; reads image headers only."""
-    groups: dict[tuple[int, int], list[int]] = {}
-    for index in range(rank, len(samples.pairs), world_size):
-        with Image.open(samples.pairs[index].image) as image:
-            groups.setdefault(image.size, []).append(index)
+    Reads image headers only.
+    """
+    indices_by_size: dict[tuple[int, int], list[int]] = {}
+    for index in range(rank, len(samples.decoded), world_size):
+        with Image.open(samples.decoded.pairs[index].image) as image:
+            indices_by_size.setdefault(image.size, []).append(index)
     batches = []
-    for (width, height), group in groups.items():
-        count = val_batch(
-            round(width * height * fit_scale(height, width, samples.config.data.resize) ** 2)
-        )
-        batches += [group[i : i + count] for i in range(0, len(group), count)]
+    for (width, height), indices in indices_by_size.items():
+        scale = fit_scale(height, width, samples.resize)
+        size = val_batch_size(round(width * height * scale**2))
+        batches += [indices[i : i + size] for i in range(0, len(indices), size)]
     return batches
 
 
-def val_batch(pixels: int) -> int:
-    """Returns how many images of so many pixels make a validation batch."""
-    return (
-        VAL_BATCH
-        if torch.cuda.is_available()
-        else max(1, min(VAL_BATCH, VAL_PIXELS_ON_CPU // pixels))
-    )
+def val_batch_size(num_pixels: int) -> int:
+    """Return the number of images in a validation batch, for resized images of `num_pixels`."""
+    if torch.cuda.is_available():
+        return VAL_BATCH
+    return max(1, min(VAL_BATCH, VAL_PIXELS_ON_CPU // num_pixels))
 
 
-def _stack(images: list[np.ndarray]) -> Tensor:
-    # As they lie in memory: turning them into planes took as long as a crop.
+def _stack(images: Sequence[np.ndarray]) -> Tensor:
+    # The memory stays channels last: a copy to channels first took as long as a crop.
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
 
 
 def _collate(samples: list[tuple[np.ndarray, np.ndarray]]) -> Batch:
     images, masks = zip(*samples, strict=True)
-    return Batch(_stack(list(images)), torch.from_numpy(np.stack(masks)))
+    return Batch(_stack(images), torch.from_numpy(np.stack(masks)))
 
 
 def _collate_val(samples: list[tuple[np.ndarray, np.ndarray, str]]) -> ValBatch:
     images, masks, names = zip(*samples, strict=True)
-    return ValBatch(_stack(list(images)), torch.from_numpy(np.stack(masks)), list(names))
+    return ValBatch(_stack(images), torch.from_numpy(np.stack(masks)), list(names))

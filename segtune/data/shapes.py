@@ -1,6 +1,7 @@
-"""The generated data set: small scenes in VOC layout on which loss weights, gamma and learning rate matter.
+"""The generated data set `shapes`: small scenes in VOC layout, for tests and first searches.
 
-Mostly background, thin and small and large objects, some of them rare, with texture and uneven light.
+Scenes are mostly background, with thin, small and large objects, some of them rare, with texture
+and uneven light. So loss weights, focal gamma and learning rate make a difference.
 """
 
 from __future__ import annotations
@@ -16,53 +17,70 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from segtune.config.schema import IGNORE_INDEX
+
 CLASSES = ("background", "disc", "box", "triangle", "line", "dot", "ring")
-IGNORE = 255
-# Chance that a scene holds one more object of the class, drawn up to three times: dots and rings are rare.
+# A scene gets up to MAX_OBJECTS objects of a class, each with probability FREQUENCY / 1.5. Dots and
+# rings are rare.
 FREQUENCY = {"disc": 0.45, "box": 0.5, "triangle": 0.3, "line": 0.35, "dot": 0.25, "ring": 0.12}
-STAMP = "shapes.json"
+MAX_OBJECTS = 3
+# Objects of more pixels get an ignored border, one pixel wide. VOC has such borders, too.
+MIN_PIXELS_FOR_BORDER = 120
+# Holds the spec that a folder was generated from.
+SPEC_FILE = "shapes.json"
 
 
 @dataclass(frozen=True)
 class ShapesSpec:
-    """What decides the images: the same spec gives the same files, byte for byte."""
+    """What the files depend on: the same spec gives the same files, byte for byte."""
 
     seed: int = 0
     num_train: int = 160
     num_val: int = 40
     size: int = 96  # pixels
-    version: int = 1  # raised when the drawing changes
+    version: int = 1  # increased when the drawing code changes
 
 
-def ensure(root: Path, spec: ShapesSpec | None = None) -> None:
-    """Generates the data set under `root` where it is absent or stale. Safe when several processes do so at once."""
+def generate_if_needed(root: Path, spec: ShapesSpec | None = None) -> None:
+    """Generate the data set under `root`, unless it is there and current.
+
+    Without a `spec`, any data set of the current version is current. Several processes may call
+    this at the same time: each writes to a folder of its own, and the first one to finish renames
+    its folder to `root`.
+    """
     wanted = json.dumps(asdict(spec or ShapesSpec()))
-    stamp = root / STAMP
-    if stamp.is_file() and (
-        (spec is None and json.loads(stamp.read_text())["version"] == ShapesSpec().version)
-        or stamp.read_text() == wanted
-    ):
+    if _is_current(root / SPEC_FILE, wanted, any_spec=spec is None):
         return
-    aside = root.with_name(f".{root.name}.{uuid.uuid4().hex[:8]}.tmp")
+    staging = root.with_name(f".{root.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
-        _write(aside, spec or ShapesSpec())
-        (aside / STAMP).write_text(wanted)
-        _replace(aside, root)
+        _write(staging, spec or ShapesSpec())
+        (staging / SPEC_FILE).write_text(wanted)
+        _replace(staging, root)
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(staging, ignore_errors=True)
 
 
-def _replace(aside: Path, root: Path) -> None:
-    old = aside.with_suffix(".old")
-    if (root / STAMP).is_file():
+def _is_current(spec_file: Path, wanted: str, *, any_spec: bool) -> bool:
+    if not spec_file.is_file():
+        return False
+    text = spec_file.read_text()
+    if any_spec and json.loads(text)["version"] == ShapesSpec().version:
+        return True
+    return text == wanted
+
+
+def _replace(staging: Path, root: Path) -> None:
+    """Rename `staging` to `root`, and remove an older data set there."""
+    old = staging.with_suffix(".old")
+    if (root / SPEC_FILE).is_file():
         root.rename(old)
     elif root.is_dir() and not any(root.iterdir()):
         root.rmdir()
     try:
-        os.rename(aside, root)
+        os.rename(staging, root)
     except OSError:
-        # Another process was faster; what it wrote is the same.
-        if not (root / STAMP).is_file():
+        # Another process was faster. It wrote the same files.
+        if not (root / SPEC_FILE).is_file():
             raise
     finally:
         shutil.rmtree(old, ignore_errors=True)
@@ -74,9 +92,8 @@ def _write(root: Path, spec: ShapesSpec) -> None:
     for split, count in (("train", spec.num_train), ("val", spec.num_val)):
         names = [f"{split}_{i:05d}" for i in range(count)]
         for index, name in enumerate(names):
-            image, mask = draw_scene(
-                np.random.default_rng((spec.seed, split == "val", index)), spec.size
-            )
+            rng = np.random.default_rng((spec.seed, split == "val", index))
+            image, mask = draw_scene(rng, spec.size)
             cv2.imwrite(
                 str(root / "JPEGImages" / f"{name}.jpg"),
                 image[:, :, ::-1],
@@ -87,13 +104,16 @@ def _write(root: Path, spec: ShapesSpec) -> None:
 
 
 def draw_scene(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns image uint8 [size, size, 3] and mask uint8 [size, size] with ignored borders around large objects."""
+    """Return an image uint8 [size, size, 3] and its mask uint8 [size, size].
+
+    Large objects have a border of ignored pixels.
+    """
     image = _texture(rng, size, rng.integers(70, 170, 3), 22)
     mask = np.zeros((size, size), np.uint8)
     for label, name in enumerate(CLASSES[1:], 1):
-        for _ in range(3):
+        for _ in range(MAX_OBJECTS):
             if rng.random() < FREQUENCY[name] / 1.5:
-                _add(image, mask, label, _outline(rng, name, size), rng)
+                _paint(image, mask, label, _outline(rng, name, size), rng)
     light = np.linspace(rng.uniform(0.6, 1.1), rng.uniform(0.7, 1.3), size)
     image = image * (light[None, :, None] if rng.random() < 0.5 else light[:, None, None])
     image = image + rng.normal(0, rng.uniform(4, 14), image.shape)
@@ -104,13 +124,12 @@ def _texture(
     rng: np.random.Generator, size: int, colour: np.ndarray, strength: float
 ) -> np.ndarray:
     coarse = rng.normal(0, strength, (size // 8, size // 8, 3)).astype(np.float32)
-    return cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC) + colour.astype(
-        np.float32
-    )
+    smooth = cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC)
+    return smooth + colour.astype(np.float32)
 
 
 def _outline(rng: np.random.Generator, name: str, size: int) -> np.ndarray:
-    """Returns one object's pixels as uint8 [size, size] of 0 and 1."""
+    """Return the pixels of one object of class `name` as uint8 [size, size] of 0 and 1."""
     canvas = np.zeros((size, size), np.uint8)
     x, y = (int(v) for v in rng.integers(size // 10, size - size // 10, 2))
     match name:
@@ -137,18 +156,17 @@ def _outline(rng: np.random.Generator, name: str, size: int) -> np.ndarray:
     return canvas
 
 
-def _add(
+def _paint(
     image: np.ndarray, mask: np.ndarray, label: int, pixels: np.ndarray, rng: np.random.Generator
 ) -> None:
-    # A class has a typical colour, but with so much spread that colour alone does not tell it.
-    hue = np.array(
-        [[[(label * 37 + rng.normal(0, 9)) % 180, rng.uniform(60, 200), rng.uniform(110, 240)]]],
-        np.float32,
-    ).astype(np.uint8)
-    colour = cv2.cvtColor(hue, cv2.COLOR_HSV2RGB)[0, 0]
+    """Paint an object into the image and its label into the mask, in place."""
+    # A class has a typical hue, but the hue varies so much that it does not identify the class.
+    hue = (label * 37 + rng.normal(0, 9)) % 180
+    hsv = np.array([[[hue, rng.uniform(60, 200), rng.uniform(110, 240)]]], np.float32)
+    colour = cv2.cvtColor(hsv.astype(np.uint8), cv2.COLOR_HSV2RGB)[0, 0]
     inside = pixels.astype(bool)
     image[inside] = _texture(rng, image.shape[0], colour, 14)[inside]
-    if pixels.sum() > 120:
+    if pixels.sum() > MIN_PIXELS_FOR_BORDER:
         border = cv2.dilate(pixels, np.ones((3, 3), np.uint8)) - pixels
-        mask[border.astype(bool)] = IGNORE
+        mask[border.astype(bool)] = IGNORE_INDEX
     mask[inside] = label

@@ -1,54 +1,82 @@
-"""Pixels and images per class of a split, and what could not be read."""
+"""The content of a data set: pixels and images per class, and everything that is wrong with it.
+
+Reads every image and mask. Prints nothing.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from segtune.config.schema import ExperimentConfig
+import numpy as np
+
+from segtune.config.schema import DataConfig
+from segtune.data.decode import load_pair
+from segtune.data.layouts import class_names, open_split
 from segtune.errors import DataError
 
-if TYPE_CHECKING:
-    import numpy
 
-
+@dataclass(frozen=True)
 class SplitStatistics:
-    """What a split holds: pixels and images per label, and what could not be read."""
+    """The content of a split, by label 0..255."""
 
-    def __init__(
-        self, counts: numpy.ndarray, images: numpy.ndarray, num_images: int, problems: list[str]
-    ) -> None:
-        self.counts, self.images, self.num_images, self.problems = (
-            counts,
-            images,
-            num_images,
-            problems,
-        )
+    num_images: int
+    pixels: np.ndarray  # pixels of each label, int64 [256]
+    images: np.ndarray  # images with at least one pixel of each label, int64 [256]
+    problems: Sequence[str]
 
-    def cells(self, label: int) -> tuple[str, str]:
-        """Returns the share of pixels and the number of images of a label."""
-        return f"{100 * self.counts[label] / max(1, self.counts.sum()):.2f} %", str(
-            self.images[label]
-        )
+    def pixel_share(self, label: int) -> float:
+        """Return the fraction of all pixels that have this label, in 0..1."""
+        return float(self.pixels[label] / max(1, self.pixels.sum()))
 
 
-def read_split(config: ExperimentConfig, split: str, num_classes: int) -> SplitStatistics:
-    """Reads every pair of a split. Raises DataError only where the split itself cannot be opened."""
-    import numpy as np
+@dataclass(frozen=True)
+class DataSetStatistics:
+    """The content of both splits, and the problems of the data set."""
 
-    from segtune.data.decode import load_pair
-    from segtune.data.layouts import open_split
+    classes: Sequence[str]
+    train: SplitStatistics
+    val: SplitStatistics
+    problems: Sequence[str]
 
-    counts, images, problems = np.zeros(256, np.int64), np.zeros(256, np.int64), []
-    pairs = open_split(config.data, split)
+
+def check_data_set(config: DataConfig) -> DataSetStatistics:
+    """Read the whole data set and list its problems.
+
+    Raises DataError only if the class names or a split cannot be found.
+    """
+    classes = class_names(config)
+    train = read_split(config, "train", len(classes))
+    val = read_split(config, "val", len(classes))
+    problems = [*train.problems, *val.problems, *_untrained_classes(classes, train, val)]
+    return DataSetStatistics(classes, train, val, problems)
+
+
+def read_split(config: DataConfig, split: str, num_classes: int) -> SplitStatistics:
+    """Read every pair of a split. Raises DataError only if the split itself cannot be opened."""
+    pixels = np.zeros(256, np.int64)
+    images = np.zeros(256, np.int64)
+    problems = []
+    pairs = open_split(config, split)
     for pair in pairs:
         try:
-            _, mask = load_pair(pair, config.data, num_classes)
+            _, mask = load_pair(pair, config, num_classes)
         except DataError as error:
             problems.append(str(error))
             continue
-        found = np.bincount(mask.ravel(), minlength=256)
-        counts += found
-        images += found > 0
-        if found[:num_classes].sum() == 0:
+        counts = np.bincount(mask.ravel(), minlength=256)
+        pixels += counts
+        images += counts > 0
+        if counts[:num_classes].sum() == 0:
             problems.append(f"{pair.mask}: every pixel is ignored")
-    return SplitStatistics(counts, images, len(pairs), problems)
+    return SplitStatistics(len(pairs), pixels, images, problems)
+
+
+def _untrained_classes(
+    classes: Sequence[str], train: SplitStatistics, val: SplitStatistics
+) -> list[str]:
+    return [
+        f"class {name!r} (label {label}) is in the validation images and in no training image"
+        for label, name in enumerate(classes)
+        if val.images[label] and not train.images[label]
+    ]

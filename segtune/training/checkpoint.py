@@ -1,7 +1,7 @@
-"""Checkpoints that survive a crash: written aside, checksummed, renamed; read without unpickling code.
+"""Checkpoints that survive a crash: written aside, checksummed, renamed, read without unpickling.
 
-`last-00010` holds the weights and all that exact resuming needs, `best-00008` the weights of the best validation.
-Randomness has no state to save: the trainer seeds it per epoch.
+`last-00010` holds the weights and everything that an exact resume needs; `best-00008` holds the
+weights of the best validation. Random state is not saved: the trainer seeds every epoch.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 import logging
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,25 +28,30 @@ from segtune.runs.atomic import sync_folder, write_atomic
 
 log = logging.getLogger(__name__)
 
-WEIGHTS, STATE, MANIFEST = "weights.safetensors", "state.pt", "manifest.json"
+WEIGHTS = "weights.safetensors"
+STATE = "state.pt"
+MANIFEST = "manifest.json"
 
-# One spare: should the newest turn out damaged, the run goes on from the one before.
-KEPT_LAST = 2
+# One spare: if the newest checkpoint is damaged, the training run continues from the one before.
+NUM_LAST_KEPT = 2
 
-# Settings that may change between a run and its continuation: they do not change the numbers.
-FREE_ON_RESUME = ("data.root", "data.num_loaders", "checkpoint.every")
+# Settings that may change when a training run is resumed, because they do not change its numbers.
+CHANGEABLE_ON_RESUME = ("data.root", "data.num_loaders", "checkpoint.every")
+
+# A learning rate so many times that of the end of the first run has taken mIoU to 0.
+LARGE_LR_FACTOR = 10
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a checkpoint is: written last, so that a folder with a manifest is complete."""
+    """What a checkpoint is. It is written last, so a folder with a manifest is complete."""
 
     epoch: int
     step: int
-    lr: float  # the encoder's rate at the last step
-    miou: float | None
+    lr: float  # the encoder's learning rate at the last step
+    miou: float | None  # in 0..1; None if the epoch had no validation
     config: dict[str, Any]
-    sha256: dict[str, str] = field(default_factory=dict)
+    sha256: dict[str, str] = field(default_factory=dict)  # by file name
 
 
 def save(
@@ -56,82 +61,95 @@ def save(
     state: Mapping[str, Any] | None,
     manifest: Manifest,
 ) -> Path:
-    """Writes `folder/kind-EPOCH` and removes those that nobody asks for any more. `kind` is last or best; returns the path."""
+    """Write `folder/kind-EPOCH` and return its path; remove checkpoints that no resume needs.
+
+    `kind` is last or best.
+    """
     target = folder / f"{kind}-{manifest.epoch:05d}"
-    aside = folder / f".{target.name}.{uuid.uuid4().hex[:8]}.tmp"
-    aside.mkdir(parents=True)
+    copy = folder / f".{target.name}.{uuid.uuid4().hex[:8]}.tmp"
+    copy.mkdir(parents=True)
     try:
-        save_file(
-            {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()},
-            aside / WEIGHTS,
-        )
+        on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+        save_file(on_cpu, copy / WEIGHTS)
         if state is not None:
-            torch.save(state, aside / STATE)
-        sums = {path.name: _sha256(path) for path in aside.iterdir()}
-        write_atomic(aside / MANIFEST, json.dumps({**asdict(manifest), "sha256": sums}, indent=1))
+            torch.save(state, copy / STATE)
+        checksums = {path.name: _sha256(path) for path in copy.iterdir()}
+        content = {**asdict(manifest), "sha256": checksums}
+        write_atomic(copy / MANIFEST, json.dumps(content, indent=1))
         if target.exists():
             shutil.rmtree(target)
-        aside.rename(target)
+        copy.rename(target)
         sync_folder(folder)
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
-    for old in _of_kind(folder, "last")[KEPT_LAST:] + _superseded(folder):
+        shutil.rmtree(copy, ignore_errors=True)
+    for old in _of_kind(folder, "last")[NUM_LAST_KEPT:] + _superseded(folder):
         shutil.rmtree(old)
     return target
 
 
 def _superseded(folder: Path) -> list[Path]:
-    """Returns the best ones that no resume asks for: neither the newest nor the newest at the time of a last one."""
+    """Return the best checkpoints that no resume needs.
+
+    Needed are the newest, and the one that was the newest when a kept `last` was written.
+    """
     bests = _of_kind(folder, "best")
     needed = {
-        next((b for b in bests if _epoch(b) <= _epoch(last)), None)
+        next((best for best in bests if _epoch(best) <= _epoch(last)), None)
         for last in _of_kind(folder, "last")
     }
     return [path for path in bests[1:] if path not in needed]
 
 
-def drop_after(folder: Path, epoch: int) -> None:
-    """Removes checkpoints of epochs that a resumed run has yet to come to."""
+def remove_after(folder: Path, epoch: int) -> None:
+    """Remove the checkpoints of later epochs, which a resumed run trains again."""
     for path in [*_of_kind(folder, "best"), *_of_kind(folder, "last")]:
         if _epoch(path) > epoch:
             shutil.rmtree(path)
 
 
-def _epoch(path: Path) -> int:
-    return int(path.name.rpartition("-")[2])
+def remove_incomplete(folder: Path) -> None:
+    """Remove checkpoints that a crash left half written."""
+    for leftover in folder.glob(".*.tmp"):
+        shutil.rmtree(leftover, ignore_errors=True)
 
 
 def best_checkpoint(folder: Path) -> Path | None:
-    """Returns the checkpoint with the best validation in a run's checkpoints folder, or None."""
+    """Return the checkpoint with the best validation in a checkpoints folder, or None."""
     return next(iter(_of_kind(folder, "best")), None)
 
 
 def last_good(folder: Path) -> tuple[Path, Manifest] | None:
-    """Returns the newest undamaged checkpoint to resume from, or None; a damaged one is passed over with a warning."""
+    """Return the newest undamaged checkpoint to resume from, or None. Warn of damaged ones."""
     for path in _of_kind(folder, "last"):
         try:
             return path, verify(path)
         except CheckpointError as error:
-            log.warning("%s; going back to the one before", error)
+            log.warning("%s; going back to the checkpoint before it", error)
     return None
 
 
 def find(path: str | Path) -> Path:
-    """Returns the checkpoint meant by `path`: itself, or the best (else the last) one of a run or trial folder."""
+    """Return the checkpoint at `path`, or the best (else the last) one of a run's folder.
+
+    Raises CheckpointError if there is none.
+    """
     path = Path(path)
     if (path / MANIFEST).is_file():
         return path
     for folder in (path, path / "checkpoints"):
-        found = [*_of_kind(folder, "best"), *_of_kind(folder, "last")]
-        if found:
-            return found[0]
+        if checkpoints := [*_of_kind(folder, "best"), *_of_kind(folder, "last")]:
+            return checkpoints[0]
     raise CheckpointError(
-        f"{path}: no checkpoint here; expected a folder with {MANIFEST}, or a run's folder with checkpoints/"
+        f"{path}: no checkpoint; expected a folder with {MANIFEST}, or the folder of a training "
+        "run with checkpoints/"
     )
 
 
 def verify(path: Path) -> Manifest:
-    """Reads the manifest and checks every file against its checksum. Raises CheckpointError that names the file."""
+    """Check every file against its checksum; return the manifest.
+
+    Raises CheckpointError that names the damaged file.
+    """
     try:
         manifest = Manifest(**json.loads((path / MANIFEST).read_text()))
     except (OSError, ValueError, TypeError):
@@ -147,7 +165,7 @@ def verify(path: Path) -> Manifest:
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:
-    """Returns the weights on the CPU. Raises CheckpointError where the file is not readable."""
+    """Return the weights, on the CPU. Raise CheckpointError if the file is not readable."""
     try:
         return load_file(path / WEIGHTS)
     except (OSError, SafetensorError) as error:
@@ -155,77 +173,80 @@ def load_weights(path: Path) -> dict[str, Tensor]:
 
 
 def load_state(path: Path) -> dict[str, Any]:
-    """Returns what was saved beside the weights, on the CPU, without running any pickled code."""
+    """Return what was saved beside the weights, on the CPU, without running pickled code.
+
+    Raises CheckpointError if the checkpoint holds weights only.
+    """
     if not (path / STATE).is_file():
         raise CheckpointError(
-            f"{path}: holds weights only, so a run cannot be resumed from it; use --init-from"
+            f"{path}: holds only weights, so no training run can resume from it; use --init-from"
         )
     return torch.load(path / STATE, map_location="cpu", weights_only=True)
 
 
 def check_same_run(path: Path, manifest: Manifest, config: ExperimentConfig) -> None:
-    """Raises CheckpointError that lists the settings in which `config` differs from the checkpoint's."""
+    """Raise CheckpointError that lists the settings in which `config` differs from a checkpoint."""
     saved = ExperimentConfig.parse(manifest.config)
     changed = [
-        line for line in differences(config, saved) if line.split(":")[0] not in FREE_ON_RESUME
+        str(difference)
+        for difference in differences(config, saved)
+        if difference.name not in CHANGEABLE_ON_RESUME
     ]
     if changed:
         listed = "\n  ".join(changed)
         raise CheckpointError(
-            f"{path}: --resume continues a run exactly, but these settings differ:\n  {listed}\n"
-            "Undo the changes, or start afresh from its weights with --init-from"
+            f"{path}: --resume continues a training run exactly, but these settings differ:\n"
+            f"  {listed}\n"
+            "Undo the changes, or start a new training run from these weights with --init-from"
         )
 
 
 def load_into(model: torch.nn.Module, path: Path) -> None:
-    """Copies a checkpoint's weights into a model. Raises CheckpointError that names what does not fit."""
-    weights, own = load_weights(path), model.state_dict()
-    wrong = [
-        f"{n} is {list(weights[n].shape)}, expected {list(own[n].shape)}"
-        for n in own
-        if n in weights and weights[n].shape != own[n].shape
+    """Copy a checkpoint's weights into a model. Raise CheckpointError that lists what differs."""
+    weights, expected = load_weights(path), model.state_dict()
+    problems = [
+        f"{name} is {list(weights[name].shape)}, expected {list(tensor.shape)}"
+        for name, tensor in expected.items()
+        if name in weights and weights[name].shape != tensor.shape
     ]
-    wrong += [f"{name} is missing" for name in own if name not in weights] + [
-        f"{name} is unknown" for name in weights if name not in own
-    ]
-    if wrong:
+    problems += [f"{name} is missing" for name in expected if name not in weights]
+    problems += [f"{name} is unknown" for name in weights if name not in expected]
+    if problems:
         raise CheckpointError(
-            f"{path}: these weights belong to another model: {'; '.join(wrong[:3])} ({len(wrong)} in all)"
+            f"{path}: these weights belong to another model: {'; '.join(problems[:3])} "
+            f"({len(problems)} in all)"
         )
     model.load_state_dict(weights)
 
 
-def start_from(model: torch.nn.Module, given: Path, lr: float) -> None:
-    """Loads only the weights of a checkpoint, and warns where `lr` is much larger than the rate at which it ended."""
-    path = find(given)
+def start_from(model: torch.nn.Module, source: Path, lr: float) -> None:
+    """Load only the weights of a checkpoint; warn if `lr` is much larger than the rate it ended at.
+
+    `source` is a checkpoint or the folder of a training run. Raises CheckpointError.
+    """
+    path = find(source)
     manifest = verify(path)
     load_into(model, path)
-    if manifest.lr and lr > 10 * manifest.lr:
+    if manifest.lr and lr > LARGE_LR_FACTOR * manifest.lr:
         log.warning(
-            "optim.lr %.3g is %.0f times the rate at which %s ended (%.3g): a large rate on a converged model can take mIoU to 0",
-            lr, lr / manifest.lr, path, manifest.lr,
-        )  # fmt: skip
+            "optim.lr %.3g is %.0f times the rate at which %s ended (%.3g): a large rate on a "
+            "converged model can take mIoU to 0",
+            lr,
+            lr / manifest.lr,
+            path,
+            manifest.lr,
+        )
 
 
 def _of_kind(folder: Path, kind: str) -> list[Path]:
-    """Returns the checkpoints of one kind, newest first."""
-    return sorted((p for p in folder.glob(f"{kind}-*") if p.is_dir()), reverse=True)
+    """Return the checkpoints of one kind, newest first."""
+    return sorted((path for path in folder.glob(f"{kind}-*") if path.is_dir()), reverse=True)
 
 
-def _blocks(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            yield block
+def _epoch(path: Path) -> int:
+    return int(path.name.rpartition("-")[2])
 
 
 def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    for block in _blocks(path):
-        digest.update(block)
-    return digest.hexdigest()
-
-
-def sweep(folder: Path) -> None:
-    """Removes what a crash left half-written."""
-    for leftover in folder.glob(".*.tmp"):
-        shutil.rmtree(leftover, ignore_errors=True)
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

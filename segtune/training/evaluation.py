@@ -1,4 +1,7 @@
-"""From a model and images to labels, and to the confusion matrix of a split. Trains nothing and writes nothing."""
+"""From a model and images to labels, and to the confusion matrix of a split.
+
+Trains nothing and writes nothing.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +17,10 @@ from segtune.losses.row_bands import RowUpsampler
 from segtune.metrics import ConfusionMatrix
 from segtune.runs.records import ValidationScores
 from segtune.training.distributed import Ranks
-from segtune.training.tta import PLAIN, AugmentedInference
+from segtune.training.tta import WHOLE_IMAGE, AugmentedInference
 
 
-# Images come in many sizes, and a compiled network would be compiled anew for each.
+# Images come in many sizes, and torch.compile would compile the network again for each size.
 @torch.compiler.set_stance("force_eager")
 @torch.no_grad()
 def evaluate(
@@ -27,22 +30,26 @@ def evaluate(
     config: ExperimentConfig,
     num_classes: int,
     precision: torch.dtype,
-    views: AugmentedInference = PLAIN,
+    tta: AugmentedInference = WHOLE_IMAGE,
 ) -> ConfusionMatrix:
-    """Returns the confusion matrix over all images of all ranks, each counted once, at the labels' own size."""
+    """Return the confusion matrix over the images of all ranks, at the size of the labels.
+
+    `data` are the batches of this rank; over all ranks they hold each image once. `precision` is
+    the dtype of autocast.
+    """
     model.eval()
-    matrix = ConfusionMatrix(num_classes, config.data.ignore_index)
-    matrix.matrix = matrix.matrix.to(ranks.device)
+    confusion = ConfusionMatrix(num_classes, config.data.ignore_index)
+    confusion.matrix = confusion.matrix.to(ranks.device)
     for batch in data:
         images = normalize(batch.images.to(ranks.device, non_blocking=True))
         with torch.autocast(
             ranks.device.type, dtype=precision, enabled=precision is not torch.float32
         ):
-            logits = views.logits(model, images)
+            logits = tta.logits(model, images)
         masks = batch.masks.to(ranks.device, non_blocking=True).long()
-        matrix.update(predict_labels(logits, masks.shape[-2:]), masks)
-    ranks.sum(matrix.matrix)
-    return matrix
+        confusion.update(predict_labels(logits, masks.shape[-2:]), masks)
+    ranks.sum(confusion.matrix)
+    return confusion
 
 
 def validation_scores(matrix: ConfusionMatrix, class_names: Sequence[str]) -> ValidationScores:
@@ -63,36 +70,34 @@ def validation_scores(matrix: ConfusionMatrix, class_names: Sequence[str]) -> Va
     )
 
 
-def predict_labels(views: Sequence[Tensor], size: tuple[int, ...] | torch.Size) -> Tensor:
-    """Returns the most likely class of every pixel, int64 [B, H, W], bilinear before the argmax as mmseg.
+def predict_labels(logits: Sequence[Tensor], size: tuple[int, ...] | torch.Size) -> Tensor:
+    """Return the most likely class of every pixel, int64 [B, H, W], at `size` (H, W).
 
-    `views` are logits [B, C, h, w] of the same images, of any sizes; with more than one, their softmax is averaged at full size.
-    By bands of rows: logits of full size do not fit into a cache, and with 150 classes hardly into memory.
+    `logits` are one or more predictions [B, C, h, w] of the same images, of any h and w. They are
+    upsampled bilinearly before the argmax, as in mmseg. If there are several, their softmax is
+    averaged. Works in bands of rows: logits of full size do not fit into a cache, and with 150
+    classes they hardly fit into memory.
     """
-    stretches = [RowUpsampler(logits.float(), torch.Size(size)) for logits in views]
-    labels = torch.empty(len(views[0]), *size, dtype=torch.int64, device=views[0].device)
+    upsamplers = [RowUpsampler(prediction.float(), torch.Size(size)) for prediction in logits]
+    labels = torch.empty(len(logits[0]), *size, dtype=torch.int64, device=logits[0].device)
     for sample in range(len(labels)):
-        wides = [stretch.wide(sample) for stretch in stretches]
-        for rows in stretches[0].slices():
+        full_widths = [upsampler.upsample_width(sample) for upsampler in upsamplers]
+        for rows in upsamplers[0].row_slices():
             bands = [
-                stretch.band(wide, rows) for stretch, wide in zip(stretches, wides, strict=True)
+                u.upsample_rows(width, rows)
+                for u, width in zip(upsamplers, full_widths, strict=True)
             ]
-            scores = (
-                bands[0]
-                if len(bands) == 1
-                else torch.stack([band.softmax(0) for band in bands]).sum(0)
-            )
-            # `max` finds the same as `argmax` and is three times as fast along the first dimension.
+            scores = bands[0]
+            if len(bands) > 1:
+                scores = torch.stack([band.softmax(0) for band in bands]).sum(0)
+            # `max` gives the same as `argmax` and is three times as fast along the first dimension.
             labels[sample, rows] = scores.max(0).indices.view(-1, size[1])
     return labels
 
 
-def precision_of(name: str, device: torch.device) -> torch.dtype:
-    """Returns the dtype of autocast; auto is bf16 on a GPU that has it, otherwise float32."""
-    if name == "auto":
-        return (
-            torch.bfloat16
-            if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-            else torch.float32
-        )
-    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
+def autocast_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """Return the dtype of autocast; `auto` is bfloat16 if the GPU has it, otherwise float32."""
+    if precision == "auto":
+        has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if has_bf16 else torch.float32
+    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]

@@ -1,4 +1,7 @@
-"""A sign of life on disk while a run moves. Judges nothing: `cluster/watch.py` looks whether it stands still."""
+"""The heartbeat of a training run: a small file that changes while the run makes steps.
+
+Judges nothing: the supervisor of a search reads the file and detects hangs.
+"""
 
 from __future__ import annotations
 
@@ -15,53 +18,54 @@ from typing import TypeVar
 from segtune.config.schema import HealthConfig
 from segtune.runs.rundir import TrialDir
 
-# At most: a thousand trials write to one shared file system.
-WRITE_EVERY_S = 10.0
+# Seldom enough for a thousand trials that write to one shared file system.
+MAX_INTERVAL_S = 10.0
 Item = TypeVar("Item")
 
 
 class Heartbeat:
-    """Writes now and then how many steps a run has made, and after how long a pause it has to be called hung.
+    """Writes how many steps a training run has made, and after which pause it counts as hung.
 
-    The limit is `hung_factor` times the median step but at least `hung_after_s`, because a checkpoint on slow storage or a
-    first step that compiles kernels takes longer than any number of steps. The file is replaced, not synced: it is of no
-    use after a crash.
+    The limit is `hung_factor` times the median step, but at least `hung_after_s`: a checkpoint on
+    slow storage, or a first step that compiles kernels, takes longer than many steps. The file is
+    replaced but not synced, because after a crash it is of no use.
     """
 
     def __init__(self, out: TrialDir | None, limits: HealthConfig) -> None:
         """Without `out`, as on all ranks but the first, nothing is written."""
-        self.out, self.limits = out, limits
-        self.every_s = min(WRITE_EVERY_S, limits.hung_after_s / 10)
-        self.beats, self.written = 0, -self.every_s
-        self.last = time.monotonic()
-        self.steps: deque[float] = deque(maxlen=50)
+        self.out = out
+        self.limits = limits
+        self._interval_s = min(MAX_INTERVAL_S, limits.hung_after_s / 10)
+        self._num_beats = 0
+        self._last_beat = time.monotonic()
+        self._last_write = -self._interval_s
+        self._steps_s: deque[float] = deque(maxlen=50)
 
     def beat(self) -> None:
-        """Counts a step of training or validation."""
+        """Count a step of training or validation."""
         now = time.monotonic()
-        self.steps.append(now - self.last)
-        self.last = now
-        self.beats += 1
-        if self.out and now - self.written >= self.every_s:
-            self.written = now
+        self._steps_s.append(now - self._last_beat)
+        self._last_beat = now
+        self._num_beats += 1
+        if self.out and now - self._last_write >= self._interval_s:
+            self._last_write = now
             self._write(self.out.heartbeat)
 
-    def along(self, items: Iterable[Item]) -> Iterator[Item]:
-        """Yields the items with a beat at each."""
+    def wrap(self, items: Iterable[Item]) -> Iterator[Item]:
+        """Yield the items, with a beat before each."""
         for item in items:
             self.beat()
             yield item
 
     def _write(self, path: Path) -> None:
-        step_s = statistics.median(self.steps)
-        limit_s = max(self.limits.hung_after_s, self.limits.hung_factor * step_s)
-        told = {
-            "beats": self.beats,
+        step_s = statistics.median(self._steps_s)
+        content = {
+            "beats": self._num_beats,
             "step_s": step_s,
-            "limit_s": limit_s,
+            "limit_s": max(self.limits.hung_after_s, self.limits.hung_factor * step_s),
             "host": socket.gethostname(),
             "pid": os.getpid(),
         }
-        aside = path.with_name(f".{path.name}.{os.getpid()}")
-        aside.write_text(json.dumps(told))
-        os.replace(aside, path)
+        copy = path.with_name(f".{path.name}.{os.getpid()}")
+        copy.write_text(json.dumps(content))
+        os.replace(copy, path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import Any
 
 import torch
 from torch import nn
@@ -10,6 +11,9 @@ from torch import nn
 from segtune.config.schema import OptimConfig
 
 NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
+# timm has norms of its own (LayerNorm2d, BatchNormAct2d and others). Most derive from torch's, but
+# all have one of these at the start of their class name.
+NORM_NAMES = ("layernorm", "batchnorm", "rmsnorm")
 POSITIONS = (
     "pos_embed",
     "pos_block",
@@ -19,11 +23,13 @@ POSITIONS = (
 )
 
 
-def parameter_groups(model: nn.Module, config: OptimConfig, head: Collection[str]) -> list[dict]:
-    """Returns up to four groups: encoder and head, each with and without weight decay.
+def parameter_groups(
+    model: nn.Module, config: OptimConfig, head: Collection[str]
+) -> list[dict[str, Any]]:
+    """Return up to four groups for torch: encoder and head, each with and without weight decay.
 
-    `head` are prefixes of parameter names that learn at lr * head_lr_mult. Norms, biases and position embeddings are
-    not decayed (SegFormer's recipe, Xie et al. 2021).
+    `head` are prefixes of the names of parameters that learn at lr * head_lr_mult. Norms, biases
+    and position embeddings have no weight decay (SegFormer's recipe, Xie et al. 2021).
     """
     undecayed = _undecayed(model)
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
@@ -32,54 +38,60 @@ def parameter_groups(model: nn.Module, config: OptimConfig, head: Collection[str
             key = (any(name.startswith(prefix) for prefix in head), name not in undecayed)
             groups.setdefault(key, []).append(parameter)
     return [
-        {
-            "params": parameters,
-            "initial_lr": config.lr * (config.head_lr_mult if is_head else 1.0),
-            "lr": config.lr * (config.head_lr_mult if is_head else 1.0),
-            "weight_decay": config.weight_decay if decayed else 0.0,
-        }
-        for (is_head, decayed), parameters in sorted(groups.items())
+        _group(config, parameters, is_head, is_decayed)
+        for (is_head, is_decayed), parameters in sorted(groups.items())
     ]
 
 
+def _group(
+    config: OptimConfig, parameters: list[nn.Parameter], is_head: bool, is_decayed: bool
+) -> dict[str, Any]:
+    lr = config.lr * (config.head_lr_mult if is_head else 1.0)
+    return {
+        "params": parameters,
+        "initial_lr": lr,
+        "lr": lr,
+        "weight_decay": config.weight_decay if is_decayed else 0.0,
+    }
+
+
 def _undecayed(model: nn.Module) -> set[str]:
-    """Returns the names of norms, biases and position embeddings."""
-    found = {
+    """Return the names of norms, biases and position embeddings."""
+    names = {
         name
         for name, _ in model.named_parameters()
-        if name.endswith("bias") or any(p in name for p in POSITIONS)
+        if name.endswith("bias") or any(position in name for position in POSITIONS)
     }
     for prefix, module in model.named_modules():
-        # timm has norms of its own (LayerNorm2d, BatchNormAct2d, …); most of them derive from torch's, all are named so.
-        if isinstance(module, NORMS) or type(module).__name__.lower().startswith(
-            ("layernorm", "batchnorm", "rmsnorm")
-        ):
-            found |= {f"{prefix}.{name}" for name, _ in module.named_parameters(recurse=False)}
-    return found
+        if isinstance(module, NORMS) or type(module).__name__.lower().startswith(NORM_NAMES):
+            names |= {f"{prefix}.{name}" for name, _ in module.named_parameters(recurse=False)}
+    return names
 
 
 def build_optimizer(
     model: nn.Module, config: OptimConfig, head: Collection[str]
 ) -> torch.optim.Optimizer:
-    """Returns AdamW or SGD over the groups of `parameter_groups`, with fused steps where torch has them."""
+    """Return AdamW or SGD over the groups of `parameter_groups`, in torch's fused form."""
     groups = parameter_groups(model, config, head)
-    if config.name == "sgd":
-        optimizer = torch.optim.SGD(groups, lr=config.lr, momentum=config.betas[0], fused=True)
-        if config.betas[0]:
-            # torch leaves the momentum unwritten where the first gradient is not finite, and goes on from whatever it holds.
-            for parameter in (p for group in groups for p in group["params"]):
-                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
-        return optimizer
-    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=True)
+    if config.name == "adamw":
+        return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=True)
+    optimizer = torch.optim.SGD(groups, lr=config.lr, momentum=config.betas[0], fused=True)
+    if config.betas[0]:
+        # If the first gradient is not finite, torch leaves a new momentum buffer uninitialised and
+        # continues from whatever the memory holds.
+        for parameter in (p for group in groups for p in group["params"]):
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer
 
 
 def learning_rate_factor(
-    step: int, total: int, warmup: int, warmup_start: float, power: float, floor: float = 0.0
+    step: int, *, total: int, warmup: int, warmup_start: float, power: float, floor: float = 0.0
 ) -> float:
-    """Returns the learning rate of step 0..total-1 as a share of the peak.
+    """Return the learning rate of step 0..total-1 relative to the peak.
 
-    Linear from `warmup_start` over `warmup` steps, then (1 - progress)^power down to `floor`, both by iteration
-    (mmseg's LinearLR followed by PolyLR).
+    Linear warmup from `warmup_start` over `warmup` steps, then the poly schedule
+    floor + (1 - floor) * (1 - progress)^power. Both count iterations, as mmseg's LinearLR followed
+    by PolyLR.
     """
     if step < warmup:
         return warmup_start + (1 - warmup_start) * step / warmup
@@ -88,6 +100,6 @@ def learning_rate_factor(
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
-    """Sets every group's rate to `factor` times its peak."""
+    """Set the learning rate of every parameter group to `factor` times its peak."""
     for group in optimizer.param_groups:
         group["lr"] = group["initial_lr"] * factor

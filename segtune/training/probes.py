@@ -1,4 +1,6 @@
-"""Measured once an epoch for `health.py`: has the loss still a gradient, and have the weights run away? Judges nothing."""
+"""Two measurements per epoch for `health.py`: how much gradient the focal loss leaves, and how far
+the weights have grown. Judges nothing.
+"""
 
 from __future__ import annotations
 
@@ -9,26 +11,30 @@ from segtune.losses.segmentation import SegmentationLoss, build_loss
 
 
 def weight_norm(model: nn.Module) -> float:
-    """Returns the Euclidean norm over all parameters; not finite where one of them is not."""
+    """Return the Euclidean norm over all parameters; not finite if one of them is not finite."""
     return float(torch.nn.utils.get_total_norm([p.detach() for p in model.parameters()]))
 
 
 def gradient_left(loss: SegmentationLoss, logits: Tensor, target: Tensor) -> float:
-    """Returns which share of the gradient the focal term's (1 - p)^gamma has left: the norm over the logits against gamma 0.
+    """Return the norm of the loss's gradient on the logits, relative to that with focal gamma 0.
 
-    Shapes as in `SegmentationLoss`; nothing reaches the model. 1 where there is no focal term, or no
-    valid pixel to say anything. The factor was made to quieten easy pixels (Lin et al. 2017); with a large gamma it quietens all of them.
+    The factor (1 - p)^gamma of the focal loss reduces the gradient of easy pixels (Lin et al.
+    2017). With a large gamma it can reduce the gradient of all pixels to almost nothing.
+
+    Shapes as in `SegmentationLoss`. No gradient reaches the model. Returns 1 if the loss has no
+    focal term, or if no pixel has a label.
     """
     focal = loss.config.focal
     if not focal.weight or not focal.gamma:
         return 1.0
-    plain = build_loss(
-        loss.config.override({"focal.gamma": 0.0}), loss.num_classes, loss.ignore_index
-    )
-    norms = []
-    for one in (loss, plain):
-        free = logits.detach().float().requires_grad_()
-        with torch.enable_grad():
-            (gradient,) = torch.autograd.grad(one(free, target)["total"], free)
-        norms.append(float(gradient.norm()))
-    return norms[0] / norms[1] if norms[1] else 1.0
+    without_gamma = loss.config.override({"focal.gamma": 0.0})
+    plain = build_loss(without_gamma, loss.num_classes, loss.ignore_index)
+    full_norm = _gradient_norm(plain, logits, target)
+    return _gradient_norm(loss, logits, target) / full_norm if full_norm else 1.0
+
+
+def _gradient_norm(loss: SegmentationLoss, logits: Tensor, target: Tensor) -> float:
+    leaf = logits.detach().float().requires_grad_()
+    with torch.enable_grad():
+        (gradient,) = torch.autograd.grad(loss(leaf, target)["total"], leaf)
+    return float(gradient.norm())

@@ -1,11 +1,15 @@
-"""One optimiser step: forward, losses, backward, norm, and the weights where all of it is finite."""
+"""One optimiser step of one rank: forward, losses, backward, status over all ranks, weight update.
+
+Knows neither epochs nor schedules nor files: `trainer.py` does.
+"""
 
 from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -15,56 +19,65 @@ from segtune.data.loader import Batch, normalize
 from segtune.losses.segmentation import SegmentationLoss
 from segtune.models.upernet import AUXILIARY_WEIGHT
 from segtune.training.distributed import Ranks, unwrap
+from segtune.training.memory import is_out_of_memory, largest_that_fits
 from segtune.training.probes import gradient_left
 
-# Steps that a GPU may be ahead of what the host has read of them; a step that is not finite changes no weights meanwhile.
+# How many steps the GPU may run ahead of the host. Safe, because a step that is not finite never
+# changes the weights.
 LAG = 2
-# Among what ranks sum up after each step: how many of them are to leave the run.
-LEAVING = "leaving"
-# Says whether this rank is to leave; None in runs that are never left.
-ShouldStop = Callable[[], bool] | None
 
 
-@dataclass
+@dataclass(frozen=True)
+class StepResult:
+    """The numbers and the status of one optimiser step; the same on all ranks."""
+
+    step: int
+    lr: float  # the encoder's learning rate
+    losses: dict[str, float]  # means over micro-batches and ranks; `loss` is what is minimised
+    grad_norm: float  # before clipping
+    gradient_left: float | None  # see `probes.gradient_left`; None if it was not measured
+    finite: bool  # if False, the weights were left as they were
+    cancelled: bool  # whether a rank asked to end the training run after this step
+
+
+@dataclass(frozen=True)
+class OutOfMemory:
+    """A step that did not fit into this rank's memory."""
+
+    num_images: int  # of the micro-batch
+    num_fitting: int  # how many images of it did fit; 0: not even one
+    message: str  # the allocator's
+
+
+@dataclass(frozen=True)
 class PendingStep:
-    """What a step says of itself; on its way from the device until it is read."""
+    """A step whose numbers may still be on their way from the device to the host."""
 
     step: int
     lr: float
-    names: list[str]
-    values: Tensor  # on the host: what the names say, in their order, and the gradient norm
-    arrived: torch.cuda.Event | None
+    names: tuple[str, ...]
+    values: Tensor  # on the host: the losses by name, grad_norm, finite, cancelled
+    arrival: torch.cuda.Event | None
+    gradient_left: float | None
 
-    def read(self) -> tuple[dict[str, float], float]:
-        """Returns the mean losses of all ranks and the gradient norm before clipping; waits for the device.
-
-        Raises Left, on all ranks alike, where one of them is to leave the run.
-        """
-        if self.arrived:
-            self.arrived.synchronize()
-        *losses, norm = self.values.tolist()
-        terms = dict(zip(self.names, losses, strict=True))
-        if terms.pop(LEAVING, 0.0):
-            raise TrialCancelled
-        return terms, norm
-
-
-def with_lag(told: Iterable[PendingStep]) -> Iterator[PendingStep]:
-    """Yields what steps tell once LAG more of them are under way, so that a GPU has work while the host reads."""
-    waiting: deque[PendingStep] = deque()
-    for one in told:
-        waiting.append(one)
-        if len(waiting) > LAG:
-            yield waiting.popleft()
-    yield from waiting
-
-
-class TrialCancelled(Exception):
-    """All ranks have left the run after the same step, because one of them was told to."""
+    def read(self) -> StepResult:
+        """Wait for the device, and return the numbers."""
+        if self.arrival:
+            self.arrival.synchronize()
+        *losses, grad_norm, finite, cancelled = self.values.tolist()
+        return StepResult(
+            step=self.step,
+            lr=self.lr,
+            losses=dict(zip(self.names, losses, strict=True)),
+            grad_norm=grad_norm,
+            gradient_left=self.gradient_left,
+            finite=bool(finite),
+            cancelled=bool(cancelled),
+        )
 
 
 class TrainStep:
-    """Runs the batches of one rank through the model. Within a step the host never waits for the device."""
+    """Trains the model of one rank on batches. Within a step the host never waits for the device."""
 
     def __init__(
         self,
@@ -77,72 +90,70 @@ class TrainStep:
         ranks: Ranks,
     ) -> None:
         """`model` may be wrapped by DDP; `precision` is the dtype of autocast."""
-        self.config, self.model, self.loss = config, model, loss.to(ranks.device)
-        self.optimizer, self.scaler, self.precision, self.ranks = (
-            optimizer,
-            scaler,
-            precision,
-            ranks,
-        )
-        self.parameters = list(model.parameters())  # looking for them takes as long as their norm
-        self.should_stop: ShouldStop = None
-        self.gradient_left = 1.0  # see signs.gradient_left; of the last step that was looked at
+        self.config = config
+        self.model = model
+        self.loss = loss.to(ranks.device)
+        self.optimizer = optimizer
+        self.scaler = scaler
+        self.precision = precision
+        self.ranks = ranks
+        # Once: collecting the parameters takes as long as computing their norm.
+        self._parameters = list(model.parameters())
 
-    def run(self, micro: list[Batch], step: int, lr: float, look: bool = False) -> PendingStep:
-        """Does one optimiser step over the batches that it accumulates, and returns what is to be known of it.
+    def run(
+        self,
+        micro_batches: Sequence[Batch],
+        *,
+        step: int,
+        lr: float,
+        cancel: bool = False,
+        probe: bool = False,
+    ) -> PendingStep | OutOfMemory:
+        """Do optimiser step number `step` over the gradients of all micro-batches.
 
-        Where the loss or a gradient is not finite, the weights stay as they are. With `look` it also measures `gradient_left`.
+        With `cancel` this rank asks all ranks to end the training run after this step. With `probe`
+        it also measures `gradient_left`, for which the host waits for the device.
         """
+        try:
+            return self._run(micro_batches, step, lr, cancel, probe)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            message = str(error).strip().splitlines()[0]
+        # Outside of the except block, which keeps every tensor of the failed step alive.
+        num_images = len(micro_batches[0].images)
+        num_fitting = largest_that_fits(partial(self.probe_memory, micro_batches[0]), num_images)
+        return OutOfMemory(num_images, num_fitting, message)
+
+    def _run(
+        self, micro_batches: Sequence[Batch], step: int, lr: float, cancel: bool, probe: bool
+    ) -> PendingStep:
         self.optimizer.zero_grad(set_to_none=True)
         parts: list[dict[str, Tensor]] = []
-        for number, batch in enumerate(micro, 1):
-            # DDP sends gradients once per optimiser step, with the last micro-batch.
-            silent = (
-                getattr(self.model, "no_sync", contextlib.nullcontext)
-                if number < len(micro)
-                else contextlib.nullcontext
-            )
-            with silent():
-                terms = self._forward(batch, self.model, look and number == len(micro))
-                self.scaler.scale(terms["loss"] / len(micro)).backward()
-            parts.append(terms)
+        measured: float | None = None
+        for number, batch in enumerate(micro_batches, 1):
+            is_last = number == len(micro_batches)
+            with self._gradient_exchange(is_last):
+                logits, auxiliary, masks = self._forward(self.model, batch)
+                if probe and is_last:
+                    measured = self._gradient_left(logits, masks)
+                losses = self._losses(logits, auxiliary, masks)
+                self.scaler.scale(losses["loss"] / len(micro_batches)).backward()
+            parts.append(losses)
         self.scaler.unscale_(self.optimizer)
-        norm = self._gradient_norm()
-        names = list(parts[0])
-        # One sum carries the numbers for the log and, because NaN spreads, the agreement that a loss is not finite.
-        shared = torch.stack(
-            [torch.stack([part[name].detach() for part in parts]).mean() for name in names]
-        )
-        if self.should_stop:
-            names, shared = (
-                [*names, LEAVING],
-                torch.cat([shared, shared.new_full((1,), float(self.should_stop()))]),
-            )
-        values = torch.cat([self.ranks.sum(shared) / self.ranks.world_size, norm[None]])
-        self._apply(values)
-        return PendingStep(step, lr, names, *_to_host(values))
+        grad_norm = self._clip_gradients()
+        values = self._status(parts, grad_norm, cancel)
+        self._update_weights(finite=values[-2])
+        return PendingStep(step, lr, tuple(parts[0]), *_to_host(values), measured)
 
-    def _apply(self, values: Tensor) -> None:
-        if not self.scaler.is_enabled():
-            # The name under which the fused optimisers look for what a scaler has found: the device decides, nobody waits for it.
-            self.optimizer.found_inf = (~values.isfinite().all()).float()  # pyright: ignore[reportAttributeAccessIssue]
-        # A scaler does the same, and takes a smaller scale for the next step.
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
+    def _gradient_exchange(self, is_last: bool) -> contextlib.AbstractContextManager[None]:
+        """DDP exchanges the gradients once per optimiser step, with the last micro-batch."""
+        if is_last or not isinstance(self.model, nn.parallel.DistributedDataParallel):
+            return contextlib.nullcontext()
+        return self.model.no_sync()
 
-    def probe_memory(self, batch: Batch, images: int) -> None:
-        """Runs forward and backward of the first `images` of a batch on this rank alone, to see whether they fit."""
-        self.optimizer.zero_grad(set_to_none=True)
-        model = unwrap(self.model).eval()  # synchronised norms would wait for the other ranks
-        with torch.compiler.set_stance("force_eager"):
-            loss = self._forward(Batch(batch.images[:images], batch.masks[:images]), model)["loss"]
-            # Not `backward`: the hooks that DDP has on the parameters would wait for the other ranks.
-            torch.autograd.grad(
-                loss, [p for p in model.parameters() if p.requires_grad], allow_unused=True
-            )
-
-    def _forward(self, batch: Batch, model: nn.Module, look: bool = False) -> dict[str, Tensor]:
-        """Returns the loss to minimise under `loss`, and each term of the main head unweighted."""
+    def _forward(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Return logits [B, C, h, w], logits of the auxiliary head or None, and masks [B, H, W]."""
         device = self.ranks.device
         images = normalize(batch.images.to(device, non_blocking=True))
         masks = batch.masks.to(device, non_blocking=True).long()
@@ -150,33 +161,95 @@ class TrainStep:
             device.type, dtype=self.precision, enabled=self.precision is not torch.float32
         ):
             logits, auxiliary = model(images, with_auxiliary=True)
-        if look:
-            # One image of the batch will do: a monitor may not cost more than a hundredth of what it watches.
-            left = torch.tensor(gradient_left(self.loss, logits[:1], masks[:1]), device=device)
-            self.gradient_left = float(self.ranks.sum(left) / self.ranks.world_size)
+        return logits, auxiliary, masks
+
+    def _losses(self, logits: Tensor, auxiliary: Tensor | None, masks: Tensor) -> dict[str, Tensor]:
+        """Return `loss`, which is minimised, and each term of the main head without its weight."""
         terms = dict(self.loss(logits, masks))
         total = terms.pop("total")
         if auxiliary is not None:
             total = total + AUXILIARY_WEIGHT * self.loss(auxiliary, masks)["total"]
         return {"loss": total, **terms}
 
-    def _gradient_norm(self) -> Tensor:
-        """Returns the norm over all gradients before clipping, and clips them where the config asks for it."""
-        norm = torch.nn.utils.get_total_norm(
-            [p.grad for p in self.parameters if p.grad is not None]
+    def _gradient_left(self, logits: Tensor, masks: Tensor) -> float:
+        # One image of the batch is enough: a probe must cost less than 1 % of what it watches.
+        measured = torch.tensor(
+            gradient_left(self.loss, logits[:1], masks[:1]), device=self.ranks.device
         )
+        return float(self.ranks.sum(measured) / self.ranks.world_size)
+
+    def _clip_gradients(self) -> Tensor:
+        """Clip the gradients if the config asks for it; return their norm before clipping."""
+        gradients = [p.grad for p in self._parameters if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
         if self.config.clip_norm is not None:
-            torch.nn.utils.clip_grads_with_norm_(self.parameters, self.config.clip_norm, norm)
+            torch.nn.utils.clip_grads_with_norm_(self._parameters, self.config.clip_norm, norm)
         return norm
+
+    def _status(
+        self, parts: Sequence[dict[str, Tensor]], grad_norm: Tensor, cancel: bool
+    ) -> Tensor:
+        """Return the losses over all ranks, the gradient norm, and the flags finite and cancelled.
+
+        One sum over the ranks carries the losses and the number of ranks that raise each flag. DDP
+        has made the gradients, and so their norm, equal on all ranks.
+        """
+        losses = torch.stack(
+            [torch.stack([part[name].detach() for part in parts]).mean() for name in parts[0]]
+        )
+        has_failed = (~losses.isfinite().all()).to(losses)
+        flags = torch.stack([has_failed, losses.new_full((), float(cancel))])
+        shared = self.ranks.sum(torch.cat([losses, flags]))
+        *_, num_failed, num_cancelling = shared.unbind()
+        finite = (num_failed == 0) & grad_norm.isfinite()
+        status = torch.stack([grad_norm, finite.to(losses), (num_cancelling > 0).to(losses)])
+        return torch.cat([shared[:-2] / self.ranks.world_size, status])
+
+    def _update_weights(self, finite: Tensor) -> None:
+        """Update the weights unless the step is not finite. The device decides; no host waits."""
+        if not self.scaler.is_enabled():
+            # torch's fused optimisers skip the update if this attribute is not 0, as they do for a
+            # GradScaler. Other optimisers ignore it, and one NaN step would ruin AdamW's moments.
+            assert all(group["fused"] for group in self.optimizer.param_groups)
+            self.optimizer.found_inf = 1 - finite  # pyright: ignore[reportAttributeAccessIssue]
+        # A scaler that is enabled skips the update itself, and lowers its scale for the next step.
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+
+    def probe_memory(self, batch: Batch, num_images: int) -> None:
+        """Run forward and backward of the first `num_images` of a batch, on this rank alone.
+
+        Raises the allocator's error if they do not fit.
+        """
+        self.optimizer.zero_grad(set_to_none=True)
+        # In evaluation mode: synchronised batch norms would wait for the other ranks.
+        model = unwrap(self.model).eval()
+        part = Batch(batch.images[:num_images], batch.masks[:num_images])
+        with torch.compiler.set_stance("force_eager"):
+            loss = self._losses(*self._forward(model, part))["loss"]
+            # Not `backward`: DDP's hooks on the parameters would wait for the other ranks.
+            trained = [p for p in model.parameters() if p.requires_grad]
+            torch.autograd.grad(loss, trained, allow_unused=True)
+
+
+def with_lag(
+    outcomes: Iterable[PendingStep | OutOfMemory],
+) -> Iterator[PendingStep | OutOfMemory]:
+    """Yield each outcome after LAG more steps are under way, so that a GPU never waits for work."""
+    waiting: deque[PendingStep | OutOfMemory] = deque()
+    for outcome in outcomes:
+        waiting.append(outcome)
+        if len(waiting) > LAG:
+            yield waiting.popleft()
+    yield from waiting
 
 
 def _to_host(values: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
-    """Starts a copy to the host; returns where it will be, and what tells that it is there."""
+    """Start a copy to the host; return its destination and the event of its arrival."""
     if values.device.type != "cuda":
         return values, None
-    host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True).copy_(
-        values, non_blocking=True
-    )
-    arrived = torch.cuda.Event()
-    arrived.record()
-    return host, arrived
+    host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+    host.copy_(values, non_blocking=True)
+    arrival = torch.cuda.Event()
+    arrival.record()
+    return host, arrival

@@ -1,17 +1,17 @@
-"""One config, epoch by epoch: `for report in trainer.epochs()`. A generator without callbacks, and without Ray.
+"""Trains one config, epoch by epoch: `for record in trainer.epochs()`. Knows no Ray.
 
-Every random number of an epoch follows from (seed, epoch, rank), so a run that stops at an epoch's end and goes on
-equals one that never stopped.
+All random numbers of an epoch follow from (seed, epoch, rank). A training run that stops at the end
+of an epoch and resumes therefore equals one that never stopped.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,26 +39,31 @@ from segtune.runs.rundir import TrialDir
 from segtune.runs.verdict import Verdict
 from segtune.training import checkpoint
 from segtune.training.checkpoint import Manifest
-from segtune.training.distributed import Ranks, unwrap
-from segtune.training.evaluation import evaluate, precision_of, validation_scores
+from segtune.training.distributed import Ranks
+from segtune.training.evaluation import autocast_dtype, evaluate, validation_scores
 from segtune.training.health import HealthMonitor, out_of_memory
 from segtune.training.heartbeat import Heartbeat
-from segtune.training.memory import (
-    OutOfMemoryError,
-    is_out_of_memory,
-    keep_freed_memory,
-    largest_that_fits,
-)
+from segtune.training.memory import OutOfMemoryError
 from segtune.training.optimizer import build_optimizer, learning_rate_factor, set_learning_rate
 from segtune.training.probes import weight_norm
 from segtune.training.tensorboard import ScalarLog
-from segtune.training.train_step import PendingStep, ShouldStop, TrainStep, with_lag
+from segtune.training.train_step import OutOfMemory, PendingStep, StepResult, TrainStep, with_lag
 
 log = logging.getLogger(__name__)
 
+# Says whether this rank asks to end the training run; None if it never asks.
+ShouldStop = Callable[[], bool] | None
+
+
+class TrialCancelled(Exception):
+    """All ranks have left the training run after the same step, because one of them asked to."""
+
 
 class Trainer:
-    """Trains one config on this process's rank and keeps the run's files up to date."""
+    """Trains one config on this process's rank, and keeps the files of the training run current.
+
+    Make one with `start` or `resume`. `verdict` is set once `epochs` has ended.
+    """
 
     def __init__(
         self,
@@ -66,50 +71,35 @@ class Trainer:
         out: TrialDir,
         ranks: Ranks,
         *,
-        resume: bool = False,
-        init_from: Path | None = None,
+        cpus: float | None = None,
     ) -> None:
-        """Builds everything; nothing is trained yet.
+        """Build data loaders, model and optimiser. Reads and writes nothing in `out`.
 
-        `resume` continues from the last good checkpoint in `out`, if there is one; `init_from` takes only the weights
-        of a checkpoint. Raises SegtuneError for data, weights and checkpoints that do not fit the config.
+        `cpus` is this rank's share of the cores; default: all cores of the process. Raises
+        SegtuneError if data or pretrained weights do not fit the config.
         """
-        keep_freed_memory()
-        self.config, self.out, self.ranks = config, out, ranks
+        self.config = config
+        self.out = out
+        self.ranks = ranks
         self.verdict: Verdict | None = None
+        self.finished = 0  # epochs
+        self.step = 0  # optimiser steps so far
+        self.lr = 0.0  # the encoder's learning rate at the last step
+        self.seconds = 0.0  # of training and validation
+        self.best_miou = -1.0
+        self.is_fine_tuning = False  # whether the weights come from another training run
         self.health = HealthMonitor(config)
         self.heartbeat = Heartbeat(out if ranks.is_first else None, config.health)
         self.classes = class_names(config.data)
-        self.train_data = TrainLoader(config, ranks.rank, ranks.world_size)
-        self.val_data = ValLoader(config, ranks.rank, ranks.world_size)
-        check_batch(
-            config.model,
-            config.schedule.batch_size // (ranks.world_size * config.schedule.accumulate),
-        )
-        torch.manual_seed(config.seed)
-        model = self._build_model()
-        self.optimizer = build_optimizer(model, config.optim, head_parameters(model))
-        self.precision = precision_of(config.optim.precision, ranks.device)
-        self.scaler = torch.amp.GradScaler(
-            ranks.device.type, enabled=self.precision == torch.float16
-        )
-        self.finished, self.step, self.best_miou, self.lr, self.seconds = 0, 0, -1.0, 0.0, 0.0
-        self.initialised = init_from is not None
-        if init_from:
-            checkpoint.start_from(model, init_from, config.optim.lr)
-        self.first_weight_norm = weight_norm(model)
-        if resume:
-            self._resume(model)
-        self._prepare_folder()
-        self.health.replay(out.read_epochs(self.finished))
-        # Every rank reads the folder above before the first one may write to it.
-        ranks.wait()
-        self.model = ranks.wrap(model)
-        loss = build_loss(config.loss, len(self.classes), config.data.ignore_index)
-        self.steps = TrainStep(
-            config.optim, self.model, loss, self.optimizer, self.scaler, self.precision, ranks
-        )
-        self._say_plan()
+        self.train_data = TrainLoader(config, ranks.rank, ranks.world_size, cpus=cpus)
+        self.val_data = ValLoader(config, ranks.rank, ranks.world_size, cpus=cpus)
+        self.precision = autocast_dtype(config.optim.precision, ranks.device)
+        with seeded(config.seed, ranks.device):
+            self.network = self._build_network()
+        self.first_weight_norm = weight_norm(self.network)
+        self.optimizer = build_optimizer(self.network, config.optim, head_parameters(self.network))
+        use_scaler = self.precision == torch.float16
+        self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=use_scaler)
 
     @classmethod
     def start(
@@ -120,67 +110,72 @@ class Trainer:
         *,
         init_from: Path | None = None,
         overwrite: bool = False,
+        cpus: float | None = None,
     ) -> Trainer:
-        """Start a training run. Raise RunError if `out` holds one, unless `overwrite` is set."""
+        """Start a training run in `out`.
+
+        `init_from` takes only the weights of a checkpoint. Raises RunError if `out` holds a
+        training run, unless `overwrite` is set, which deletes that one. Raises SegtuneError if
+        data, weights or checkpoint do not fit the config.
+        """
         if out.is_used() and not overwrite:
             raise RunError(
                 f"{out.path}: holds a training run already; continue it with --resume, replace it "
                 "with --overwrite, or choose another --out"
             )
-        return cls(config, out, ranks, init_from=init_from)
+        trainer = cls(config, out, ranks, cpus=cpus)
+        if init_from:
+            checkpoint.start_from(trainer.network, init_from, config.optim.lr)
+            trainer.first_weight_norm = weight_norm(trainer.network)
+            trainer.is_fine_tuning = True
+        trainer._open()
+        return trainer
 
     @classmethod
-    def resume(cls, config: ExperimentConfig, out: TrialDir, ranks: Ranks) -> Trainer:
-        """Continue a training run from its last good checkpoint, if it has one."""
-        return cls(config, out, ranks, resume=True)
+    def resume(
+        cls, config: ExperimentConfig, out: TrialDir, ranks: Ranks, *, cpus: float | None = None
+    ) -> Trainer:
+        """Continue the training run in `out` from its last good checkpoint, if it has one.
 
-    def _build_model(self) -> SegFormer | UPerNet:
-        model = build_model(self.config.model, len(self.classes))
-        if self.config.model.sync_norms and self.ranks.world_size > 1:
-            if self.ranks.device.type == "cuda":
-                model = sync_norms(model)
-            else:
-                log.warning(
-                    "model.sync_norms: torch has it for GPUs only; on %s each worker's norms see its own images",
-                    self.ranks.device,
-                )
-        if self.config.optim.compile:
-            compile_model(model)
-        return model.to(self.ranks.device)
+        Raises CheckpointError if the config differs from that of the checkpoint.
+        """
+        trainer = cls(config, out, ranks, cpus=cpus)
+        trainer._load_checkpoint()
+        trainer._open()
+        return trainer
 
     @property
     def total_steps(self) -> int:
-        """Optimiser steps of the whole run."""
+        """Optimiser steps of the whole training run."""
         return self.train_data.steps_per_epoch * self.config.schedule.epochs
 
     def epochs(self, should_stop: ShouldStop = None) -> Iterator[EpochRecord]:
-        """Trains and yields one report per epoch; files are written before the report is out. Ends with `verdict` set.
+        """Train, and yield one record per epoch, after its files have been written.
 
-        Raises Left after the same step on every rank, where `should_stop` has become true on one of them.
+        Sets `verdict` at the end. Raises TrialCancelled, on all ranks after the same step, once
+        `should_stop` has returned True on one of them. Raises OutOfMemoryError if a step does not
+        fit into the memory of one of several ranks; a single rank ends with a verdict instead.
         """
-        self.steps.should_stop = should_stop
         try:
-            yield from self._epochs()
-        finally:  # however the run ends, and if nobody asks for the rest of it
+            self.verdict = yield from self._epochs(should_stop)
+        finally:  # also if the caller does not ask for the remaining epochs
             if self.ranks.is_first:
                 self.scalars.close()
-        self.verdict = self.verdict or Verdict(
-            state="completed", epoch=self.finished, step=self.step
-        )
         if self.ranks.is_first:
             self.out.write_verdict(self.verdict)
-        # No rank goes on to read the run's files before they are complete.
-        self.ranks.wait()
+        # No rank may read the files of the training run before they are complete.
+        self.ranks.barrier()
 
-    def _epochs(self) -> Iterator[EpochRecord]:
+    def _epochs(self, should_stop: ShouldStop) -> Generator[EpochRecord, None, Verdict]:
+        """Train the remaining epochs; return how the training run ended."""
         schedule = self.config.schedule
-        # A fine-tuned model can lose what its initial weights had learnt.
-        init_miou = self._validate().miou if self.initialised else None
+        # Fine-tuning can lose what the initial weights had learnt.
+        init_miou = self._validate().miou if self.is_fine_tuning else None
         for epoch in range(self.finished + 1, schedule.epochs + 1):
             start = time.monotonic()
-            trained = self._train_epoch(epoch)
-            if trained is None:
-                return
+            trained = self._train_epoch(epoch, should_stop)
+            if isinstance(trained, Verdict):
+                return trained
             scores = self._validate() if schedule.validates(epoch) else None
             self.finished = epoch
             self.seconds += time.monotonic() - start
@@ -191,138 +186,199 @@ class Trainer:
                 init_miou=init_miou,
                 validation=scores,
             )
-            self._write(record)
-            self.verdict = self.health.validation(record)
-            if self.verdict and self.ranks.is_first:
-                # Before the report: a scheduler that stops the trial for it would hide why it was bad.
-                self.out.write_verdict(self.verdict)
+            self._save(record)
+            verdict = self.health.validation(record)
+            if verdict and self.ranks.is_first:
+                # Before the caller sees the epoch: a scheduler that stops the trial for its score
+                # would hide why the score is bad.
+                self.out.write_verdict(verdict)
             yield record
-            if self.verdict:
+            if verdict:
+                return verdict
+        return Verdict(state="completed", epoch=self.finished, step=self.step)
+
+    def _train_epoch(self, epoch: int, should_stop: ShouldStop) -> EpochRecord | Verdict:
+        """Train one epoch; return its record, still without validation, or an unhealthy verdict."""
+        batches = self.train_data.epoch(epoch)
+        results: list[StepResult] = []
+        self.model.train()
+        seed = np.random.SeedSequence((self.config.seed, epoch, self.ranks.rank))
+        with seeded(int(seed.generate_state(1)[0]), self.ranks.device):
+            for outcome in with_lag(self._steps(epoch, batches, should_stop)):
+                if isinstance(outcome, OutOfMemory):
+                    return self._out_of_memory(outcome)
+                result = outcome.read()
+                if result.cancelled:
+                    raise TrialCancelled
+                if verdict := self._judge(result):
+                    return verdict
+                results.append(result)
+        return self._epoch_record(epoch, results)
+
+    def _steps(
+        self, epoch: int, batches: Iterable[Batch], should_stop: ShouldStop
+    ) -> Iterator[PendingStep | OutOfMemory]:
+        """Do the optimiser steps of an epoch; the last outcome may be OutOfMemory."""
+        last_step = self.train_data.steps_per_epoch * epoch
+        micro_batches: list[Batch] = []
+        for batch in self.heartbeat.wrap(batches):
+            micro_batches.append(batch)
+            if len(micro_batches) < self.config.schedule.accumulate:
+                continue
+            self._set_learning_rate()
+            outcome = self.train_step.run(
+                micro_batches,
+                step=self.step + 1,
+                lr=self.lr,
+                cancel=should_stop is not None and should_stop(),
+                probe=self.step + 1 == last_step,
+            )
+            micro_batches = []
+            if isinstance(outcome, PendingStep):
+                self.step += 1
+            yield outcome
+            if isinstance(outcome, OutOfMemory):
                 return
 
-    def _train_epoch(self, epoch: int) -> EpochRecord | None:
-        """Returns the epoch's mean losses, or None with `verdict` set where the run has to end."""
-        batches = self.train_data.epoch(epoch)
-        # After the iterator: a DataLoader draws from this generator when it starts, but not as often with processes as without.
-        torch.manual_seed(
-            int(
-                np.random.SeedSequence((self.config.seed, epoch, self.ranks.rank)).generate_state(
-                    1
-                )[0]
-            )
+    def _judge(self, result: StepResult) -> Verdict | None:
+        return self.health.step(
+            epoch=self.finished,
+            step=result.step,
+            loss=result.losses["loss"],
+            grad_norm=result.grad_norm,
+            lr=result.lr,
+            scaled=self.scaler.is_enabled(),
         )
-        self.model.train()
-        sums: dict[str, float] = {}
-        norms: list[float] = []
-        for told in with_lag(self._steps_of(epoch, batches)):
-            terms, norm = told.read()
-            numbers = {"loss": terms["loss"], "grad_norm": norm, "lr": told.lr}
-            verdict = self.health.step(
-                epoch=self.finished, step=told.step, scaled=self.scaler.is_enabled(), **numbers
-            )
-            if verdict:
-                self.verdict = verdict
-                break
-            norms += [norm] if math.isfinite(norm) else []
-            for name, value in terms.items():
-                sums[name] = sums.get(name, 0.0) + value
-        if self.verdict:
-            return None
-        growth = weight_norm(unwrap(self.model)) / self.first_weight_norm
+
+    def _epoch_record(self, epoch: int, results: Sequence[StepResult]) -> EpochRecord:
+        norms = [r.grad_norm for r in results if math.isfinite(r.grad_norm)]
+        losses = {
+            name: sum(r.losses[name] for r in results) / len(results) for name in results[0].losses
+        }
+        growth = weight_norm(self.network) / self.first_weight_norm
+        probed = [r.gradient_left for r in results if r.gradient_left is not None]
         return EpochRecord(
             epoch=epoch,
             step=self.step,
             lr=self.lr,
-            losses={name: value / self.train_data.steps_per_epoch for name, value in sums.items()},
+            losses=losses,
             grad_norm=float(np.median(norms)) if norms else 0.0,
-            gradient_left=self.steps.gradient_left,
+            gradient_left=probed[-1],
             weight_growth=growth if math.isfinite(growth) else None,
         )
 
-    def _steps_of(self, epoch: int, batches: Iterable[Batch]) -> Iterator[PendingStep]:
-        """Does the optimiser steps of an epoch; ends early, with `verdict` set, where memory runs out."""
-        micro: list[Batch] = []
-        for batch in self.heartbeat.along(batches):
-            micro.append(batch)
-            if len(micro) == self.config.schedule.accumulate:
-                told = self._try_step(
-                    micro, last=self.step + 1 == self.train_data.steps_per_epoch * epoch
-                )
-                if told is None:
-                    return
-                yield told
-                micro = []
-
-    def _try_step(self, micro: list[Batch], last: bool) -> PendingStep | None:
-        """Returns what a step tells, or None with `verdict` set where memory runs out.
-
-        Raises OutOfMemoryError instead where other ranks wait for this one.
-        """
-        self._set_learning_rate()
-        try:
-            told = self.steps.run(micro, self.step + 1, self.lr, look=last)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            words = str(error).strip().splitlines()[0]
-        else:
-            self.step += 1
-            return told
-        # Outside of the except block, which keeps every tensor of the failed step alive.
-        fits = largest_that_fits(partial(self.steps.probe_memory, micro[0]), len(micro[0].images))
-        self.verdict = out_of_memory(
+    def _out_of_memory(self, outcome: OutOfMemory) -> Verdict:
+        """Return the verdict. Raise OutOfMemoryError if other ranks wait for this one."""
+        verdict = out_of_memory(
             self.config,
             epoch=self.finished,
             step=self.step,
-            num_images=len(micro[0].images),
-            num_fitting=fits,
-            message=words,
+            num_images=outcome.num_images,
+            num_fitting=outcome.num_fitting,
+            message=outcome.message,
         )
         if self.ranks.world_size > 1:
-            self.out.write_verdict(self.verdict)
-            raise OutOfMemoryError(self.verdict.reason)
-        return None
+            self.out.write_verdict(verdict)
+            raise OutOfMemoryError(verdict.reason)
+        return verdict
 
     def _set_learning_rate(self) -> None:
-        schedule, optim = self.config.schedule, self.config.optim
-        warmup = round(schedule.warmup_epochs * self.train_data.steps_per_epoch)
-        share = schedule.eta_min / optim.lr
+        schedule = self.config.schedule
+        peak = self.config.optim.lr
         factor = learning_rate_factor(
-            self.step, self.total_steps, warmup, schedule.warmup_start, schedule.poly_power, share
+            self.step,
+            total=self.total_steps,
+            warmup=round(schedule.warmup_epochs * self.train_data.steps_per_epoch),
+            warmup_start=schedule.warmup_start,
+            power=schedule.poly_power,
+            floor=schedule.eta_min / peak,
         )
         set_learning_rate(self.optimizer, factor)
-        self.lr = optim.lr * factor
+        self.lr = peak * factor
 
     def _validate(self) -> ValidationScores:
-        # Batch norms have seen other images on each rank; all score the model that is saved.
-        self.ranks.copy_first(unwrap(self.model).buffers())
-        images = self.heartbeat.along(self.val_data)
+        # The batch norms of each rank have seen other images. All ranks score the model that is
+        # saved, which is that of rank 0.
+        self.ranks.broadcast(self.network.buffers())
         matrix = evaluate(
-            unwrap(self.model), images, self.ranks, self.config, len(self.classes), self.precision
+            self.network,
+            self.heartbeat.wrap(self.val_data),
+            self.ranks,
+            self.config,
+            len(self.classes),
+            self.precision,
         )
         return validation_scores(matrix, self.classes)
 
-    def _write(self, record: EpochRecord) -> None:
-        """Keeps the run's files up to date, on the first rank: checkpoints first, so that no row is ahead of its weights."""
-        epoch, miou = record.epoch, record.miou
-        improved = miou is not None and miou > self.best_miou
-        if miou is not None:
-            self.best_miou = max(self.best_miou, miou)
+    def _build_network(self) -> SegFormer | UPerNet:
+        config, ranks = self.config, self.ranks
+        num_parts = ranks.world_size * config.schedule.accumulate
+        check_batch(config.model, config.schedule.batch_size // num_parts)
+        network = build_model(config.model, len(self.classes))
+        if config.model.sync_norms and ranks.world_size > 1:
+            if ranks.device.type == "cuda":
+                network = sync_norms(network)
+            else:
+                log.warning(
+                    "model.sync_norms: torch synchronises batch norms on GPUs only; on %s each "
+                    "worker's batch norms see only its own images",
+                    ranks.device,
+                )
+        if config.optim.compile:
+            compile_model(network)
+        return network.to(ranks.device)
+
+    def _open(self) -> None:
+        """Prepare the folder and the training step, once the weights are final."""
+        # All ranks have read the folder before rank 0 changes it, and the reverse.
+        self.ranks.barrier()
+        if self.ranks.is_first:
+            self._prepare_folder()
+        self.ranks.barrier()
+        self.health.replay(self.out.read_epochs(self.finished))
+        self.model = self.ranks.wrap(self.network)
+        loss = build_loss(self.config.loss, len(self.classes), self.config.data.ignore_index)
+        self.train_step = TrainStep(
+            self.config.optim,
+            self.model,
+            loss,
+            self.optimizer,
+            self.scaler,
+            self.precision,
+            self.ranks,
+        )
+        self._log_plan()
+
+    def _prepare_folder(self) -> None:
+        """Remove what is newer than the checkpoint, and write the config."""
+        self.out.check_current()
+        checkpoint.remove_incomplete(self.out.checkpoints)
+        checkpoint.remove_after(self.out.checkpoints, self.finished)
+        self.out.cut_epochs(self.finished)
+        self.out.verdict.unlink(missing_ok=True)
+        write_atomic(self.out.config, write_yaml(self.config.dump()))
+        self.scalars = ScalarLog(self.out.tensorboard, self.classes, self.finished)
+
+    def _save(self, record: EpochRecord) -> None:
+        """Write an epoch, on rank 0: checkpoints first, so that no record is ahead of its weights."""
+        improved = record.miou is not None and record.miou > self.best_miou
+        if record.miou is not None:
+            self.best_miou = max(self.best_miou, record.miou)
         if not self.ranks.is_first:
             return
         self.out.check_current()
-        model = unwrap(self.model)
-        manifest = Manifest(epoch, self.step, self.lr, miou, self.config.dump())
+        folder, weights = self.out.checkpoints, self.network.state_dict()
+        manifest = Manifest(record.epoch, self.step, self.lr, record.miou, self.config.dump())
         if improved:
-            checkpoint.save(self.out.checkpoints, "best", model.state_dict(), None, manifest)
-        if epoch % self.config.checkpoint.every == 0 or epoch == self.config.schedule.epochs:
-            checkpoint.save(
-                self.out.checkpoints, "last", model.state_dict(), self._state(), manifest
-            )
+            checkpoint.save(folder, "best", weights, None, manifest)
+        is_last = record.epoch == self.config.schedule.epochs
+        if is_last or record.epoch % self.config.checkpoint.every == 0:
+            checkpoint.save(folder, "last", weights, self._state(), manifest)
         self.out.append_epoch(record)
         self.scalars.add(record)
 
     def _state(self) -> dict[str, Any]:
+        """Return what a resume needs besides the weights and the manifest."""
         return {
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
@@ -333,42 +389,47 @@ class Trainer:
             "seconds": self.seconds,
         }
 
-    def _resume(self, model: torch.nn.Module) -> None:
-        found = checkpoint.last_good(self.out.checkpoints)
-        if not found:
+    def _load_checkpoint(self) -> None:
+        latest = checkpoint.last_good(self.out.checkpoints)
+        if latest is None:
             log.info("no checkpoint in %s yet: starting from the beginning", self.out.path)
             return
-        path, manifest = found
+        path, manifest = latest
         checkpoint.check_same_run(path, manifest, self.config)
-        checkpoint.load_into(model, path)
+        checkpoint.load_into(self.network, path)
         state = checkpoint.load_state(path)
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
-        self.best_miou, self.first_weight_norm, self.seconds = (
-            state["best_miou"],
-            state["first_weight_norm"],
-            state["seconds"],
-        )
-        self.health.first_loss, self.health.first_norm = state["first_loss"], state["first_norm"]
-        self.finished, self.step, self.lr = manifest.epoch, manifest.step, manifest.lr
+        self.best_miou = state["best_miou"]
+        self.first_weight_norm = state["first_weight_norm"]
+        self.seconds = state["seconds"]
+        self.health.first_loss = state["first_loss"]
+        self.health.first_norm = state["first_norm"]
+        self.finished = manifest.epoch
+        self.step = manifest.step
+        self.lr = manifest.lr
         log.info("resumed from %s: epoch %d, step %d", path, self.finished, self.step)
 
-    def _prepare_folder(self) -> None:
-        if not self.ranks.is_first:
-            return
-        self.out.check_current()
-        checkpoint.sweep(self.out.checkpoints)
-        checkpoint.drop_after(self.out.checkpoints, self.finished)
-        self.out.cut_epochs(self.finished)
-        self.out.verdict.unlink(missing_ok=True)
-        write_atomic(self.out.config, write_yaml(self.config.dump()))
-        self.scalars = ScalarLog(self.out.tensorboard, self.classes, self.finished)
-
-    def _say_plan(self) -> None:
-        schedule, data = self.config.schedule, self.train_data
+    def _log_plan(self) -> None:
         if self.ranks.is_first:
             log.info(
-                "steps: %d images / %d per batch (%d workers) = %d per epoch x %d epochs = %d; %s on %s",
-                data.num_images, schedule.batch_size, self.ranks.world_size, data.steps_per_epoch, schedule.epochs, self.total_steps,
-                str(self.precision).removeprefix("torch."), self.ranks.device,
-            )  # fmt: skip
+                "steps: %d images / %d per batch (%d workers) = %d per epoch x %d epochs = %d; "
+                "%s on %s",
+                self.train_data.num_images,
+                self.config.schedule.batch_size,
+                self.ranks.world_size,
+                self.train_data.steps_per_epoch,
+                self.config.schedule.epochs,
+                self.total_steps,
+                str(self.precision).removeprefix("torch."),
+                self.ranks.device,
+            )
+
+
+@contextlib.contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed torch's generators for the block, and restore the caller's random state after it."""
+    gpus = list(range(torch.cuda.device_count())) if device.type == "cuda" else []
+    with torch.random.fork_rng(gpus):
+        torch.manual_seed(seed)
+        yield

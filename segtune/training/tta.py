@@ -1,4 +1,4 @@
-"""How often, how large and in which pieces a model looks at an image at test time. Averaging is `inference.predict_labels`'."""
+"""Test-time augmentation: sliding windows, flips and scales. `evaluation.predict_labels` averages."""
 
 from __future__ import annotations
 
@@ -11,85 +11,99 @@ from torch import Tensor
 
 from segtune.errors import ConfigError
 
-# A logit stands for so many pixels along each axis, so windows begin at its multiples.
-PIXELS = 4
+# One logit covers 4x4 pixels, so windows start at multiples of 4.
+OUTPUT_STRIDE = 4
+MIN_SIDE = 32  # pixels; the smallest image that the encoders take
 
 
 @dataclass(frozen=True)
 class AugmentedInference:
-    """Sliding windows, flips and scales; as it stands, one look at the whole image."""
+    """How often a model sees an image. By default it sees the whole image once."""
 
     window: int | None = None  # side of a square window in pixels
-    stride: int | None = (
-        None  # from window to window; default: two thirds of the window, as in mmseg's configs
-    )
+    stride: int | None = None  # pixels between windows; default: two thirds of the window, as mmseg
     flip: bool = False
     scales: tuple[float, ...] = (1.0,)
 
     def __post_init__(self) -> None:
-        """Raises ConfigError that lists what is not possible."""
+        """Raise ConfigError that lists every value that is not possible."""
         problems = [f"--scales: {scale:g} is not above 0" for scale in self.scales if not scale > 0]
         if not self.scales:
             problems.append("--scales: at least one, for example 0.75,1.0,1.25")
-        if self.window is not None and (self.window < 32 or self.window % PIXELS):
+        if self.window is not None and not _is_multiple(self.window, at_least=MIN_SIDE):
             problems.append(
-                f"--window: {self.window}; allowed are multiples of {PIXELS} from 32 pixels"
+                f"--window: {self.window}; allowed are multiples of {OUTPUT_STRIDE} from "
+                f"{MIN_SIDE} pixels"
             )
-        if self.stride is not None and (
-            self.window is None or not 0 < self.stride <= self.window or self.stride % PIXELS
-        ):
+        if self.stride is not None and not self._is_possible_stride(self.stride):
             problems.append(
-                f"--stride: {self.stride}; allowed are multiples of {PIXELS} up to --window"
+                f"--stride: {self.stride}; allowed are multiples of {OUTPUT_STRIDE} up to --window"
             )
         if problems:
             raise ConfigError(problems)
 
-    def logits(self, model: Any, images: Tensor) -> list[Tensor]:
-        """Returns the logits [B, C, h, w] of each look at normalised images [B, 3, H, W], all the right way round."""
-        found = []
-        for scale in self.scales:
-            size = [max(32, round(side * scale)) for side in images.shape[-2:]]
-            sized = (
-                images
-                if scale == 1
-                else F.interpolate(images, size=size, mode="bilinear", align_corners=False)
-            )
-            found.append(self._look(model, sized))
-            if self.flip:
-                found.append(self._look(model, sized.flip(-1)).flip(-1))
-        return found
+    def _is_possible_stride(self, stride: int) -> bool:
+        return self.window is not None and stride <= self.window and _is_multiple(stride)
 
-    def _look(self, model: Any, images: Tensor) -> Tensor:
+    def logits(self, model: Any, images: Tensor) -> list[Tensor]:
+        """Return the logits [B, C, h, w] of each augmented copy of normalised images [B, 3, H, W].
+
+        The logits of flipped copies are flipped back. Their sizes differ with the scales.
+        """
+        logits = []
+        for scale in self.scales:
+            size = [max(MIN_SIDE, round(side * scale)) for side in images.shape[-2:]]
+            scaled = images
+            if scale != 1:
+                scaled = F.interpolate(images, size=size, mode="bilinear", align_corners=False)
+            logits.append(self._windowed(model, scaled))
+            if self.flip:
+                logits.append(self._windowed(model, scaled.flip(-1)).flip(-1))
+        return logits
+
+    def _windowed(self, model: Any, images: Tensor) -> Tensor:
+        """Return the logits of whole images; those of overlapping windows are averaged."""
         height, width = images.shape[-2:]
         if self.window is None or max(height, width) <= self.window:
             return model(images)
-        tops, lefts = self._starts(height), self._starts(width)
-        total: Any = None
-        count = images.new_zeros(-(-height // PIXELS), -(-width // PIXELS))
-        seen = [0, 0]
-        for top, bottom in tops:
-            for left, right in lefts:
+        total: Any = None  # of the size of `count`, once the number of classes is known
+        count = images.new_zeros(-(-height // OUTPUT_STRIDE), -(-width // OUTPUT_STRIDE))
+        covered_height = covered_width = 0
+        for top, bottom in self._spans(height):
+            for left, right in self._spans(width):
                 logits = model(images[..., top:bottom, left:right])
                 if total is None:
-                    total = logits.new_zeros(*logits.shape[:2], *count.shape, dtype=torch.float32)
-                rows, columns = (
-                    slice(start // PIXELS, start // PIXELS + n)
-                    for start, n in zip((top, left), logits.shape[-2:], strict=True)
-                )
+                    shape = (*logits.shape[:2], *count.shape)
+                    total = logits.new_zeros(shape, dtype=torch.float32)
+                rows = _logit_span(top, logits.shape[-2])
+                columns = _logit_span(left, logits.shape[-1])
                 total[..., rows, columns] += logits
                 count[rows, columns] += 1
-                seen = [max(seen[0], rows.stop), max(seen[1], columns.stop)]
-        # Some encoders look only at whole patches of four pixels, and give no logit for what is left of the last one.
-        return total[..., : seen[0], : seen[1]] / count[: seen[0], : seen[1]]
+                covered_height = max(covered_height, rows.stop)
+                covered_width = max(covered_width, columns.stop)
+        # Some encoders see only whole patches of four pixels. They return no logit for the rest.
+        covered = (slice(covered_height), slice(covered_width))
+        return total[..., covered[0], covered[1]] / count[covered]
 
-    def _starts(self, size: int) -> list[tuple[int, int]]:
-        """Returns the begin and end of each window along an axis; the last one ends with the image."""
+    def _spans(self, size: int) -> list[tuple[int, int]]:
+        """Return start and end of each window along an axis; the last window ends with the image."""
         assert self.window
         if size <= self.window:
             return [(0, size)]
-        stride = self.stride or max(PIXELS, self.window * 2 // 3 // PIXELS * PIXELS)
-        last = (size - self.window) // PIXELS * PIXELS
-        return [(start, start + self.window) for start in range(0, last, stride)] + [(last, size)]
+        two_thirds = self.window * 2 // 3 // OUTPUT_STRIDE * OUTPUT_STRIDE
+        stride = self.stride or max(OUTPUT_STRIDE, two_thirds)
+        last = (size - self.window) // OUTPUT_STRIDE * OUTPUT_STRIDE
+        starts = range(0, last, stride)
+        return [(start, start + self.window) for start in starts] + [(last, size)]
 
 
-PLAIN = AugmentedInference()
+def _is_multiple(pixels: int, at_least: int = 1) -> bool:
+    return pixels >= at_least and pixels % OUTPUT_STRIDE == 0
+
+
+def _logit_span(start: int, num_logits: int) -> slice:
+    """Return where the logits of a window that starts at pixel `start` lie."""
+    return slice(start // OUTPUT_STRIDE, start // OUTPUT_STRIDE + num_logits)
+
+
+WHOLE_IMAGE = AugmentedInference()

@@ -1,4 +1,4 @@
-"""A cheaper stand-in for a config: fewer epochs, smaller images, a part of the data. Knows nothing of searches."""
+"""A cheaper version of a config: fewer epochs, smaller images, fewer images. Knows no searches."""
 
 from __future__ import annotations
 
@@ -6,39 +6,49 @@ from typing import Any
 
 from pydantic import Field
 
-from segtune.config.schema import ExperimentConfig, Share
+from segtune.config.schema import ExperimentConfig
 from segtune.config.settings import Settings
 
 
 class ProxyConfig(Settings):
-    """What a study searches on instead of its config, and how far that is trusted."""
+    """How the config is made cheaper for a search, and how its ranking is checked afterwards."""
 
     epochs: int | None = Field(
         default=None,
         ge=1,
-        description="epochs of a trial; warmup and validations shrink in proportion",
+        description="Epochs of a trial. schedule.warmup_epochs, schedule.val_every and "
+        "checkpoint.every shrink in proportion. null: as in the config.",
     )
-    resolution: Share | None = Field(
-        default=None, gt=0, description="scale of data.resize and data.crop, in steps of 32 pixels"
+    resolution: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="Factor for data.resize and data.crop. Sides are rounded to multiples of 32 "
+        "pixels. null: as in the config.",
     )
     num_images: int | None = Field(
-        default=None, ge=1, description="train on the first N images only"
+        default=None,
+        ge=1,
+        description="Train on the first N images only. null: as in the config.",
     )
     carry: int = Field(
         default=4,
         ge=2,
-        description="trials that are trained at full length afterwards, the best and some of the others",
+        description="How many trials are trained at full length after the search, besides the "
+        "config itself. Half of them are the best trials; the others are spread evenly over the "
+        "rest, so that ranks can be compared.",
     )
     warn_below: float = Field(
         default=0.5,
         ge=-1,
         le=1,
-        description="a rank correlation of proxy and full mIoU below this is warned of: the proxy ranks by chance",
+        description="Warn if Spearman's rank correlation between mIoU on the proxy and mIoU at "
+        "full length is below this. The proxy's ranking is then close to chance.",
     )
 
 
 def shorten(config: ExperimentConfig, proxy: ProxyConfig) -> ExperimentConfig:
-    """Returns the config at the proxy's size. Raises ConfigError where that is impossible."""
+    """Return the config at the proxy's size. Raises ConfigError if the result is not valid."""
     changes: dict[str, Any] = {}
     if proxy.epochs:
         share = proxy.epochs / config.schedule.epochs
@@ -48,9 +58,8 @@ def shorten(config: ExperimentConfig, proxy: ProxyConfig) -> ExperimentConfig:
         changes["checkpoint.every"] = max(1, round(config.checkpoint.every * share))
     if proxy.resolution:
         for name in ("data.resize", "data.crop"):
-            changes[name] = [
-                max(32, 32 * round(side * proxy.resolution / 32)) for side in config.get(name)
-            ]
+            sides = config.get(name)
+            changes[name] = [max(32, 32 * round(side * proxy.resolution / 32)) for side in sides]
     if proxy.num_images:
         changes["data.num_images"] = proxy.num_images
     return config.override(changes)

@@ -274,9 +274,9 @@ class _Reader:
 
     def _refused(self, changes: Mapping[str, Any]) -> str:
         try:
-            self.config.override(changes, Source("config"))
+            self.config.override(changes, Source(""))
         except ConfigError as error:
-            return "; ".join(p.removeprefix("config: ") for p in error.problems)
+            return "; ".join(error.problems)
         return ""
 
 

@@ -102,7 +102,7 @@ def _lies_in(study: Study, trial: TrialResult) -> bool:
 
 def _same_but_for_the_space(study: Study, theirs: Study) -> bool:
     varied = {*study.space.names, *theirs.space.names, "seed"}
-    names = {line.split(":")[0] for line in differences(study.config, theirs.config)}
+    names = {difference.name for difference in differences(study.config, theirs.config)}
     return not names - varied and set(theirs.space.names) <= set(study.space.names)
 
 

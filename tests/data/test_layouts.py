@@ -1,111 +1,58 @@
-"""Laws of the layouts: the right pairs and labels, and for everything missing an error that names the file."""
+"""Layouts find the right pairs and classes; an error names the file or folder that is missing."""
 
-import cv2
-import numpy as np
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
 import pytest
-from PIL import Image
 
 from segtune.config.schema import DataConfig
-from segtune.config.yaml_io import write_yaml
-from segtune.data import shapes
-from segtune.data.decode import load_pair, palette, read_image
-from segtune.data.layouts import class_names, open_split
-from segtune.data_tools import main as data_tools
+from segtune.data.layouts import Pair, class_names, open_split
 from segtune.errors import DataError
 
 
-def image(path, size=(8, 6)):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    cv2.imwrite(str(path), np.full((size[1], size[0], 3), 100, np.uint8))
+def names(pairs: Sequence[Pair]) -> list[str]:
+    return [pair.name for pair in pairs]
 
 
-def mask(path, labels, mode="L"):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    found = Image.fromarray(np.asarray(labels, np.uint8), mode="L")
-    if mode == "P":
-        found = Image.fromarray(np.asarray(labels, np.uint8), mode="P")
-        found.putpalette(palette(21).ravel().tolist())
-    found.save(path)
+def touch(root: Path, *files: str) -> None:
+    """Create empty files: layouts never read an image."""
+    for file in files:
+        (root / file).parent.mkdir(parents=True, exist_ok=True)
+        (root / file).touch()
 
 
-def split(root, name, names, newline="\n"):
-    path = root / "ImageSets" / "Segmentation" / f"{name}.txt"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(newline.join(names).encode("utf-8-sig"))
+def message_of(config: DataConfig, split: str = "train") -> str:
+    with pytest.raises(DataError) as caught:
+        open_split(config, split)
+    return str(caught.value)
 
 
-@pytest.fixture
-def voc(tmp_path):
-    labels = np.zeros((6, 8), np.uint8)
-    labels[0, :3] = (1, 20, 255)
-    for name in ("a", "b", "c"):
-        image(tmp_path / "JPEGImages" / f"{name}.jpg")
-        mask(tmp_path / "SegmentationClass" / f"{name}.png", labels, "P")
-        mask(tmp_path / "SegmentationClassAug" / f"{name}.png", labels)
-    split(tmp_path, "train", ["a", "", "b"], "\r\n")
-    split(tmp_path, "aug", ["b", "c"])
-    split(tmp_path, "val", ["c"])
-    return tmp_path
+def test_voc_lists_are_joined_without_duplicates_and_blank_lines(voc_config: DataConfig) -> None:
+    assert names(open_split(voc_config, "train")) == ["a", "b"]
+    joined = voc_config.override({"train": ["train", "aug"]})
+    assert names(open_split(joined, "train")) == ["a", "b", "c"]
+    assert names(open_split(voc_config.override({"num_images": 1}), "train")) == ["a"]
 
 
-def voc_config(root, **changes):
-    return DataConfig.parse({"layout": "voc", "root": str(root), **changes})
+def test_aug_list_uses_the_aug_masks_for_validation_too(voc_config: DataConfig) -> None:
+    with_aug = voc_config.override({"train": ["train", "aug"]})
+    assert "SegmentationClassAug" in open_split(with_aug, "val")[0].mask
+    assert "SegmentationClassAug" not in open_split(voc_config, "val")[0].mask
 
 
-def names(pairs):
-    return [p.name for p in pairs]
-
-
-def test_voc_lists_are_joined_without_doubles_and_blank_lines(voc):
-    assert names(open_split(voc_config(voc), "train")) == ["a", "b"]
-    assert names(open_split(voc_config(voc, train=["train", "aug"]), "train")) == ["a", "b", "c"]
-    assert names(open_split(voc_config(voc, num_images=1), "train")) == ["a"]
-
-
-def test_aug_list_takes_the_aug_masks(voc):
-    assert (
-        "SegmentationClassAug" in open_split(voc_config(voc, train=["train", "aug"]), "val")[0].mask
-    )
-    assert "SegmentationClassAug" not in open_split(voc_config(voc), "val")[0].mask
-
-
-@pytest.mark.parametrize("train", [["train"], ["aug"]])
-def test_palette_and_grey_masks_are_the_same_labels(voc, train):
-    config = voc_config(voc, train=train)
-    _, labels = load_pair(open_split(config, "train")[0], config, 21)
-    assert labels[0, :4].tolist() == [1, 20, 255, 0]
-
-
-@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
-@pytest.mark.parametrize("progressive", [False, True])
-def test_jpegs_have_pillows_pixels(tmp_path, mode, progressive):
-    coloured = np.random.default_rng(0).integers(0, 256, (24, 40, 3), np.uint8)
-    turned = Image.Exif()
-    turned[274] = 6  # orientation: as a viewer would show it, not as it lies in the file
-    smooth = Image.fromarray(cv2.GaussianBlur(coloured, (0, 0), 2)).convert(mode)
-    smooth.save(tmp_path / "x.jpg", progressive=progressive, exif=turned, quality=80)
-    with Image.open(tmp_path / "x.jpg") as saved:
-        assert np.array_equal(read_image(tmp_path / "x.jpg"), np.asarray(saved.convert("RGB")))
-    (tmp_path / "x.jpg").write_bytes((tmp_path / "x.jpg").read_bytes()[:-40])
-    with pytest.raises(DataError, match="not readable as an image"):
-        read_image(tmp_path / "x.jpg")
-
-
-def test_ade20k_moves_labels_down_and_ignores_zero(tmp_path):
+def test_ade20k_splits_are_its_folders(tmp_path: Path) -> None:
     for part in ("training", "validation"):
-        image(tmp_path / "images" / part / "x.jpg", (3, 1))
-        mask(tmp_path / "annotations" / part / "x.png", [[0, 1, 150]])
+        touch(tmp_path, f"images/{part}/{part}.jpg", f"annotations/{part}/{part}.png")
     config = DataConfig.parse({"layout": "ade20k", "root": str(tmp_path), "classes": "ade20k"})
-    _, labels = load_pair(open_split(config, "val")[0], config, 150)
-    assert labels.tolist() == [[255, 0, 149]]
+    assert names(open_split(config, "train")) == ["training"]
+    assert names(open_split(config, "val")) == ["validation"]
     assert len(class_names(config)) == 150
 
 
-def test_folder_layout_pairs_any_suffixes(tmp_path):
-    image(tmp_path / "images" / "train" / "x.jpeg", (2, 1))
-    mask(tmp_path / "masks" / "train" / "x.png", [[0, 1]])
-    image(tmp_path / "images" / "val" / "y.PNG", (2, 1))
-    mask(tmp_path / "masks" / "val" / "y.bmp", [[0, 1]])
+def test_folder_layout_pairs_any_suffixes(tmp_path: Path) -> None:
+    touch(tmp_path, "images/train/x.jpeg", "masks/train/x.png")
+    touch(tmp_path, "images/val/y.PNG", "masks/val/y.bmp")
     (tmp_path / "labels.txt").write_text("sky\nroad\n")
     config = DataConfig.parse({"layout": "folder", "root": str(tmp_path), "classes": "labels.txt"})
     assert names(open_split(config, "train")) == ["x"]
@@ -113,85 +60,65 @@ def test_folder_layout_pairs_any_suffixes(tmp_path):
     assert class_names(config) == ("sky", "road")
 
 
-def test_everything_missing_is_named(voc):
-    def message(config, which="train"):
-        with pytest.raises(DataError) as caught:
-            open_split(config, which)
-        return str(caught.value)
-
-    assert "train.txt" in message(voc_config(voc, train=["trian"]))
-    assert f"no folder '{voc}x'; did you mean" in message(voc_config(f"{voc}x"))
-    (voc / "SegmentationClass" / "b.png").unlink()
-    assert "no mask for 'b'" in message(voc_config(voc))
-    (voc / "JPEGImages" / "c.jpg").unlink()
-    assert "no image for 'c'" in message(voc_config(voc), "val")
-    split(voc, "val", [""])
-    assert "is empty" in message(voc_config(voc), "val")
-    split(voc, "val", ["../../etc/passwd"])
-    assert "is a path" in message(voc_config(voc), "val")
+def test_folder_layout_joins_lists(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"{folder}/{name}.png" for folder in ("images", "masks") for name in "xyz"))
+    (tmp_path / "day.txt").write_text("y.png\n")
+    (tmp_path / "night.txt").write_text("x\nz\n")
+    config = DataConfig.parse(
+        {"layout": "folder", "root": str(tmp_path), "train": ["day", "night"], "val": "dusk"}
+    )
+    assert names(open_split(config, "train")) == ["y", "x", "z"]
+    assert "no split 'dusk'" in message_of(config, "val")
 
 
-def test_wrong_masks_are_named(voc):
-    config = voc_config(voc)
-    pair = open_split(config, "train")[0]
-    mask(voc / "SegmentationClass" / "a.png", np.full((6, 8), 21))
-    with pytest.raises(DataError, match=r"a\.png: labels \[21\] are outside the 21 classes"):
-        load_pair(pair, config, 21)
-    mask(voc / "SegmentationClass" / "a.png", np.zeros((6, 9)))
-    with pytest.raises(DataError, match=r"a\.png: is 9x6 pixels, but .*a\.jpg is 8x6"):
-        load_pair(pair, config, 21)
-    image(voc / "SegmentationClass" / "a.png")
-    with pytest.raises(DataError, match="one channel of labels"):
-        load_pair(pair, config, 21)
-    (voc / "JPEGImages" / "a.jpg").write_bytes((voc / "JPEGImages" / "a.jpg").read_bytes()[:200])
-    with pytest.raises(DataError, match=r"a\.jpg: not readable as an image"):
-        read_image(pair.image)
-
-
-def test_data_check_lists_every_problem_and_the_frequencies(voc, capsys):
-    config = voc / "c.yaml"
-    config.write_text(write_yaml({"data": voc_config(voc).dump()}))
-    assert data_tools(["check", str(config)]) == 0
-    assert "aeroplane" in capsys.readouterr().out
-    mask(voc / "SegmentationClass" / "a.png", np.full((6, 8), 99))
-    mask(voc / "SegmentationClass" / "b.png", np.full((6, 8), 255))
-    assert data_tools(["check", str(config)]) == 2
-    told = capsys.readouterr().err
-    assert "a.png: labels [99]" in told
-    assert "b.png: every pixel is ignored" in told
-    assert (
-        "class 'background' (label 0) is in the validation images and in no training image" in told
+def test_every_missing_file_is_named(voc_config: DataConfig, voc_root: Path) -> None:
+    assert "trian.txt: no such split list; did you mean 'train.txt'" in message_of(
+        voc_config.override({"train": ["trian"]})
+    )
+    (voc_root / "SegmentationClass" / "b.png").unlink()
+    assert "SegmentationClass: no mask for 'b'" in message_of(voc_config)
+    (voc_root / "JPEGImages" / "c.jpg").unlink()
+    assert "JPEGImages: no image for 'c'" in message_of(voc_config, "val")
+    (voc_root / "JPEGImages").rename(voc_root / "JPEGImage")
+    assert "JPEGImages: No such file or directory; did you mean 'JPEGImage'" in message_of(
+        voc_config
     )
 
 
-def test_shapes_are_the_same_from_the_same_seed(tmp_path):
-    spec = shapes.ShapesSpec(seed=3, num_train=3, num_val=1, size=64)
-    for name in ("one", "two"):
-        shapes.ensure(tmp_path / name, spec)
-    files = [p.relative_to(tmp_path / "one") for p in (tmp_path / "one").rglob("*") if p.is_file()]
-    assert len(files) == 2 * 4 + 3
-    assert all(
-        (tmp_path / "one" / f).read_bytes() == (tmp_path / "two" / f).read_bytes() for f in files
+def test_unusable_lists_are_named(voc_config: DataConfig, voc_root: Path) -> None:
+    val_list = voc_root / "ImageSets" / "Segmentation" / "val.txt"
+    val_list.write_text("\n")
+    assert "data.val: the split val of" in message_of(voc_config, "val")
+    val_list.write_text("../../etc/passwd\n")
+    assert "val.txt: '../../etc/passwd' is a path" in message_of(voc_config, "val")
+
+
+@pytest.mark.parametrize("lookup", [class_names, partial(open_split, split="train")])
+def test_an_absent_root_is_named_whatever_is_looked_up_first(
+    lookup: Callable[[DataConfig], object], tmp_path: Path
+) -> None:
+    (tmp_path / "camvid").mkdir()
+    (tmp_path / "camvd.zip").touch()  # more similar, but not a folder
+    config = DataConfig.parse(
+        {"layout": "folder", "root": str(tmp_path / "camvd"), "classes": "labels.txt"}
     )
-    shapes.ensure(tmp_path / "two", shapes.ShapesSpec(seed=4, num_train=3, num_val=1, size=64))
-    assert any(
-        (tmp_path / "one" / f).read_bytes() != (tmp_path / "two" / f).read_bytes() for f in files
+    with pytest.raises(DataError) as caught:
+        lookup(config)
+    assert str(caught.value) == (
+        f"data.root: no folder '{tmp_path}/camvd'; expected the data set, for layout folder "
+        "with images/, masks/, labels.txt; did you mean 'camvid'?"
     )
 
 
-def test_shapes_are_imbalanced_and_hold_every_class():
-    scenes = [shapes.draw_scene(np.random.default_rng(i), 96)[1] for i in range(80)]
-    share = np.bincount(np.concatenate([s.ravel() for s in scenes]), minlength=256) / (80 * 96 * 96)
-    assert 0.6 < share[0] < 0.95
-    assert all(share[label] > 0 for label in range(len(shapes.CLASSES)))
-    assert share[shapes.CLASSES.index("dot")] < 0.01 < share[shapes.CLASSES.index("box")]
-    assert share[shapes.IGNORE] > 0
+def test_classes_that_are_not_in_a_file_need_no_data_set() -> None:
+    absent = DataConfig.parse({"root": "/nowhere/at/all", "classes": ["sky", "road"]})
+    assert class_names(absent) == ("sky", "road")
+    assert class_names(absent.override({"classes": "voc"}))[:2] == ("background", "aeroplane")
 
 
-def test_colours_are_those_of_voc():
-    assert palette(21)[[0, 1, 15, 20]].tolist() == [
-        [0, 0, 0],
-        [128, 0, 0],
-        [192, 128, 128],
-        [0, 64, 128],
-    ]
+def test_unusable_class_files_are_named(voc_config: DataConfig, voc_root: Path) -> None:
+    with pytest.raises(DataError, match=r"data\.classes: no file .*vocc; did you mean 'voc'"):
+        class_names(voc_config.override({"classes": "vocc"}))
+    (voc_root / "labels.txt").write_text("\nsky\n")
+    with pytest.raises(DataError, match=r"labels\.txt: expected two or more class names"):
+        class_names(voc_config.override({"classes": "labels.txt"}))

@@ -28,7 +28,7 @@ LOPSIDED = {
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
     root = tmp_path_factory.mktemp("shapes")
-    shapes.ensure(root / "data", shapes.ShapesSpec())
+    shapes.generate_if_needed(root / "data", shapes.ShapesSpec())
     changes = {"data.root": str(root / "data"), "data.num_loaders": 0}
     return load_config("configs/shapes_segformer_b0.yaml").override(changes)
 
