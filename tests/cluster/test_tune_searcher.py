@@ -10,6 +10,8 @@ from typing import Any
 
 import optuna
 import pytest
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 from ray.tune.search import Searcher
 
@@ -149,8 +151,7 @@ def test_search_waits_for_the_last_trial_because_it_may_be_lost(
 
 def test_journal_opens_with_optuna_alone(study: Study, run: SearchDir) -> None:
     play(StudySearcher.from_run(study, run), 2)
-    backend = optuna.storages.journal.JournalFileBackend(str(run.journal))
-    storage = optuna.storages.JournalStorage(backend)
+    storage = JournalStorage(JournalFileBackend(str(run.journal)))
     assert len(optuna.load_study(study_name="r", storage=storage).trials) == 2
 
 

@@ -1,6 +1,5 @@
 """Spaces and studies: what cannot be drawn or trained is refused before a GPU is asked for."""
 
-import json
 import pickle
 from pathlib import Path
 from typing import Any
@@ -186,10 +185,10 @@ def test_chart_of_the_settings_shows_fixed_settings_and_a_trial_0_outside_the_sp
         TrialResult(number=number, state="completed", miou=0.5, params=params)
         for number, params in enumerate((own, drawn))
     ]
-    figure = json.loads(charts.settings(trials, dimensions).to_json())
+    figure = charts.settings(trials, dimensions).to_plotly_json()
     layout = figure["layout"]
-    assert layout["xaxis"]["categoryarray"] == ["softmax"]
-    assert figure["data"][0]["x"] == ["sigmoid", "softmax"]
+    assert list(layout["xaxis"]["categoryarray"]) == ["softmax"]
+    assert list(figure["data"][0]["x"]) == ["sigmoid", "softmax"]
     low, high = layout["xaxis2"]["range"]  # of the logarithm
     assert low < -5 < -1 < high
     # A logarithmic axis has no place for 0.

@@ -24,7 +24,8 @@ def test_history_of_a_long_search_is_bounded_and_the_same_after_a_resume(
 ) -> None:
     monkeypatch.setattr(BoundedHistory, "LIMIT", 15)
     monkeypatch.setattr(BoundedHistory, "BLOCK", 5)
-    states: list[State] = [*["completed"] * 12, "unhealthy", "pruned", "unhealthy"]
+    completed: list[State] = ["completed"]
+    states: list[State] = [*completed * 12, "unhealthy", "pruned", "unhealthy"]
     whole = StudySearcher.from_run(make_study(trials=41), SearchDir(tmp_path / "whole"))
     drawn = play(whole, states)
     assert whole.history is not None
