@@ -133,7 +133,7 @@ class OurMethod:
         study = Study(config, base.space, search)
         self.folder = Path(tempfile.mkdtemp(dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
         self.run = SearchDir(self.folder / "run")
-        self.sampler = StudySearcher(study, self.run)
+        self.sampler = StudySearcher.from_run(study, self.run)
         self.scheduler = StoppingRuleScheduler(stopping_rule(study))
         self.numbers: dict[int, dict] = {}
 

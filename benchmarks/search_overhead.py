@@ -40,7 +40,7 @@ class Driver:
             SPACE, CONFIG, [f"schedule.epochs={EPOCHS}"], {"trials": trials, "sampler": sampler}
         )
         self.run = SearchDir(folder / "run")
-        self.sampler = StudySearcher(study, self.run)
+        self.sampler = StudySearcher.from_run(study, self.run)
         self.scheduler = StoppingRuleScheduler(stopping_rule(study))
 
     def trial(self, index: int) -> tuple[float, float, float]:

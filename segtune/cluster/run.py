@@ -51,7 +51,7 @@ def run_search(
         scheduler = _scheduler(study, run, placement)
         # Before the searcher reads the verdicts.
         prune_interrupted_trial(run, replay_trials(scheduler, run))
-        searcher = StudySearcher(study, run)
+        searcher = StudySearcher.from_run(study, run)
         supervisor = Supervisor(study, run, searcher)
         try:
             if searcher.remaining:

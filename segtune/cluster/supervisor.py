@@ -87,7 +87,7 @@ class Supervisor(tune.Callback):
     def stop(self) -> None:
         """End the search at Tune's next step. Running trials can be resumed."""
         self.stopping = True
-        self.searcher.stopping = True
+        self.searcher.stop()
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         """Check about once a second for orphans, for trials that hang, and for a stop request."""

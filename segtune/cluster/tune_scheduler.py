@@ -1,4 +1,4 @@
-"""The stopping rule as a Tune scheduler."""
+"""A stopping rule as a Tune scheduler."""
 
 from __future__ import annotations
 
@@ -13,29 +13,36 @@ from segtune.tuning.stopping import StoppingRule
 
 
 class StoppingRuleScheduler(FIFOScheduler):
-    """A `StoppingRule` as a Tune scheduler; trials know their number through their config.
+    """Stops trials by a `StoppingRule`. The number of a trial stands in its Tune config.
 
-    Judged by the best mIoU so far: that is what a trial is worth, and a late dip must not hide an early peak. Trial 0, the
-    config itself, counts at the rungs but is never stopped: the winner is set against its full length.
+    A trial is judged by its best mIoU so far: that is the score it ends with, and a late dip must
+    not hide an early peak. Trial 0, the config itself, counts at the rungs but is never stopped,
+    because the winner is compared with it at full length.
     """
 
     def __init__(self, rule: StoppingRule) -> None:
         super().__init__()
-        self.rule, self.best = rule, dict[int, float]()
+        self.rule = rule
+        self.best: dict[int, float] = {}  # best mIoU so far, by trial number
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict) -> str:
-        """Returns CONTINUE or STOP for a result with `epoch` and `miou`."""
-        goes_on = self._judge(trial.config["number"], result["epoch"], result.get("miou", math.nan))
-        return TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP
+        """Return CONTINUE or STOP for a result with `epoch` and `miou`."""
+        miou = result.get("miou", math.nan)
+        continues = self._continues(trial.config["number"], result["epoch"], miou)
+        return TrialScheduler.CONTINUE if continues else TrialScheduler.STOP
 
     def replay(self, number: int, mious: Mapping[int, float]) -> bool:
-        """Judges the validated epochs of an earlier session again; returns whether the trial goes on after the last."""
-        goes_on = True
-        for epoch, miou in mious.items():
-            goes_on = self._judge(number, epoch, miou)
-        return goes_on
+        """Judge the validated epochs of an earlier session again.
 
-    def _judge(self, number: int, epoch: int, miou: float) -> bool:
+        Return whether the trial continues after the last of them.
+        """
+        continues = True
+        for epoch, miou in mious.items():
+            continues = self._continues(number, epoch, miou)
+        return continues
+
+    def _continues(self, number: int, epoch: int, miou: float) -> bool:
         if not math.isnan(miou):
             self.best[number] = max(self.best.get(number, -math.inf), miou)
-        return self.rule.decide(number, epoch, self.best.get(number, math.nan)) or number == 0
+        continues = self.rule.decide(number, epoch, self.best.get(number, math.nan))
+        return continues or number == 0

@@ -1,7 +1,7 @@
-"""Optuna's ask and tell as a Tune searcher that knows verdicts.
+"""A Tune searcher that draws trials with Optuna and tells Optuna how they ended.
 
-The run folder is the truth: Optuna's journal is rebuilt from it at a resume, so neither a torn journal nor a crash
-between two writes can make them disagree.
+The run folder is the truth. Optuna's study is rebuilt from it whenever a search starts, so a torn
+journal, or a crash between two writes, cannot make the two disagree.
 """
 
 from __future__ import annotations
@@ -17,20 +17,15 @@ from ray.tune.search import Searcher
 from segtune.cluster.messages import DrawnTrial
 from segtune.errors import ConfigError
 from segtune.runs.atomic import write_atomic
-from segtune.runs.results import miou_by_epoch, validated_epochs
+from segtune.runs.results import miou_by_epoch, read_params, validated_epochs
 from segtune.runs.rundir import SearchDir, TrialDir
 from segtune.runs.verdict import Verdict
 from segtune.tuning import warm_start
-from segtune.tuning.optuna_study import (
-    OptunaStudyLog,
-    open_study,
-    restore_sampler_state,
-    sampler_state_of,
-    to_frozen_trial,
-)
+from segtune.tuning.optuna_study import OptunaStudyLog, recreate_study, to_frozen_trial
 from segtune.tuning.samplers import make_sampler, random_sampler
 from segtune.tuning.study import Study
-from segtune.tuning.trial_history import history_for
+from segtune.tuning.trial_history import BoundedHistory, history_for
+from segtune.tuning.warm_start import KnownTrial
 
 log = logging.getLogger(__name__)
 
@@ -39,79 +34,95 @@ REDRAWS = 100
 
 
 def is_unfinished(trial: TrialDir) -> bool:
-    """Whether a resumed search goes on with this trial."""
+    """Whether a resumed search continues this trial."""
     verdict = trial.read_verdict()
     return verdict is None or not verdict.is_final
 
 
 class StudySearcher(Searcher):
-    """Draws trials for Tune and tells Optuna how they ended."""
+    """Draws trials for Tune and tells Optuna how they ended.
 
-    def __init__(self, study: Study, run: SearchDir) -> None:
-        """Opens the study in the run folder; trials that are there already are told to Optuna anew."""
+    A trial whose values lie outside the space is trained, but Optuna is not told about it. Such a
+    trial is the config itself, if the space does not contain it.
+    """
+
+    def __init__(self, study: Study, run: SearchDir, study_log: OptunaStudyLog) -> None:
+        """Use `from_run` to get a searcher that knows the trials of the run folder."""
         super().__init__(metric="miou", mode="max")
-        self.study, self.run = study, run
-        self.stopping = False
-        self.numbers: dict[str, int] = {}  # Tune's trial id -> our number
-        self.started = 0  # trials that have a number
-        self.unfinished: list[int] = []
-        self.lost: Counter[int] = Counter()  # machine faults of each trial in this session
-        self.record = OptunaStudyLog(open_study(run, study.search.storage), study.space)
+        self.study = study
+        self.run = run
+        self.study_log = study_log
+        # What the sampler draws from; None: it draws from `study_log`.
         self.history = history_for(study.search.sampler, study.space)
-        known = warm_start.read(run)
-        self.points = [*study.points(), *known.points]
-        for trial in known.trials:
-            self.record.study.add_trial(to_frozen_trial(trial, study.space))
-        if self.history:
-            self.history.add(known.trials)
-        self._replay()
+        self.points = study.points()  # of the first trials, by trial number
+        self.stopping = False
+        self.num_started = 0  # trials that have a number
+        self.numbers: dict[str, int] = {}  # trial numbers of the running trials, by Tune's trial id
+        self.unfinished: list[int] = []  # trials to be started again
+        self.num_faults: Counter[int] = Counter()  # machine faults in this session, by trial number
+
+    @classmethod
+    def from_run(cls, study: Study, run: SearchDir) -> StudySearcher:
+        """Rebuild the Optuna study from the run folder; return a searcher for the trials to come.
+
+        The earlier Optuna study of the search run is deleted. Raise ClusterError if the database of
+        `search.storage` cannot be used.
+        """
+        study_log = OptunaStudyLog(recreate_study(run, study.search.storage), study.space)
+        searcher = cls(study, run, study_log)
+        earlier = warm_start.read(run)
+        searcher.points += earlier.points
+        searcher._add_known(earlier.trials)
+        for trial in run.trial_dirs():
+            if trial.params.exists():
+                searcher._replay(trial)
+        # The samplers random and grid learn from no trial.
+        if study.baseline_note and study.search.sampler not in ("random", "grid"):
+            log.info("%s", study.baseline_note)
+        return searcher
 
     @property
     def remaining(self) -> int:
-        """Trials that this session has yet to start."""
-        return self.study.num_trials - self.started + len(self.unfinished)
+        """How many trials this session has yet to start."""
+        return self.study.num_trials - self.num_started + len(self.unfinished)
 
     def suggest(self, trial_id: str) -> Any:
-        """Returns {number, params, attempt} of the next trial, None while there may be another one later, or FINISHED."""
+        """Return {number, params, attempt} of the next trial.
+
+        None means that there is no trial now, but perhaps later. FINISHED means that there will be
+        no other trial.
+        """
         if self.stopping or (self.remaining <= 0 and not self.numbers):
             return Searcher.FINISHED
         if self.remaining <= 0:
-            return None  # one that runs may yet be lost, and has to be started again
-        if self.unfinished:
-            number = self.unfinished.pop(0)
-            params = json.loads(self.run.trial(number).params.read_text())
-        else:
-            number = self.started
-            params = self._ask(self.points[number] if number < len(self.points) else None)
-            # Written before anybody acts on it: a crash from here on finds the trial again.
-            if notes := sampler_state_of(self.record.asked[number]):
-                write_atomic(self.run.trial(number).sampler_state, json.dumps(notes) + "\n")
-            write_atomic(self.run.trial(number).params, json.dumps(params, indent=1) + "\n")
+            return None  # a running trial may still be lost, and must then be started again
+        number = self.unfinished.pop(0) if self.unfinished else self._draw_next()
         self.numbers[trial_id] = number
-        attempt = self.run.trial(number).begin_attempt()
-        return DrawnTrial(number, params, attempt).to_config()
+        trial = self.run.trial(number)
+        return DrawnTrial(number, read_params(trial), trial.begin_attempt()).to_config()
 
     def on_trial_result(self, trial_id: str, result: dict) -> None:
-        """Tells Optuna an intermediate value at its epoch."""
-        for book in self._books:
-            book.report(self.numbers[trial_id], result["epoch"], result["miou"])
+        """Report an intermediate mIoU to Optuna."""
+        number = self.numbers[trial_id]
+        for study_log in self._logs_of(number):
+            study_log.report(number, result["epoch"], result["miou"])
 
     def on_trial_complete(
         self, trial_id: str, result: dict | None = None, error: bool = False
     ) -> None:
-        """Settles how the trial ended: by its own verdict, or by what Tune has done to it."""
+        """End a trial, or put it back in the queue after a machine fault.
+
+        The trial's own verdict counts. Without one, Tune has stopped the trial or has lost it.
+        """
         number = self.numbers.pop(trial_id)
         trial = self.run.trial(number)
         verdict = trial.read_verdict()
         if verdict is None:
             verdict = self._verdict(trial, result, error)
             trial.write_verdict(verdict)
-        if (
-            verdict.is_machine_fault
-            and self.lost[number] < self.study.search.retries
-            and not self.stopping
-        ):
-            self.lost[number] += 1
+        may_restart = self.num_faults[number] < self.study.search.retries and not self.stopping
+        if verdict.is_machine_fault and may_restart:
+            self.num_faults[number] += 1
             self.unfinished.append(number)
             log.info(
                 "trial %s: %s; it is started again from its last checkpoint",
@@ -119,75 +130,120 @@ class StudySearcher(Searcher):
                 verdict.evidence,
             )
         else:
-            self._tell(number, verdict)
+            self._tell(trial, verdict)
+
+    def stop(self) -> None:
+        """Start no other trial; the running ones will end as interrupted and can be resumed."""
+        self.stopping = True
 
     def settle(self) -> None:
-        """Leaves to a resume the trials that have had no end: everything was stopped, or the search broke off."""
-        self.stopping = True
+        """End the trials that are still running as interrupted, so that a resume continues them."""
+        self.stop()
         for trial_id in list(self.numbers):
             self.on_trial_complete(trial_id)
 
-    def _verdict(self, trial: TrialDir, result: dict | None, error: bool) -> Verdict:
-        epoch, step = trial.progress(result["epoch"] if result and not error else math.inf)
-        if error:
-            evidence = "the trial's process died, as it does when it is killed, runs out of memory or loses its node"
-            return Verdict(state="failed", kind="lost", epoch=epoch, step=step, evidence=evidence)
-        return Verdict(state="interrupted" if self.stopping else "pruned", epoch=epoch, step=step)
+    def save(self, checkpoint_path: str) -> None:
+        """Save nothing: the run folder is the state."""
 
-    @property
-    def _books(self) -> list[OptunaStudyLog]:
-        return [self.record, *([self.history.book] if self.history else [])]
+    def restore(self, checkpoint_path: str) -> None:
+        """Restore nothing: the run folder is the state."""
 
-    def _ask(self, given: dict[str, Any] | None) -> dict[str, Any]:
-        """Opens the next trial with values that are given, or that the sampler draws."""
-        number = self.started
-        self.started += 1
-        sampler = make_sampler(self.study.search, self.study.space, number)
-        drawn = self.history or self.record
-        params = drawn.ask(number, sampler, given)
-        for attempt in range(REDRAWS if given is None else 0):
+    def _draw_next(self) -> int:
+        """Begin the next new trial and return its number; its values are on disk by then."""
+        number = self.num_started
+        params = self._begin(self.points[number]) if number < len(self.points) else self._ask()
+        trial = self.run.trial(number)
+        is_logged = number in self.study_log.running
+        # Written before anything acts on the values: after a crash, a resume finds the trial.
+        if is_logged and (state := self.study_log.read_sampler_state(number)):
+            write_atomic(trial.sampler_state, json.dumps(state) + "\n")
+        write_atomic(trial.params, json.dumps(params, indent=1) + "\n")
+        return number
+
+    def _begin(self, point: dict[str, Any]) -> dict[str, Any]:
+        """Begin the next trial with the values of a point, and return its values.
+
+        A point from before the space was widened lacks the new settings: there it had the config's
+        own value.
+        """
+        number = self.num_started
+        self.num_started += 1
+        params = self.study.space.complete(point)
+        if not self.study.space.outside(params):
+            for study_log in self._logs:
+                study_log.begin(number, params)
+        return params
+
+    def _ask(self) -> dict[str, Any]:
+        """Begin the next trial with values that the sampler draws, and return them."""
+        number = self.num_started
+        self.num_started += 1
+        drawn_from = self.history or self.study_log
+        params = drawn_from.ask(number, make_sampler(self.study.search, self.study.space, number))
+        for attempt in range(REDRAWS):
             if self._is_possible(params):
                 break
-            drawn.withdraw(number)
-            params = drawn.ask(number, random_sampler(self.study.search, number, attempt))
-        return self.record.ask(number, sampler, params) if self.history else params
+            drawn_from.withdraw(number)
+            params = drawn_from.ask(number, random_sampler(self.study.search, number, attempt))
+        if self.history:
+            self.study_log.begin(number, params)
+        return params
 
     def _is_possible(self, params: dict[str, Any]) -> bool:
-        """Whether the config takes these values together, as it does each of them: a corner may have no loss term at all."""
+        """Whether the config accepts these values together.
+
+        It accepts each of them alone, but all loss weights may be 0 in a corner of the space.
+        """
         try:
             self.study.trial_config(params)
         except ConfigError:
             return False
         return True
 
-    def _tell(self, number: int, verdict: Verdict) -> None:
-        """Tells Optuna the end of a trial."""
-        trial = self.run.trial(number)
-        mious = miou_by_epoch(validated_epochs(trial, trial.read_verdict()))
-        for one in (self.record, self.history):
-            if one:
-                one.tell(number, verdict, mious)
+    @property
+    def _logs(self) -> list[OptunaStudyLog | BoundedHistory]:
+        return [self.study_log, self.history] if self.history else [self.study_log]
 
-    def _replay(self) -> None:
-        """Tells Optuna every trial of the run folder, in the order of their numbers."""
-        trials = [trial for trial in self.run.trial_dirs() if trial.params.exists()]
-        for number, trial in enumerate(trials):
-            assert trial.id == self.run.trial(number).id, (
-                f"trial {number} is missing in {self.run.trials}"
+    def _logs_of(self, number: int) -> list[OptunaStudyLog | BoundedHistory]:
+        """Return where a running trial is recorded: nowhere if its values lie outside the space."""
+        return self._logs if number in self.study_log.running else []
+
+    def _verdict(self, trial: TrialDir, result: dict | None, error: bool) -> Verdict:
+        """Return the verdict of a trial that has written none; `result` is its last one in Tune."""
+        epoch, step = trial.progress(result["epoch"] if result and not error else math.inf)
+        if error:
+            evidence = (
+                "the trial's process died, as it does when it is killed, runs out of memory "
+                "or loses its node"
             )
-            self._ask(json.loads(trial.params.read_text()))
-            if trial.sampler_state.exists():
-                restore_sampler_state(
-                    self.record.asked[number], json.loads(trial.sampler_state.read_text())
-                )
-            verdict = trial.read_verdict()
-            if verdict and verdict.is_final:
-                self._tell(number, verdict)
-            else:
-                self.unfinished.append(number)
+            return Verdict(state="failed", kind="lost", epoch=epoch, step=step, evidence=evidence)
+        return Verdict(state="interrupted" if self.stopping else "pruned", epoch=epoch, step=step)
 
-    def save(self, checkpoint_path: str) -> None:
-        """Saves nothing: the run folder is the state."""
+    def _tell(self, trial: TrialDir, verdict: Verdict) -> None:
+        """Tell Optuna how a trial ended."""
+        number = int(trial.id)
+        mious = miou_by_epoch(validated_epochs(trial, trial.read_verdict()))
+        for study_log in self._logs_of(number):
+            study_log.tell(number, verdict, mious)
 
-    def restore(self, checkpoint_path: str) -> None:
-        """Restores nothing: the run folder is the state."""
+    def _add_known(self, trials: tuple[KnownTrial, ...]) -> None:
+        """Tell Optuna about the trials of earlier search runs that count as results."""
+        for known in trials:
+            self.study_log.study.add_trial(to_frozen_trial(known, self.study.space))
+        if self.history:
+            self.history.add_known(trials)
+
+    def _replay(self, trial: TrialDir) -> None:
+        """Tell Optuna about a trial of the run folder. Trials must come in the order of numbers."""
+        number = self.num_started
+        expected = self.run.trial(number)
+        assert trial.id == expected.id, f"trial {expected.id} is missing in {self.run.trials}"
+        self._begin(read_params(trial))
+        if trial.sampler_state.exists() and number in self.study_log.running:
+            state = json.loads(trial.sampler_state.read_text())
+            self.study_log.restore_sampler_state(number, state)
+        verdict = trial.read_verdict()
+        if verdict and verdict.is_final:
+            self._tell(trial, verdict)
+        else:
+            self.unfinished.append(number)

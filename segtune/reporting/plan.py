@@ -23,6 +23,8 @@ def search_plan(study: Study) -> str:
         "is the config itself",
         f"rungs:      epochs {rungs}; a validation every {config.schedule.val_every} epoch(s)",
     ]
+    if study.baseline_note:
+        lines.append(f"note:       {study.baseline_note}")
     if search.proxy:
         lines.append(
             f"proxy:      then {search.proxy.carry} trials and the config itself are trained for "

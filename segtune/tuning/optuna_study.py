@@ -1,11 +1,18 @@
-"""One Optuna study: in a journal or a database; all uses of Optuna's private names."""
+"""One Optuna study, in memory, in a journal file or in a database.
+
+The only file that uses names of Optuna which its documentation does not promise. If the installed
+version lacks one of them, the documented interface is used instead, and a warning says so once.
+"""
 
 from __future__ import annotations
 
+import functools
+import logging
 from collections.abc import Mapping
 from typing import Any
 
 import optuna
+from optuna.distributions import BaseDistribution
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
@@ -17,27 +24,24 @@ from segtune.tuning.samplers import silence_optuna
 from segtune.tuning.space import Space
 from segtune.tuning.warm_start import KnownTrial
 
-# What the sampler has to keep away from; above 0 is infeasible.
+log = logging.getLogger(__name__)
+
+# Name of the constraint on unhealthy trials. To Optuna, a trial with a value above 0 is infeasible.
 UNHEALTHY = "unhealthy"
-# Marks a study in a database as a run's own.
+# User attribute of a study in a database: the folder of the search run that the study belongs to.
 RUN_ATTRIBUTE = "run"
+# Undocumented attributes of optuna.Study and optuna.Trial that this file uses.
+STUDY_NAMES = ("_storage", "_study_id")
+TRIAL_NAMES = ("storage", "_trial_id")
+NO_SAMPLER_STATE = "--resume does not restore the state of the sampler cmaes"
 
 
-def sampler_state_of(trial: optuna.Trial) -> dict[str, Any]:
-    """Returns what the sampler has noted in a trial that it has drawn, as CMA-ES does with its state. Plain JSON values."""
-    return trial.storage.get_trial_system_attrs(trial._trial_id)
+def recreate_study(run: SearchDir, url: str | None) -> optuna.Study:
+    """Delete the Optuna study of a search run, if it has one, and return an empty one in its place.
 
-
-def restore_sampler_state(trial: optuna.Trial, notes: Mapping[str, Any]) -> None:
-    """Gives a trial that is told again the notes that its sampler had made."""
-    for name, value in notes.items():
-        trial.storage.set_trial_system_attr(trial._trial_id, name, value)
-
-
-def open_study(run: SearchDir, url: str | None) -> optuna.Study:
-    """Returns an empty study under the run's name, in place of what an earlier session has left there.
-
-    Raises ClusterError where the database does not answer, or holds somebody else's study of that name.
+    Nothing is lost: the caller fills the study from the run folder. `url` is that of a database;
+    None means the journal file of the run folder. Raise ClusterError if the database does not
+    answer, or if it holds a study of this name that belongs to another search run.
     """
     silence_optuna()
     run.path.mkdir(parents=True, exist_ok=True)
@@ -46,40 +50,53 @@ def open_study(run: SearchDir, url: str | None) -> optuna.Study:
             leftover.unlink()
         storage: BaseStorage = JournalStorage(JournalFileBackend(str(run.journal)))
     else:
-        storage = _database(url)
-        _remove_own(storage, run, url)
+        storage = _open_database(url)
+        _delete_study_of(run, storage, url)
     study = optuna.create_study(storage=storage, study_name=run.path.name, direction="maximize")
     study.set_user_attr(RUN_ATTRIBUTE, str(run.path))
     return study
 
 
-def _database(url: str) -> BaseStorage:
+def _open_database(url: str) -> BaseStorage:
     from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
     try:
         return optuna.storages.get_storage(url)
     except ArgumentError:
-        why = "this is not the URL of a database; examples: sqlite:///study.db, postgresql://user@host/name"
+        problem = (
+            "this is not the URL of a database; "
+            "examples: sqlite:///study.db, postgresql://user@host/name"
+        )
     except ImportError as error:
         missing = getattr(error.__cause__, "name", None) or error
-        why = f"the driver of this database is not installed ({missing}); for PostgreSQL: pip install 'segtune[postgres]'"
+        problem = (
+            f"the driver of this database is not installed ({missing}); "
+            "for PostgreSQL: pip install 'segtune[postgres]'"
+        )
     except SQLAlchemyError as error:
-        why = f"the database does not answer ({str(error).splitlines()[0]})"
-    raise ClusterError(f"search.storage: {url.split('@')[-1]}: {why}")
+        problem = f"the database does not answer ({str(error).splitlines()[0]})"
+    raise ClusterError(f"search.storage: {_without_password(url)}: {problem}")
 
 
-def _remove_own(storage: BaseStorage, run: SearchDir, url: str) -> None:
-    for found in storage.get_all_studies():
-        if found.study_name == run.path.name:
-            if (owner := found.user_attrs.get(RUN_ATTRIBUTE)) != str(run.path):
-                raise ClusterError(
-                    f"search.storage: {url.split('@')[-1]} holds a study {run.path.name!r} already (of {owner or 'unknown origin'}); choose another --name"
-                )
-            storage.delete_study(found._study_id)
+def _delete_study_of(run: SearchDir, storage: BaseStorage, url: str) -> None:
+    name = run.path.name
+    if name not in optuna.get_all_study_names(storage):
+        return
+    owner = optuna.load_study(study_name=name, storage=storage).user_attrs.get(RUN_ATTRIBUTE)
+    if owner != str(run.path):
+        raise ClusterError(
+            f"search.storage: {_without_password(url)} already holds a study {name!r} "
+            f"(of {owner or 'unknown origin'}); choose another --name"
+        )
+    optuna.delete_study(study_name=name, storage=storage)
+
+
+def _without_password(url: str) -> str:
+    return url.split("@")[-1]
 
 
 def to_frozen_trial(known: KnownTrial, space: Space) -> FrozenTrial:
-    """Returns a trial of an earlier run as Optuna keeps it."""
+    """Return a finished trial in Optuna's form."""
     completed = known.state == "completed"
     return optuna.trial.create_trial(
         state=TrialState.COMPLETE if completed else TrialState.PRUNED,
@@ -92,67 +109,130 @@ def to_frozen_trial(known: KnownTrial, space: Space) -> FrozenTrial:
 
 
 class OptunaStudyLog:
-    """One Optuna study: trials are asked for, report their mIoU by epoch, and end with a verdict."""
+    """One Optuna study under segtune's trial numbers.
+
+    A trial begins with `ask` (the sampler draws its values) or with `begin` (its values are known).
+    It reports its mIoU by epoch and ends with `tell`, or with `withdraw` if it does not take place.
+    """
 
     def __init__(self, study: optuna.Study, space: Space) -> None:
-        self.study, self.space = study, space
-        self.asked: dict[int, optuna.Trial] = {}
-        self.reported: dict[int, set[int]] = {}
+        self.study = study
+        self.space = space
+        self.running: dict[int, optuna.Trial] = {}
+        self.reported: dict[int, set[int]] = {}  # epochs by trial number
 
-    def ask(
-        self,
-        number: int,
-        sampler: optuna.samplers.BaseSampler | None,
-        given: Mapping[str, Any] | None = None,
-    ) -> dict[str, Any]:
-        """Opens a trial and returns its values: those that are given, or what the sampler draws."""
-        if given is not None:
-            # A space that was widened since may have settings that a point of before had not: they had the config's own value.
-            return self._open(number, self.space.complete(given))
-        if sampler:
-            self.study.sampler = sampler
-        self.asked[number] = self.study.ask()
-        return self.space(self.asked[number])
+    def ask(self, number: int, sampler: optuna.samplers.BaseSampler) -> dict[str, Any]:
+        """Begin a trial and return its values, drawn by `sampler`."""
+        self.study.sampler = sampler
+        self.running[number] = self.study.ask()
+        return self.space(self.running[number])
 
-    def _open(self, number: int, params: dict[str, Any]) -> dict[str, Any]:
-        """Opens a trial whose values are known. Optuna's own `ask` would go through all trials in search of one that waits."""
-        self.study.sampler = optuna.samplers.RandomSampler(seed=0)  # no model need be fitted
-        running = optuna.trial.create_trial(
-            state=TrialState.RUNNING, params=params, distributions=self.space.distributions(params)
-        )
-        trial_id = self.study._storage.create_new_trial(self.study._study_id, running)
-        self.asked[number] = optuna.Trial(self.study, trial_id)
-        return params
+    def begin(self, number: int, params: dict[str, Any]) -> None:
+        """Begin a trial with known values."""
+        distributions = self.space.distributions(params)
+        self.running[number] = open_trial(self.study, params, distributions)
+
+    def read_sampler_state(self, number: int) -> dict[str, Any]:
+        """Return what the sampler has stored in a running trial, as plain JSON values.
+
+        CMA-ES keeps its state in the trials that it draws.
+        """
+        return read_sampler_state(self.running[number])
+
+    def restore_sampler_state(self, number: int, state: Mapping[str, Any]) -> None:
+        """Store in a running trial what `read_sampler_state` returned."""
+        restore_sampler_state(self.running[number], state)
 
     def withdraw(self, number: int) -> None:
-        """Forgets a trial that was asked for and does not take place."""
-        self.study.tell(self.asked.pop(number), state=TrialState.FAIL)
+        """End a trial that does not take place."""
+        self.study.tell(self.running.pop(number), state=TrialState.FAIL)
 
     def report(self, number: int, epoch: int, miou: float) -> None:
-        """Notes an intermediate value, once."""
-        told = self.reported.setdefault(number, set())
-        if epoch not in told:
-            told.add(epoch)
-            self.asked[number].report(miou, epoch)
+        """Record the mIoU at an epoch, in 0..1. A second report of the same epoch is ignored."""
+        reported = self.reported.setdefault(number, set())
+        if epoch not in reported:
+            reported.add(epoch)
+            self.running[number].report(miou, epoch)
 
     def tell(self, number: int, verdict: Verdict, mious: Mapping[int, float]) -> None:
-        """Ends a trial: full length COMPLETE, stopped PRUNED, unhealthy also infeasible, fault FAIL, interrupted goes on."""
+        """End a trial according to its verdict; `mious` are all its validated mIoUs by epoch.
+
+        completed: COMPLETE with the best mIoU. pruned: PRUNED. unhealthy: PRUNED and infeasible.
+        failed: FAIL. interrupted: the trial stays RUNNING, because it will be resumed.
+        """
         if verdict.state == "interrupted":
             return
         for epoch, miou in mious.items():
             self.report(number, epoch, miou)
         self.reported.pop(number, None)
-        trial = self.asked.pop(number)
+        trial = self.running.pop(number)
         if verdict.reason:
             trial.set_user_attr("reason", verdict.reason)
         match verdict.state:
             case "completed" if mious:
                 self.study.tell(trial, max(mious.values()))
             case "unhealthy":
-                # The sampler keeps away from what is infeasible; the best value of the study stays clean.
+                # Samplers avoid infeasible points. The score of an unhealthy trial is not told,
+                # so that the study's best value is that of a healthy trial.
                 trial.set_constraint(UNHEALTHY, 1.0)
                 self.study.tell(trial, state=TrialState.PRUNED)
             case "pruned":
                 self.study.tell(trial, state=TrialState.PRUNED)
             case _:
                 self.study.tell(trial, state=TrialState.FAIL)
+
+
+def open_trial(
+    study: optuna.Study, params: dict[str, Any], distributions: dict[str, BaseDistribution]
+) -> optuna.Trial:
+    """Return a new running trial of `study` with these values.
+
+    The documented way, `enqueue_trial` and `ask`, reads all trials of the study to find the
+    enqueued one. Inserting the running trial costs the same however many trials there are.
+    """
+    # Optuna calls the study's sampler whenever a trial begins. This sampler has no model to fit.
+    study.sampler = optuna.samplers.RandomSampler(seed=0)
+    if _has_names(study, STUDY_NAMES, "starting a trial takes longer in a large study"):
+        running = optuna.trial.create_trial(
+            state=TrialState.RUNNING, params=params, distributions=distributions
+        )
+        trial_id = study._storage.create_new_trial(study._study_id, running)
+        return optuna.Trial(study, trial_id)
+    study.enqueue_trial(params)
+    return study.ask(distributions)
+
+
+def read_sampler_state(trial: optuna.Trial) -> dict[str, Any]:
+    """Return what the sampler has stored in a trial, as plain JSON values.
+
+    CMA-ES keeps its state in the trials that it draws. Empty if there is no way to read it.
+    """
+    if not _has_names(trial, TRIAL_NAMES, NO_SAMPLER_STATE):
+        return {}
+    return trial.storage.get_trial_system_attrs(trial._trial_id)
+
+
+def restore_sampler_state(trial: optuna.Trial, state: Mapping[str, Any]) -> None:
+    """Store in a trial what `read_sampler_state` returned; nothing if there is no way to do so."""
+    if not _has_names(trial, TRIAL_NAMES, NO_SAMPLER_STATE):
+        return
+    for name, value in state.items():
+        trial.storage.set_trial_system_attr(trial._trial_id, name, value)
+
+
+def _has_names(owner: optuna.Study | optuna.Trial, names: tuple[str, ...], effect: str) -> bool:
+    """Whether `owner` has these attributes. If not, warn of the effect of doing without them."""
+    missing = [name for name in names if not hasattr(owner, name)]
+    if missing:
+        _warn_once(f"{type(owner).__name__}.{missing[0]}", effect)
+    return not missing
+
+
+@functools.cache
+def _warn_once(name: str, effect: str) -> None:
+    log.warning(
+        "optuna %s has no %s: segtune uses Optuna's documented interface instead; %s",
+        optuna.__version__,
+        name,
+        effect,
+    )

@@ -1,4 +1,4 @@
-"""After a search on a proxy: some trials at full length, and whether the proxy had ranked them as they come out."""
+"""After a search on a proxy: which trials train at full length, and whether the ranks agree."""
 
 from __future__ import annotations
 
@@ -15,47 +15,55 @@ from segtune.tuning.study import Study
 
 @dataclass(frozen=True)
 class RankComparison:
-    """Trials that ran on the proxy and at full length."""
+    """How the ranks on the proxy agree with those at full length, over the trials that ran both."""
 
-    correlation: (
-        float | None
-    )  # Spearman's, in -1..1; None for fewer than three trials or where all are equal
+    correlation: float | None  # Spearman's, in -1..1; None: fewer than 3 trials, or all are equal
     trials: int
-    trusted: bool
+    trusted: bool  # False if the correlation is below search.proxy.warn_below
 
     @property
     def words(self) -> str:
-        """Returns the result in one line."""
+        """The result in one line."""
         if self.correlation is None:
-            return f"proxy check: {self.trials} trials at full length are too few, or too equal, to compare their ranks"
-        told = f"proxy check: rank correlation of proxy and full mIoU {self.correlation:.2f} over {self.trials} trials"
+            return (
+                f"proxy check: {self.trials} trials at full length are too few, or too equal, "
+                "to compare their ranks"
+            )
+        result = (
+            f"proxy check: rank correlation of proxy and full mIoU {self.correlation:.2f} "
+            f"over {self.trials} trials"
+        )
+        if self.trusted:
+            return result
         return (
-            told
-            if self.trusted
-            else f"{told}: too low, the proxy ranks by chance; make it longer (search.proxy.epochs) or larger"
+            f"{result}: too low, the proxy's ranking is close to chance; "
+            "make it longer (search.proxy.epochs) or larger"
         )
 
 
 def select_for_full_length(trials: Sequence[TrialResult], carry: int) -> list[TrialResult]:
-    """Returns the best half of what is to be carried, and for the check the rest evenly from best to worst; trial 0 comes anyway."""
-    order = [t for t in ranked(trials) if t.healthy and t.number]
-    best, others = order[: (carry + 1) // 2], order[(carry + 1) // 2 :]
-    rest = min(carry - len(best), len(others))
-    return best + [others[(i + 1) * len(others) // rest - 1] for i in range(rest)]
+    """Return `carry` healthy trials, or all of them if there are fewer.
+
+    Half are the best ones; the rest are spread evenly from the next best to the worst, so that the
+    ranks can be compared. Trial 0 is left out, because it trains at full length in any case.
+    """
+    candidates = [trial for trial in ranked(trials) if trial.healthy and trial.number]
+    num_best = (carry + 1) // 2
+    best, others = candidates[:num_best], candidates[num_best:]
+    num_rest = min(carry - len(best), len(others))
+    return best + [others[(i + 1) * len(others) // num_rest - 1] for i in range(num_rest)]
 
 
 def full_length_study(study: Study, run: SearchDir) -> Study:
-    """Returns the study of the full length: the config itself and the trials that are carried, without stopping any.
+    """Return the study that trains the config itself and the selected trials at full length.
 
-    What has been carried before stays in its place: a search that was given more trials since adds to it.
+    It stops no trial early. Trials that have been trained at full length before keep their numbers,
+    so that a search that has got more trials since only adds to them.
     """
     assert study.search.proxy
-    points = [t.params for t in read_trials(run.full)]
-    points += [
-        t.params
-        for t in select_for_full_length(read_trials(run), study.search.proxy.carry)
-        if t.params not in points
-    ]
+    points = [trial.params for trial in read_trials(run.full) if trial.number]
+    selected = select_for_full_length(read_trials(run), study.search.proxy.carry)
+    points += [trial.params for trial in selected if trial.params not in points]
     changes: dict[str, Any] = {
         "known_good": points,
         "proxy": None,
@@ -68,20 +76,21 @@ def full_length_study(study: Study, run: SearchDir) -> Study:
 
 
 def check(study: Study, proxy_run: SearchDir, full_run: SearchDir) -> RankComparison:
-    """Compares the ranks of the trials that ran both ways."""
+    """Compare the ranks of the healthy trials that ran both on the proxy and at full length."""
     import numpy
     import pandas
 
     assert study.search.proxy
-    scores = [
-        {json.dumps(t.params, sort_keys=True): t.miou for t in read_trials(run) if t.healthy}
-        for run in (proxy_run, full_run)
-    ]
-    table = pandas.DataFrame(
-        {"proxy": pandas.Series(scores[0]), "full": pandas.Series(scores[1])}
-    ).dropna()
-    value = float(numpy.corrcoef(table.rank().to_numpy().T)[0, 1]) if len(table) >= 3 else math.nan
+    scores = {"proxy": _scores(proxy_run), "full": _scores(full_run)}
+    table = pandas.DataFrame({name: pandas.Series(column) for name, column in scores.items()})
+    ranks = table.dropna().rank().to_numpy()
+    # Spearman's correlation is Pearson's of the ranks; NaN if one column has equal ranks only.
+    value = float(numpy.corrcoef(ranks.T)[0, 1]) if len(ranks) >= 3 else math.nan
     correlation = value if math.isfinite(value) else None
-    return RankComparison(
-        correlation, len(table), correlation is None or correlation >= study.search.proxy.warn_below
-    )
+    trusted = correlation is None or correlation >= study.search.proxy.warn_below
+    return RankComparison(correlation, len(ranks), trusted)
+
+
+def _scores(run: SearchDir) -> dict[str, float | None]:
+    """Return the best mIoU of the healthy trials by their values, which name the same point."""
+    return {json.dumps(t.params, sort_keys=True): t.miou for t in read_trials(run) if t.healthy}

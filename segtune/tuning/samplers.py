@@ -1,4 +1,4 @@
-"""Optuna's samplers by name."""
+"""Optuna's samplers by name. Each trial gets a sampler of its own, seeded by the trial's number."""
 
 from __future__ import annotations
 
@@ -16,45 +16,44 @@ from optuna.trial import FrozenTrial
 from segtune.tuning.space import Space
 from segtune.tuning.study import SearchConfig
 
-# Trials drawn at random before TPE, CMA-ES and GP have a model (Bergstra et al. 2011; Optuna's default).
+# How many trials TPE, CMA-ES and the Gaussian process draw at random before they fit a model
+# (Bergstra et al. 2011; Optuna's default).
 STARTUP_TRIALS = 10
 
 
 class SpaceTPE(optuna.samplers.TPESampler):
-    """Multivariate TPE that is told which settings are always there; Optuna looks that up in all trials at every draw."""
+    """Multivariate TPE that knows from the space which settings every trial has.
+
+    Optuna's own multivariate TPE compares all trials at every draw to find them.
+    """
 
     def __init__(self, space: Space, **options: Any) -> None:
         super().__init__(multivariate=True, **options)
-        self.always = {
-            d.name: d.distribution()
-            for d in sorted(space.dimensions, key=lambda d: d.name)
-            if not d.when
+        unconditional = [d for d in space.dimensions if not d.when and not d.is_fixed]
+        self.joint_space = {
+            dimension.name: dimension.distribution()
+            for dimension in sorted(unconditional, key=lambda d: d.name)
         }
 
     def infer_relative_search_space(
         self, study: optuna.Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
-        """Returns the settings that are drawn together."""
-        return self.always
+        """Return the settings that are drawn from one joint density."""
+        return self.joint_space
 
 
 def make_sampler(search: SearchConfig, space: Space, number: int) -> optuna.samplers.BaseSampler:
-    """Returns the sampler of one trial. Its seed follows from the number, so a resumed search draws as an unbroken one."""
-    seed = _seed(search.seed, number)
+    """Return the sampler that draws trial `number`.
+
+    Its seed depends only on the study's seed and the trial's number. Therefore a resumed search
+    draws the same trials as one that was never interrupted.
+    """
+    seed = combined_seed(search.seed, number)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         match search.sampler:
             case "tpe":
-                options: dict[str, Any] = {
-                    "seed": seed,
-                    "n_startup_trials": STARTUP_TRIALS,
-                    "constant_liar": search.constant_liar,
-                }
-                return (
-                    SpaceTPE(space, **options)
-                    if search.multivariate
-                    else optuna.samplers.TPESampler(multivariate=False, **options)
-                )
+                return _tpe(search, space, seed)
             case "cmaes":
                 return optuna.samplers.CmaEsSampler(
                     seed=seed,
@@ -66,24 +65,46 @@ def make_sampler(search: SearchConfig, space: Space, number: int) -> optuna.samp
                 return optuna.samplers.GPSampler(
                     seed=seed, n_startup_trials=STARTUP_TRIALS, warn_independent_sampling=False
                 )
-            case "random" | "grid":  # the points of a grid are given, see Study.points
+            case (
+                "random" | "grid"
+            ):  # Study.points lists the points of a grid; no sampler draws them
                 return optuna.samplers.RandomSampler(seed=seed)
+
+
+def _tpe(search: SearchConfig, space: Space, seed: int) -> optuna.samplers.TPESampler:
+    options: dict[str, Any] = {
+        "seed": seed,
+        "n_startup_trials": STARTUP_TRIALS,
+        "constant_liar": search.constant_liar,
+    }
+    if search.multivariate:
+        return SpaceTPE(space, **options)
+    return optuna.samplers.TPESampler(multivariate=False, **options)
+
+
+def random_sampler(search: SearchConfig, number: int, attempt: int) -> optuna.samplers.BaseSampler:
+    """Return the sampler that draws trial `number` again if the config refuses its first point."""
+    return optuna.samplers.RandomSampler(seed=combined_seed(search.seed, number, attempt))
+
+
+def combined_seed(*numbers: int) -> int:
+    """Return a seed of 32 bits, as Optuna's generators take it, that depends on all `numbers`."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
 @contextmanager
 def sampler_warmed_up(search: SearchConfig, space: Space) -> Iterator[None]:
-    """Has the sampler draw a point that nobody needs, beside the block.
+    """Warm up the sampler in a thread while the body of the `with` block runs.
 
-    The first draw of the Gaussian process imports torch. In the middle of a search workers would wait for it, for seconds; while
-    Ray starts, the machine waits anyway.
+    The first draw of the Gaussian process imports torch, which takes seconds. In the middle of a
+    search the workers would wait for it. While Ray starts, the processor is idle anyway.
     """
     if search.sampler != "gp" or search.trials <= STARTUP_TRIALS:
         yield
         return
     silence_optuna()
-    thread = threading.Thread(
-        target=_draw_from_model, args=(make_sampler(search, space, 0),), name="rehearsal"
-    )
+    sampler = make_sampler(search, space, 0)
+    thread = threading.Thread(target=_draw_from_model, args=(sampler,), name="sampler-warm-up")
     thread.start()
     try:
         yield
@@ -92,27 +113,21 @@ def sampler_warmed_up(search: SearchConfig, space: Space) -> Iterator[None]:
 
 
 def _draw_from_model(sampler: optuna.samplers.BaseSampler) -> None:
+    """Draw a point that no trial uses, after enough finished trials for the model to be fitted."""
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-    line: dict[str, BaseDistribution] = {"x": optuna.distributions.FloatDistribution(0.0, 1.0)}
+    distributions: dict[str, BaseDistribution] = {
+        "x": optuna.distributions.FloatDistribution(0.0, 1.0)
+    }
     for _ in range(STARTUP_TRIALS):
-        trial = study.ask(line)
+        trial = study.ask(distributions)
         study.tell(trial, trial.params["x"])
     study.sampler = sampler
-    study.ask(line)
+    study.ask(distributions)
 
 
 def silence_optuna() -> None:
-    """Turn off Optuna's log messages below errors."""
-    optuna.logging.set_verbosity(
-        optuna.logging.ERROR
-    )  # what it warns of, it mends itself; the table is on the terminal
+    """Turn off Optuna's log messages below errors.
 
-
-def random_sampler(search: SearchConfig, number: int, attempt: int) -> optuna.samplers.BaseSampler:
-    """Returns what draws a trial anew where the config has refused the point that its sampler drew."""
-    return optuna.samplers.RandomSampler(seed=_seed(search.seed, number, attempt))
-
-
-def _seed(*numbers: int) -> int:
-    """Returns one number of 32 bits, which is what Optuna's generators take, out of several."""
-    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+    Its warnings concern what it corrects itself, and they would break the table on the terminal.
+    """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)

@@ -1,4 +1,8 @@
-"""What may vary in a config, and how: YAML -> a picklable callable for Optuna's define-by-run."""
+"""A search space: which settings of a config vary, and over which values.
+
+Read from YAML. Picklable, because Tune sends the study to every trial. Samplers decide which values
+to try next.
+"""
 
 from __future__ import annotations
 
@@ -21,15 +25,21 @@ KINDS = ("uniform", "loguniform", "int", "choice")
 
 @dataclass(frozen=True)
 class Dimension:
-    """One setting that varies: `values` are the two ends of a range, or the choices."""
+    """One setting that varies."""
 
     name: str
-    kind: str
-    values: tuple[Any, ...]
+    kind: str  # one of KINDS
+    values: tuple[Any, ...]  # the choices, or the two ends of a range
+    # Other settings and the values that they must have; otherwise this setting is inactive.
     when: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def is_fixed(self) -> bool:
+        """Whether there is only one value to draw."""
+        return len(self.values) == 1
+
     def suggest(self, trial: optuna.trial.BaseTrial) -> Any:
-        """Returns the value that Optuna draws for this setting."""
+        """Return the value that an Optuna trial suggests for this setting."""
         match self.kind:
             case "choice":
                 return trial.suggest_categorical(self.name, self.values)
@@ -38,24 +48,27 @@ class Dimension:
             case _:
                 return trial.suggest_float(self.name, *self.values, log=self.kind == "loguniform")
 
-    def grid(self, points: int) -> list[Any]:
-        """Returns the choices, or `points` values of a range at equal distances (in the logarithm where it is drawn so)."""
+    def grid(self, num_points: int) -> list[Any]:
+        """Return all choices, or `num_points` values of a range, both ends included.
+
+        The values of a range are equally spaced, for loguniform in the logarithm. Whole numbers are
+        rounded, and there may be fewer than `num_points` of them.
+        """
         if self.kind == "choice":
             return list(self.values)
         low, high = self.values
-        shares = [i / (points - 1) for i in range(points)]
+        shares = [i / (num_points - 1) for i in range(num_points)]
         if self.kind == "int":
             return sorted({round(low + share * (high - low)) for share in shares})
         if self.kind == "loguniform":
-            inner = [
-                math.exp(math.log(low) + share * math.log(high / low)) for share in shares[1:-1]
-            ]
+            log_low, log_range = math.log(low), math.log(high / low)
+            inner = [math.exp(log_low + share * log_range) for share in shares[1:-1]]
         else:
             inner = [low + share * (high - low) for share in shares[1:-1]]
         return [low, *(float(f"{value:.6g}") for value in inner), high]
 
     def distribution(self) -> optuna.distributions.BaseDistribution:
-        """Returns what `suggest` draws from, as Optuna records it."""
+        """Return Optuna's distribution of the values that `suggest` draws."""
         from optuna import distributions
 
         match self.kind:
@@ -67,28 +80,30 @@ class Dimension:
                 return distributions.FloatDistribution(*self.values, log=self.kind == "loguniform")
 
     def contains(self, value: Any) -> bool:
-        """Whether `value` lies in the range, ends included, or among the choices."""
+        """Whether `value` is one of the choices, or lies in the range, ends included."""
         if self.kind == "choice":
-            return any(
-                value == v and isinstance(value, bool) == isinstance(v, bool) for v in self.values
-            )
+            # In Python, True == 1; as settings they differ.
+            same_type = [v for v in self.values if isinstance(v, bool) == isinstance(value, bool)]
+            return value in same_type
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             return False
-        return self.values[0] <= value <= self.values[1] and (
-            self.kind != "int" or value == int(value)
-        )
+        low, high = self.values
+        return low <= value <= high and (self.kind != "int" or value == int(value))
 
     def dump(self) -> Tree:
-        """Returns the dimension as it is written in YAML."""
+        """Return the dimension as it is written in YAML."""
         return {self.kind: list(self.values)} | ({"when": dict(self.when)} if self.when else {})
+
+    def __str__(self) -> str:
+        return f"{self.kind} {list(self.values)}"
 
 
 @dataclass(frozen=True)
 class Space:
-    """The settings that vary together. Calling it with an Optuna trial draws the active ones."""
+    """The settings that vary together. A point is {dotted name: value} of the active ones."""
 
     dimensions: tuple[Dimension, ...]
-    base: Mapping[str, Any]  # the config's own value of every name that a `when` may ask for
+    base: Mapping[str, Any]  # the config's own value of every name in a dimension or in a `when`
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -96,186 +111,166 @@ class Space:
         return tuple(d.name for d in self.dimensions)
 
     def __call__(self, trial: optuna.trial.BaseTrial) -> dict[str, Any]:
-        """Returns {dotted name: value} of the settings that are active, each drawn by `trial`."""
+        """Return a point drawn by an Optuna trial, one dimension after the other."""
         drawn: dict[str, Any] = {}
         for dimension in self.dimensions:
-            if self._active(dimension, drawn):
+            if self._is_active(dimension, drawn):
                 drawn[dimension.name] = dimension.suggest(trial)
         return drawn
 
     def complete(self, point: Mapping[str, Any]) -> dict[str, Any]:
-        """Returns the active settings of a point; a name that the point leaves out has the config's own value."""
-        chosen: dict[str, Any] = {}
+        """Return `point` with the config's own value for each active setting that it leaves out.
+
+        Inactive settings and names outside the space are dropped. The values may lie outside the
+        ranges, see `outside`.
+        """
+        completed: dict[str, Any] = {}
         for dimension in self.dimensions:
-            if self._active(dimension, chosen):
-                chosen[dimension.name] = point.get(dimension.name, self.base[dimension.name])
-        return chosen
+            if self._is_active(dimension, completed):
+                own_value = self.base[dimension.name]
+                completed[dimension.name] = point.get(dimension.name, own_value)
+        return completed
 
     def distributions(
         self, point: Mapping[str, Any]
     ) -> dict[str, optuna.distributions.BaseDistribution]:
-        """Returns Optuna's distribution of each setting of a point."""
+        """Return Optuna's distribution of each setting of a point."""
         return {d.name: d.distribution() for d in self.dimensions if d.name in point}
 
-    def grid(self, points: int) -> list[dict[str, Any]]:
-        """Returns every combination of the dimensions' grids, inactive settings left out, no combination twice."""
-        found: list[dict[str, Any]] = [{}]
+    def grid(self, num_points: int) -> list[dict[str, Any]]:
+        """Return every combination of the dimensions' grids, each once.
+
+        Settings that are inactive in a combination are left out of it.
+        """
+        combinations: list[dict[str, Any]] = [{}]
         for dimension in self.dimensions:
-            found = [
-                {**chosen, **extra}
-                for chosen in found
-                for extra in (
-                    [{dimension.name: v} for v in dimension.grid(points)]
-                    if self._active(dimension, chosen)
-                    else [{}]
-                )
-            ]
-        return found
+            extended: list[dict[str, Any]] = []
+            for point in combinations:
+                if self._is_active(dimension, point):
+                    extended += [{**point, dimension.name: v} for v in dimension.grid(num_points)]
+                else:
+                    extended.append(point)
+            combinations = extended
+        return combinations
+
+    def missed_by(self, point: Mapping[str, Any]) -> list[Dimension]:
+        """Return the dimensions whose range or choices do not contain the value in `point`."""
+        return [d for d in self.dimensions if d.name in point and not d.contains(point[d.name])]
 
     def outside(self, point: Mapping[str, Any]) -> list[str]:
-        """Returns one message per setting of `point` that this space cannot draw."""
-        by_name = {d.name: d for d in self.dimensions}
-        problems = [
-            f"{name}: not in the space{nearest(name, by_name)}"
-            for name in point
-            if name not in by_name
-        ]
-        return problems + [
-            f"{name}: {value!r} is outside {by_name[name].kind} {list(by_name[name].values)}"
-            for name, value in point.items()
-            if name in by_name and not by_name[name].contains(value)
+        """Return one message for each setting of `point` that this space cannot draw."""
+        names = self.names
+        unknown = [name for name in point if name not in names]
+        return [f"{name}: not in the space{nearest(name, names)}" for name in unknown] + [
+            f"{d.name}: {point[d.name]!r} is outside {d}" for d in self.missed_by(point)
         ]
 
-    def _active(self, dimension: Dimension, drawn: Mapping[str, Any]) -> bool:
-        varying = set(self.names)
+    def _is_active(self, dimension: Dimension, point: Mapping[str, Any]) -> bool:
+        """Whether the conditions of a dimension hold, given the dimensions above it in `point`."""
+        names = self.names
         return all(
-            (drawn.get(name) if name in varying else self.base[name]) == value
+            (point.get(name) if name in names else self.base[name]) == value
             for name, value in dimension.when.items()
         )
 
     def dump(self) -> Tree:
-        """Returns the space as it is written in YAML."""
+        """Return the space as it is written in YAML."""
         return {d.name: d.dump() for d in self.dimensions}
 
     @classmethod
     def parse(cls, tree: Any, config: ExperimentConfig, source: Source, prefix: str = "") -> Space:
-        """Reads {dotted name: {kind: values, when: …}}; `prefix` is the space's place in its file.
+        """Read a space from {dotted name: {kind: values, when: {name: value}}}.
 
-        Raises ConfigError that lists every mistake: unknown names, wrong bounds, ends that the config would refuse.
+        `prefix` is where the space stands in its file, for example `space.`. Raise ConfigError that
+        lists every mistake: unknown names, wrong ranges, values that the config refuses.
         """
         if not isinstance(tree, dict) or not tree:
+            place = source.place(prefix.rstrip("."))
             raise ConfigError(
                 [
-                    f"{source.place(prefix.rstrip('.'))}: expected settings that vary, for example optim.lr: {{loguniform: [1e-5, 1e-3]}}"
+                    f"{place}: expected settings that vary, "
+                    "for example optim.lr: {loguniform: [1e-5, 1e-3]}"
                 ]
             )
         reader = _Reader(config, source, prefix, tree)
-        dimensions = [reader.read(str(name), body) for name, body in tree.items()]
+        read = [reader.read(str(name), body) for name, body in tree.items()]
         if reader.problems:
             raise ConfigError(reader.problems)
-        found = tuple(d for d in dimensions if d)
-        asked = {name for d in found for name in d.when} | {d.name for d in found}
-        return cls(found, {name: config.get(name) for name in asked})
+        dimensions = tuple(dimension for dimension in read if dimension)
+        parents = [name for dimension in dimensions for name in dimension.when]
+        names = dict.fromkeys([*parents, *(d.name for d in dimensions)])
+        return cls(dimensions, {name: config.get(name) for name in names})
 
 
 class _Reader:
-    """Reads dimensions one by one and collects what is wrong with them."""
+    """Reads the dimensions of a space one by one and collects all mistakes in `problems`."""
 
     def __init__(
         self, config: ExperimentConfig, source: Source, prefix: str, tree: Mapping[str, Any]
     ) -> None:
-        self.config, self.source, self.prefix, self.order = config, source, prefix, tuple(tree)
-        bodies = {
-            name: [v for k, v in body.items() if k in KINDS]
-            for name, body in tree.items()
-            if isinstance(body, dict)
-        }
-        self.tops = {
-            name: found[0][-1]
-            for name, found in bodies.items()
-            if found and isinstance(found[0], list) and found[0]
-        }
+        self.config = config
+        self.source = source
+        self.prefix = prefix
+        self.order = tuple(tree)
+        self.last_values = _last_values(tree)
         self.problems: list[str] = []
-        self.allowed = [
-            n for n, info in ExperimentConfig.names().items() if not section_of(info.annotation)
-        ]
-
-    def _wrong(self, name: str, text: str) -> None:
-        self.problems.append(f"{self.source.place(self.prefix + name)}: {text}")
+        fields = ExperimentConfig.names().items()
+        self.settings = [name for name, info in fields if not section_of(info.annotation)]
 
     def read(self, name: str, body: Any) -> Dimension | None:
-        if name not in self.allowed:
-            return self._wrong(name, f"no such setting{nearest(name, self.allowed)}")
+        """Return a dimension; None if it has a mistake."""
+        if problem := self._body_problem(name, body):
+            return self._report(name, problem)
+        when = body.get("when", {})
+        kind = next(key for key in body if key != "when")
+        problems = [_values_problem(kind, body[kind]), self._when_problem(name, when)]
+        if any(problems):
+            return self._report(name, *problems)
+        values = body[kind] if kind in ("choice", "int") else map(float, body[kind])
+        dimension = Dimension(name, kind, tuple(values), when)
+        self._report(name, *(self._value_problem(dimension, v) for v in dimension.values))
+        return dimension
+
+    def _report(self, name: str, *problems: str) -> None:
+        place = self.source.place(self.prefix + name)
+        self.problems += [f"{place}: {problem}" for problem in problems if problem]
+
+    def _body_problem(self, name: str, body: Any) -> str:
+        if name not in self.settings:
+            return f"no such setting{nearest(name, self.settings)}"
         if not isinstance(body, dict):
-            return self._wrong(
-                name, f"expected one of {', '.join(KINDS)} with its values, got {body!r}"
-            )
+            return f"expected one of {', '.join(KINDS)} with its values, got {body!r}"
         kinds = [key for key in body if key != "when"]
-        if len(kinds) != 1 or kinds[0] not in KINDS:
-            wrong = next((k for k in kinds if k not in KINDS), None)
-            return self._wrong(
-                name,
-                f"expected exactly one of {', '.join(KINDS)}, got {kinds}"
-                + (nearest(str(wrong), KINDS) if wrong else ""),
-            )
-        values = self._values(name, kinds[0], body[kinds[0]])
-        when = self._when(name, body.get("when", {}))
-        if values is None or when is None:
-            return None
-        self._check_ends(name, values, when)
-        return Dimension(name, kinds[0], values, when)
+        if len(kinds) == 1 and kinds[0] in KINDS:
+            return ""
+        unknown = next((str(kind) for kind in kinds if kind not in KINDS), "")
+        hint = nearest(unknown, KINDS) if unknown else ""
+        return f"expected exactly one of {', '.join(KINDS)}, got {kinds}{hint}"
 
-    def _values(self, name: str, kind: str, values: Any) -> tuple[Any, ...] | None:
-        if (
-            not isinstance(values, list)
-            or len(values) < 2
-            or (kind != "choice" and len(values) != 2)
-        ):
-            return self._wrong(
-                name,
-                f"{kind} takes {'two or more values' if kind == 'choice' else '[low, high]'}, got {values!r}",
-            )
-        if kind == "choice":
-            if len({repr(v) for v in values}) != len(values):
-                return self._wrong(name, f"choice: a value is given twice in {values!r}")
-            return tuple(values)
-        types = (int,) if kind == "int" else (int, float)
-        if any(
-            isinstance(v, bool) or not isinstance(v, types) or not math.isfinite(v) for v in values
-        ):
-            return self._wrong(
-                name,
-                f"{kind} takes two finite {'whole ' if kind == 'int' else ''}numbers, got {values!r}",
-            )
-        if values[0] >= values[1]:
-            return self._wrong(name, f"{kind}: low must be less than high, got {values!r}")
-        if kind == "loguniform" and values[0] <= 0:
-            return self._wrong(name, f"loguniform: low must be above 0, got {values!r}")
-        return tuple(float(v) for v in values) if kind != "int" else tuple(values)
-
-    def _when(self, name: str, when: Any) -> dict[str, Any] | None:
+    def _when_problem(self, name: str, when: Any) -> str:
         if not isinstance(when, dict):
-            return self._wrong(name, f"when takes {{name: value}}, got {when!r}")
+            return f"when takes {{name: value}}, got {when!r}"
         earlier = self.order[: self.order.index(name)]
         for parent, value in when.items():
-            if parent not in self.allowed:
-                return self._wrong(
-                    name, f"when: {parent}: no such setting{nearest(str(parent), self.allowed)}"
-                )
+            if parent not in self.settings:
+                return f"when: {parent}: no such setting{nearest(str(parent), self.settings)}"
             if parent in self.order and parent not in earlier:
-                return self._wrong(
-                    name, f"when: {parent} must stand above this setting in the space"
-                )
+                return f"when: {parent} must stand above this setting in the space"
             if problem := self._refused({parent: value}):
-                return self._wrong(name, f"when: {problem}")
-        return when
+                return f"when: {problem}"
+        return ""
 
-    def _check_ends(self, name: str, values: tuple[Any, ...], when: Mapping[str, Any]) -> None:
-        for value in values:
-            problem = self._refused({**when, name: value})
-            # A weight of 0 is possible as long as another weight of the space is not 0 too.
-            if problem and self._refused({**self.tops, **when, name: value}):
-                self._wrong(name, f"value {value!r} is not possible: {problem}")
+    def _value_problem(self, dimension: Dimension, value: Any) -> str:
+        """Return why the config refuses a choice or an end of a range; empty if it does not.
+
+        The config may refuse a value only because of others: all loss weights 0, for example. The
+        value is possible if it goes together with the last value of every other dimension.
+        """
+        changes = {**dimension.when, dimension.name: value}
+        problem = self._refused(changes)
+        if problem and self._refused({**self.last_values, **changes}):
+            return f"value {value!r} is not possible: {problem}"
+        return ""
 
     def _refused(self, changes: Mapping[str, Any]) -> str:
         try:
@@ -283,3 +278,38 @@ class _Reader:
         except ConfigError as error:
             return "; ".join(error.problems)
         return ""
+
+
+def _values_problem(kind: str, values: Any) -> str:
+    """Return what is wrong with the values of a dimension; empty if nothing is."""
+    if kind == "choice":
+        if not isinstance(values, list) or not values:
+            return f"choice takes a list of one or more values, got {values!r}"
+        if len({repr(value) for value in values}) != len(values):
+            return f"choice: a value is given twice in {values!r}"
+        return ""
+    if not isinstance(values, list) or len(values) != 2:
+        return f"{kind} takes [low, high], got {values!r}"
+    if not all(_is_number(kind, value) for value in values):
+        whole = "whole " if kind == "int" else ""
+        return f"{kind} takes two finite {whole}numbers, got {values!r}"
+    if values[0] >= values[1]:
+        return f"{kind}: low must be less than high, got {values!r}"
+    if kind == "loguniform" and values[0] <= 0:
+        return f"loguniform: low must be above 0, got {values!r}"
+    return ""
+
+
+def _is_number(kind: str, value: Any) -> bool:
+    types = (int,) if kind == "int" else (int, float)
+    return isinstance(value, types) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _last_values(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the upper end or the last choice of every dimension that has one."""
+    last_values: dict[str, Any] = {}
+    for name, body in tree.items():
+        values = [body[kind] for kind in body if kind in KINDS] if isinstance(body, dict) else []
+        if values and isinstance(values[0], list) and values[0]:
+            last_values[name] = values[0][-1]
+    return last_values

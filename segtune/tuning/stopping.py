@@ -1,4 +1,8 @@
-"""Which trials are stopped for being worse than others. Counts in epochs, treats what is not finite as worst, can be rebuilt."""
+"""Rules that stop a trial early because others are better.
+
+A rule counts in epochs and treats a score that is not finite as the worst. The same scores in the
+same order lead to the same decisions, so a resumed search rebuilds its rule from the run folder.
+"""
 
 from __future__ import annotations
 
@@ -9,104 +13,118 @@ from typing import Protocol
 
 from segtune.tuning.study import HyperbandConfig, MedianConfig, Study
 
-# The golden section spreads consecutive numbers evenly over 0..1, whatever is counted off there.
-GOLDEN = (math.sqrt(5) - 1) / 2
+# Multiples of the golden section modulo 1 spread evenly over 0..1, whichever trials come first.
+GOLDEN_SECTION = (math.sqrt(5) - 1) / 2
 
 
 class StoppingRule(Protocol):
-    """Says after each validated epoch whether a trial goes on; the same numbers in the same order give the same answers."""
+    """Decides after each validated epoch whether a trial continues."""
 
     def decide(self, number: int, epoch: int, score: float) -> bool:
-        """Records the best score of trial `number` by `epoch`, higher is better, and returns whether it goes on."""
+        """Record a trial's score and return whether the trial continues.
+
+        `score` is the best score of trial `number` up to `epoch`; higher is better.
+        """
         ...
 
 
 class SuccessiveHalving:
-    """At each rung a trial goes on only among the best 1/reduction of those that have come there.
+    """At each rung a trial continues if it is among the best 1/reduction of those that reached it.
 
-    Stopping form of ASHA (Li et al. 2018): nobody waits, nobody is promoted later. Below `reduction` arrivals only the
-    best so far goes on, as in Optuna; Ray lets the first `reduction - 1` pass unseen.
+    Source: the stopping form of ASHA (Li et al. 2018, "A system for massively parallel
+    hyperparameter tuning"). No trial waits for others, and none is promoted later. As in Optuna, a
+    rung that fewer than `reduction` trials have reached passes only the best so far; Ray lets the
+    first `reduction - 1` trials pass whatever their scores.
     """
 
     def __init__(self, rungs: Sequence[int], reduction: int) -> None:
-        """`rungs` are epochs in ascending order; without rungs nothing is ever stopped."""
+        """`rungs` are epochs in ascending order; without rungs no trial is ever stopped."""
         self.reduction = reduction
         self.recorded: dict[int, dict[int, float]] = {rung: {} for rung in rungs}
 
     def decide(self, number: int, epoch: int, score: float) -> bool:
-        """As `StoppingRule` says. What is not finite counts as worst. A rung decides once about a trial: told again, it goes on."""
+        """Decide as `StoppingRule.decide` describes.
+
+        The last rung up to `epoch` decides, and only once about each trial: after that the trial
+        continues to the next rung.
+        """
         rung = max((r for r in self.recorded if r <= epoch), default=None)
         if rung is None or number in self.recorded[rung]:
             return True
         scores = self.recorded[rung]
-        scores[number] = score if math.isfinite(score) else -math.inf
-        places = max(1, len(scores) // self.reduction)
-        better = sum(other > scores[number] for other in scores.values())
-        return better < places and math.isfinite(scores[number])
+        scores[number] = _finite_or_worst(score)
+        num_continuing = max(1, len(scores) // self.reduction)
+        num_better = sum(other > scores[number] for other in scores.values())
+        return num_better < num_continuing and math.isfinite(scores[number])
 
 
 class HyperbandBrackets:
-    """Several halvings side by side, each beginning one rung later than the one before: Hyperband without waiting.
+    """Several halvings side by side, each with its first rung one later than the one before.
 
-    A bracket that begins late takes fewer trials, so that each spends about the same number of epochs (Li et al. 2017,
-    section 3). A trial's bracket follows from its number.
+    Source: Hyperband (Li et al. 2017, section 3), here without waiting. A bracket that begins later
+    gets fewer trials, so that all brackets spend about the same number of epochs. A trial's bracket
+    depends only on its number.
     """
 
     def __init__(self, rungs: Sequence[int], reduction: int, brackets: int) -> None:
-        """The last of len(rungs) + 1 possible brackets stops nothing."""
+        """At most len(rungs) + 1 brackets are possible; the last of these stops no trial."""
+        num_brackets = min(brackets, len(rungs) + 1)
         self.halvings = [
-            SuccessiveHalving(rungs[first:], reduction)
-            for first in range(min(brackets, len(rungs) + 1))
+            SuccessiveHalving(rungs[first:], reduction) for first in range(num_brackets)
         ]
         last = len(rungs)
         weights = [
-            reduction ** (last - first) / (last - first + 1) for first in range(len(self.halvings))
+            reduction ** (last - first) / (last - first + 1) for first in range(num_brackets)
         ]
-        self.ends = [sum(weights[: n + 1]) / sum(weights) for n in range(len(weights))]
+        # Bracket i takes the trials whose position in 0..1 lies between ends[i - 1] and ends[i].
+        self.ends = [sum(weights[: i + 1]) / sum(weights) for i in range(num_brackets)]
 
     def bracket(self, number: int) -> int:
-        """Returns the bracket of a trial, 0 for the one that stops earliest."""
-        place = number * GOLDEN % 1.0
-        return next((n for n, end in enumerate(self.ends) if place < end), len(self.ends) - 1)
+        """Return the bracket of a trial; 0 is the one that stops earliest."""
+        position = number * GOLDEN_SECTION % 1.0
+        inside = (i for i, end in enumerate(self.ends) if position < end)
+        return next(inside, len(self.ends) - 1)
 
     def decide(self, number: int, epoch: int, score: float) -> bool:
-        """As `StoppingRule` says."""
+        """Decide as `StoppingRule.decide` describes, among the trials of the same bracket."""
         return self.halvings[self.bracket(number)].decide(number, epoch, score)
 
 
 class MedianRule:
-    """A trial goes on while it is not worse than the median of the others' best scores by the same epoch.
+    """A trial continues unless it is worse than the median of the other trials at the same epoch.
 
-    Source: the median rule of Golovin et al. 2017 (Vizier), section 3.2.1.
+    Source: the median stopping rule of Google Vizier (Golovin et al. 2017, section 3.2.1), here
+    with the median of the best scores so far.
     """
 
     def __init__(self, grace_epochs: int, min_trials: int) -> None:
-        """Nobody is stopped before `grace_epochs`, or where fewer than `min_trials` others have come."""
-        self.grace_epochs, self.min_trials = grace_epochs, min_trials
+        """No trial is stopped before `grace_epochs`, or against fewer than `min_trials` others."""
+        self.grace_epochs = grace_epochs
+        self.min_trials = min_trials
         self.recorded: dict[int, dict[int, float]] = {}
 
     def decide(self, number: int, epoch: int, score: float) -> bool:
-        """As `StoppingRule` says. What is not finite is worse than any median."""
+        """Decide as `StoppingRule.decide` describes."""
         scores = self.recorded.setdefault(epoch, {})
-        scores[number] = score if math.isfinite(score) else -math.inf
+        scores[number] = _finite_or_worst(score)
         others = [other for trial, other in scores.items() if trial != number]
         if epoch < self.grace_epochs or len(others) < self.min_trials:
             return True
         return math.isfinite(score) and score >= statistics.median(others)
 
 
+def _finite_or_worst(score: float) -> float:
+    return score if math.isfinite(score) else -math.inf
+
+
 def stopping_rule(study: Study) -> StoppingRule:
-    """Returns the rule that a study asks for."""
-    match study.search.scheduler:
-        case "none":
-            return SuccessiveHalving([], 2)
-        case scheduler:
-            chosen = scheduler.chosen
+    """Return the rule that a study's `search.scheduler` describes."""
+    scheduler = study.search.scheduler
+    if scheduler == "none":
+        return SuccessiveHalving(rungs=[], reduction=2)
+    chosen, rungs = scheduler.chosen, study.rungs()
     if isinstance(chosen, MedianConfig):
         return MedianRule(chosen.grace_epochs, chosen.min_trials)
-    rungs = study.rungs()
-    return HyperbandBrackets(
-        rungs,
-        chosen.reduction,
-        len(rungs) + 1 if isinstance(chosen, HyperbandConfig) else chosen.brackets,
-    )
+    if isinstance(chosen, HyperbandConfig):
+        return HyperbandBrackets(rungs, chosen.reduction, brackets=len(rungs) + 1)
+    return HyperbandBrackets(rungs, chosen.reduction, chosen.brackets)

@@ -206,14 +206,17 @@ class SearchConfig(Settings):
 
 @dataclass(frozen=True)
 class Study:
-    """What a search needs to know, resolved and valid."""
+    """A config, the space around it and the budget of a search, checked together."""
 
     config: ExperimentConfig
     space: Space
     search: SearchConfig
 
     def trial_config(self, params: Mapping[str, Any]) -> ExperimentConfig:
-        """Returns the config that a trial with these values trains: the study's own, at the proxy's size if there is one."""
+        """Return the config that a trial with these values trains, at the proxy's size if any.
+
+        Raise ConfigError if the config refuses the values.
+        """
         config = self.config.override(params)
         return shorten(config, self.search.proxy) if self.search.proxy else config
 
@@ -223,39 +226,61 @@ class Study:
         return (self.search.proxy and self.search.proxy.epochs) or self.config.schedule.epochs
 
     def points(self) -> list[dict[str, Any]]:
-        """Returns the points to try first: the config itself, the known good ones, and the grid if it is one; none twice."""
+        """Return the points to try first, each once.
+
+        The config itself, which becomes trial 0, then `known_good`, then the grid if the sampler is
+        grid. The config's own values may lie outside the space, see `baseline_note`.
+        """
         points = [self.space.complete(point) for point in ({}, *self.search.known_good)]
         if self.search.sampler == "grid":
             grid = self.space.grid(self.search.grid_points)
-            # In random order, so that a part of the grid covers all of the space.
+            # In random order, so that the first part of the grid covers the whole space.
             random.Random(self.search.seed).shuffle(grid)
             points += grid
-        return list({json.dumps(p, sort_keys=True): p for p in points}.values())
+        return list({json.dumps(point, sort_keys=True): point for point in points}.values())
 
     @property
     def num_trials(self) -> int:
-        """Trials in all: what is asked for, or fewer where a grid has no more."""
+        """Number of trials in all: as many as `search.trials` says, or fewer if a grid ends."""
+        if self.search.sampler == "grid":
+            return min(self.search.trials, len(self.points()))
+        return self.search.trials
+
+    @property
+    def baseline_note(self) -> str:
+        """A sentence for the user if the space cannot draw the config's own values, else empty.
+
+        Trial 0 is then trained like every trial, but the sampler is not told about it.
+        """
+        baseline = self.space.complete({})
+        missed = [
+            f"{d.name} {baseline[d.name]!r} lies outside {d}"
+            for d in self.space.missed_by(baseline)
+        ]
+        if not missed:
+            return ""
         return (
-            min(self.search.trials, len(self.points()))
-            if self.search.sampler == "grid"
-            else self.search.trials
+            f"trial 0 is the config itself; {' and '.join(missed)}, "
+            "so the sampler does not learn from it"
         )
 
     def rungs(self) -> list[int]:
-        """Returns the epochs at which halving decides, in ascending order; empty where no trial is halved."""
-        if self.search.scheduler == "none" or isinstance(
-            self.search.scheduler.chosen, MedianConfig
-        ):
+        """Return the epochs at which halving decides, in ascending order.
+
+        Empty if the stopping rule has no rungs.
+        """
+        scheduler = self.search.scheduler
+        if scheduler == "none" or isinstance(scheduler.chosen, MedianConfig):
             return []
-        chosen, rungs = self.search.scheduler.chosen, []
-        epoch = chosen.grace_epochs
+        rungs = []
+        epoch = scheduler.chosen.grace_epochs
         while epoch < self.epochs:
             rungs.append(epoch)
-            epoch *= chosen.reduction
+            epoch *= scheduler.chosen.reduction
         return rungs
 
     def dump(self) -> Tree:
-        """Returns the study as it is written in YAML, everything inline."""
+        """Return the study as it is written in YAML, with the config and the space inline."""
         return {
             "config": self.config.dump(),
             "space": self.space.dump(),
@@ -269,54 +294,62 @@ def load_study(
     overrides: Sequence[str] = (),
     search: Mapping[str, Any] | None = None,
 ) -> Study:
-    """Reads a study file, or a bare space around `config`.
+    """Read a study file, or a file with only a space.
 
-    `overrides` are `name=value` texts that change the config; `search` are changes to the search block. Paths in the
-    result are absolute. Raises ConfigError that lists every mistake.
+    `config` takes the place of the study's config. `overrides` are `name=value` texts that change
+    the config; `search` holds changes to the search block. Paths in the result are absolute. Raise
+    ConfigError that lists every mistake.
     """
     tree, source = read_yaml(path)
-    is_study = isinstance(tree, dict) and "space" in tree
-    if not is_study:
-        tree, prefix = {"space": tree}, ""
+    if not isinstance(tree, dict) or "space" not in tree:
+        tree = {"space": tree}
+        prefix = ""
     else:
+        _refuse_unknown_blocks(tree, source)
         prefix = "space."
-        unknown = [key for key in tree if key not in ("config", "space", "search")]
-        if unknown:
-            raise ConfigError(
-                [
-                    f"{source.place(key)}: a study has config, space and search{nearest(key, ('config', 'search'))}"
-                    for key in unknown
-                ]
-            )
     base = load_config(config) if config else _read_config(tree.get("config"), Path(path), source)
     if overrides:
         base = base.override(*parse_assignments(overrides))
-    budget = SearchConfig.parse(tree.get("search") or {}, _under(source, "search")).override(
-        dict(search or {}), Source("command line")
-    )
+    search_block = SearchConfig.parse(tree.get("search") or {}, _under(source, "search"))
+    search_block = search_block.override(dict(search or {}), Source("command line"))
     space_tree = tree["space"]
     if isinstance(space_tree, str):
         space_tree, source = read_yaml(Path(path).parent / space_tree)
         prefix = ""
-    study = Study(absolute_paths(base), Space.parse(space_tree, base, source, prefix), budget)
-    _check(study, str(path))
+    space = Space.parse(space_tree, base, source, prefix)
+    study = Study(absolute_paths(base), space, search_block)
+    if problems := _study_problems(study):
+        raise ConfigError([f"{path}: {problem}" for problem in problems])
     return study
 
 
-def _read_config(given: Any, study_file: Path, source: Source) -> ExperimentConfig:
-    """Reads the config of a study: written inline, or a path relative to the study file."""
-    if isinstance(given, dict):
-        return ExperimentConfig.parse(given, _under(source, "config"))
-    if given is None:
+def _refuse_unknown_blocks(tree: Tree, source: Source) -> None:
+    blocks = ("config", "space", "search")
+    unknown = [key for key in tree if key not in blocks]
+    if unknown:
+        raise ConfigError(
+            [
+                f"{source.place(key)}: no such block; allowed are config, space and search"
+                f"{nearest(key, blocks)}"
+                for key in unknown
+            ]
+        )
+
+
+def _read_config(value: Any, study_file: Path, source: Source) -> ExperimentConfig:
+    """Read the config of a study: settings, a path relative to the study file, or the default."""
+    if isinstance(value, dict):
+        return ExperimentConfig.parse(value, _under(source, "config"))
+    if value is None:
         beside = study_file.parent.parent / DEFAULT_CONFIG
         return load_config(DEFAULT_CONFIG if DEFAULT_CONFIG.is_file() else beside)
-    if not isinstance(given, str):
-        raise ConfigError([f"{source.place('config')}: expected a path or settings, got {given!r}"])
-    return load_config(study_file.parent / given)
+    if not isinstance(value, str):
+        raise ConfigError([f"{source.place('config')}: expected a path or settings, got {value!r}"])
+    return load_config(study_file.parent / value)
 
 
 def _under(source: Source, section: str) -> Source:
-    """Returns `source` as seen from one of its sections, so that names in messages are relative to it."""
+    """Return the source of a section: its names are relative to the section."""
     start = section + "."
     lines = {
         name.removeprefix(start): line
@@ -326,57 +359,99 @@ def _under(source: Source, section: str) -> Source:
     return Source(source.name, lines)
 
 
-def _check(study: Study, name: str) -> None:
-    """Raises ConfigError for what each part allows and the whole does not."""
-    problems = [
-        f"{name}: trial 0 is the config itself, but {p}; widen the space or change the config"
-        for p in study.space.outside(study.space.complete({}))
+def _study_problems(study: Study) -> list[str]:
+    """Return what is wrong with a study although each of its parts is valid."""
+    return [
+        *_known_good_problems(study),
+        *_proxy_problems(study),
+        *_rung_problems(study),
+        *_cmaes_problems(study),
+        *_worker_problems(study),
     ]
+
+
+def _known_good_problems(study: Study) -> list[str]:
+    problems: list[str] = []
     for index, point in enumerate(study.search.known_good):
-        where = f"{name}: search.known_good.{index}"
-        wrong = study.space.outside(point)
-        problems += [f"{where}: {p}" for p in wrong]
+        place = f"search.known_good.{index}"
+        wrong = study.space.outside(point) or _left_out(study.space, point)
+        problems += [f"{place}: {problem}" for problem in wrong]
         if not wrong:
             try:
-                study.config.override(study.space.complete(point), Source(where))
+                study.config.override(study.space.complete(point), Source(place))
             except ConfigError as error:
                 problems += error.problems
+    return problems
+
+
+def _left_out(space: Space, point: Mapping[str, Any]) -> list[str]:
+    """Return a message for each setting that a point has to name.
+
+    A point that leaves out a name has the config's own value. A sampler cannot learn from a point
+    outside the space, so the config's own value has to lie inside.
+    """
+    completed = space.complete(point)
+    return [
+        f"leaves out {d.name}, and the config's own value {completed[d.name]!r} is outside {d}; "
+        f"add {d.name} to this point"
+        for d in space.missed_by(completed)
+    ]
+
+
+def _proxy_problems(study: Study) -> list[str]:
     proxy = study.search.proxy
-    if proxy and proxy.epochs and proxy.epochs > study.config.schedule.epochs:
-        problems.append(
-            f"{name}: search.proxy.epochs: {proxy.epochs} is more than the config's own {study.config.schedule.epochs}"
-        )
+    longest = study.config.schedule.epochs
+    if proxy and proxy.epochs and proxy.epochs > longest:
+        return [
+            f"search.proxy.epochs: {proxy.epochs} is more than the config's own {longest}; "
+            f"choose at most {longest}"
+        ]
+    return []
+
+
+def _rung_problems(study: Study) -> list[str]:
     schedule = study.trial_config({}).schedule
     validated = [epoch for epoch in range(1, schedule.epochs + 1) if schedule.validates(epoch)]
     blind = [rung for rung in study.rungs() if rung not in validated]
     if blind:
-        problems.append(
-            f"{name}: search.scheduler: rungs at epochs {study.rungs()}, but there is no validation at {blind}; "
-            f"validated are {_few(validated)} (schedule.val_every {schedule.val_every}): choose grace_epochs among them"
-        )
+        return [
+            f"search.scheduler: there are rungs at epochs {study.rungs()}, "
+            f"but no validation at {blind}; validated are {_shortened(validated)} "
+            f"(schedule.val_every {schedule.val_every}): choose grace_epochs among them"
+        ]
+    return []
+
+
+def _cmaes_problems(study: Study) -> list[str]:
+    if study.search.sampler != "cmaes":
+        return []
+    varying = [d for d in study.space.dimensions if not d.is_fixed]
+    unsuitable = [d.name for d in varying if d.kind == "choice" or d.when]
+    if unsuitable:
+        return [
+            "search.sampler: cmaes draws only numbers, but these are choices or conditional: "
+            f"{', '.join(unsuitable)}; choose gp or tpe"
+        ]
+    if len(varying) < 2:
+        return [
+            f"search.sampler: cmaes needs two or more numbers that vary, got {len(varying)}; "
+            "choose gp or tpe"
+        ]
+    return []
+
+
+def _worker_problems(study: Study) -> list[str]:
     search = study.search
-    if search.sampler == "cmaes":
-        wrong = [d.name for d in study.space.dimensions if d.kind == "choice" or d.when]
-        if wrong or len(study.space.dimensions) < 2:
-            what = (
-                f"but these are choices or conditional: {', '.join(wrong)}"
-                if wrong
-                else "and at least two of them"
-            )
-            problems.append(
-                f"{name}: search.sampler: cmaes needs settings that are numbers, {what}; choose tpe"
-            )
     if search.workers_per_trial > 1 and search.gpus_per_worker and search.gpus_per_worker < 1:
-        problems.append(
-            f"{name}: search.gpus_per_worker: a fraction ({search.gpus_per_worker:g}) needs workers_per_trial 1, got {search.workers_per_trial}"
-        )
-    if problems:
-        raise ConfigError(problems)
+        return [
+            f"search.gpus_per_worker: a fraction ({search.gpus_per_worker:g}) needs "
+            f"workers_per_trial 1, got {search.workers_per_trial}; choose 1 or more GPUs"
+        ]
+    return []
 
 
-def _few(epochs: Sequence[int]) -> str:
-    return (
-        ", ".join(map(str, epochs))
-        if len(epochs) <= 8
-        else f"{', '.join(map(str, epochs[:4]))}, … {epochs[-1]}"
-    )
+def _shortened(epochs: Sequence[int]) -> str:
+    """Return a list of epochs as text, of a long one the first four and the last."""
+    if len(epochs) <= 8:
+        return ", ".join(map(str, epochs))
+    return f"{', '.join(map(str, epochs[:4]))}, … {epochs[-1]}"

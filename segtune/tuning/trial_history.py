@@ -1,4 +1,8 @@
-"""Optuna studies that know trials by our numbers: the whole record of a search, and the view of it that a sampler draws from."""
+"""The finished trials that a sampler draws from: a bounded part of the record of a search.
+
+The record itself, which users open with optuna-dashboard, is an `OptunaStudyLog` of its own. A
+history is kept in memory and rebuilt at a resume.
+"""
 
 from __future__ import annotations
 
@@ -13,130 +17,159 @@ import optuna
 from segtune.runs.verdict import Verdict
 from segtune.tuning.optuna_study import OptunaStudyLog, to_frozen_trial
 from segtune.tuning.space import Space
-from segtune.tuning.warm_start import KnownTrial
+from segtune.tuning.warm_start import TELLING_STATES, KnownTrial
 
 
 class BoundedHistory:
-    """What a sampler sees of a search: all of a short one; of a long one the best, the sick and the latest trials.
+    """All trials of a short search; the best, the unhealthy and the latest trials of a long one.
 
-    TPE builds its densities anew from every trial at every draw, which takes 700 ms at the ten-thousandth. What it needs are
-    the few best (at most 25 make the good density, Bergstra et al. 2011) and a picture of the rest. What is seen follows
-    from the numbers alone, so that a resumed search sees the same.
+    TPE fits its densities to all trials anew at every draw, which takes 700 ms at the
+    ten-thousandth trial. It needs the few best trials (at most 25 make the good density, Bergstra
+    et al. 2011) and a sample of the rest. Which trials are kept depends only on numbers and scores,
+    so that a resumed search keeps the same ones.
+
+    Trials begin and end with the same methods as in an `OptunaStudyLog`.
     """
 
-    LIMIT = 120  # trials that are kept in sight
-    BLOCK = 40  # trials after which the choice is made again
-    NEW_EACH_TIME = False  # whether the same trials are shown differently as others end
+    LIMIT = 120  # how many finished trials are kept
+    BLOCK = 40  # trials are dropped once in so many trials
+    REBUILD_AT_EVERY_DRAW = False  # whether the end of one trial changes how others are shown
 
     def __init__(self, space: Space) -> None:
-        self.space, self.base = space, 0
-        self.ended: dict[int, KnownTrial] = {}
+        self.space = space
+        self.ended: dict[int, KnownTrial] = {}  # trials of earlier runs have negative numbers
         self.running: dict[int, dict[str, Any]] = {}
-        self.book = self._open()
+        self.block_start = 0  # number of the first trial of the current block
+        self.study_log = self._rebuilt()
 
-    def add(self, trials: Iterable[KnownTrial]) -> None:
-        """Shows trials of earlier runs."""
+    def add_known(self, trials: Iterable[KnownTrial]) -> None:
+        """Add finished trials of earlier runs."""
         self.ended |= {-1 - i: known for i, known in enumerate(trials)}
-        self.book = self._open()
+        self.study_log = self._rebuilt()
 
-    def ask(
-        self,
-        number: int,
-        sampler: optuna.samplers.BaseSampler,
-        given: Mapping[str, Any] | None = None,
-    ) -> dict[str, Any]:
-        """Returns the values of a trial that is running from now on: those that are given, or what the sampler draws."""
-        if self._forget(number) or (self.NEW_EACH_TIME and given is None):
-            self.book = self._open()
-        self.running[number] = self.book.ask(number, sampler, given)
+    def ask(self, number: int, sampler: optuna.samplers.BaseSampler) -> dict[str, Any]:
+        """Begin a trial and return its values, drawn by `sampler`."""
+        if self._drop_old_trials(number) or self.REBUILD_AT_EVERY_DRAW:
+            self.study_log = self._rebuilt()
+        self.running[number] = self.study_log.ask(number, sampler)
         return self.running[number]
 
+    def begin(self, number: int, params: dict[str, Any]) -> None:
+        """Begin a trial with known values."""
+        if self._drop_old_trials(number):
+            self.study_log = self._rebuilt()
+        self.study_log.begin(number, params)
+        self.running[number] = params
+
     def withdraw(self, number: int) -> None:
-        """Forgets a trial that was asked for and does not take place."""
-        self.book.withdraw(number)
+        """End a trial that does not take place."""
+        self.study_log.withdraw(number)
         del self.running[number]
 
-    def tell(self, number: int, verdict: Verdict, mious: Mapping[int, float]) -> None:
-        """Ends a trial as `OptunaStudyLog.tell` does."""
-        self.book.tell(number, verdict, mious)
-        if verdict.state != "interrupted":
-            params = self.running.pop(number)
-            if verdict.state in ("completed", "pruned", "unhealthy"):
-                state = "pruned" if verdict.state == "completed" and not mious else verdict.state
-                self.ended[number] = KnownTrial(params=params, state=state, mious=dict(mious))  # pyright: ignore[reportArgumentType]
+    def report(self, number: int, epoch: int, miou: float) -> None:
+        """Record the mIoU at an epoch, in 0..1."""
+        self.study_log.report(number, epoch, miou)
 
-    def _forget(self, number: int) -> bool:
-        """Puts trials out of sight for good that are neither good nor sick nor late, where it is time to; returns whether it was."""
-        base = number // self.BLOCK * self.BLOCK
-        if base == self.base or len(self.ended) <= self.LIMIT:
+    def tell(self, number: int, verdict: Verdict, mious: Mapping[int, float]) -> None:
+        """End a trial according to its verdict, as `OptunaStudyLog.tell` does."""
+        self.study_log.tell(number, verdict, mious)
+        if verdict.state == "interrupted":
+            return
+        params = self.running.pop(number)
+        if verdict.state in TELLING_STATES:
+            self.ended[number] = KnownTrial.of(params, verdict.state, mious)
+
+    def _drop_old_trials(self, number: int) -> bool:
+        """Drop old trials if trial `number` begins a new block and there are more than LIMIT.
+
+        Return whether that was the case. The trials of the current block stay. Of the older ones
+        LIMIT stay: the best (one fifth), the latest unhealthy (one fifth) and the latest others.
+        """
+        block_start = number // self.BLOCK * self.BLOCK
+        if block_start == self.block_start or len(self.ended) <= self.LIMIT:
             return False
-        self.base = base
-        old = {n: t for n, t in self.ended.items() if n < base}
-        chosen = set(_best(old, self.LIMIT // 5)) | set(_sick(old)[-self.LIMIT // 5 :])
-        latest = [n for n in sorted(old) if n not in chosen][-(self.LIMIT - len(chosen)) :]
-        self.ended = {
-            n: t for n, t in sorted(self.ended.items()) if n >= base or n in chosen or n in latest
-        }
+        self.block_start = block_start
+        old = {n: trial for n, trial in self.ended.items() if n < block_start}
+        chosen = {*_best(old, self.LIMIT // 5), *_unhealthy(old)[-self.LIMIT // 5 :]}
+        others = [n for n in sorted(old) if n not in chosen]
+        chosen |= set(others[-(self.LIMIT - len(chosen)) :])
+        kept = [n for n in sorted(self.ended) if n >= block_start or n in chosen]
+        self.ended = {n: self.ended[n] for n in kept}
         return True
 
-    def _open(self) -> OptunaStudyLog:
+    def _rebuilt(self) -> OptunaStudyLog:
+        """Return a new study that holds the trials of this history."""
         study = optuna.create_study(direction="maximize")
-        study.add_trials([to_frozen_trial(t, self.space) for t in self._shown()])
-        book = OptunaStudyLog(study, self.space)
+        study.add_trials([to_frozen_trial(t, self.space) for t in self._as_shown()])
+        study_log = OptunaStudyLog(study, self.space)
         for number, params in self.running.items():
-            book.ask(number, None, params)
-        return book
+            study_log.begin(number, params)
+        return study_log
 
-    def _shown(self) -> list[KnownTrial]:
+    def _as_shown(self) -> list[KnownTrial]:
+        """Return the finished trials as the sampler is to see them."""
         return list(self.ended.values())
 
 
 class ExtrapolatedHistory(BoundedHistory):
-    """A view for samplers that learn from full trials only: the others are shown at what they would have come to.
+    """A history for samplers that learn only from trials of full length.
 
-    A stopped trial: its best mIoU and what full trials have gained after that epoch, in the median. A sick one: the worst of
-    the healthy. Without them a Gaussian process knows nothing of the two thirds of a search that successive halving ends early.
+    Every other trial is shown as if it had full length. A stopped trial gets its best mIoU plus the
+    median of what full trials gained after that epoch; an unhealthy one gets the lowest value of
+    the healthy. Otherwise a Gaussian process would learn nothing from the two thirds of the trials
+    that successive halving stops early.
     """
 
-    LIMIT, BLOCK = 200, 20  # the time of a draw grows with the cube of what is seen
-    NEW_EACH_TIME = True  # every full trial changes what is expected of the others
+    LIMIT = 200  # the time of a draw grows with the cube of the number of trials
+    BLOCK = 20
+    REBUILD_AT_EVERY_DRAW = True  # every full trial changes what the others are shown at
 
-    def _shown(self) -> list[KnownTrial]:
-        full = [t.mious for t in self.ended.values() if t.state == "completed"]
-        gain = functools.cache(lambda epoch: _median_gain(full, epoch))
+    def _as_shown(self) -> list[KnownTrial]:
+        full = [trial.mious for trial in self.ended.values() if trial.state == "completed"]
+        gain_after = functools.cache(lambda epoch: _median_gain(full, epoch))
         expected = {
-            n: max(t.mious.values()) + gain(max(t.mious))
-            for n, t in self.ended.items()
-            if t.mious and t.state != "unhealthy"
+            number: max(trial.mious.values()) + gain_after(max(trial.mious))
+            for number, trial in self.ended.items()
+            if trial.mious and trial.state != "unhealthy"
         }
         worst = min(expected.values(), default=0.0)
         return [
-            KnownTrial(params=t.params, state="completed", mious={1: expected.get(n, worst)})
-            for n, t in self.ended.items()
+            KnownTrial.of(trial.params, "completed", {1: expected.get(number, worst)})
+            for number, trial in self.ended.items()
         ]
 
 
+def history_for(sampler: str, space: Space) -> BoundedHistory | None:
+    """Return the history that a sampler draws from.
+
+    None for samplers that draw from the record itself: CMA-ES keeps its state there, random and
+    grid learn nothing.
+    """
+    match sampler:
+        case "tpe":
+            return BoundedHistory(space)
+        case "gp":
+            return ExtrapolatedHistory(space)
+        case _:
+            return None
+
+
 def _median_gain(full: Sequence[Mapping[int, float]], epoch: int) -> float:
-    """Returns by how much the best mIoU of full trials has risen after an epoch; 0 without any."""
+    """Return the median rise of the best mIoU of full trials after `epoch`; 0 without any."""
     gains = [
-        max(mious.values()) - max(m for e, m in mious.items() if e <= epoch)
+        max(mious.values()) - max(miou for at, miou in mious.items() if at <= epoch)
         for mious in full
         if min(mious) <= epoch
     ]
     return statistics.median(gains) if gains else 0.0
 
 
-def history_for(sampler: str, space: Space) -> BoundedHistory | None:
-    """Returns the view of a sampler, or None where it draws from the record itself: CMA-ES keeps its state there."""
-    return (
-        {"tpe": BoundedHistory, "gp": ExtrapolatedHistory}[sampler](space)
-        if sampler in ("tpe", "gp")
-        else None
-    )
-
-
 def _best(trials: Mapping[int, KnownTrial], count: int) -> list[int]:
-    """Returns the numbers of the best healthy trials in TPE's order: those of full length first, then by epoch and value."""
+    """Return the numbers of the best trials that are not unhealthy, in the order that TPE uses.
+
+    Full trials come first, by their best mIoU. Stopped ones follow, by their last epoch and then
+    by their mIoU there.
+    """
 
     def rank(number: int) -> tuple[float, float]:
         trial = trials[number]
@@ -145,8 +178,9 @@ def _best(trials: Mapping[int, KnownTrial], count: int) -> list[int]:
         last = max(trial.mious, default=0)
         return -last, -trial.mious.get(last, 0.0)
 
-    return sorted((n for n, t in trials.items() if t.state != "unhealthy"), key=rank)[:count]
+    healthy = [number for number, trial in trials.items() if trial.state != "unhealthy"]
+    return sorted(healthy, key=rank)[:count]
 
 
-def _sick(trials: Mapping[int, KnownTrial]) -> list[int]:
-    return [n for n in sorted(trials) if trials[n].state == "unhealthy"]
+def _unhealthy(trials: Mapping[int, KnownTrial]) -> list[int]:
+    return [number for number in sorted(trials) if trials[number].state == "unhealthy"]

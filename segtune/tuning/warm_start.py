@@ -1,11 +1,11 @@
-"""What earlier runs know about a new study: trials that count as its own, and points to try first."""
+"""Results and points of earlier search runs that a new study begins with."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import Field
 
@@ -16,20 +16,37 @@ from segtune.runs.results import RUNNING, TrialResult, miou_by_epoch, ranked, re
 from segtune.runs.rundir import SearchDir
 from segtune.tuning.study import Study, load_study
 
-# Points that are taken from a run whose scores say nothing here.
+# How many points are taken from a run whose scores cannot be compared with those of this study.
 POINTS_OF_OTHERS = 3
+# Trials that ended in one of these states say something about their point.
+TELLING_STATES = ("completed", "pruned", "unhealthy")
 
 
 class KnownTrial(Settings):
-    """A trial of an earlier run."""
+    """A finished trial, as samplers learn from it."""
 
     params: dict[str, Any] = Field(description="values of the space's settings")
     state: Literal["completed", "pruned", "unhealthy"] = Field(description="how it ended")
     mious: dict[int, float] = Field(description="validated mIoU by epoch")
 
+    @classmethod
+    def of(cls, params: Mapping[str, Any], state: str, mious: Mapping[int, float]) -> Self:
+        """Return the trial; `state` is one of TELLING_STATES.
+
+        A completed trial without a score counts as pruned, because it has no value to learn from.
+        """
+        match state:
+            case "unhealthy":
+                known_state = "unhealthy"
+            case "completed" if mious:
+                known_state = "completed"
+            case _:
+                known_state = "pruned"
+        return cls(params=dict(params), state=known_state, mious=dict(mious))
+
 
 class WarmStart(Settings):
-    """What is told to the sampler before the first trial."""
+    """Trials that count as results of a new study, and points that it tries first."""
 
     trials: tuple[KnownTrial, ...] = Field(
         default=(), description="results that count as this study's own"
@@ -38,16 +55,21 @@ class WarmStart(Settings):
 
     @property
     def summary(self) -> str:
-        """Returns what is known in words."""
-        return f"{len(self.trials)} trials known from earlier runs, {len(self.points)} of their points to try first"
+        """The numbers of trials and points, in one line."""
+        return (
+            f"{len(self.trials)} trials of earlier runs count as results; "
+            f"{len(self.points)} of their points are tried first"
+        )
 
 
 def collect(study: Study, paths: Sequence[str | Path]) -> WarmStart:
-    """Reads earlier runs for a new study.
+    """Read earlier search runs for a new study.
 
-    Trials of a run that differs in nothing but what the space varies, and the seed, count as results. Of any other run the
-    best points are only tried first: an mIoU on other images, or after another number of epochs, would mislead the sampler.
-    Raises RunError where a folder is no run, or nothing in it lies in the space.
+    If a run differs from the study only in the settings of the space and in the seed, its trials
+    count as results. From any other run only the best points are taken, to be tried first: an mIoU
+    on other images, or after another number of epochs, would mislead the sampler.
+
+    Raise RunError if a folder holds no search run, or if none of its trials lies in the space.
     """
     trials: list[KnownTrial] = []
     points: list[dict[str, Any]] = []
@@ -57,23 +79,25 @@ def collect(study: Study, paths: Sequence[str | Path]) -> WarmStart:
         usable = [t for t in read_trials(run) if t.state != RUNNING and _lies_in(study, t)]
         if not usable:
             raise RunError(
-                f"--warm-start {path}: none of its trials lies in the space of this study ({', '.join(study.space.names)})"
+                f"--warm-start {path}: none of its trials lies in the space of this study "
+                f"({', '.join(study.space.names)})"
             )
         if _same_but_for_the_space(study, theirs):
-            trials += [
-                _known(run, t) for t in usable if t.state in ("completed", "pruned", "unhealthy")
-            ]
+            trials += [_known(run, t) for t in usable if t.state in TELLING_STATES]
         else:
-            points += [
-                study.space.complete(t.params)
-                for t in ranked(usable)[:POINTS_OF_OTHERS]
-                if t.healthy
-            ]
+            best = [t for t in ranked(usable)[:POINTS_OF_OTHERS] if t.healthy]
+            points += [study.space.complete(t.params) for t in best]
     return WarmStart(trials=tuple(trials), points=tuple(points))
 
 
 def _lies_in(study: Study, trial: TrialResult) -> bool:
-    return bool(trial.params) and not study.space.outside(trial.params)
+    """Whether the space can draw the trial's values; the config's own for names it leaves out."""
+    space = study.space
+    return (
+        bool(trial.params)
+        and not space.outside(trial.params)
+        and not space.outside(space.complete(trial.params))
+    )
 
 
 def _same_but_for_the_space(study: Study, theirs: Study) -> bool:
@@ -84,23 +108,16 @@ def _same_but_for_the_space(study: Study, theirs: Study) -> bool:
 
 def _known(run: SearchDir, trial: TrialResult) -> KnownTrial:
     mious = miou_by_epoch(run.trial(trial.number).read_epochs())
-    state = (
-        trial.state
-        if (trial.state in ("completed", "unhealthy") and mious) or trial.state == "unhealthy"
-        else "pruned"
-    )
-    return KnownTrial(params=trial.params, state=state, mious=mious)  # pyright: ignore[reportArgumentType]
+    return KnownTrial.of(trial.params, trial.state, mious)
 
 
 def write(run: SearchDir, known: WarmStart) -> None:
-    """Keeps what is known in the run's folder: the earlier runs may be gone at a resume."""
+    """Write the warm start to the run folder: the earlier runs may be gone at a resume."""
     write_atomic(run.warm_start, json.dumps(known.dump()) + "\n")
 
 
 def read(run: SearchDir) -> WarmStart:
-    """Returns what the run was started with; empty where it was nothing."""
-    return (
-        WarmStart.parse(json.loads(run.warm_start.read_text()))
-        if run.warm_start.exists()
-        else WarmStart()
-    )
+    """Return the warm start of a search run; empty if it had none."""
+    if not run.warm_start.exists():
+        return WarmStart()
+    return WarmStart.parse(json.loads(run.warm_start.read_text()))

@@ -16,7 +16,7 @@ import ray
 import torch
 import yaml
 
-from segtune.api import prepare, run_training
+from segtune.api import run_training
 from segtune.cluster.run import run_search
 from segtune.cluster.supervisor import HangDetector
 from segtune.cluster.train_group import train_on_workers
@@ -26,6 +26,7 @@ from segtune.runs.results import read_trials
 from segtune.runs.rundir import SearchDir, TrialDir
 from segtune.training.heartbeat import Heartbeat
 from segtune.training.memory import OutOfMemoryError
+from segtune.tuning.preparation import prepare_study
 from segtune.tuning.study import Study, load_study
 
 pytestmark = pytest.mark.ray
@@ -59,7 +60,7 @@ def signal_rank_0(trial: TrialDir, number: signal.Signals) -> None:
 
 
 def search(study: Study, run: SearchDir) -> None:
-    prepare(run, study, resume=False)
+    prepare_study(run, study, resume=False)
     with run.locked():
         assert not run_search(study, run)
 

@@ -14,7 +14,7 @@ import pytest
 import ray
 import torch
 
-from segtune.api import prepare, run_study, run_training
+from segtune.api import run_study, run_training
 from segtune.cluster.placement import place_trials
 from segtune.cluster.ray_internals import SWITCH
 from segtune.cluster.ray_session import ray_connection
@@ -27,6 +27,7 @@ from segtune.runs.records import EpochRecord, ValidationScores
 from segtune.runs.results import read_trials
 from segtune.runs.rundir import SearchDir
 from segtune.runs.verdict import Verdict
+from segtune.tuning.preparation import prepare_study
 from segtune.tuning.study import SearchConfig, load_study
 
 pytestmark = pytest.mark.ray
@@ -258,7 +259,7 @@ def test_stop_request_ends_a_search_that_can_be_resumed(
 ) -> None:
     study = load_study(study_file, overrides=["schedule.epochs=200"])
     run = SearchDir(tmp_path / "runs" / "d")
-    prepare(run, study, resume=False)
+    prepare_study(run, study, resume=False)
     code = (
         "import sys, time, pathlib\n"
         "run = pathlib.Path(sys.argv[1])\n"
@@ -293,7 +294,7 @@ def test_workers_of_a_stopped_trial_are_released_and_train_the_next(
     changes = {"workers_per_trial": 2, "trials": 3, "cpus_per_worker": 1.0, "known_good": points}
     study = load_study(study_file, search=changes, overrides=["schedule.epochs=200"])
     run = SearchDir(tmp_path / "runs" / "c")
-    prepare(run, study, resume=False)
+    prepare_study(run, study, resume=False)
     # Beside such a trial 0, every other is stopped at the first rung, in the middle of training.
     first = run.trial(0)
     write_atomic(first.params, json.dumps(study.points()[0]))
@@ -337,7 +338,7 @@ def test_search_of_worker_groups_needs_no_private_name_of_ray(
     tree["search"] |= {"trials": 2, "workers_per_trial": 2, "known_good": [{"optim.lr": 1e-9}]}
     study_file.write_text(write_yaml(tree))
     study, run = load_study(study_file), SearchDir(tmp_path / "runs" / "e")
-    prepare(run, study, resume=False)
+    prepare_study(run, study, resume=False)
     with run.locked():
         assert not run_search(study, run)
     trials = read_trials(run)

@@ -1,25 +1,28 @@
-"""Laws of a proxy: it shrinks in proportion, its winners are checked at full length, and what is exported is full."""
+"""A proxy shrinks a config in proportion; its best trials are checked at full length."""
 
 import json
+from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
 from segtune import export, status
 from segtune.api import run_study
-from segtune.config.schema import load_config
+from segtune.config.schema import ExperimentConfig, load_config
 from segtune.config.yaml_io import write_yaml
 from segtune.errors import ConfigError
 from segtune.reporting.html import write_report
 from segtune.runs.atomic import write_atomic
+from segtune.runs.records import EpochRecord, ValidationScores
 from segtune.runs.results import TrialResult, read_trials
 from segtune.runs.rundir import SearchDir
 from segtune.runs.verdict import Verdict
 from segtune.tuning.proxy import ProxyConfig, shorten
 from segtune.tuning.proxy_check import check, full_length_study, select_for_full_length
-from segtune.tuning.study import load_study
+from segtune.tuning.study import Study, load_study
 
 
-def test_warmup_and_validations_shrink_with_the_epochs(tiny_config):
+def test_warmup_and_validations_shrink_with_the_epochs(tiny_config: ExperimentConfig) -> None:
     long = tiny_config.override(
         {
             "schedule.epochs": 200,
@@ -29,61 +32,62 @@ def test_warmup_and_validations_shrink_with_the_epochs(tiny_config):
         }
     )
     short = shorten(long, ProxyConfig(epochs=40, resolution=0.5, num_images=9))
-    assert (short.schedule.epochs, short.schedule.warmup_epochs, short.schedule.val_every) == (
-        40,
-        3.0,
-        2,
-    )
+    schedule = short.schedule
+    assert (schedule.epochs, schedule.warmup_epochs, schedule.val_every) == (40, 3.0, 2)
     assert (short.data.crop, short.data.resize, short.data.num_images) == ((256, 128), (32, 32), 9)
     assert shorten(long, ProxyConfig()) == long
 
 
-@pytest.fixture
-def study(tiny_config, tmp_path):
+def write_study(folder: Path, config: ExperimentConfig, lr: Sequence[float]) -> Study:
     tree = {
-        "config": tiny_config.override({"schedule.epochs": 4}).dump(),
-        "space": {"optim.lr": {"loguniform": [1e-5, 1e-1]}},
+        "config": config.override({"schedule.epochs": 4}).dump(),
+        "space": {"optim.lr": {"loguniform": list(lr)}},
         "search": {
             "trials": 4,
             "proxy": {"epochs": 2, "carry": 3},
             "scheduler": {"asha": {"grace_epochs": 1, "reduction": 2}},
         },
     }
-    (tmp_path / "s.yaml").write_text(write_yaml(tree))
-    return load_study(tmp_path / "s.yaml")
+    (folder / "s.yaml").write_text(write_yaml(tree))
+    return load_study(folder / "s.yaml")
 
 
-def test_rungs_and_configs_are_the_proxys(study):
+@pytest.fixture
+def study(tiny_config: ExperimentConfig, tmp_path: Path) -> Study:
+    return write_study(tmp_path, tiny_config, [1e-5, 1e-1])
+
+
+def test_rungs_and_trial_configs_are_those_of_the_proxy(study: Study) -> None:
     assert (study.epochs, study.rungs()) == (2, [1])
     assert study.trial_config({"optim.lr": 1e-4}).schedule.epochs == 2
     assert study.config.schedule.epochs == 4
 
 
-def test_longer_proxy_than_the_config_is_refused(study, tmp_path):
+def test_proxy_longer_than_the_config_is_refused(study: Study, tmp_path: Path) -> None:
     with pytest.raises(
         ConfigError, match=r"search\.proxy\.epochs: 9 is more than the config's own 4"
     ):
         load_study(tmp_path / "s.yaml", search={"proxy.epochs": 9})
 
 
-def result(number, miou, state="completed"):
+def result(number: int, miou: float | None, state: str = "completed") -> TrialResult:
     return TrialResult(number=number, state=state, miou=miou)
 
 
-def test_best_and_some_of_the_others_are_carried():
-    trials = [result(n, n / 10) for n in range(9)] + [
-        result(9, 0.95, "unhealthy"),
-        result(10, None, "failed"),
-    ]
+def test_best_trials_and_some_of_the_others_train_at_full_length() -> None:
+    trials = [result(number, number / 10) for number in range(9)]
+    trials += [result(9, 0.95, "unhealthy"), result(10, None, "failed")]
     assert [t.number for t in select_for_full_length(trials, 4)] == [8, 7, 4, 1]
     assert [t.number for t in select_for_full_length(trials[:3], 4)] == [2, 1]
 
 
-def scores(run, mious):
+def write_trials(run: SearchDir, mious: Sequence[float]) -> SearchDir:
+    """Write a completed trial for each score; the learning rate of trial n is n / 100."""
     for number, miou in enumerate(mious):
-        write_atomic(run.trial(number).params, json.dumps({"optim.lr": number / 100}))
-        run.trial(number).append_epoch({"epoch": 1, "step": 1, "miou": miou, "seconds": 1.0})
-        run.trial(number).write_verdict(Verdict(state="completed", epoch=1))
+        trial = run.trial(number)
+        write_atomic(trial.params, json.dumps({"optim.lr": number / 100}))
+        trial.append_epoch(EpochRecord(1, 1, 1.0, validation=ValidationScores(miou, 0.0)))
+        trial.write_verdict(Verdict(state="completed", epoch=1))
     return run
 
 
@@ -91,23 +95,25 @@ def scores(run, mious):
     ("full", "correlation", "words"),
     [
         ([0.5, 0.6, 0.7, 0.8], 1.0, "rank correlation of proxy and full mIoU 1.00 over 4 trials"),
-        ([0.8, 0.7, 0.6, 0.5], -1.0, "too low, the proxy ranks by chance"),
+        ([0.8, 0.7, 0.6, 0.5], -1.0, "too low, the proxy's ranking is close to chance"),
         ([0.5, 0.6], None, "too few"),
     ],
 )
-def test_low_rank_correlation_is_warned_of(study, tmp_path, full, correlation, words):
-    told = check(
-        study,
-        scores(SearchDir(tmp_path / "p"), [0.1, 0.2, 0.3, 0.4]),
-        scores(SearchDir(tmp_path / "f"), full),
-    )
-    assert told.correlation == (None if correlation is None else pytest.approx(correlation))
-    assert words in told.words
+def test_low_rank_correlation_is_a_warning(
+    study: Study, tmp_path: Path, full: list[float], correlation: float | None, words: str
+) -> None:
+    proxy_run = write_trials(SearchDir(tmp_path / "p"), [0.1, 0.2, 0.3, 0.4])
+    comparison = check(study, proxy_run, write_trials(SearchDir(tmp_path / "f"), full))
+    expected = None if correlation is None else pytest.approx(correlation)
+    assert comparison.correlation == expected
+    assert words in comparison.words
 
 
 @pytest.mark.slow
 @pytest.mark.ray
-def test_search_on_a_proxy_exports_the_full_config(study, tmp_path, capsys):
+def test_search_on_a_proxy_exports_the_full_config(
+    study: Study, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     result = run_study(study, tmp_path / "runs", "p")
     run = SearchDir(result.run)
     assert {t.epoch for t in read_trials(run) if t.state == "completed"} == {2}
@@ -125,25 +131,41 @@ def test_search_on_a_proxy_exports_the_full_config(study, tmp_path, capsys):
     assert load_config(tmp_path / "e.yaml").schedule.epochs == 4
     assert status.main([str(run.path)]) == 0
     assert "proxy check: rank correlation" in capsys.readouterr().out
-    told = write_report(load_study(run.study), run).read_text()
-    above, below = told.split("<h2>On the proxy</h2>")
+    page = write_report(load_study(run.study), run).read_text()
+    above, below = page.split("<h2>On the proxy</h2>")
     assert "<h2>At full length</h2>" in above
     assert "proxy check: rank correlation" in above
-    # best.yaml of the run is not the proxy's winner any more.
+    # The best.yaml of the search run is no longer that of the best trial on the proxy.
     assert f"segtune.train --config {run.full.best}" in above
     assert "segtune.train" not in below
-    # Again, from the folder alone: nothing is trained twice.
+    # A resume trains nothing again.
     before = {t.number: t.seconds for t in full}
     assert run_study(study, tmp_path / "runs", "p", resume=True).best == result.best
     assert {t.number: t.seconds for t in read_trials(run.full)} == before
 
 
-def test_more_trials_add_to_what_was_carried(study, tmp_path):
-    run = scores(SearchDir(tmp_path / "p"), [0.1, 0.2, 0.3, 0.4])
+def test_more_trials_add_to_those_trained_at_full_length(study: Study, tmp_path: Path) -> None:
+    run = write_trials(SearchDir(tmp_path / "p"), [0.1, 0.2, 0.3, 0.4])
     first = full_length_study(study, run).points()
     for number, point in enumerate(first):
         write_atomic(run.full.trial(number).params, json.dumps(point))
-    scores(run, [0.0] * 4 + [0.9])
+    write_trials(run, [0.0] * 4 + [0.9])
     again = full_length_study(study, run).points()
     assert again[: len(first)] == first
     assert {"optim.lr": 0.04} in again[len(first) :]
+
+
+def test_full_length_study_reads_back_if_trial_0_lies_outside_the_space(
+    tiny_config: ExperimentConfig, tmp_path: Path
+) -> None:
+    study = write_study(tmp_path, tiny_config, [1e-2, 1e-1])  # the config's own rate is 1e-3
+    run = write_trials(SearchDir(tmp_path / "p"), [0.1, 0.2, 0.3, 0.4])
+    write_atomic(run.trial(0).params, json.dumps({"optim.lr": 1e-3}))
+    first = full_length_study(study, run)
+    assert first.points()[0] == {"optim.lr": 1e-3}
+    for number, point in enumerate(first.points()):
+        write_atomic(run.full.trial(number).params, json.dumps(point))
+    again = full_length_study(study, run)
+    assert again.points() == first.points()
+    (tmp_path / "full.yaml").write_text(write_yaml(again.dump()))
+    assert load_study(tmp_path / "full.yaml") == again
