@@ -3,14 +3,12 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
 
 import pytest
 
-
-class RunOnTwoRanks(Protocol):
-    def __call__(self, script: str, *arguments: object) -> list[str]: ...
+RunOnTwoRanks = Callable[..., list[str]]
 
 
 @pytest.fixture
