@@ -1,4 +1,4 @@
-"""Laws of health: hopeless training ends with evidence and advice, noisy or slow training goes on."""
+"""Laws of health: hopeless training ends with evidence and advice; slow training goes on."""
 
 import math
 from collections.abc import Iterable, Sequence
