@@ -210,7 +210,7 @@ class TrainStep:
         if not self.scaler.is_enabled():
             # torch's fused optimisers skip the update if this attribute is not 0, as they do for a
             # GradScaler. Other optimisers ignore it, and one NaN step would ruin AdamW's moments.
-            assert all(group["fused"] for group in self.optimizer.param_groups)
+            assert all(group.get("fused") for group in self.optimizer.param_groups)
             self.optimizer.found_inf = 1 - finite  # pyright: ignore[reportAttributeAccessIssue]
         # A scaler that is enabled skips the update itself, and lowers its scale for the next step.
         self.scaler.step(self.optimizer)
