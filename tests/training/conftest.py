@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+# Two ranks that wait for each other in vain are killed before pytest gives up on the test.
+TIMEOUT_S = 200
+
 RunOnTwoRanks = Callable[..., list[str]]
 
 
@@ -19,14 +22,19 @@ def run_on_two_ranks(tmp_path: Path) -> RunOnTwoRanks:
         file = tmp_path / "script.py"
         file.write_text(script)
         launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-        done = subprocess.run(
+        process = subprocess.Popen(
             [*launcher, "--nproc-per-node=2", str(file), *map(str, arguments)],
             env={**os.environ, "OMP_NUM_THREADS": "1"},
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            timeout=240,
         )
-        assert done.returncode == 0, done.stderr
-        return sorted(done.stdout.splitlines())
+        try:
+            stdout, stderr = process.communicate(timeout=TIMEOUT_S)
+        finally:
+            process.terminate()  # torchrun ends the ranks, each of which has its own session
+            process.wait(30)
+        assert process.returncode == 0, stderr
+        return sorted(stdout.splitlines())
 
     return run
