@@ -215,7 +215,7 @@ def test_init_from_takes_weights_only_and_warns_of_a_large_rate(
     saved = checkpoint.load_weights(checkpoint.find(tmp_path / "a"))
     weights = trainer.model.state_dict()
     assert all(torch.equal(value, saved[name]) for name, value in weights.items())
-    assert (trainer.finished, trainer.step) == (0, 0)
+    assert (trainer.epoch, trainer.step) == (0, 0)
     assert "times the rate at which" in caplog.text
 
 
@@ -275,7 +275,7 @@ class TrainerWithScores(Trainer):
     mious = (0.1, 0.2, 0.15, 0.1, 0.9)
 
     def _validate(self) -> ValidationScores:
-        return ValidationScores(miou=self.mious[self.finished], constant_miou=0.05)
+        return ValidationScores(miou=self.mious[self.epoch], constant_miou=0.05)
 
 
 def test_resumed_training_run_keeps_the_best_checkpoint_of_its_own_past(
