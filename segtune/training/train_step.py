@@ -77,7 +77,7 @@ class PendingStep:
 
 
 class TrainStep:
-    """Trains the model of one rank on batches. In its steps the host does not wait for the device."""
+    """Trains the model of one rank on batches. A step never makes the host wait for the device."""
 
     def __init__(
         self,
