@@ -16,7 +16,11 @@ RunOnTwoRanks = Callable[..., list[str]]
 
 @pytest.fixture
 def run_on_two_ranks(tmp_path: Path) -> RunOnTwoRanks:
-    """Run a script in two processes under torchrun; return the lines of both, sorted."""
+    """Run a script in two processes under torchrun; return the lines of both, sorted.
+
+    The script writes a line in one call, with its newline. `print` makes two calls under torchrun,
+    and the lines of both ranks can mix.
+    """
 
     def run(script: str, *arguments: object) -> list[str]:
         file = tmp_path / "script.py"

@@ -41,6 +41,8 @@ def test_single_process_under_torchrun_opens_no_group(monkeypatch: pytest.Monkey
 
 
 JOIN_AND_CLOSE = """
+import sys
+
 import torch
 import torch.distributed as dist
 
@@ -50,7 +52,8 @@ ranks = Ranks.join("cpu")
 total = int(ranks.sum(torch.tensor(ranks.rank + 1)))
 was_open = dist.is_initialized()
 ranks.close()
-print(f"rank {ranks.rank} of {ranks.world_size}: sum {total}, {was_open} {dist.is_initialized()}")
+line = f"rank {ranks.rank} of {ranks.world_size}: sum {total}, {was_open} {dist.is_initialized()}"
+sys.stdout.write(line + "\\n")
 """
 
 

@@ -441,7 +441,7 @@ try:
     for record in trainer.epochs(lambda: ranks.rank == 1 and trainer.step == 3):
         pass
 except TrialCancelled:
-    print(f"rank {ranks.rank}: cancelled, {trainer.step} steps", flush=True)
+    sys.stdout.write(f"rank {ranks.rank}: cancelled, {trainer.step} steps\\n")
 ranks.close()
 """
 
@@ -480,9 +480,9 @@ if ranks.rank == 1:
 try:
     list(trainer.epochs())
 except OutOfMemoryError as error:
-    print(f"rank {ranks.rank}: {error}", flush=True)
+    sys.stdout.write(f"rank {ranks.rank}: {error}\\n")
 except RuntimeError:
-    print(f"rank {ranks.rank}: lost the other rank", flush=True)
+    sys.stdout.write(f"rank {ranks.rank}: lost the other rank\\n")
 ranks.close()
 """
 
