@@ -11,7 +11,7 @@ import torch
 from segtune.config.schema import ExperimentConfig
 from segtune.errors import CheckpointError
 from segtune.training import checkpoint
-from segtune.training.checkpoint import Manifest
+from segtune.training.checkpoint import Kind, Manifest
 
 WEIGHTS = {"w": torch.arange(6.0).reshape(2, 3)}
 
@@ -20,7 +20,7 @@ def manifest(epoch: int) -> Manifest:
     return Manifest(epoch, step=10 * epoch, lr=1e-4, miou=0.5, config=ExperimentConfig().dump())
 
 
-def save(folder: Path, kind: str, epoch: int, state: Any = None) -> Path:
+def save(folder: Path, kind: Kind, epoch: int, state: Any = None) -> Path:
     state = state or {"optimizer": {"step": epoch}}
     return checkpoint.save(folder, kind, WEIGHTS, state, manifest(epoch))
 

@@ -8,6 +8,8 @@ from torch import nn
 
 from segtune.config.schema import ModelConfig, OptimConfig
 from segtune.models.build import build_model, head_parameters
+from segtune.models.segformer import SegFormer
+from segtune.models.upernet import UPerNet
 from segtune.training.optimizer import (
     build_optimizer,
     learning_rate_factor,
@@ -16,7 +18,7 @@ from segtune.training.optimizer import (
 )
 
 
-def small_model(name: str, encoder: str) -> nn.Module:
+def small_model(name: str, encoder: str) -> SegFormer | UPerNet:
     settings = {"name": name, "encoder": encoder, "decoder_channels": 16}
     return build_model(ModelConfig.parse(settings), 3)
 
