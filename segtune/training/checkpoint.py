@@ -1,7 +1,8 @@
-"""Checkpoints that survive a crash: written aside, checksummed, renamed, read without unpickling.
+"""Checkpoints that survive a crash: written to a temporary folder, checksummed, then renamed.
 
 `last-00010` holds the weights and everything that an exact resume needs; `best-00008` holds the
-weights of the best validation. Random state is not saved: the trainer seeds every epoch.
+weights of the best validation. Random state is not saved, because the trainer seeds every epoch.
+Reading a checkpoint runs no pickled code.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
@@ -28,6 +29,8 @@ from segtune.runs.atomic import sync_folder, write_atomic
 
 log = logging.getLogger(__name__)
 
+Kind = Literal["last", "best"]
+
 WEIGHTS = "weights.safetensors"
 STATE = "state.pt"
 MANIFEST = "manifest.json"
@@ -38,13 +41,14 @@ NUM_LAST_KEPT = 2
 # Settings that may change when a training run is resumed, because they do not change its numbers.
 CHANGEABLE_ON_RESUME = ("data.root", "data.num_loaders", "checkpoint.every")
 
-# A learning rate so many times that of the end of the first run has taken mIoU to 0.
+# Warn of a learning rate above this multiple of the rate at which the checkpoint's training run
+# ended: such a learning rate has taken mIoU to 0.
 LARGE_LR_FACTOR = 10
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a checkpoint is. It is written last, so a folder with a manifest is complete."""
+    """What a checkpoint holds. It is written last, so a folder with a manifest is complete."""
 
     epoch: int
     step: int
@@ -56,32 +60,29 @@ class Manifest:
 
 def save(
     folder: Path,
-    kind: str,
+    kind: Kind,
     weights: Mapping[str, Tensor],
     state: Mapping[str, Any] | None,
     manifest: Manifest,
 ) -> Path:
-    """Write `folder/kind-EPOCH` and return its path; remove checkpoints that no resume needs.
-
-    `kind` is last or best.
-    """
+    """Write `folder/kind-EPOCH` and return its path; remove checkpoints that no resume needs."""
     target = folder / f"{kind}-{manifest.epoch:05d}"
-    copy = folder / f".{target.name}.{uuid.uuid4().hex[:8]}.tmp"
-    copy.mkdir(parents=True)
+    temporary = folder / f".{target.name}.{uuid.uuid4().hex[:8]}.tmp"
+    temporary.mkdir(parents=True)
     try:
         on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-        save_file(on_cpu, copy / WEIGHTS)
+        save_file(on_cpu, temporary / WEIGHTS)
         if state is not None:
-            torch.save(state, copy / STATE)
-        checksums = {path.name: _sha256(path) for path in copy.iterdir()}
+            torch.save(state, temporary / STATE)
+        checksums = {path.name: _sha256(path) for path in temporary.iterdir()}
         content = {**asdict(manifest), "sha256": checksums}
-        write_atomic(copy / MANIFEST, json.dumps(content, indent=1))
+        write_atomic(temporary / MANIFEST, json.dumps(content, indent=1))
         if target.exists():
             shutil.rmtree(target)
-        copy.rename(target)
+        temporary.rename(target)
         sync_folder(folder)
     finally:
-        shutil.rmtree(copy, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
     for old in _of_kind(folder, "last")[NUM_LAST_KEPT:] + _superseded(folder):
         shutil.rmtree(old)
     return target
@@ -90,7 +91,7 @@ def save(
 def _superseded(folder: Path) -> list[Path]:
     """Return the best checkpoints that no resume needs.
 
-    Needed are the newest, and the one that was the newest when a kept `last` was written.
+    A resume needs the newest, and the one that was the newest when a kept `last` was written.
     """
     bests = _of_kind(folder, "best")
     needed = {
@@ -101,7 +102,7 @@ def _superseded(folder: Path) -> list[Path]:
 
 
 def remove_after(folder: Path, epoch: int) -> None:
-    """Remove the checkpoints of later epochs, which a resumed run trains again."""
+    """Remove the checkpoints after `epoch`; a resumed training run trains those epochs again."""
     for path in [*_of_kind(folder, "best"), *_of_kind(folder, "last")]:
         if _epoch(path) > epoch:
             shutil.rmtree(path)
@@ -129,9 +130,10 @@ def last_good(folder: Path) -> tuple[Path, Manifest] | None:
 
 
 def find(path: str | Path) -> Path:
-    """Return the checkpoint at `path`, or the best (else the last) one of a run's folder.
+    """Return the checkpoint at `path`. A training run's folder stands for its best checkpoint.
 
-    Raises CheckpointError if there is none.
+    If it has no best checkpoint yet, the newest last one is returned. Raises CheckpointError if
+    there is none.
     """
     path = Path(path)
     if (path / MANIFEST).is_file():
@@ -173,7 +175,7 @@ def load_weights(path: Path) -> dict[str, Tensor]:
 
 
 def load_state(path: Path) -> dict[str, Any]:
-    """Return what was saved beside the weights, on the CPU, without running pickled code.
+    """Return the `state` that `save` wrote, on the CPU, without running pickled code.
 
     Raises CheckpointError if the checkpoint holds weights only.
     """
@@ -219,8 +221,8 @@ def load_into(model: torch.nn.Module, path: Path) -> None:
     model.load_state_dict(weights)
 
 
-def start_from(model: torch.nn.Module, source: Path, lr: float) -> None:
-    """Load only the weights of a checkpoint; warn if `lr` is much larger than the rate it ended at.
+def load_initial_weights(model: torch.nn.Module, source: Path, lr: float) -> None:
+    """Load the weights that a new training run starts from; warn if `lr` is likely to ruin them.
 
     `source` is a checkpoint or the folder of a training run. Raises CheckpointError.
     """
@@ -238,7 +240,7 @@ def start_from(model: torch.nn.Module, source: Path, lr: float) -> None:
         )
 
 
-def _of_kind(folder: Path, kind: str) -> list[Path]:
+def _of_kind(folder: Path, kind: Kind) -> list[Path]:
     """Return the checkpoints of one kind, newest first."""
     return sorted((path for path in folder.glob(f"{kind}-*") if path.is_dir()), reverse=True)
 

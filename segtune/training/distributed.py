@@ -22,7 +22,7 @@ COLLECTIVE_TIMEOUT = timedelta(seconds=300)
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among the `world_size` processes of a training run."""
+    """This process's rank among the `world_size` processes of a training run."""
 
     rank: int = 0
     world_size: int = 1
@@ -81,8 +81,8 @@ class Ranks:
         """Return the model in DDP, which averages its gradients over the ranks."""
         if self.world_size == 1:
             return model
-        # Depthwise convolutions have one channel per group, so that two stride layouts mean the
-        # same. DDP warns of the difference all the same.
+        # The weights of depthwise convolutions have one channel per group, so their gradients may
+        # have other strides and yet the same layout. DDP warns of such strides without need.
         warnings.filterwarnings("ignore", message="Grad strides do not match")
         devices = [self.device] if self.device.type == "cuda" else None
         return nn.parallel.DistributedDataParallel(

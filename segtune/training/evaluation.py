@@ -1,4 +1,4 @@
-"""From a model and images to labels, and to the confusion matrix of a split.
+"""Predict the labels of images with a model, and compare them with the true labels of a split.
 
 Trains nothing and writes nothing.
 """
@@ -34,8 +34,8 @@ def evaluate(
 ) -> ConfusionMatrix:
     """Return the confusion matrix over the images of all ranks, at the size of the labels.
 
-    `data` are the batches of this rank; over all ranks they hold each image once. `precision` is
-    the dtype of autocast.
+    `data` yields the batches of this rank; all ranks together have each image once. `precision` is
+    the dtype of autocast. Leaves the model in evaluation mode.
     """
     model.eval()
     confusion = ConfusionMatrix(num_classes, config.data.ignore_index)

@@ -1,8 +1,8 @@
 """Judges the numbers of a training run and returns a Verdict if training on would be pointless.
 
 Knows neither models nor ranks: the trainer passes numbers that are equal on all ranks. The state of
-a monitor follows from the epoch records and from two numbers in the checkpoints, so a resumed run is
-judged by the thresholds of an uninterrupted one.
+a monitor follows from the epoch records and from two numbers in the checkpoints. So a resumed
+training run is judged by the thresholds of an unbroken one.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ from segtune.config.schema import ExperimentConfig
 from segtune.runs.records import EpochRecord, ValidationScores
 from segtune.runs.verdict import Verdict
 
-# The median over so many steps is judged: a single odd batch is no divergence.
+# The median over this many steps is judged, because a single unusual batch is no divergence.
 WINDOW = 10
 # A model whose mIoU is within 10 % of a constant prediction's has not learnt anything yet.
 BASELINE_MARGIN = 1.1
-# From random weights, healthy runs began to learn after up to 140 steps. Shorter runs are not judged.
+# From random weights, healthy training runs took up to 140 steps to begin to learn. The patience is
+# at least this many steps, so a shorter training run is not judged.
 MIN_STUCK_STEPS = 150
 
 
@@ -33,7 +34,7 @@ class HealthMonitor:
         self.first_loss: float | None = None
         self.first_norm: float | None = None  # median gradient norm of the first WINDOW steps
         self.best_miou = 0.0
-        self._skipped = 0  # steps in a row whose gradients were not finite
+        self._num_skipped = 0  # steps in a row whose gradients were not finite
         self._losses: deque[float] = deque(maxlen=WINDOW)
         self._norms: deque[float] = deque(maxlen=WINDOW)
         self._num_low = 0  # validations in a row with a low mIoU
@@ -55,17 +56,17 @@ class HealthMonitor:
     ) -> Verdict | None:
         """Judge one optimiser step; return a non-finite or diverged verdict, or None.
 
-        The trainer reads a step up to `train_step.LAG` steps late. This is safe, because a step that
-        is not finite never changes the weights. `epoch` counts finished epochs, `lr` is the encoder's
-        learning rate of this step, and `scaled` says whether an AMP scaler skips gradients that
-        overflow.
+        The trainer reads a step up to `train_step.LAG` steps late. This is safe, because a step
+        that is not finite never changes the weights. `epoch` is the last finished epoch, `lr` the
+        encoder's learning rate of this step. `scaled` says whether an AMP scaler skips gradients
+        that overflow.
         """
         at_step = f"at step {step}, learning rate {lr:.3g}"
         if not math.isfinite(loss):
             return self._end("non-finite", epoch, step, f"the loss is {loss} {at_step}")
-        self._skipped = 0 if math.isfinite(grad_norm) else self._skipped + 1
-        if self._skipped >= (self.limits.max_skipped_steps if scaled else 1):
-            times = f" for {self._skipped} steps in a row" if self._skipped > 1 else ""
+        self._num_skipped = 0 if math.isfinite(grad_norm) else self._num_skipped + 1
+        if self._num_skipped >= (self.limits.max_skipped_steps if scaled else 1):
+            times = f" for {self._num_skipped} steps in a row" if self._num_skipped > 1 else ""
             evidence = f"the gradient norm is {grad_norm}{times} {at_step}, loss {loss:.4g}"
             return self._end("non-finite", epoch, step, evidence)
         return self._diverged(epoch, step, loss, grad_norm, lr)
@@ -102,7 +103,8 @@ class HealthMonitor:
     def validation(self, record: EpochRecord) -> Verdict | None:
         """Judge one epoch; an epoch without a validation is not judged.
 
-        Returns a verdict of kind forgetting, diverged, vanishing, collapsed or no-progress, or None.
+        Returns None, or a verdict of kind forgetting, diverged, vanishing, collapsed or
+        no-progress.
         """
         scores = record.validation
         if scores is None:
@@ -115,7 +117,7 @@ class HealthMonitor:
         )
 
     def _forgetting(self, record: EpochRecord, scores: ValidationScores) -> Verdict | None:
-        """Judge whether the model has lost what it had learnt, or what its initial weights knew."""
+        """Judge whether the model has lost what it, or its initial weights, had learnt."""
         low = scores.miou < self.limits.forgotten_share * self.best_miou
         self._num_low = self._num_low + 1 if low and self._has_learnt(scores) else 0
         if self._num_low < self.limits.patience:
@@ -155,7 +157,7 @@ class HealthMonitor:
         """Judge whether the model learns nothing: vanishing, collapsed or no-progress."""
         self._update_streaks(record.epoch, scores)
         if record.epoch >= self.config.schedule.epochs:
-            return None  # the run is over: stopping it would save nothing
+            return None  # the training run is over: ending it would save nothing
         patience = self._patience(record)
         num_flat = record.epoch - self._flat_since
         num_constant = 0 if self._constant_since is None else record.epoch - self._constant_since
@@ -165,7 +167,7 @@ class HealthMonitor:
         )
         if record.gradient_left < self.limits.vanished_share and 2 * num_flat >= patience:
             return self._vanishing(record, score)
-        advice = self._advise_to_move(record)
+        advice = self._advise_if_stuck(record)
         if num_constant >= patience:
             evidence = (
                 f"{100 * scores.top_share:.1f} % of the pixels are predicted as "
@@ -211,7 +213,7 @@ class HealthMonitor:
         clip = " or optim.clip_norm 1.0" if optim.clip_norm is None else ""
         return f"try optim.lr {optim.lr / 10:.2g}{clip}"
 
-    def _advise_to_move(self, record: EpochRecord) -> str:
+    def _advise_if_stuck(self, record: EpochRecord) -> str:
         """Return advice for a model that learns nothing.
 
         If the weights have hardly moved, the learning rate is too small. Otherwise it is too large,
@@ -244,8 +246,8 @@ def out_of_memory(
 ) -> Verdict:
     """Return the verdict of a training run whose step did not fit into memory.
 
-    `num_images` is the size of the batch on one worker, `num_fitting` how many images did fit when
-    they were tried (0: not even one), and `message` the allocator's error.
+    `num_images` is the number of images of the step on one worker. `num_fitting` is how many images
+    fit when they were tried (0: not even one). `message` is the allocator's error.
     """
     schedule = config.schedule
     size = " x ".join(map(str, config.data.crop))

@@ -18,7 +18,7 @@ from typing import TypeVar
 from segtune.config.schema import HealthConfig
 from segtune.runs.rundir import TrialDir
 
-# Seldom enough for a thousand trials that write to one shared file system.
+# Rare enough that a thousand trials can write to one shared file system.
 MAX_INTERVAL_S = 10.0
 Item = TypeVar("Item")
 
@@ -32,7 +32,7 @@ class Heartbeat:
     """
 
     def __init__(self, out: TrialDir | None, limits: HealthConfig) -> None:
-        """Without `out`, as on all ranks but the first, nothing is written."""
+        """Without `out`, nothing is written. Only rank 0 has one."""
         self.out = out
         self.limits = limits
         self._interval_s = min(MAX_INTERVAL_S, limits.hung_after_s / 10)
@@ -66,6 +66,6 @@ class Heartbeat:
             "host": socket.gethostname(),
             "pid": os.getpid(),
         }
-        copy = path.with_name(f".{path.name}.{os.getpid()}")
-        copy.write_text(json.dumps(content))
-        os.replace(copy, path)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        temporary.write_text(json.dumps(content))
+        os.replace(temporary, path)

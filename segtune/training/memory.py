@@ -1,9 +1,9 @@
-"""Memory of a process: what is kept between steps, what is released, and what fits if it runs out.
+"""Memory of a process: keep freed memory for the next step, release it, find out what fits.
 
-Freed blocks. By default glibc asks the kernel for every large block and returns it as soon as it is
-freed, and the kernel clears its pages again at each step. This took 30 % of a step of SegFormer-B0
-with 8 crops of 256x256 on a CPU (benchmarks/step.py). A process that keeps what it frees is larger,
-because the kept blocks leave gaps in the heap. Other C libraries are left as they are.
+By default, glibc gets every large block from the kernel and returns it as soon as it is freed. So
+the kernel clears the same pages again in every step. This took 30 % of a step of SegFormer-B0 with
+8 crops of 256x256 on a CPU (benchmarks/step.py). A process that keeps its freed memory is larger,
+because the kept blocks leave gaps in the heap. Only glibc is changed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from segtune.errors import SegtuneError
 # Parameters of mallopt(3) and their values in bytes.
 MALLOC_OPTIONS = {
     -3: 1 << 30,  # M_MMAP_THRESHOLD: blocks below it come from the heap, not from the kernel
-    -1: (1 << 31) - 1,  # M_TRIM_THRESHOLD: more free memory at the end of the heap is returned
+    # M_TRIM_THRESHOLD: free memory at the end of the heap is returned only if it is more than this.
+    -1: (1 << 31) - 1,
     # M_TOP_PAD: per-thread heaps are at most 64 MiB; padding of that size keeps glibc from
     # returning an empty one.
     -2: 64 << 20,
@@ -37,15 +38,17 @@ OUT_OF_MEMORY_MESSAGES = (
 
 
 class OutOfMemoryError(SegtuneError):
-    """A step needs more memory than there is. The verdict of the training run says what fits."""
+    """A step did not fit into memory. The verdict of the training run says how many images fit."""
 
 
 def keep_freed_memory() -> None:
-    """Make this process keep the memory that it frees. Only for processes that segtune owns.
+    """Make this process keep the memory that it frees, for its next allocations.
 
-    In threads other than the main thread this holds for blocks up to 64 MiB. Does nothing under a
-    limit on address space (`ulimit -v`): returned pages would still count, because their addresses
-    stay reserved.
+    This changes the whole process, so only commands and workers call it, never a library function.
+
+    In threads other than the main thread, only blocks of up to 64 MiB are kept. Does nothing under
+    a limit on address space (`ulimit -v`): returned pages would still count, because their
+    addresses stay reserved.
     """
     if resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY:
         return
@@ -56,7 +59,7 @@ def keep_freed_memory() -> None:
 
 
 def release_memory() -> None:
-    """Return unused memory to the system and to the GPU, as after a failed step or a trial."""
+    """Return unused memory to the system and the GPU; for use after a failed step or a trial."""
     gc.collect()
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)
@@ -65,7 +68,7 @@ def release_memory() -> None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory has run out, on a GPU or in the process."""
+    """Return whether an error means that the memory of a GPU or of the machine has run out."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     message = str(error)
@@ -73,7 +76,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def largest_that_fits(run: Callable[[int], None], num_images: int) -> int:
-    """Return the largest of num_images/2, num_images/4, ... with which `run` fits; 0 if none does.
+    """Return the largest of num_images/2, num_images/4, ... with which `run` succeeds, or 0.
 
     `run` is called with a number of images and raises the allocator's error if they do not fit.
     """

@@ -12,9 +12,9 @@ from segtune.config.schema import OptimConfig
 
 NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
 # timm has norms of its own (LayerNorm2d, BatchNormAct2d and others). Most derive from torch's, but
-# all have one of these at the start of their class name.
+# not all. The names of all their classes start with one of these.
 NORM_NAMES = ("layernorm", "batchnorm", "rmsnorm")
-POSITIONS = (
+POSITION_NAMES = (
     "pos_embed",
     "pos_block",
     "position_embedding",
@@ -24,18 +24,18 @@ POSITIONS = (
 
 
 def parameter_groups(
-    model: nn.Module, config: OptimConfig, head: Collection[str]
+    model: nn.Module, config: OptimConfig, head_prefixes: Collection[str]
 ) -> list[dict[str, Any]]:
     """Return up to four groups for torch: encoder and head, each with and without weight decay.
 
-    `head` are prefixes of the names of parameters that learn at lr * head_lr_mult. Norms, biases
-    and position embeddings have no weight decay (SegFormer's recipe, Xie et al. 2021).
+    A parameter whose name starts with one of `head_prefixes` learns at lr * head_lr_mult. Norms,
+    biases and position embeddings have no weight decay (SegFormer's recipe, Xie et al. 2021).
     """
     undecayed = _undecayed(model)
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            key = (any(name.startswith(prefix) for prefix in head), name not in undecayed)
+            key = (any(name.startswith(prefix) for prefix in head_prefixes), name not in undecayed)
             groups.setdefault(key, []).append(parameter)
     return [
         _group(config, parameters, is_head, is_decayed)
@@ -60,7 +60,7 @@ def _undecayed(model: nn.Module) -> set[str]:
     names = {
         name
         for name, _ in model.named_parameters()
-        if name.endswith("bias") or any(position in name for position in POSITIONS)
+        if name.endswith("bias") or any(position in name for position in POSITION_NAMES)
     }
     for prefix, module in model.named_modules():
         if isinstance(module, NORMS) or type(module).__name__.lower().startswith(NORM_NAMES):
@@ -69,16 +69,19 @@ def _undecayed(model: nn.Module) -> set[str]:
 
 
 def build_optimizer(
-    model: nn.Module, config: OptimConfig, head: Collection[str]
+    model: nn.Module, config: OptimConfig, head_prefixes: Collection[str]
 ) -> torch.optim.Optimizer:
-    """Return AdamW or SGD over the groups of `parameter_groups`, in torch's fused form."""
-    groups = parameter_groups(model, config, head)
+    """Return AdamW or SGD over the groups of `parameter_groups`, in torch's fused form.
+
+    Only the fused form can skip a step on the device; `train_step` needs that.
+    """
+    groups = parameter_groups(model, config, head_prefixes)
     if config.name == "adamw":
         return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=True)
     optimizer = torch.optim.SGD(groups, lr=config.lr, momentum=config.betas[0], fused=True)
     if config.betas[0]:
-        # If the first gradient is not finite, torch leaves a new momentum buffer uninitialised and
-        # continues from whatever the memory holds.
+        # If the first gradient is not finite, torch leaves a new momentum buffer uninitialised, and
+        # later steps start from whatever that memory holds.
         for parameter in (p for group in groups for p in group["params"]):
             optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     return optimizer
@@ -90,8 +93,8 @@ def learning_rate_factor(
     """Return the learning rate of step 0..total-1 relative to the peak.
 
     Linear warmup from `warmup_start` over `warmup` steps, then the poly schedule
-    floor + (1 - floor) * (1 - progress)^power. Both count iterations, as mmseg's LinearLR followed
-    by PolyLR.
+    floor + (1 - floor) * (1 - progress)^power. Both count steps, as mmseg's LinearLR followed by
+    PolyLR does.
     """
     if step < warmup:
         return warmup_start + (1 - warmup_start) * step / warmup

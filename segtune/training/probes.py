@@ -1,5 +1,6 @@
-"""Two measurements per epoch for `health.py`: how much gradient the focal loss leaves, and how far
-the weights have grown. Judges nothing.
+"""Two measurements per epoch: the gradient that the focal loss leaves, and the norm of the weights.
+
+Judges nothing: `health.py` does.
 """
 
 from __future__ import annotations

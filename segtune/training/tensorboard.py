@@ -13,14 +13,14 @@ from segtune.runs.records import EpochRecord, ValidationScores
 class ScalarLog:
     """Writes the losses, the learning rate, mIoU and the IoU of each class of one training run.
 
-    After a resume, TensorBoard hides what an earlier attempt wrote after the checkpoint.
+    TensorBoard hides later epochs that were in the folder before: those after the checkpoint of a
+    resume, and those of a training run that was replaced.
     """
 
-    def __init__(self, folder: Path, class_names: Sequence[str], finished: int) -> None:
-        """`finished` epochs are in the log already."""
+    def __init__(self, folder: Path, class_names: Sequence[str], last_epoch: int) -> None:
+        """Epochs up to `last_epoch` are in the log already."""
         self.class_names = class_names
-        purge_step = finished + 1 if finished else None
-        self.writer = SummaryWriter(str(folder), purge_step=purge_step, flush_secs=10)
+        self.writer = SummaryWriter(str(folder), purge_step=last_epoch + 1, flush_secs=10)
 
     def add(self, record: EpochRecord) -> None:
         """Add one epoch."""

@@ -44,9 +44,9 @@ class StepResult:
 class OutOfMemory:
     """A step that did not fit into this rank's memory."""
 
-    num_images: int  # of the micro-batch
-    num_fitting: int  # how many images of it did fit; 0: not even one
-    message: str  # the allocator's
+    num_images: int  # in the micro-batch
+    num_fitting: int  # how many of them fit; 0: not even one
+    message: str  # of the allocator
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,8 @@ class PendingStep:
     step: int
     lr: float
     names: tuple[str, ...]
-    values: Tensor  # on the host: the losses by name, grad_norm, finite, cancelled
-    arrival: torch.cuda.Event | None
+    values: Tensor  # on the host: the losses in the order of `names`, grad_norm, finite, cancelled
+    arrival: torch.cuda.Event | None  # of the values on the host; None on a CPU
     gradient_left: float | None
 
     def read(self) -> StepResult:
@@ -77,7 +77,7 @@ class PendingStep:
 
 
 class TrainStep:
-    """Trains the model of one rank on batches. Within a step the host never waits for the device."""
+    """Trains the model of one rank on batches. A step never makes the host wait for the device."""
 
     def __init__(
         self,
@@ -109,7 +109,7 @@ class TrainStep:
         cancel: bool = False,
         probe: bool = False,
     ) -> PendingStep | OutOfMemory:
-        """Do optimiser step number `step` over the gradients of all micro-batches.
+        """Do optimiser step number `step` on the mean gradient of all micro-batches.
 
         With `cancel` this rank asks all ranks to end the training run after this step. With `probe`
         it also measures `gradient_left`, for which the host waits for the device.
@@ -120,7 +120,7 @@ class TrainStep:
             if not is_out_of_memory(error):
                 raise
             message = str(error).strip().splitlines()[0]
-        # Outside of the except block, which keeps every tensor of the failed step alive.
+        # After the except block: inside it, `error` keeps every tensor of the failed step alive.
         num_images = len(micro_batches[0].images)
         num_fitting = largest_that_fits(partial(self.probe_memory, micro_batches[0]), num_images)
         return OutOfMemory(num_images, num_fitting, message)
@@ -130,13 +130,13 @@ class TrainStep:
     ) -> PendingStep:
         self.optimizer.zero_grad(set_to_none=True)
         parts: list[dict[str, Tensor]] = []
-        measured: float | None = None
+        share_left: float | None = None
         for number, batch in enumerate(micro_batches, 1):
             is_last = number == len(micro_batches)
             with self._gradient_exchange(is_last):
                 logits, auxiliary, masks = self._forward(self.model, batch)
                 if probe and is_last:
-                    measured = self._gradient_left(logits, masks)
+                    share_left = self._gradient_left(logits, masks)
                 losses = self._losses(logits, auxiliary, masks)
                 self.scaler.scale(losses["loss"] / len(micro_batches)).backward()
             parts.append(losses)
@@ -144,10 +144,13 @@ class TrainStep:
         grad_norm = self._clip_gradients()
         values = self._status(parts, grad_norm, cancel)
         self._update_weights(finite=values[-2])
-        return PendingStep(step, lr, tuple(parts[0]), *_to_host(values), measured)
+        return PendingStep(step, lr, tuple(parts[0]), *_to_host(values), share_left)
 
     def _gradient_exchange(self, is_last: bool) -> contextlib.AbstractContextManager[None]:
-        """DDP exchanges the gradients once per optimiser step, with the last micro-batch."""
+        """Return a context in which DDP exchanges gradients only if `is_last`.
+
+        DDP exchanges them once per optimiser step, in the backward pass of the last micro-batch.
+        """
         if is_last or not isinstance(self.model, nn.parallel.DistributedDataParallel):
             return contextlib.nullcontext()
         return self.model.no_sync()
@@ -172,7 +175,7 @@ class TrainStep:
         return {"loss": total, **terms}
 
     def _gradient_left(self, logits: Tensor, masks: Tensor) -> float:
-        # One image of the batch is enough: a probe must cost less than 1 % of what it watches.
+        # One image of the batch is enough: the probe must take less than 1 % of the training time.
         measured = torch.tensor(
             gradient_left(self.loss, logits[:1], masks[:1]), device=self.ranks.device
         )
@@ -189,10 +192,10 @@ class TrainStep:
     def _status(
         self, parts: Sequence[dict[str, Tensor]], grad_norm: Tensor, cancel: bool
     ) -> Tensor:
-        """Return the losses over all ranks, the gradient norm, and the flags finite and cancelled.
+        """Return one tensor: the mean losses, the gradient norm, the flags finite and cancelled.
 
-        One sum over the ranks carries the losses and the number of ranks that raise each flag. DDP
-        has made the gradients, and so their norm, equal on all ranks.
+        A single sum over the ranks adds up the losses and the flags. DDP has made the gradients
+        equal on all ranks, and so their norm.
         """
         losses = torch.stack(
             [torch.stack([part[name].detach() for part in parts]).mean() for name in parts[0]]
@@ -210,7 +213,7 @@ class TrainStep:
         if not self.scaler.is_enabled():
             # torch's fused optimisers skip the update if this attribute is not 0, as they do for a
             # GradScaler. Other optimisers ignore it, and one NaN step would ruin AdamW's moments.
-            assert all(group["fused"] for group in self.optimizer.param_groups)
+            assert all(group.get("fused") for group in self.optimizer.param_groups)
             self.optimizer.found_inf = 1 - finite  # pyright: ignore[reportAttributeAccessIssue]
         # A scaler that is enabled skips the update itself, and lowers its scale for the next step.
         self.scaler.step(self.optimizer)
@@ -235,7 +238,7 @@ class TrainStep:
 def with_lag(
     outcomes: Iterable[PendingStep | OutOfMemory],
 ) -> Iterator[PendingStep | OutOfMemory]:
-    """Yield each outcome after LAG more steps are under way, so that a GPU never waits for work."""
+    """Yield each outcome once LAG more steps are under way, so that a GPU never waits for work."""
     waiting: deque[PendingStep | OutOfMemory] = deque()
     for outcome in outcomes:
         waiting.append(outcome)

@@ -50,12 +50,12 @@ from segtune.training.train_step import OutOfMemory, PendingStep, StepResult, Tr
 
 log = logging.getLogger(__name__)
 
-# Says whether this rank asks to end the training run; None if it never asks.
+# Called before each step: whether this rank asks to end the training run. None: it never asks.
 ShouldStop = Callable[[], bool] | None
 
 
 class TrialCancelled(Exception):
-    """All ranks have left the training run after the same step, because one of them asked to."""
+    """Raised on all ranks after the same step: one of them has asked to end the training run."""
 
 
 class Trainer:
@@ -81,12 +81,12 @@ class Trainer:
         self.out = out
         self.ranks = ranks
         self.verdict: Verdict | None = None
-        self.finished = 0  # epochs
+        self.epoch = 0  # the last finished epoch
         self.step = 0  # optimiser steps so far
         self.lr = 0.0  # the encoder's learning rate at the last step
         self.seconds = 0.0  # of training and validation
         self.best_miou = -1.0
-        self.is_fine_tuning = False  # whether the weights come from another training run
+        self.is_fine_tuning = False  # whether it starts from the weights of another training run
         self.health = HealthMonitor(config)
         self.heartbeat = Heartbeat(out if ranks.is_first else None, config.health)
         self.classes = class_names(config.data)
@@ -94,7 +94,7 @@ class Trainer:
         self.val_data = ValLoader(config, ranks.rank, ranks.world_size, cpus=cpus)
         self.precision = autocast_dtype(config.optim.precision, ranks.device)
         with seeded(config.seed, ranks.device):
-            self.network = self._build_network()
+            self.network = self._build_network()  # without DDP; `model` is the network in DDP
         self.first_weight_norm = weight_norm(self.network)
         self.optimizer = build_optimizer(self.network, config.optim, head_parameters(self.network))
         use_scaler = self.precision == torch.float16
@@ -113,31 +113,33 @@ class Trainer:
     ) -> Trainer:
         """Start a training run in `out`.
 
-        `init_from` takes only the weights of a checkpoint. Raises RunError if `out` holds a
-        training run, unless `overwrite` is set, which deletes that one. Raises SegtuneError if
-        data, weights or checkpoint do not fit the config.
+        With `init_from`, start from the weights of a checkpoint, or of the best checkpoint in the
+        folder of a training run. Raises RunError if `out` holds a training run, unless `overwrite`
+        is set, which deletes that training run. Raises SegtuneError if data, weights or checkpoint
+        do not fit the config.
         """
         if not overwrite:
             out.check_unused()
         trainer = cls(config, out, ranks, cpus=cpus)
         if init_from:
-            checkpoint.start_from(trainer.network, init_from, config.optim.lr)
+            checkpoint.load_initial_weights(trainer.network, init_from, config.optim.lr)
             trainer.first_weight_norm = weight_norm(trainer.network)
             trainer.is_fine_tuning = True
-        trainer._open()
+        trainer._set_up()
         return trainer
 
     @classmethod
     def resume(
         cls, config: ExperimentConfig, out: TrialDir, ranks: Ranks, *, cpus: float | None = None
     ) -> Trainer:
-        """Continue the training run in `out` from its last good checkpoint, if it has one.
+        """Continue the training run in `out` from its last good checkpoint.
 
-        Raises CheckpointError if the config differs from that of the checkpoint.
+        Without a checkpoint, start from the beginning. Raises CheckpointError if the config differs
+        from that of the checkpoint.
         """
         trainer = cls(config, out, ranks, cpus=cpus)
         trainer._load_checkpoint()
-        trainer._open()
+        trainer._set_up()
         return trainer
 
     @property
@@ -154,7 +156,7 @@ class Trainer:
         """
         try:
             self.verdict = yield from self._epochs(should_stop)
-        finally:  # also if the caller does not ask for the remaining epochs
+        finally:  # also if the caller stops iterating before the last epoch
             if self.ranks.is_first:
                 self.scalars.close()
         if self.ranks.is_first:
@@ -165,15 +167,15 @@ class Trainer:
     def _epochs(self, should_stop: ShouldStop) -> Generator[EpochRecord, None, Verdict]:
         """Train the remaining epochs; return how the training run ended."""
         schedule = self.config.schedule
-        # Fine-tuning can lose what the initial weights had learnt.
+        # Fine-tuning can lose what the initial weights had learnt; `health` compares the two.
         init_miou = self._validate().miou if self.is_fine_tuning else None
-        for epoch in range(self.finished + 1, schedule.epochs + 1):
+        for epoch in range(self.epoch + 1, schedule.epochs + 1):
             start = time.monotonic()
             trained = self._train_epoch(epoch, should_stop)
             if isinstance(trained, Verdict):
                 return trained
             scores = self._validate() if schedule.validates(epoch) else None
-            self.finished = epoch
+            self.epoch = epoch
             self.seconds += time.monotonic() - start
             record = replace(
                 trained,
@@ -191,7 +193,7 @@ class Trainer:
             yield record
             if verdict:
                 return verdict
-        return Verdict(state="completed", epoch=self.finished, step=self.step)
+        return Verdict(state="completed", epoch=self.epoch, step=self.step)
 
     def _train_epoch(self, epoch: int, should_stop: ShouldStop) -> EpochRecord | Verdict:
         """Train one epoch; return its record, still without validation, or an unhealthy verdict."""
@@ -238,7 +240,7 @@ class Trainer:
 
     def _judge(self, result: StepResult) -> Verdict | None:
         return self.health.step(
-            epoch=self.finished,
+            epoch=self.epoch,
             step=result.step,
             loss=result.losses["loss"],
             grad_norm=result.grad_norm,
@@ -264,10 +266,14 @@ class Trainer:
         )
 
     def _out_of_memory(self, outcome: OutOfMemory) -> Verdict:
-        """Return the verdict. Raise OutOfMemoryError if other ranks wait for this one."""
+        """Return the verdict of a single rank.
+
+        If there are other ranks, they now wait for this one. So write the verdict, and raise
+        OutOfMemoryError, which ends all of them.
+        """
         verdict = out_of_memory(
             self.config,
-            epoch=self.finished,
+            epoch=self.epoch,
             step=self.step,
             num_images=outcome.num_images,
             num_fitting=outcome.num_fitting,
@@ -293,7 +299,7 @@ class Trainer:
         self.lr = peak * factor
 
     def _validate(self) -> ValidationScores:
-        # The batch norms of each rank have seen other images. All ranks score the model that is
+        # The batch norms of each rank have averaged other images. All ranks score the model that is
         # saved, which is that of rank 0.
         self.ranks.broadcast(self.network.buffers())
         matrix = evaluate(
@@ -324,14 +330,15 @@ class Trainer:
             compile_model(network)
         return network.to(ranks.device)
 
-    def _open(self) -> None:
-        """Prepare the folder and the training step, once the weights are final."""
-        # All ranks have read the folder before rank 0 changes it, and the reverse.
+    def _set_up(self) -> None:
+        """Set up the folder, the health monitor and the training step, with the final weights."""
+        # Rank 0 changes the folder after all ranks have read their checkpoint from it. The ranks
+        # read the epochs after rank 0 has removed those that are not in the checkpoint.
         self.ranks.barrier()
         if self.ranks.is_first:
             self._prepare_folder()
         self.ranks.barrier()
-        self.health.replay(self.out.read_epochs(self.finished))
+        self.health.replay(self.out.read_epochs(self.epoch))
         self.model = self.ranks.wrap(self.network)
         loss = build_loss(self.config.loss, len(self.classes), self.config.data.ignore_index)
         self.train_step = TrainStep(
@@ -346,17 +353,17 @@ class Trainer:
         self._log_plan()
 
     def _prepare_folder(self) -> None:
-        """Remove what is newer than the checkpoint, and write the config."""
+        """Remove epochs and checkpoints after the last finished epoch, and write the config."""
         self.out.check_current()
         checkpoint.remove_incomplete(self.out.checkpoints)
-        checkpoint.remove_after(self.out.checkpoints, self.finished)
-        self.out.cut_epochs(self.finished)
+        checkpoint.remove_after(self.out.checkpoints, self.epoch)
+        self.out.cut_epochs(self.epoch)
         self.out.verdict.unlink(missing_ok=True)
         write_atomic(self.out.config, write_yaml(self.config.dump()))
-        self.scalars = ScalarLog(self.out.tensorboard, self.classes, self.finished)
+        self.scalars = ScalarLog(self.out.tensorboard, self.classes, self.epoch)
 
     def _save(self, record: EpochRecord) -> None:
-        """Write an epoch, on rank 0: checkpoints first, so that no record is ahead of its weights."""
+        """Write an epoch, on rank 0: checkpoints first, so no record is ahead of its weights."""
         improved = record.miou is not None and record.miou > self.best_miou
         if record.miou is not None:
             self.best_miou = max(self.best_miou, record.miou)
@@ -401,10 +408,10 @@ class Trainer:
         self.seconds = state["seconds"]
         self.health.first_loss = state["first_loss"]
         self.health.first_norm = state["first_norm"]
-        self.finished = manifest.epoch
+        self.epoch = manifest.epoch
         self.step = manifest.step
         self.lr = manifest.lr
-        log.info("resumed from %s: epoch %d, step %d", path, self.finished, self.step)
+        log.info("resumed from %s: epoch %d, step %d", path, self.epoch, self.step)
 
     def _log_plan(self) -> None:
         if self.ranks.is_first:

@@ -1,9 +1,12 @@
-"""Test-time augmentation: sliding windows, flips and scales. `evaluation.predict_labels` averages."""
+"""Test-time augmentation: sliding windows, flips and scales.
+
+Returns logits of each copy of an image. `evaluation.predict_labels` averages them.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,14 +14,17 @@ from torch import Tensor
 
 from segtune.errors import ConfigError
 
-# One logit covers 4x4 pixels, so windows start at multiples of 4.
+# One logit covers 4x4 pixels, so a window starts at a multiple of 4 pixels.
 OUTPUT_STRIDE = 4
 MIN_SIDE = 32  # pixels; the smallest image that the encoders take
+
+# From normalised images [B, 3, H, W] to logits [B, C, h, w].
+Model = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class AugmentedInference:
-    """How often a model sees an image. By default it sees the whole image once."""
+    """Which copies and windows of an image a model sees; by default, the whole image once."""
 
     window: int | None = None  # side of a square window in pixels
     stride: int | None = None  # pixels between windows; default: two thirds of the window, as mmseg
@@ -45,7 +51,7 @@ class AugmentedInference:
     def _is_possible_stride(self, stride: int) -> bool:
         return self.window is not None and stride <= self.window and _is_multiple(stride)
 
-    def logits(self, model: Any, images: Tensor) -> list[Tensor]:
+    def logits(self, model: Model, images: Tensor) -> list[Tensor]:
         """Return the logits [B, C, h, w] of each augmented copy of normalised images [B, 3, H, W].
 
         The logits of flipped copies are flipped back. Their sizes differ with the scales.
@@ -61,12 +67,12 @@ class AugmentedInference:
                 logits.append(self._windowed(model, scaled.flip(-1)).flip(-1))
         return logits
 
-    def _windowed(self, model: Any, images: Tensor) -> Tensor:
+    def _windowed(self, model: Model, images: Tensor) -> Tensor:
         """Return the logits of whole images; those of overlapping windows are averaged."""
         height, width = images.shape[-2:]
         if self.window is None or max(height, width) <= self.window:
             return model(images)
-        total: Any = None  # of the size of `count`, once the number of classes is known
+        total: Tensor | None = None  # the sum; its number of classes is that of the first window
         count = images.new_zeros(-(-height // OUTPUT_STRIDE), -(-width // OUTPUT_STRIDE))
         covered_height = covered_width = 0
         for top, bottom in self._spans(height):
@@ -81,12 +87,13 @@ class AugmentedInference:
                 count[rows, columns] += 1
                 covered_height = max(covered_height, rows.stop)
                 covered_width = max(covered_width, columns.stop)
-        # Some encoders see only whole patches of four pixels. They return no logit for the rest.
+        assert total is not None  # there is at least one window
+        # Some encoders drop an incomplete patch of 4x4 pixels at the border: no logit covers it.
         covered = (slice(covered_height), slice(covered_width))
         return total[..., covered[0], covered[1]] / count[covered]
 
     def _spans(self, size: int) -> list[tuple[int, int]]:
-        """Return start and end of each window along an axis; the last window ends with the image."""
+        """Return start and end of each window along an axis; the last one ends with the image."""
         assert self.window
         if size <= self.window:
             return [(0, size)]
@@ -102,7 +109,7 @@ def _is_multiple(pixels: int, at_least: int = 1) -> bool:
 
 
 def _logit_span(start: int, num_logits: int) -> slice:
-    """Return where the logits of a window that starts at pixel `start` lie."""
+    """Return the positions of the logits of a window that starts at pixel `start`."""
     return slice(start // OUTPUT_STRIDE, start // OUTPUT_STRIDE + num_logits)
 
 

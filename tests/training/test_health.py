@@ -1,35 +1,94 @@
-"""Laws of health: what is hopeless ends with its numbers and an advice, what is only noisy or slow goes on."""
+"""Laws of health: hopeless training ends with evidence and advice; slow training goes on."""
 
 import math
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
+from segtune.config.schema import ExperimentConfig
+from segtune.runs.records import EpochRecord, ValidationScores
+from segtune.runs.verdict import Verdict
 from segtune.training.health import HealthMonitor, out_of_memory
 
+# One epoch of a model that predicts no better than a constant.
+STUCK = {
+    "loss": 1.0,
+    "lr": 0.1,
+    "miou": 0.1,
+    "constant_miou": 0.1,
+    "top_class": "sky",
+    "top_share": 0.5,
+    "gradient_left": 1.0,
+    "weight_growth": 1.1,
+}
 
-def test_scaler_may_skip_some_steps_but_not_for_ever(tiny_config):
-    monitor = HealthMonitor(
-        tiny_config.override({"health.max_skipped_steps": 3, "optim.precision": "fp16"})
-    )
-    numbers = {"epoch": 0, "loss": 1.0, "lr": 0.1, "scaled": True}
-    ends = [
-        monitor.step(step=i, grad_norm=norm, **numbers)
-        for i, norm in enumerate([float("inf")] * 2 + [1.0] + [float("inf")] * 3)
+
+def judge_steps(
+    config: ExperimentConfig,
+    *,
+    losses: Sequence[float],
+    grad_norms: Sequence[float] | None = None,
+    scaled: bool = False,
+) -> list[Verdict | None]:
+    """Return a verdict or None for each step, from step 1."""
+    monitor = HealthMonitor(config)
+    steps = enumerate(zip(losses, grad_norms or [1.0] * len(losses), strict=True), 1)
+    return [
+        monitor.step(epoch=0, step=step, loss=loss, grad_norm=norm, lr=0.1, scaled=scaled)
+        for step, (loss, norm) in steps
     ]
-    assert [e is not None for e in ends] == [False] * 5 + [True]
-    assert monitor.step(step=9, grad_norm=1.0, **{**numbers, "loss": float("nan")}) is not None
 
 
-def steps(monitor, losses, lr=0.1):
-    for number, loss in enumerate(losses, 1):
-        verdict = monitor.step(epoch=0, step=number, loss=loss, grad_norm=1.0, lr=lr, scaled=False)
-        if verdict:
-            return verdict
-    return None
+def first_verdict(verdicts: Iterable[Verdict | None]) -> Verdict | None:
+    return next((verdict for verdict in verdicts if verdict), None)
 
 
-def test_loss_far_above_its_start_is_divergence_with_its_numbers(tiny_config):
-    verdict = steps(HealthMonitor(tiny_config), [1.0] * 5 + [50.0] * 20)
+def records_of(mious: Sequence[float]) -> list[EpochRecord]:
+    """Return one record per epoch; a constant prediction has an mIoU of 0.1."""
+    return [
+        EpochRecord(epoch, step=epoch, losses={"loss": 1.0}, validation=ValidationScores(miou, 0.1))
+        for epoch, miou in enumerate(mious, 1)
+    ]
+
+
+def stuck_records(num_epochs: int, changes: dict[str, Any] | None = None) -> list[EpochRecord]:
+    """Return the records of a model that learns nothing, with 50 steps per epoch."""
+    row = STUCK | (changes or {})
+    return [
+        EpochRecord.from_row({**row, "epoch": epoch, "step": 50 * epoch})
+        for epoch in range(1, num_epochs + 1)
+    ]
+
+
+def judge(config: ExperimentConfig, records: Iterable[EpochRecord]) -> list[Verdict | None]:
+    """Return a verdict or None for each epoch."""
+    monitor = HealthMonitor(config)
+    return [monitor.validation(record) for record in records]
+
+
+def kinds(verdicts: Iterable[Verdict | None]) -> list[str]:
+    return [verdict.kind if verdict else "" for verdict in verdicts]
+
+
+def test_scaler_may_skip_some_steps_in_a_row_but_not_many(tiny_config: ExperimentConfig) -> None:
+    config = tiny_config.override({"health.max_skipped_steps": 3, "optim.precision": "fp16"})
+    grad_norms = [math.inf] * 2 + [1.0] + [math.inf] * 3
+    verdicts = judge_steps(config, losses=[1.0] * 6, grad_norms=grad_norms, scaled=True)
+    assert kinds(verdicts) == [""] * 5 + ["non-finite"]
+    assert kinds(judge_steps(config, losses=[math.nan], scaled=True)) == ["non-finite"]
+
+
+def test_without_a_scaler_one_infinite_gradient_is_enough(tiny_config: ExperimentConfig) -> None:
+    verdicts = judge_steps(tiny_config, losses=[1.0], grad_norms=[math.inf])
+    assert kinds(verdicts) == ["non-finite"]
+
+
+def test_loss_far_above_its_start_is_divergence_with_its_numbers(
+    tiny_config: ExperimentConfig,
+) -> None:
+    verdict = first_verdict(judge_steps(tiny_config, losses=[1.0] * 5 + [50.0] * 20))
     assert verdict is not None
     assert (verdict.kind, verdict.step) == ("diverged", 11)
     assert "1 at the start" in verdict.evidence
@@ -40,24 +99,24 @@ def test_loss_far_above_its_start_is_divergence_with_its_numbers(tiny_config):
 @pytest.mark.parametrize(
     "losses", [[1.0] + [19.0] * 50, ([1.0] * 6 + [1e6] * 4) * 5, [0.5, 0.01, 0.001] * 20]
 )
-def test_spikes_and_small_losses_are_no_divergence(tiny_config, losses):
-    assert steps(HealthMonitor(tiny_config), losses) is None
+def test_spikes_and_small_losses_are_no_divergence(
+    tiny_config: ExperimentConfig, losses: list[float]
+) -> None:
+    assert first_verdict(judge_steps(tiny_config, losses=losses)) is None
 
 
-def rows(mious, constant=0.1):
-    return [
-        {"epoch": e, "step": e, "loss": 1.0, "miou": m, "constant_miou": constant}
-        for e, m in enumerate(mious, 1)
-    ]
+def test_gradient_that_explodes_is_divergence(tiny_config: ExperimentConfig) -> None:
+    grad_norms = [1.0] * 20 + [2000.0] * 10
+    verdict = first_verdict(judge_steps(tiny_config, losses=[1.0] * 30, grad_norms=grad_norms))
+    assert verdict is not None
+    assert (verdict.kind, verdict.step) == ("diverged", 26)
+    assert verdict.evidence.startswith("the gradient norm was 1 at the start and is 2000")
 
 
-def first_verdict(config, mious):
-    monitor = HealthMonitor(config)
-    return next((v for v in map(monitor.validation, rows(mious)) if v), None)
-
-
-def test_mean_iou_that_falls_by_half_and_stays_is_forgetting(tiny_config):
-    verdict = first_verdict(tiny_config, [0.3, 0.6, 0.2, 0.1, 0.1])
+def test_miou_that_falls_by_half_and_stays_there_is_forgetting(
+    tiny_config: ExperimentConfig,
+) -> None:
+    verdict = first_verdict(judge(tiny_config, records_of([0.3, 0.6, 0.2, 0.1, 0.1])))
     assert verdict is not None
     assert (verdict.kind, verdict.epoch) == ("forgetting", 4)
     assert "mIoU was 60.0" in verdict.evidence
@@ -66,33 +125,35 @@ def test_mean_iou_that_falls_by_half_and_stays_is_forgetting(tiny_config):
 @pytest.mark.parametrize(
     "mious", [[0.6, 0.2, 0.6, 0.2], [0.6, 0.31, 0.31, 0.31], [0.1, 0.19, 0.05, 0.05, 0.05]]
 )
-def test_one_bad_validation_a_smaller_fall_and_a_slow_start_are_not(tiny_config, mious):
-    assert first_verdict(tiny_config, mious) is None
+def test_single_low_validation_small_fall_and_slow_start_are_no_forgetting(
+    tiny_config: ExperimentConfig, mious: list[float]
+) -> None:
+    assert first_verdict(judge(tiny_config, records_of(mious))) is None
 
 
-def test_resumed_monitor_remembers(tiny_config):
+def test_miou_of_the_initial_weights_can_be_forgotten(tiny_config: ExperimentConfig) -> None:
+    records = [replace(record, init_miou=0.6) for record in records_of([0.1, 0.1])]
+    first, second = judge(tiny_config, records)
+    assert first is None
+    assert second is not None
+    assert second.evidence.startswith(
+        "mIoU was 60.0 and is below 50 % of that for 2 validations, now 10.0"
+    )
+
+
+def test_replayed_monitor_judges_as_one_that_never_stopped(tiny_config: ExperimentConfig) -> None:
     monitor = HealthMonitor(tiny_config)
-    monitor.replay(rows([0.6, 0.1]))
-    assert monitor.validation(rows([0.6, 0.1, 0.1])[-1]) is not None
-    assert math.isclose(monitor.first_loss or 0, 1.0)
+    records = records_of([0.6, 0.1, 0.1])
+    monitor.replay(records[:2])
+    assert monitor.first_loss == 1.0
+    assert monitor.validation(records[2]) == judge(tiny_config, records)[2]
+    assert kinds(judge(tiny_config, records)) == ["", "", "forgetting"]
 
 
-def stuck_rows(epochs, **changes):
-    row = {
-        "loss": 1.0,
-        "miou": 0.1,
-        "constant_miou": 0.1,
-        "top_class": "sky",
-        "top_share": 0.5,
-        "gradient_left": 1.0,
-        "weight_growth": 1.1,
-    }
-    return [{**row, "epoch": e, "step": 50 * e, "lr": 0.1, **changes} for e in range(1, epochs + 1)]
-
-
-def ends(config, rows):
-    monitor = HealthMonitor(config)
-    return [v.kind if v else "" for v in map(monitor.validation, rows)]
+def test_epoch_without_a_validation_is_not_judged(tiny_config: ExperimentConfig) -> None:
+    config = tiny_config.override({"schedule.epochs": 20})
+    records = [replace(record, validation=None) for record in stuck_records(20)]
+    assert kinds(judge(config, records)) == [""] * 20
 
 
 @pytest.mark.parametrize(
@@ -101,82 +162,82 @@ def ends(config, rows):
         ({}, "no-progress", 15),
         ({"top_share": 0.9995}, "collapsed", 15),
         ({"gradient_left": 0.01}, "vanishing", 8),
-        ({"gradient_left": 0.01, "miou": 0.12}, "", 0),
-        ({"miou": 0.12}, "", 0),
         ({"weight_growth": 30.0}, "diverged", 1),
         ({"weight_growth": None}, "diverged", 1),
-        ({"weight_growth": 30.0, "miou": 0.2}, "", 0),
     ],
 )
-def test_what_learns_nothing_is_told_after_its_patience(tiny_config, changes, kind, epoch):
-    told = ends(tiny_config.override({"schedule.epochs": 20}), stuck_rows(20, **changes))
-    assert (
-        next(filter(None, told), ""),
-        [bool(t) for t in told].index(True) + 1 if any(told) else 0,
-    ) == (kind, epoch)
-
-
-def test_short_run_is_left_alone(tiny_config):
-    assert (
-        ends(
-            tiny_config.override({"schedule.epochs": 4, "schedule.warmup_epochs": 0.0}),
-            stuck_rows(4),
-        )
-        == [""] * 4
-    )
-
-
-def test_run_of_a_few_steps_is_left_alone(tiny_config):
-    rows = [{**row, "step": 7 * row["epoch"]} for row in stuck_rows(20)]
-    assert ends(tiny_config.override({"schedule.epochs": 20}), rows) == [""] * 20
-
-
-def test_long_schedule_is_not_waited_for(tiny_config):
-    config = tiny_config.override(
-        {"schedule.epochs": 2000, "schedule.warmup_epochs": 5.0, "health.stuck_steps": 500}
-    )
-    assert ends(config, stuck_rows(20)).index("no-progress") + 1 == 15
-
-
-def test_collapse_counts_from_its_last_beginning(tiny_config):
-    config = tiny_config.override({"schedule.epochs": 14, "health.stuck_share": 0.571})
-    constant, other = {"top_share": 1.0, "miou": 0.1}, {"top_share": 0.5, "miou": 0.2}
-    told = ends(
-        config,
-        [{**row, **(other if row["epoch"] in (1, 4) else constant)} for row in stuck_rows(13)],
-    )
-    assert told.index("collapsed") + 1 == 12
-
-
-def test_miou_of_the_initial_weights_can_be_forgotten(tiny_config):
-    monitor = HealthMonitor(tiny_config)
-    told = [monitor.validation({**row, "init_miou": 0.6}) for row in rows([0.1, 0.1])]
-    assert [bool(t) for t in told] == [False, True]
-    assert told[1].evidence.startswith(
-        "mIoU was 60.0 and is below 50 % of that for 2 validations, now 10.0"
-    )
-
-
-def test_gradient_that_explodes_is_divergence(tiny_config):
-    monitor = HealthMonitor(tiny_config)
-    norms = [1.0] * 20 + [2000.0] * 10
-    told = [
-        monitor.step(epoch=0, step=i, loss=1.0, grad_norm=n, lr=0.1, scaled=False)
-        for i, n in enumerate(norms, 1)
-    ]
-    verdict = next(filter(None, told))
-    assert (verdict.kind, verdict.step) == ("diverged", 26)
-    assert verdict.evidence.startswith("the gradient norm was 1 at the start and is 2000")
+def test_model_that_learns_nothing_ends_with_its_kind_after_its_patience(
+    tiny_config: ExperimentConfig, changes: dict[str, Any], kind: str, epoch: int
+) -> None:
+    config = tiny_config.override({"schedule.epochs": 20})
+    verdict = first_verdict(judge(config, stuck_records(20, changes)))
+    assert verdict is not None
+    assert (verdict.kind, verdict.epoch) == (kind, epoch)
 
 
 @pytest.mark.parametrize(
-    ("fits", "advice"),
+    "changes",
+    [
+        {"miou": 0.12},
+        {"miou": 0.12, "gradient_left": 0.01},
+        {"miou": 0.2, "weight_growth": 30.0},
+    ],
+)
+def test_model_that_is_better_than_a_constant_goes_on(
+    tiny_config: ExperimentConfig, changes: dict[str, Any]
+) -> None:
+    config = tiny_config.override({"schedule.epochs": 20})
+    assert kinds(judge(config, stuck_records(20, changes))) == [""] * 20
+
+
+def test_training_run_of_a_few_epochs_is_left_alone(tiny_config: ExperimentConfig) -> None:
+    config = tiny_config.override({"schedule.epochs": 4, "schedule.warmup_epochs": 0.0})
+    assert kinds(judge(config, stuck_records(4))) == [""] * 4
+
+
+def test_training_run_of_a_few_steps_is_left_alone(tiny_config: ExperimentConfig) -> None:
+    config = tiny_config.override({"schedule.epochs": 20})
+    records = [replace(record, step=7 * record.epoch) for record in stuck_records(20)]
+    assert kinds(judge(config, records)) == [""] * 20
+
+
+def test_patience_does_not_grow_with_a_long_schedule(tiny_config: ExperimentConfig) -> None:
+    config = tiny_config.override(
+        {"schedule.epochs": 2000, "schedule.warmup_epochs": 5.0, "health.stuck_steps": 500}
+    )
+    verdict = first_verdict(judge(config, stuck_records(20)))
+    assert verdict is not None
+    assert (verdict.kind, verdict.epoch) == ("no-progress", 15)
+
+
+def test_collapse_counts_from_its_latest_start(tiny_config: ExperimentConfig) -> None:
+    config = tiny_config.override({"schedule.epochs": 14, "health.stuck_share": 0.571})
+    constant = stuck_records(13, {"top_share": 1.0, "miou": 0.1})
+    varied = stuck_records(13, {"top_share": 0.5, "miou": 0.2})
+    records = [
+        other if other.epoch in (1, 4) else same
+        for same, other in zip(constant, varied, strict=True)
+    ]
+    verdicts = kinds(judge(config, records))
+    assert verdicts.index("collapsed") + 1 == 12
+
+
+@pytest.mark.parametrize(
+    ("num_fitting", "advice"),
     [(2, "2 fit: try schedule.accumulate 4, or schedule.batch_size 2"), (0, "not even one image")],
 )
-def test_out_of_memory_says_what_would_fit(tiny_config, fits, advice):
+def test_out_of_memory_advises_a_step_that_fits(
+    tiny_config: ExperimentConfig, num_fitting: int, advice: str
+) -> None:
     verdict = out_of_memory(
-        tiny_config, 0, 0, 8, fits, "CUDA out of memory. Tried to allocate 2 GiB"
+        tiny_config,
+        epoch=0,
+        step=0,
+        num_images=8,
+        num_fitting=num_fitting,
+        message="CUDA out of memory. Tried to allocate 2 GiB",
     )
     assert (verdict.state, verdict.kind) == ("unhealthy", "out-of-memory")
     assert verdict.advice.startswith(advice)
     assert "8 images of 64 x 64 pixels" in verdict.evidence
+    assert "CUDA out of memory" in verdict.evidence

@@ -1,10 +1,15 @@
 """Laws of the optimiser's groups and of the learning rate."""
 
+from collections.abc import Collection
+
 import pytest
 import torch
+from torch import nn
 
 from segtune.config.schema import ModelConfig, OptimConfig
 from segtune.models.build import build_model, head_parameters
+from segtune.models.segformer import SegFormer
+from segtune.models.upernet import UPerNet
 from segtune.training.optimizer import (
     build_optimizer,
     learning_rate_factor,
@@ -13,23 +18,35 @@ from segtune.training.optimizer import (
 )
 
 
+def small_model(name: str, encoder: str) -> SegFormer | UPerNet:
+    settings = {"name": name, "encoder": encoder, "decoder_channels": 16}
+    return build_model(ModelConfig.parse(settings), 3)
+
+
+def lr_and_decay(
+    model: nn.Module, config: OptimConfig, head: Collection[str]
+) -> dict[str, tuple[float, float]]:
+    """Return the learning rate and the weight decay of each parameter, by its name."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return {
+        names[id(parameter)]: (group["lr"], group["weight_decay"])
+        for group in parameter_groups(model, config, head)
+        for parameter in group["params"]
+    }
+
+
 @pytest.mark.parametrize(
     ("name", "encoder"), [("segformer", "mit_nano"), ("upernet", "convnext_atto")]
 )
-def test_head_learns_faster_and_norms_and_biases_do_not_decay(name, encoder):
-    model = build_model(
-        ModelConfig.parse({"name": name, "encoder": encoder, "decoder_channels": 16}), 3
-    )
+def test_head_learns_faster_and_norms_and_biases_do_not_decay(name: str, encoder: str) -> None:
+    model = small_model(name, encoder)
     config = OptimConfig(lr=1e-3, head_lr_mult=10.0, weight_decay=0.1)
-    names = {id(p): n for n, p in model.named_parameters()}
-    norms = {n for n, p in model.named_parameters() if p.ndim == 1 and n.endswith("weight")}
-    assert any("norm" in n or "bn" in n for n in norms)
-    found = {}
-    for group in parameter_groups(model, config, head_parameters(model)):
-        for parameter in group["params"]:
-            found[names[id(parameter)]] = (group["lr"], group["weight_decay"])
-    assert set(found) == set(names.values())
-    for parameter, (lr, decay) in found.items():
+    vectors = {name for name, parameter in model.named_parameters() if parameter.ndim == 1}
+    norms = {name for name in vectors if name.endswith("weight")}
+    assert any("norm" in name or "bn" in name for name in norms)
+    values = lr_and_decay(model, config, head_parameters(model))
+    assert set(values) == {name for name, _ in model.named_parameters()}
+    for parameter, (lr, decay) in values.items():
         assert lr == (1e-2 if "head" in parameter else 1e-3), parameter
         if parameter.endswith("bias") or parameter in norms:
             assert decay == 0, parameter
@@ -37,39 +54,37 @@ def test_head_learns_faster_and_norms_and_biases_do_not_decay(name, encoder):
             assert decay == 0.1, parameter
 
 
-def test_position_tables_do_not_decay_and_depthwise_convolutions_do():
-    decay = {}
-    for name, encoder in (("upernet", "swin_tiny_patch4_window7_224"), ("segformer", "mit_nano")):
-        model = build_model(
-            ModelConfig.parse({"name": name, "encoder": encoder, "decoder_channels": 16}), 3
-        )
-        names = {id(p): n for n, p in model.named_parameters()}
-        groups = parameter_groups(model, OptimConfig(weight_decay=0.1), head_parameters(model))
-        decay |= {names[id(p)]: group["weight_decay"] for group in groups for p in group["params"]}
-    tables = [n for n in decay if n.endswith("relative_position_bias_table")]
-    depthwise = [n for n in decay if n.endswith("dwconv.weight")]
-    assert tables
-    assert depthwise
-    assert {decay[n] for n in tables} == {0.0}
-    assert {decay[n] for n in depthwise} == {0.1}
+@pytest.mark.parametrize(
+    ("name", "encoder", "suffix", "expected"),
+    [
+        ("upernet", "swin_tiny_patch4_window7_224", "relative_position_bias_table", 0.0),
+        ("segformer", "mit_nano", "dwconv.weight", 0.1),
+    ],
+)
+def test_position_tables_do_not_decay_and_depthwise_convolutions_do(
+    name: str, encoder: str, suffix: str, expected: float
+) -> None:
+    model = small_model(name, encoder)
+    values = lr_and_decay(model, OptimConfig(weight_decay=0.1), head_parameters(model))
+    decays = {decay for parameter, (_, decay) in values.items() if parameter.endswith(suffix)}
+    assert decays == {expected}
 
 
-def test_frozen_parameters_are_left_out():
-    model = torch.nn.Linear(2, 2)
+def test_frozen_parameters_are_left_out() -> None:
+    model = nn.Linear(2, 2)
     model.bias.requires_grad_(False)
-    assert [group["params"] for group in parameter_groups(model, OptimConfig(), ())] == [
-        [model.weight]
-    ]
+    (group,) = parameter_groups(model, OptimConfig(), ())
+    assert group["params"] == [model.weight]
 
 
-def test_one_step_of_adamw_is_the_formula():
-    model = torch.nn.Linear(1, 1)
-    torch.nn.init.constant_(model.weight, 2.0)
-    torch.nn.init.constant_(model.bias, 2.0)
+def test_step_of_adamw_is_the_formula() -> None:
+    model = nn.Linear(1, 1)
+    nn.init.constant_(model.weight, 2.0)
+    nn.init.constant_(model.bias, 2.0)
     optimizer = build_optimizer(model, OptimConfig(lr=0.1, weight_decay=0.5), ())
     model(torch.ones(1, 1)).sum().backward()
     optimizer.step()
-    # decay first: 2 - 0.1 * 0.5 * 2; the first step of Adam is lr * sign(gradient)
+    # The decay comes first: 2 - 0.1 * 0.5 * 2. The first step of Adam is lr * sign(gradient).
     assert model.weight.item() == pytest.approx(2 - 0.1 - 0.1, abs=1e-6)
     assert model.bias.item() == pytest.approx(2 - 0.1, abs=1e-6)
 
@@ -77,23 +92,35 @@ def test_one_step_of_adamw_is_the_formula():
 @pytest.mark.parametrize(
     ("step", "expected"), [(0, 0.01), (1, 0.505), (2, 1.0), (6, 0.5), (10, 0.0)]
 )
-def test_rate_warms_up_in_a_line_and_decays_by_the_power(step, expected):
-    assert learning_rate_factor(
-        step, total=10, warmup=2, warmup_start=0.01, power=1.0
-    ) == pytest.approx(expected)
+def test_learning_rate_warms_up_linearly_and_decays_by_the_power(
+    step: int, expected: float
+) -> None:
+    factor = learning_rate_factor(step, total=10, warmup=2, warmup_start=0.01, power=1.0)
+    assert factor == pytest.approx(expected)
 
 
-def test_rate_ends_at_the_floor_and_power_zero_keeps_it():
-    assert learning_rate_factor(10, 10, 0, 0.1, 0.9, 0.2) == pytest.approx(0.2)
-    assert learning_rate_factor(9, 10, 0, 0.1, 0.0) == 1.0
-    assert learning_rate_factor(5, 10, 0, 0.1, 2.0) == pytest.approx(0.25)
+@pytest.mark.parametrize(
+    ("step", "power", "floor", "expected"),
+    [
+        (10, 0.9, 0.2, 0.2),  # the end is the floor
+        (9, 0.0, 0.0, 1.0),  # power 0 does not decay
+        (5, 2.0, 0.0, 0.25),  # half of the way, squared
+        (5, 1.0, 0.2, 0.6),  # half of the way from 1 to the floor
+    ],
+)
+def test_learning_rate_ends_at_the_floor(
+    step: int, power: float, floor: float, expected: float
+) -> None:
+    factor = learning_rate_factor(
+        step, total=10, warmup=0, warmup_start=0.1, power=power, floor=floor
+    )
+    assert factor == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("name", ["adamw", "sgd"])
-def test_rate_of_every_group_is_a_share_of_its_peak(name):
+def test_learning_rate_of_every_group_is_a_fraction_of_its_peak(name: str) -> None:
     model = build_model(ModelConfig(encoder="mit_nano"), 3)
-    optimizer = build_optimizer(
-        model, OptimConfig(name=name, lr=1e-3, head_lr_mult=10.0), head_parameters(model)
-    )
+    config = OptimConfig.parse({"name": name, "lr": 1e-3, "head_lr_mult": 10.0})
+    optimizer = build_optimizer(model, config, head_parameters(model))
     set_learning_rate(optimizer, 0.5)
-    assert {round(g["lr"], 6) for g in optimizer.param_groups} == {5e-4, 5e-3}
+    assert {round(group["lr"], 6) for group in optimizer.param_groups} == {5e-4, 5e-3}

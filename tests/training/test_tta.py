@@ -1,81 +1,93 @@
-"""Laws of looking at test time: windows cover every pixel, flips and scales come back in place, one batch is as good as one image."""
+"""Laws of test-time augmentation: windows cover all pixels; flips and scales are undone."""
+
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from segtune.errors import ConfigError
 from segtune.training.evaluation import predict_labels
 from segtune.training.tta import AugmentedInference
 
 
-def shrink(images):
-    """A model whose logits say where a pixel lies and what it looks like: [B, 3, H/4, W/4]."""
+def average_4x4(images: Tensor) -> Tensor:
+    """Return logits [B, 3, ceil(H/4), ceil(W/4)] that tell each pixel from its neighbours."""
     height, width = images.shape[-2:]
     padded = F.pad(images, (0, -width % 4, 0, -height % 4), mode="replicate")
     return F.avg_pool2d(padded, 4)
 
 
+def average_whole_4x4(images: Tensor) -> Tensor:
+    """Return logits [B, 3, H//4, W//4], as an encoder that drops incomplete patches."""
+    return F.avg_pool2d(images, 4)
+
+
+def upsample(logits: Tensor, height: int, width: int) -> Tensor:
+    return F.interpolate(logits, size=(height, width), mode="bilinear", align_corners=False)
+
+
 @pytest.fixture
-def images():
+def images() -> Tensor:
     return torch.rand(2, 3, 70, 101, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.mark.parametrize("stride", [None, 8, 32])
 @pytest.mark.parametrize("window", [32, 64, 128])
-def test_windows_see_every_pixel_as_the_whole_image_does(images, window, stride):
-    # The model looks at each pixel by itself, so whatever windows overlap, the mean is the same.
-    (slid,) = AugmentedInference(window=window, stride=stride).logits(shrink, images)
-    torch.testing.assert_close(slid, shrink(images))
+def test_windows_cover_every_pixel(images: Tensor, window: int, stride: int | None) -> None:
+    # The model looks at each patch alone, so the mean over any overlapping windows is the same.
+    tta = AugmentedInference(window=window, stride=stride)
+    (logits,) = tta.logits(average_4x4, images)
+    torch.testing.assert_close(logits, average_4x4(images))
 
 
 @pytest.mark.parametrize("window", [32, 64])
-def test_windows_leave_no_gap_where_a_model_sees_whole_patches_only(images, window):
-    def floor(part):
-        return F.avg_pool2d(part, 4)
+def test_windows_leave_no_gap_if_a_model_drops_incomplete_patches(
+    images: Tensor, window: int
+) -> None:
+    (logits,) = AugmentedInference(window=window).logits(average_whole_4x4, images)
+    torch.testing.assert_close(logits, average_whole_4x4(images))
 
-    (slid,) = AugmentedInference(window=window).logits(floor, images)
-    torch.testing.assert_close(slid, floor(images))
 
-
-def test_windows_are_what_the_model_is_given(images):
+def test_model_sees_windows_and_not_the_whole_image(images: Tensor) -> None:
     sizes = set()
 
-    def noted(part):
-        sizes.add(tuple(part.shape[-2:]))
-        return shrink(part)
+    def model(window: Tensor) -> Tensor:
+        sizes.add(tuple(window.shape[-2:]))
+        return average_4x4(window)
 
-    AugmentedInference(window=32, stride=32).logits(noted, images)
-    assert sizes == {(32, 32), (34, 32), (32, 33), (34, 33)}  # the last ones reach the border
+    AugmentedInference(window=32, stride=32).logits(model, images)
+    # The last windows reach to the border.
+    assert sizes == {(32, 32), (34, 32), (32, 33), (34, 33)}
 
 
-def test_flipped_look_comes_back_the_right_way_round(images):
-    images = images[..., :100]  # a width that the model's steps divide
-    plain, flipped = AugmentedInference(flip=True).logits(shrink, images)
+def test_logits_of_a_flipped_copy_are_flipped_back(images: Tensor) -> None:
+    images = images[..., :100]  # a width of whole patches
+    plain, flipped = AugmentedInference(flip=True).logits(average_4x4, images)
     torch.testing.assert_close(plain, flipped)
 
 
-def test_scales_are_averaged_at_full_size_after_the_softmax(images):
-    looks = AugmentedInference(scales=(0.5, 1.0, 1.5)).logits(shrink, images)
-    assert [look.shape[-1] for look in looks] == [13, 26, 38]
-    full = [
-        F.interpolate(look, size=(70, 101), mode="bilinear", align_corners=False).softmax(1)
-        for look in looks
-    ]
-    expected = torch.stack(full).mean(0).argmax(1)
-    assert (predict_labels(looks, (70, 101)) == expected).float().mean() > 0.9999
+def test_scales_are_averaged_at_full_size_after_the_softmax(images: Tensor) -> None:
+    logits = AugmentedInference(scales=(0.5, 1.0, 1.5)).logits(average_4x4, images)
+    assert [scaled.shape[-1] for scaled in logits] == [13, 26, 38]
+    probabilities = [upsample(scaled, 70, 101).softmax(1) for scaled in logits]
+    expected = torch.stack(probabilities).mean(0).argmax(1)
+    agree = predict_labels(logits, (70, 101)) == expected
+    assert agree.float().mean() > 0.9999
 
 
-def test_labels_are_the_argmax_of_the_upsampled_logits():
+def test_labels_are_the_argmax_of_the_upsampled_logits() -> None:
     logits = torch.randn(3, 21, 20, 30, generator=torch.Generator().manual_seed(0))
-    expected = F.interpolate(logits, size=(77, 119), mode="bilinear", align_corners=False).argmax(1)
-    found = predict_labels([logits], (77, 119))
-    assert (found == expected).float().mean() > 0.9999  # ties in the last digit
-    assert torch.equal(found, torch.cat([predict_labels([one[None]], (77, 119)) for one in logits]))
+    labels = predict_labels([logits], (77, 119))
+    agree = labels == upsample(logits, 77, 119).argmax(1)
+    assert agree.float().mean() > 0.9999  # a few ties in the last digit
+    alone = [predict_labels([sample[None]], (77, 119)) for sample in logits]
+    assert torch.equal(labels, torch.cat(alone))
 
 
 @pytest.mark.parametrize(
-    ("options", "law"),
+    ("options", "message"),
     [
         ({"scales": (1.0, -1.0)}, "--scales: -1 is not above 0"),
         ({"scales": ()}, "--scales: at least one"),
@@ -84,6 +96,6 @@ def test_labels_are_the_argmax_of_the_upsampled_logits():
         ({"window": 64, "stride": 128}, "--stride: 128"),
     ],
 )
-def test_impossible_options_are_told(options, law):
-    with pytest.raises(ConfigError, match=law):
+def test_impossible_options_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         AugmentedInference(**options)
