@@ -1,69 +1,93 @@
-"""Focal and Dice on logits of a quarter of the labels' size: ours against mmsegmentation's formula, forward and backward.
+"""Focal and Dice loss, forward and backward: segtune against mmsegmentation's formula.
 
-    python -m benchmarks.loss                # on the GPU where there is one
+    python -m benchmarks.loss                # on the GPU if there is one
     python -m benchmarks.loss --device cpu --threads 1
 
-The peer is the formula of mmsegmentation 1.2.2's FocalLoss (its Python form) and DiceLoss, with its steps and its copies: logits
-upsampled, pixels flattened, a one-hot with a column more for what is ignored.
+The logits have a quarter of the labels' height and width.
+
+The peer is the formula of mmsegmentation 1.2.2's FocalLoss (its Python form) and DiceLoss, with the
+same operations and the same copies, because those are what costs time and memory: it upsamples the
+logits, flattens the pixels, and makes a one-hot tensor with one more column for ignored pixels. So
+it is not `segtune.losses.formulas`, which has the same values but is written to be read.
 """
 
 import argparse
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.timing import in_turns, ratio, show
+from benchmarks.timing import Row, show_table, speedup, time_in_turns
 from segtune.config.schema import LossConfig
 from segtune.losses.segmentation import build_loss
 
+# Images, classes, and height and width of the labels.
 SHAPES = [(2, 21, 512), (1, 150, 512)]
+IGNORE_INDEX = 255
+DICE_EPS = 1e-3
 MIB = 2**20
 
 
-def peer(logits: Tensor, target: Tensor) -> Tensor:
-    """Focal (gamma 2, alpha 0.5) plus Dice as the peer computes them."""
-    classes = logits.shape[1]
-    logits = F.interpolate(logits, size=target.shape[-2:], mode="bilinear", align_corners=False)
-    flat = logits.permute(0, 2, 3, 1).reshape(-1, classes)
+def peer_focal(logits: Tensor, target: Tensor) -> Tensor:
+    """Return mmsegmentation's sigmoid focal loss with gamma 2 and alpha 0.5.
+
+    Shapes: logits float [N, C, H, W], target int64 [N, H, W].
+    """
+    num_classes = logits.shape[1]
+    flat = logits.permute(0, 2, 3, 1).reshape(-1, num_classes)
     labels = target.reshape(-1)
-    known = (labels != 255).view(-1, 1)
-    truth = F.one_hot(labels.where(labels != 255, classes), classes + 1)[:, :classes].to(flat)
+    valid = (labels != IGNORE_INDEX).view(-1, 1)
+    labels = labels.where(labels != IGNORE_INDEX, num_classes)
+    one_hot = F.one_hot(labels, num_classes + 1)[:, :num_classes].to(flat)
     p = flat.sigmoid()
-    miss = (1 - p) * truth + p * (1 - truth)
-    factor = (0.5 * truth + 0.5 * (1 - truth)) * miss.pow(2.0)
-    focal = (
-        F.binary_cross_entropy_with_logits(flat, truth, reduction="none") * factor * known
-    ).mean()
-    whole = F.one_hot(target.clamp(0, classes - 1), classes).permute(0, 3, 1, 2)
-    p, truth = logits.sigmoid().flatten(1), whole.reshape(len(target), -1).float()
-    score = 2 * (p * truth).sum(1) / ((p * p).sum(1) + 1e-3 + (truth * truth).sum(1) + 1e-3)
-    return focal + (1 - score).mean()
+    one_minus_p_t = (1 - p) * one_hot + p * (1 - one_hot)
+    factor = (0.5 * one_hot + 0.5 * (1 - one_hot)) * one_minus_p_t.pow(2.0)
+    losses = F.binary_cross_entropy_with_logits(flat, one_hot, reduction="none")
+    return (losses * factor * valid).mean()
 
 
-def saved_bytes(work: Callable[[], Tensor], given: list[Tensor]) -> int:
-    """Returns the bytes kept for the backward pass, what is given apart."""
-    kept = {}
+def peer_dice(logits: Tensor, target: Tensor) -> Tensor:
+    """Return mmsegmentation's Dice loss, with one Dice for all classes of a sample together.
+
+    Shapes as in `peer_focal`. There must be no ignored pixels.
+    """
+    num_classes = logits.shape[1]
+    labels = F.one_hot(target.clamp(0, num_classes - 1), num_classes).permute(0, 3, 1, 2)
+    p = logits.sigmoid().flatten(1)
+    y = labels.reshape(len(target), -1).float()
+    overlap = (p * y).sum(1)
+    sums_of_squares = (p * p).sum(1) + DICE_EPS + (y * y).sum(1) + DICE_EPS
+    return (1 - 2 * overlap / sums_of_squares).mean()
+
+
+def peer(logits: Tensor, target: Tensor) -> Tensor:
+    """Return focal plus Dice as the peer computes them, from logits [N, C, h, w]."""
+    logits = F.interpolate(logits, size=target.shape[-2:], mode="bilinear", align_corners=False)
+    return peer_focal(logits, target) + peer_dice(logits, target)
+
+
+def saved_bytes(forward: Callable[[], Tensor], inputs: Sequence[Tensor]) -> int:
+    """Return the bytes that a forward pass keeps for the backward pass, without its inputs."""
+    sizes: dict[int, int] = {}  # by address
 
     def pack(tensor: Tensor) -> Tensor:
-        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        storage = tensor.untyped_storage()
+        sizes[storage.data_ptr()] = storage.nbytes()
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        result = work()
+        result = forward()
     del result
-    return sum(
-        size
-        for place, size in kept.items()
-        if place not in {t.untyped_storage().data_ptr() for t in given}
-    )
+    for tensor in inputs:
+        sizes.pop(tensor.untyped_storage().data_ptr(), None)
+    return sum(sizes.values())
 
 
 def peak_bytes(work: Callable[[], object]) -> int:
-    """Returns how much GPU memory a call takes at most, over what was there before; 0 without a GPU."""
+    """Return how much more GPU memory a call needs at its peak than before; 0 without a GPU."""
     if not torch.cuda.is_available():
         return 0
     torch.cuda.reset_peak_memory_stats()
@@ -73,42 +97,43 @@ def peak_bytes(work: Callable[[], object]) -> int:
     return torch.cuda.max_memory_allocated() - before
 
 
-def compare(shape: tuple[int, int, int], device: str, repetitions: int) -> dict[str, object]:
-    """Returns one row of the table."""
-    number, classes, size = shape
+def random_batch(shape: tuple[int, int, int], device: str) -> tuple[Tensor, Tensor]:
+    """Return logits [N, C, size / 4, size / 4] that need a gradient, and labels [N, size, size]."""
+    num_images, num_classes, size = shape
     generator = torch.Generator().manual_seed(0)
-    logits = (
-        torch.randn(number, classes, size // 4, size // 4, generator=generator)
-        .to(device)
-        .requires_grad_()
-    )
-    target = torch.randint(0, classes, (number, size, size), generator=generator).to(device)
-    loss = build_loss(LossConfig(), classes).to(device)
+    logits = torch.randn(num_images, num_classes, size // 4, size // 4, generator=generator)
+    target = torch.randint(0, num_classes, (num_images, size, size), generator=generator)
+    return logits.to(device).requires_grad_(), target.to(device)
 
-    def backward(value: Tensor) -> None:
-        logits.grad = None
-        value.backward()
 
-    works = {
-        "peer": lambda: backward(peer(logits, target)),
-        "ours": lambda: backward(loss(logits, target)["total"]),
+def compare(shape: tuple[int, int, int], device: str, repetitions: int) -> Row:
+    """Return one row of the table."""
+    logits, target = random_batch(shape, device)
+    loss = build_loss(LossConfig(), num_classes=shape[1]).to(device)
+    forwards: dict[str, Callable[[], Tensor]] = {
+        "peer": lambda: peer(logits, target),
+        "segtune": lambda: loss(logits, target)["total"],
     }
-    difference = abs(peer(logits, target).item() / loss(logits, target)["total"].item() - 1)
-    times = in_turns(works, repetitions)
-    saved = [
-        saved_bytes(f, [logits, target]) / MIB
-        for f in (lambda: peer(logits, target), lambda: loss(logits, target)["total"])
-    ]
-    peaks = [peak_bytes(work) / MIB for work in works.values()]
+
+    def train(name: str) -> None:
+        logits.grad = None
+        forwards[name]().backward()
+
+    works = {"peer": lambda: train("peer"), "segtune": lambda: train("segtune")}
+    difference = abs(forwards["peer"]().item() / forwards["segtune"]().item() - 1)
+    times = time_in_turns(works, repetitions)
+    ms = {name: 1000 * statistics.median(seconds) for name, seconds in times.items()}
+    saved = {n: saved_bytes(forward, [logits, target]) / MIB for n, forward in forwards.items()}
+    peaks = {name: peak_bytes(work) / MIB for name, work in works.items()}
     return {
-        "logits": f"{number}x{classes}x{size // 4}x{size // 4}",
-        "peer, ms": f"{1000 * statistics.median(times['peer']):.0f}",
-        "ours, ms": f"{1000 * statistics.median(times['ours']):.0f}",
-        "times faster": f"{ratio(times['peer'], times['ours']):.1f}",
-        "peer keeps, MiB": f"{saved[0]:.0f}",
-        "ours keeps, MiB": f"{saved[1]:.1f}",
-        "peer's peak on the GPU, MiB": f"{peaks[0]:.0f}" if peaks[0] else "-",
-        "our peak, MiB": f"{peaks[1]:.0f}" if peaks[0] else "-",
+        "logits": "x".join(map(str, logits.shape)),
+        "peer, ms": f"{ms['peer']:.0f}",
+        "segtune, ms": f"{ms['segtune']:.0f}",
+        "times faster": f"{speedup(times['peer'], times['segtune']):.1f}",
+        "peer keeps, MiB": f"{saved['peer']:.0f}",
+        "segtune keeps, MiB": f"{saved['segtune']:.1f}",
+        "peer's peak on the GPU, MiB": f"{peaks['peer']:.0f}" if peaks["peer"] else "-",
+        "segtune's peak, MiB": f"{peaks['segtune']:.0f}" if peaks["peer"] else "-",
         "values differ by": f"{difference:.0e}",
     }
 
@@ -118,19 +143,14 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument(
-        "--threads", type=int, default=1, help="threads of one process on a processor"
-    )
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--repetitions", type=int, default=7)
     parser.add_argument("--out", type=Path, help="also write the table as JSON")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     rows = [compare(shape, arguments.device, arguments.repetitions) for shape in SHAPES]
-    show(
-        f"focal + Dice, labels 512x512, {arguments.device}, medians of {arguments.repetitions}",
-        rows,
-        arguments.out,
-    )
+    title = f"focal + Dice, labels 512x512, {arguments.device}, medians of {arguments.repetitions}"
+    show_table(title, rows, arguments.out)
 
 
 if __name__ == "__main__":

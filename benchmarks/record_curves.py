@@ -1,45 +1,56 @@
-"""Trains configs drawn at random from a space, one after another, and records their learning curves for search.py.
+"""Trains random configs of a space, one after another, and records their learning curves.
 
     python benchmarks/record_curves.py --number 64 --out benchmarks/data/shapes.jsonl
 
-Number 0 is the config itself. What the file holds already is not trained again.
+`tasks.py` reads the curves. Number 0 is the config itself. A curve that the file already holds is
+not trained again.
 """
 
 import argparse
 import json
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import optuna
 import torch
 
 from segtune.api import run_training
+from segtune.runs.results import miou_by_epoch
 from segtune.runs.rundir import TrialDir
+from segtune.training.memory import keep_freed_memory
 from segtune.tuning.study import Study, load_study
 
 
-def point(study: Study, number: int) -> dict:
-    """Returns the settings of a number: the same ones whatever was recorded before."""
+def draw(study: Study, number: int) -> dict[str, Any]:
+    """Return the values of a number, which do not depend on what was recorded before."""
     if number == 0:
         return study.space.complete({})
-    trial = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=number)).ask()
-    return study.space(trial)
+    sampler = optuna.samplers.RandomSampler(seed=number)
+    return study.space(optuna.create_study(sampler=sampler).ask())
 
 
-def record(study: Study, number: int) -> dict:
-    """Trains one config to its end and returns its curve: validated mIoU by epoch, and how it ended."""
-    params = point(study, number)
+def record(study: Study, number: int) -> dict[str, Any]:
+    """Train one config to its end; return its validated mIoU by epoch, and how it ended."""
+    params = draw(study, number)
     with tempfile.TemporaryDirectory() as folder:
-        result = run_training(study.config.override(params), Path(folder) / "run")
-        rows = TrialDir(Path(folder) / "run").read_epochs()
-    mious = {row["epoch"]: round(row["miou"], 5) for row in rows if row.get("miou") is not None}
+        out = Path(folder) / "run"
+        result = run_training(study.config.override(params), out)
+        mious = miou_by_epoch(TrialDir(out).read_epochs())
     return {
         "number": number,
         "params": params,
         "end": result.verdict.kind,
         "epoch": result.verdict.epoch,
-        "mious": mious,
+        "mious": {epoch: round(miou, 5) for epoch, miou in mious.items()},
     }
+
+
+def recorded_numbers(path: Path) -> set[int]:
+    """Return the numbers whose curves are in the file."""
+    if not path.exists():
+        return set()
+    return {json.loads(line)["number"] for line in path.read_text().splitlines()}
 
 
 def main() -> None:
@@ -54,23 +65,17 @@ def main() -> None:
     arguments = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     torch.set_num_threads(1)
+    keep_freed_memory()  # as `segtune train` does
     study = load_study(arguments.space, arguments.config, arguments.set)
-    done = (
-        {json.loads(line)["number"] for line in arguments.out.read_text().splitlines()}
-        if arguments.out.exists()
-        else set()
-    )
+    recorded = recorded_numbers(arguments.out)
     for number in range(arguments.number):
-        if number not in done:
-            row = record(study, number)
-            with arguments.out.open("a") as file:
-                file.write(json.dumps(row) + "\n")
-            print(
-                number,
-                row["end"] or "completed",
-                max(row["mious"].values(), default=0.0),
-                flush=True,
-            )
+        if number in recorded:
+            continue
+        curve = record(study, number)
+        with arguments.out.open("a") as file:
+            file.write(json.dumps(curve) + "\n")
+        best = max(curve["mious"].values(), default=0.0)
+        print(number, curve["end"] or "completed", best, flush=True)
 
 
 if __name__ == "__main__":

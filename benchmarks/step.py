@@ -1,47 +1,87 @@
-"""One training step of SegFormer-B0: ours, a plain transformers loop, and mmsegmentation's model; and what our loop adds to a bare one.
+"""One training step of SegFormer: segtune against transformers and mmsegmentation.
 
-    python -m benchmarks.step                 # 2 x 256x256; on the GPU where there is one
+    python -m benchmarks.step                 # 2 x 256x256; on the GPU if there is one
     python -m benchmarks.step --encoder mit_b2 --size 512 --batch 8
 
-All of them: cross-entropy at the labels' size, AdamW. Ours and transformers' start from equal weights and have to have the same loss
-after 20 steps (in bfloat16 to five digits); mmsegmentation's head has a norm after each projection, so its loss is another one. How
-the peer is installed is said in benchmarks/peers.py.
+The table compares steps on a fixed batch, with cross-entropy at the size of the labels and AdamW.
+segtune and a plain transformers loop start from equal weights, and must have the same loss after 20
+steps (nearly so in bfloat16). mmsegmentation's head has a norm after each projection, so it is
+another model with another loss. `benchmarks/peers.py` explains how to install it; without it, its
+row is missing.
+
+The lines below the table tell what segtune's training loop adds to a bare loop that does the same
+computations.
 """
 
 import argparse
+import itertools
 import multiprocessing
 import statistics
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks import peers
-from benchmarks.timing import in_turns, ratio, show
+from benchmarks.timing import Row, show_table, speedup, time_in_turns
 from segtune.config.schema import ExperimentConfig, LossConfig, ModelConfig, load_config
 from segtune.data.loader import normalize
 from segtune.losses.segmentation import build_loss
 from segtune.models.build import build_model
+from segtune.runs.records import EpochRecord
 from segtune.runs.rundir import TrialDir
 from segtune.training.distributed import Ranks
 from segtune.training.memory import keep_freed_memory
 from segtune.training.trainer import Trainer
 
-CLASSES = 21
-PLAIN = "transformers, plain"
-UNKEPT = "segtune, its memory not kept"
-NAMES = ("mmsegmentation 1.2.2", PLAIN, UNKEPT, "segtune", "segtune, bfloat16")
-CE = LossConfig.parse({"focal": {"weight": 0.0}, "dice": {"weight": 0.0}, "ce": {"weight": 1.0}})
+NUM_CLASSES = 21
+NUM_STEPS = 20
+LOOP_REPETITIONS = 15  # epochs of each loop
+
+MMSEGMENTATION = "mmsegmentation 1.2.2"
+TRANSFORMERS = "transformers, plain"
+SEGTUNE_UNKEPT = "segtune, its memory not kept"  # without `keep_freed_memory`
+SEGTUNE = "segtune"
+SEGTUNE_BF16 = "segtune, bfloat16"
+VARIANTS = (MMSEGMENTATION, TRANSFORMERS, SEGTUNE_UNKEPT, SEGTUNE, SEGTUNE_BF16)
+
+CROSS_ENTROPY = LossConfig.parse(
+    {"focal": {"weight": 0.0}, "dice": {"weight": 0.0}, "ce": {"weight": 1.0}}
+)
 
 
-def stepper(
+class LogitsOnly(nn.Module):
+    """A model of transformers that returns only its logits."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model(pixel_values=images).logits
+
+
+class Autocast(nn.Module):
+    """A model under autocast to bfloat16, as with `optim.precision: bf16`."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        with torch.autocast(images.device.type, dtype=torch.bfloat16):
+            return self.model(images)
+
+
+def make_step(
     model: nn.Module, images: Tensor, loss: Callable[[Tensor], Tensor], *, fused: bool
 ) -> Callable[[], float]:
-    """Returns a call that does one step; its own loss comes back."""
+    """Return a call that does one step on `images`, and returns the loss before it."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=fused)
 
     def step() -> float:
@@ -54,109 +94,168 @@ def stepper(
     return step
 
 
-def build(name: str, encoder: str, size: int, batch: int, device: str) -> Callable[[], float]:
-    """Returns the steps of one of NAMES."""
+def build_step(
+    variant: str, encoder: str, size: int, batch_size: int, device: str
+) -> Callable[[], float]:
+    """Return the step of one of VARIANTS.
+
+    All variants get the same data. segtune and transformers also get the same weights.
+    """
     torch.manual_seed(0)
-    images = torch.randn(batch, 3, size, size, device=device)
-    target = torch.randint(0, CLASSES, (batch, size, size), device=device)
-    ours = (
-        build_model(ModelConfig.parse({"encoder": encoder, "drop_path": 0.0}), CLASSES)
-        .to(device)
-        .train()
-    )
-    ours.net.decode_head.dropout.p = 0.0  # pyright: ignore[reportArgumentType]
-    if name.startswith("segtune"):
-        if name != UNKEPT:
-            keep_freed_memory()  # as the trainer does
-        loss = build_loss(CE, CLASSES).to(device)
-        last = images.to(memory_format=torch.channels_last)  # as the loader gives them
-        model = _Autocast(ours) if "bfloat16" in name else ours
-        return stepper(model, last, lambda logits: loss(logits, target)["total"], fused=True)
-    plain: nn.Module = (
-        _Logits(ours.net) if name == PLAIN else peers.segformer_b0(CLASSES).to(device).train()
-    )  # pyright: ignore[reportArgumentType]
+    images = torch.randn(batch_size, 3, size, size, device=device)
+    target = torch.randint(0, NUM_CLASSES, (batch_size, size, size), device=device)
+    config = ModelConfig.parse({"encoder": encoder, "drop_path": 0.0})
+    network = build_model(config, NUM_CLASSES).to(device).train()
+    net: Any = network.net  # the model of transformers
+    net.decode_head.dropout.p = 0.0
+    if variant in (SEGTUNE_UNKEPT, SEGTUNE, SEGTUNE_BF16):
+        return build_segtune_step(variant, network, images, target)
+    if variant == TRANSFORMERS:
+        model: nn.Module = LogitsOnly(net)
+    else:
+        model = peers.segformer_b0(NUM_CLASSES).to(device).train()
 
     def plain_loss(logits: Tensor) -> Tensor:
-        return F.cross_entropy(
-            F.interpolate(logits, size=(size, size), mode="bilinear", align_corners=False), target
-        )
+        logits = F.interpolate(logits, size=(size, size), mode="bilinear", align_corners=False)
+        return F.cross_entropy(logits, target)
 
-    return stepper(plain, images, plain_loss, fused=False)
+    return make_step(model, images, plain_loss, fused=False)
 
 
-class Process:
-    """A process of its own for each, because what the C library keeps is a matter of the process (segtune/heap.py)."""
+def build_segtune_step(
+    variant: str, network: nn.Module, images: Tensor, target: Tensor
+) -> Callable[[], float]:
+    """Return a step as the trainer does it: channels last, fused optimiser, segtune's loss."""
+    if variant != SEGTUNE_UNKEPT:
+        keep_freed_memory()  # as `segtune train` and the workers of a search do
+    loss = build_loss(CROSS_ENTROPY, NUM_CLASSES).to(images.device)
+    # The loader's batches have this layout.
+    images = images.to(memory_format=torch.channels_last)
+    model = Autocast(network) if variant == SEGTUNE_BF16 else network
+    return make_step(model, images, lambda logits: loss(logits, target)["total"], fused=True)
 
-    def __init__(self, name: str, arguments: argparse.Namespace) -> None:
+
+class StepProcess:
+    """The steps of one variant, in a process of their own.
+
+    `keep_freed_memory` changes the whole process, so variants cannot share one.
+    """
+
+    def __init__(self, variant: str, arguments: argparse.Namespace) -> None:
         context = multiprocessing.get_context("spawn")
-        self.pipe, theirs = context.Pipe()
+        self.pipe, child_pipe = context.Pipe()
         self.losses: list[float] = []
-        context.Process(target=_serve, args=(name, arguments, theirs), daemon=True).start()
+        process = context.Process(
+            target=_serve_steps, args=(variant, arguments, child_pipe), daemon=True
+        )
+        process.start()
 
     def step(self) -> None:
-        """Waits for one step."""
-        self.pipe.send("step")
+        """Do one step, and wait for its end."""
+        self.pipe.send(True)
         self.losses.append(self.pipe.recv())
 
     def end(self) -> None:
-        """Lets the process end."""
-        self.pipe.send("")
+        """End the process."""
+        self.pipe.send(False)
 
 
-def _serve(name: str, arguments: argparse.Namespace, pipe: Connection) -> None:
+def _serve_steps(variant: str, arguments: argparse.Namespace, pipe: Connection) -> None:
+    """Do a step whenever True is received, and send its loss; return after False."""
     torch.set_num_threads(arguments.threads)
-    step = build(name, arguments.encoder, arguments.size, arguments.batch, arguments.device)
+    step = build_step(variant, arguments.encoder, arguments.size, arguments.batch, arguments.device)
     while pipe.recv():
         pipe.send(step())
 
 
-class _Logits(nn.Module):
-    """Only the logits of a transformers model."""
+def compare_steps(arguments: argparse.Namespace) -> list[Row]:
+    """Return one row per variant that can be measured."""
+    has_peer = peers.is_installed() and arguments.encoder == "mit_b0"
+    variants = VARIANTS if has_peer else VARIANTS[1:]
+    processes = {variant: StepProcess(variant, arguments) for variant in variants}
+    steps = {variant: process.step for variant, process in processes.items()}
+    times = time_in_turns(steps, NUM_STEPS)
+    losses = {variant: process.losses[NUM_STEPS] for variant, process in processes.items()}
+    for process in processes.values():
+        process.end()
+    return step_rows(times, losses)
 
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
 
-    def forward(self, images: Tensor) -> Tensor:
-        return self.model(pixel_values=images).logits
+def step_rows(times: Mapping[str, list[float]], losses: Mapping[str, float]) -> list[Row]:
+    """Return one row per variant; ratios are relative to the first."""
+    first = next(iter(times))
+    return [
+        {
+            "step": variant,
+            "ms": f"{1000 * statistics.median(seconds):.0f}",
+            f"times faster than {first}": f"{speedup(times[first], seconds):.1f}",
+            f"loss after {NUM_STEPS} steps": f"{losses[variant]:.5f}",
+        }
+        for variant, seconds in times.items()
+    ]
 
 
-class _Autocast(nn.Module):
-    """A model whose products are of bfloat16, as `optim.precision: bf16` has them."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, images: Tensor) -> Tensor:
-        with torch.autocast(images.device.type, dtype=torch.bfloat16):
-            return self.model(images)
+def bare_epoch(trainer: Trainer, epoch: int) -> None:
+    """Train an epoch with the trainer's parts, and nothing but the computations of a step."""
+    device = trainer.ranks.device
+    precision = trainer.precision
+    clip_norm = trainer.config.optim.clip_norm
+    for batch in trainer.train_data.epoch(epoch):
+        trainer.optimizer.zero_grad(set_to_none=True)
+        images = normalize(batch.images.to(device))
+        masks = batch.masks.to(device).long()
+        with torch.autocast(device.type, dtype=precision, enabled=precision is not torch.float32):
+            logits = trainer.model(images)
+        trainer.train_step.loss(logits, masks)["total"].backward()
+        if clip_norm is not None:
+            nn.utils.clip_grad_norm_(trainer.model.parameters(), clip_norm)
+        trainer.optimizer.step()
 
 
 def loop_overhead(config: ExperimentConfig, repetitions: int) -> tuple[float, float]:
-    """Returns the median seconds of an epoch's steps in our loop, and how many times a bare one's: same model, data, loss, clipping."""
+    """Compare the trainer's loop with a bare loop of the same model, data, loss and clipping.
+
+    Return the median seconds of an epoch in the trainer's loop, and its ratio to a bare epoch.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        trainer = Trainer(config, TrialDir(Path(folder)), Ranks.join())
-        model, device = trainer.model, trainer.ranks.device
+        trainer = Trainer.start(config, TrialDir(Path(folder)), Ranks.join())
+        trainer.model.train()
+        our_epochs = itertools.count(1)
+        bare_epochs = itertools.count(1)
 
-        def bare() -> None:
-            for batch in trainer.train_data.epoch(1):
-                trainer.optimizer.zero_grad(set_to_none=True)
-                images, masks = normalize(batch.images.to(device)), batch.masks.to(device).long()
-                with torch.autocast(
-                    device.type,
-                    dtype=trainer.precision,
-                    enabled=trainer.precision is not torch.float32,
-                ):
-                    logits = model(images)
-                trainer.steps.loss(logits, masks)["total"].backward()
-                if config.optim.clip_norm is not None:
-                    nn.utils.clip_grad_norm_(model.parameters(), config.optim.clip_norm)
-                trainer.optimizer.step()
+        def train_epoch() -> None:
+            # Not `epochs`, which also validates and writes files.
+            record = trainer._train_epoch(next(our_epochs), None)
+            assert isinstance(record, EpochRecord), record
 
-        model.train()
-        times = in_turns({"ours": lambda: trainer._train_epoch(1), "bare": bare}, repetitions)
-    return statistics.median(times["ours"]), ratio(times["ours"], times["bare"])
+        loops: dict[str, Callable[[], None]] = {
+            "ours": train_epoch,
+            "bare": lambda: bare_epoch(trainer, next(bare_epochs)),
+        }
+        times = time_in_turns(loops, repetitions)
+    return statistics.median(times["ours"]), speedup(times["ours"], times["bare"])
+
+
+def print_loop_overheads(arguments: argparse.Namespace, shape: str) -> None:
+    """Print the overhead of the trainer's loop for a config, and for its model at `shape`."""
+    keep_freed_memory()
+    config = load_config(arguments.config)
+    as_in_table = {
+        "model.encoder": arguments.encoder,
+        "data.resize": [arguments.size, arguments.size],
+        "data.crop": [arguments.size, arguments.size],
+        "data.num_images": 10 * arguments.batch,
+        "schedule.batch_size": arguments.batch,
+    }
+    for title, measured in (
+        (arguments.config, config),
+        (f"the same with {arguments.encoder}, {shape}", config.override(as_in_table)),
+    ):
+        seconds, factor = loop_overhead(measured, LOOP_REPETITIONS)
+        print(
+            f"the trainer's loop: {seconds:.2f} s per epoch of {title}, "
+            f"{100 * (factor - 1):+.1f} % of a bare loop"
+        )
 
 
 def main() -> None:
@@ -164,56 +263,25 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--encoder", default="mit_b0")
-    parser.add_argument("--size", type=int, default=256)
-    parser.add_argument("--batch", type=int, default=2)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--size", type=int, default=256, help="height and width in pixels")
+    parser.add_argument("--batch", type=int, default=2, help="images per step")
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument(
         "--config",
         default="configs/shapes_segformer_b0.yaml",
-        help="config whose loop is compared with a bare one",
+        help="config whose training loop is compared with a bare loop",
     )
     parser.add_argument("--out", type=Path, help="also write the table as JSON")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    names = NAMES if peers.is_installed() and arguments.encoder == "mit_b0" else NAMES[1:]
-    processes = {name: Process(name, arguments) for name in names}
-    times = in_turns({name: process.step for name, process in processes.items()}, 20)
-    slowest = next(iter(times.values()))
-    rows = [
-        {
-            "step": name,
-            "ms": f"{1000 * statistics.median(seconds):.0f}",
-            f"times faster than {next(iter(times))}": f"{ratio(slowest, seconds):.1f}",
-            "loss after 20 steps": f"{processes[name].losses[20]:.5f}",
-        }
-        for name, seconds in times.items()
-    ]
-    for process in processes.values():
-        process.end()
     shape = f"{arguments.batch}x{arguments.size}x{arguments.size}"
-    show(
-        f"{arguments.encoder}, {shape}, {arguments.device}, {arguments.threads} threads, medians of 20",
-        rows,
-        arguments.out,
+    title = (
+        f"{arguments.encoder}, {shape}, {arguments.device}, {arguments.threads} threads, "
+        f"medians of {NUM_STEPS}"
     )
-    config, side = load_config(arguments.config), arguments.size
-    seen = {
-        "data.resize": [side, side],
-        "data.crop": [side, side],
-        "data.num_images": 10 * arguments.batch,
-    }
-    large = config.override(
-        {**seen, "model.encoder": arguments.encoder, "schedule.batch_size": arguments.batch}
-    )
-    for what, looped in (
-        (arguments.config, config),
-        (f"the same with {arguments.encoder}, {shape}", large),
-    ):
-        seconds, factor = loop_overhead(looped, 15)
-        print(
-            f"our loop: {seconds:.2f} s an epoch of {what}, {100 * (factor - 1):+.1f} % of a bare loop"
-        )
+    show_table(title, compare_steps(arguments), arguments.out)
+    print_loop_overheads(arguments, shape)
 
 
 if __name__ == "__main__":

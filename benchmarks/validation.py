@@ -1,22 +1,24 @@
-"""Validation of one rank: ours against the plain way, one image at a time with logits and labels of full size on the host.
+"""Validation on one rank: segtune against the plain way.
 
     python -m benchmarks.validation --set data.root=../shared/camvid
 
-The network is the same and its weights are random; both should count the same confusion matrix, up to the
-rounding of logits that are as good as equal; how far they are apart is printed. Data wait: the time in
-which the loop stands still for the loader.
+The plain way takes one image at a time, upsamples its logits to full size, and counts the labels on
+the host. Both use the same network with random weights, and should arrive at the same confusion
+matrix, except for pixels whose two best logits are equal within rounding. The difference is
+printed. "Waits for data" is the share of the time in which the loop waits for the loader.
 """
 
 import argparse
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from unittest import mock
 
 import torch
 import torch.nn.functional as F
 
-from benchmarks.timing import in_turns, ratio, show
-from segtune.config.schema import ExperimentConfig, load_config
+from benchmarks.timing import Row, show_table, speedup, time_in_turns
+from segtune.config.schema import load_config
 from segtune.data import loader
 from segtune.data.layouts import class_names
 from segtune.data.loader import ValBatch, ValLoader, normalize
@@ -25,12 +27,16 @@ from segtune.models.build import build_model
 from segtune.training.distributed import Ranks
 from segtune.training.evaluation import autocast_dtype, evaluate
 
+PLAIN = "one image at a time"
+SEGTUNE = "segtune"
 
-class Waited:
-    """The batches of a loader, and how long they were waited for."""
+
+class TimedBatches:
+    """The batches of a loader, with the total time that was spent waiting for them."""
 
     def __init__(self, batches: Iterable[ValBatch]) -> None:
-        self.batches, self.seconds = batches, 0.0
+        self.batches = batches
+        self.seconds = 0.0
 
     def __iter__(self) -> Iterator[ValBatch]:
         start = time.perf_counter()
@@ -41,14 +47,14 @@ class Waited:
 
 
 @torch.no_grad()
-def plain(
+def evaluate_plainly(
     model: torch.nn.Module,
     data: Iterable[ValBatch],
     device: torch.device,
     precision: torch.dtype,
     matrix: ConfusionMatrix,
 ) -> ConfusionMatrix:
-    """One image after the other; labels go to the host, and are counted there."""
+    """Count every batch of `data` in `matrix`, on the host, and return it."""
     for batch in data:
         with torch.autocast(device.type, dtype=precision, enabled=precision is not torch.float32):
             logits = model(normalize(batch.images.to(device)))
@@ -59,13 +65,65 @@ def plain(
     return matrix
 
 
-def loader_of(config: ExperimentConfig, images: int) -> Waited:
-    """Returns the validation split in batches of at most so many images."""
-    usual, loader.VAL_BATCH = loader.VAL_BATCH, images
-    try:
-        return Waited(ValLoader(config, 0, 1))
-    finally:
-        loader.VAL_BATCH = usual
+class Comparison:
+    """Both ways to validate, and the confusion matrix that each arrived at last."""
+
+    def __init__(self, config_path: str, overrides: list[str]) -> None:
+        self.config = load_config(config_path, overrides)
+        self.ranks = Ranks.join()
+        self.num_classes = len(class_names(self.config.data))
+        self.precision = autocast_dtype(self.config.optim.precision, self.ranks.device)
+        torch.manual_seed(0)
+        model = build_model(self.config.model, self.num_classes)
+        self.model = model.to(self.ranks.device).eval()
+        validation = ValLoader(self.config, rank=0, world_size=1)
+        self.num_images = validation.num_images
+        with mock.patch.object(loader, "VAL_BATCH", 1):
+            singles = ValLoader(self.config.override({"data.cache": "none"}), rank=0, world_size=1)
+        self.batches = {PLAIN: TimedBatches(singles), SEGTUNE: TimedBatches(validation)}
+        self.matrices: dict[str, ConfusionMatrix] = {}
+
+    @property
+    def ways(self) -> Mapping[str, Callable[[], None]]:
+        """Both ways by name, as calls that validate once."""
+        return {PLAIN: self.validate_plainly, SEGTUNE: self.validate_with_segtune}
+
+    def validate_plainly(self) -> None:
+        """Validate one image at a time."""
+        matrix = ConfusionMatrix(self.num_classes, self.config.data.ignore_index)
+        device = self.ranks.device
+        self.matrices[PLAIN] = evaluate_plainly(
+            self.model, self.batches[PLAIN], device, self.precision, matrix
+        )
+
+    def validate_with_segtune(self) -> None:
+        """Validate as the trainer does."""
+        self.matrices[SEGTUNE] = evaluate(
+            self.model,
+            self.batches[SEGTUNE],
+            self.ranks,
+            self.config,
+            self.num_classes,
+            self.precision,
+        )
+
+    def difference(self) -> float:
+        """Return how far the two matrices are apart, as a fraction of all pixels."""
+        plain, ours = (self.matrices[name].matrix.cpu() for name in (PLAIN, SEGTUNE))
+        return float((plain - ours).abs().sum() / plain.sum())
+
+    def row(self, name: str, times: Mapping[str, list[float]]) -> Row:
+        """Return the table row of one way. `times` has the seconds of the rounds of both ways."""
+        seconds = times[name]
+        # The waits include the round that warms up; the times do not.
+        wait = self.batches[name].seconds / (len(seconds) + 1)
+        mean = sum(seconds) / len(seconds)
+        return {
+            "validation": name,
+            "images/s": f"{self.num_images / mean:.1f}",
+            "times faster": f"{speedup(times[PLAIN], seconds):.2f}",
+            "waits for data": f"{100 * wait / mean:.1f} %",
+        }
 
 
 def main() -> None:
@@ -73,43 +131,21 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--config", default="configs/camvid_segformer_b0.yaml")
-    parser.add_argument("--set", action="append", default=[])
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--out", type=Path, help="also write the table as JSON")
     arguments = parser.parse_args()
-    config, ranks = load_config(arguments.config, arguments.set), Ranks.join()
-    classes, ignore = len(class_names(config.data)), config.data.ignore_index
-    torch.manual_seed(0)
-    model = build_model(config.model, classes).to(ranks.device).eval()
-    precision = autocast_dtype(config.optim.precision, ranks.device)
-    singles = loader_of(config.override({"data.cache": "none"}), 1)
-    batches = loader_of(config, loader.VAL_BATCH)
-    found: dict[str, ConfusionMatrix] = {}
-
-    def one_at_a_time() -> None:
-        found["plain"] = plain(
-            model, singles, ranks.device, precision, ConfusionMatrix(classes, ignore)
-        )
-
-    def ours() -> None:
-        found["ours"] = evaluate(model, batches, ranks, config, classes, precision)
-
-    times = in_turns({"one image at a time": one_at_a_time, "segtune": ours}, arguments.repetitions)
-    ones = [matrix.matrix.cpu() for matrix in found.values()]
-    apart = float((ones[0] - ones[1]).abs().sum() / ones[0].sum())
-    images = ValLoader(config, 0, 1).num_images
-    rows = [
-        {
-            "validation": name,
-            "images/s": f"{images * len(seconds) / sum(seconds):.1f}",
-            "times faster": f"{ratio(times['one image at a time'], seconds):.2f}",
-            # The round before the first is in the waits, and not in the times.
-            "waits for data": f"{100 * waited.seconds / (len(seconds) + 1) / (sum(seconds) / len(seconds)):.1f} %",
-        }
-        for (name, seconds), waited in zip(times.items(), (singles, batches), strict=True)
-    ]
-    print(f"pixels that are counted as another class: {apart:.1e} of all (ties, within rounding)")
-    show(f"{images} validation images of {arguments.config}, {ranks.device}", rows, arguments.out)
+    comparison = Comparison(arguments.config, arguments.set)
+    times = time_in_turns(comparison.ways, arguments.repetitions)
+    print(
+        f"pixels counted as another class: {comparison.difference():.1e} of all "
+        "(logits that are equal within rounding)"
+    )
+    title = (
+        f"{comparison.num_images} validation images of {arguments.config}, "
+        f"{comparison.ranks.device}"
+    )
+    show_table(title, [comparison.row(name, times) for name in times], arguments.out)
 
 
 if __name__ == "__main__":
