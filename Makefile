@@ -1,4 +1,4 @@
-# Every target wraps commands that README.md gives plainly.
+# Each target runs the commands that README.md lists.
 PYTHON ?= python3
 BIN := .venv/bin
 

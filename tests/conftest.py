@@ -1,4 +1,4 @@
-"""What tests share: a tiny config on the generated data set."""
+"""Fixtures of all tests: a tiny config on the generated data set, and a local Ray."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,8 +10,8 @@ from segtune.data import shapes
 
 
 @pytest.fixture(scope="session", autouse=True)
-def cache_home(tmp_path_factory) -> Iterator[Path]:
-    """Decoded images of tests stay out of the user's cache."""
+def cache_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Keep the decoded images of the tests out of the user's cache."""
     home = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(home))
@@ -19,15 +19,16 @@ def cache_home(tmp_path_factory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def shapes_root(tmp_path_factory) -> Path:
+def shapes_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a small generated data set: 24 training and 7 validation images."""
     root = tmp_path_factory.mktemp("data") / "shapes"
     shapes.generate_if_needed(root, shapes.ShapesSpec(num_train=24, num_val=7, size=64))
     return root
 
 
 @pytest.fixture(scope="module")
-def cluster():
-    """A local Ray for the tests of a file; imported only by those that ask for it."""
+def cluster() -> Iterator[None]:
+    """Start a local Ray for the tests of a file."""
     from segtune.cluster.ray_session import ray_connection
 
     with ray_connection(None):
@@ -35,7 +36,8 @@ def cluster():
 
 
 @pytest.fixture
-def tiny_config(shapes_root) -> ExperimentConfig:
+def tiny_config(shapes_root: Path) -> ExperimentConfig:
+    """Return a config that trains two epochs of mit_nano in about a second."""
     return ExperimentConfig().override(
         {
             "data.layout": "shapes",

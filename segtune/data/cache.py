@@ -31,7 +31,7 @@ from segtune.data.layouts import Pair
 
 log = logging.getLogger(__name__)
 
-# Raised when the content of a cache file changes.
+# Increased when the format of the cache files changes.
 FORMAT_VERSION = "1"
 # How many image headers are read to estimate the size of a data set.
 NUM_SIZED_IMAGES = 16

@@ -41,7 +41,7 @@ VOC_CLASSES = (
 ADE20K_CLASSES = tuple(f"class_{i}" for i in range(1, 151))
 NAMED_CLASSES = {"voc": VOC_CLASSES, "ade20k": ADE20K_CLASSES, "shapes": shapes.CLASSES}
 ADE20K_FOLDERS = {"train": "training", "val": "validation"}
-# Usual names of the list of VOC and SBD images, 10,582 for training.
+# Usual names of the training list of VOC plus SBD, 10,582 images.
 AUG_LISTS = ("aug", "trainaug", "train_aug")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")

@@ -24,7 +24,7 @@ CLASSES = ("background", "disc", "box", "triangle", "line", "dot", "ring")
 # rings are rare.
 FREQUENCY = {"disc": 0.45, "box": 0.5, "triangle": 0.3, "line": 0.35, "dot": 0.25, "ring": 0.12}
 MAX_OBJECTS = 3
-# Larger objects get an ignored border, one pixel wide. (VOC has such borders, too.)
+# Objects of more pixels get an ignored border, one pixel wide. VOC has such borders, too.
 MIN_PIXELS_FOR_BORDER = 120
 # Holds the spec that a folder was generated from.
 SPEC_FILE = "shapes.json"
@@ -38,7 +38,7 @@ class ShapesSpec:
     num_train: int = 160
     num_val: int = 40
     size: int = 96  # pixels
-    version: int = 1  # raised when the drawing code changes
+    version: int = 1  # increased when the drawing code changes
 
 
 def generate_if_needed(root: Path, spec: ShapesSpec | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Focal, Dice and cross-entropy on logits, and their weighted sum."""
+"""Loss terms for segmentation: focal, Dice and cross-entropy on logits, and their weighted sum."""
 
 from segtune.losses.segmentation import SegmentationLoss, build_loss
 

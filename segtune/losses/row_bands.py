@@ -1,6 +1,7 @@
-"""Logits at the size of their labels, a band of rows at a time: they never exist as a whole.
+"""Upsample logits to the size of their labels, a band of rows at a time.
 
-A band fits into the cache of a core, or into a small part of a GPU's memory; whoever needs it twice makes it twice.
+The logits of a batch never exist at full size. A band fits into the cache of a CPU core, or into a
+small part of a GPU's memory. Code that needs a band twice computes it twice instead of storing it.
 """
 
 from __future__ import annotations
@@ -11,101 +12,117 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from segtune.models.bilinear import matrix
+from segtune.models.bilinear import interpolation_matrix
 
-# Values of a band. On a processor a megabyte in float32: it still lies in a core's cache, and three rows of 150 classes by 512
-# pixels take half as long as one at a time. On a GPU enough to fill it, and a small part of its memory.
-BAND_VALUES = {"cpu": 1 << 18, "cuda": 1 << 21}
+# How many values (classes x pixels) a band has at most, by device type. On a CPU, a megabyte in
+# float32, which still fits into a core's cache. With 150 classes and 512 columns that makes bands
+# of three rows, and these take half as long as bands of one row. On a GPU, enough to keep it busy,
+# and a small part of its memory.
+VALUES_PER_BAND = {"cpu": 1 << 18, "cuda": 1 << 21}
 
 
 @dataclass
 class Band:
-    """Some rows of one sample: logits `x` [C, P] at the labels' size, and where its pixels count.
+    """Some rows of one sample at the size of the labels, with P pixels.
 
-    `index` int64 [1, P] is the label, 0 where there is none. `valid` and `chosen` [P] are 1 or 0: pixels with a label, and
-    those that the pixelwise terms look at.
+    - `rows`: which of the H rows;
+    - `logits`: [C, P];
+    - `labels`: int64 [1, P], 0 for an ignored pixel;
+    - `valid`: [P], 1 for a pixel with a label, else 0;
+    - `selected`: [P], 1 for a pixel that counts in focal and cross-entropy, else 0. These are all
+      valid pixels, or only the hardest ones.
     """
 
     rows: slice
-    x: Tensor
-    index: Tensor
+    logits: Tensor
+    labels: Tensor
     valid: Tensor
-    chosen: Tensor
+    selected: Tensor
 
-    def own(self, values: Tensor) -> Tensor:
-        """Returns the values [P] of the labels' own classes out of [C, P]."""
-        return values.gather(0, self.index)[0]
+    def at_label(self, values: Tensor) -> Tensor:
+        """Return the value [P] of each pixel's label out of `values` [C, P]."""
+        return values.gather(0, self.labels)[0]
 
 
 class RowUpsampler:
-    """Bilinear upsampling (align_corners=False) of one sample, band by band, and its transpose.
+    """Bilinear upsampling (align_corners=False) of one sample, band by band, and its backward pass.
 
-    Along each axis it is a product with a matrix of two numbers per column; across the image once per sample, down the image
-    for the few source rows that a band needs. Products are exact transposes of each other and deterministic on a GPU.
+    Along each axis, upsampling is a product with a matrix that has two non-zero numbers per column.
+    The width is upsampled once per sample, the height for the few source rows that a band needs.
+    The forward and the backward product are exact transposes, and both are deterministic on a GPU.
     """
 
     def __init__(self, logits: Tensor, size: torch.Size) -> None:
-        """`logits` [N, C, h, w] go to `size` (H, W)."""
-        self.logits, self.size = logits, size
-        self.down, self.across = (
-            matrix(small, full, logits) for small, full in zip(logits.shape[-2:], size, strict=True)
-        )
+        """Prepare to upsample `logits` [N, C, h, w] to `size` (H, W)."""
+        self.logits = logits
+        self.size = size
+        self.height_matrix = interpolation_matrix(logits.shape[-2], size[0], logits)
+        self.width_matrix = interpolation_matrix(logits.shape[-1], size[1], logits)
 
-    def slices(self) -> Iterator[slice]:
-        """Yields the rows of each band, from top to bottom."""
-        limit = BAND_VALUES.get(self.logits.device.type, BAND_VALUES["cpu"])
+    def row_slices(self) -> Iterator[slice]:
+        """Yield the rows of each band, from top to bottom."""
+        limit = VALUES_PER_BAND.get(self.logits.device.type, VALUES_PER_BAND["cpu"])
         step = max(1, limit // (self.logits.shape[1] * self.size[1]))
         for start in range(0, self.size[0], step):
             yield slice(start, min(start + step, self.size[0]))
 
-    def source(self, rows: slice) -> slice:
-        """Returns the rows of the logits that these rows of the labels lie between."""
-        height, step = self.logits.shape[-2], self.logits.shape[-2] / self.size[0]
-        first = max(0, int((rows.start + 0.5) * step - 0.5))
-        return slice(first, min(height, max(first, int((rows.stop - 0.5) * step - 0.5)) + 2))
+    def source_rows(self, rows: slice) -> slice:
+        """Return which of the h source rows these rows of the H are interpolated from."""
+        height = self.logits.shape[-2]
+        scale = height / self.size[0]
+        first = max(0, int((rows.start + 0.5) * scale - 0.5))
+        return slice(first, min(height, max(first, int((rows.stop - 0.5) * scale - 0.5)) + 2))
 
-    def wide(self, sample: int) -> Tensor:
-        """Returns the logits [C, h, W] of a sample at full width."""
-        return self.logits[sample] if self.across is None else self.logits[sample] @ self.across
+    def upsample_width(self, sample: int) -> Tensor:
+        """Return the logits [C, h, W] of a sample at full width."""
+        if self.width_matrix is None:
+            return self.logits[sample]
+        return self.logits[sample] @ self.width_matrix
 
-    def band(self, wide: Tensor, rows: slice) -> Tensor:
-        """Returns the logits [C, P] of some rows at full size."""
-        if self.down is None:
-            return wide[:, rows].flatten(1)
-        source = self.source(rows)
-        return (self.down[source, rows].T @ wide[:, source]).flatten(1)
+    def upsample_rows(self, full_width: Tensor, rows: slice) -> Tensor:
+        """Return the logits [C, P] of some of the H rows, from the logits [C, h, W]."""
+        if self.height_matrix is None:
+            return full_width[:, rows].flatten(1)
+        source = self.source_rows(rows)
+        return (self.height_matrix[source, rows].T @ full_width[:, source]).flatten(1)
 
-    def add_band(self, wide: Tensor, rows: slice, gradient: Tensor) -> None:
-        """Adds the gradient [C, P] of some rows to that of a sample at full width."""
-        gradient = gradient.unflatten(1, (-1, self.size[1]))
-        if self.down is None:
-            wide[:, rows] += gradient
+    def add_rows_backward(self, full_width_grad: Tensor, rows: slice, grad: Tensor) -> None:
+        """Add the gradient [C, P] of some of the H rows to the gradient [C, h, W], in place."""
+        grad = grad.unflatten(1, (-1, self.size[1]))
+        if self.height_matrix is None:
+            full_width_grad[:, rows] += grad
         else:
-            source = self.source(rows)
-            wide[:, source] += self.down[source, rows] @ gradient
+            source = self.source_rows(rows)
+            full_width_grad[:, source] += self.height_matrix[source, rows] @ grad
 
-    def narrow(self, wide: Tensor) -> Tensor:
-        """Returns the gradient [C, h, w] of one at full width."""
-        return wide if self.across is None else wide @ self.across.T
+    def width_backward(self, full_width_grad: Tensor) -> Tensor:
+        """Return the gradient [C, h, w] of a sample from its gradient [C, h, W] at full width."""
+        if self.width_matrix is None:
+            return full_width_grad
+        return full_width_grad @ self.width_matrix.T
 
 
-def bands(
-    stretch: RowUpsampler,
+def split_into_bands(
+    upsampler: RowUpsampler,
     sample: int,
-    wide: Tensor,
+    full_width: Tensor,
     target: Tensor,
-    chosen: Tensor,
+    selected: Tensor,
     ignore_index: int,
 ) -> Iterator[Band]:
-    """Yields one sample in bands. `target` int64 and `chosen` bool are [N, H, W]; what is chosen has a label."""
-    for rows in stretch.slices():
+    """Yield a sample in bands.
+
+    Shapes: full_width [C, h, W] of the sample; target int64 and selected bool [N, H, W]. Every
+    selected pixel has to have a label.
+    """
+    for rows in upsampler.row_slices():
         labels = target[sample, rows].reshape(1, -1)
         valid = labels != ignore_index
-        x = stretch.band(wide, rows)
+        logits = upsampler.upsample_rows(full_width, rows)
         yield Band(
             rows,
-            x,
+            logits,
             labels.where(valid, 0),
-            valid[0].to(x.dtype),
-            chosen[sample, rows].flatten().to(x.dtype),
+            valid[0].to(logits.dtype),
+            selected[sample, rows].flatten().to(logits.dtype),
         )

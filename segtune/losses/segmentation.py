@@ -1,14 +1,8 @@
-"""Focal, Dice and cross-entropy on logits, and their weighted sum. Ignored pixels count in none of them.
+"""The loss of a training run: a weighted sum of focal, Dice and cross-entropy on logits.
 
-All of it runs in float32, whatever autocast is on: half precision has no room for the tails of a focal loss.
-
-- sigmoid focal (Lin et al. 2017, eq. 5, in mmsegmentation's form): one class against the rest, the mean over N*H*W*C in which
-  ignored pixels count as 0;
-- softmax focal (eq. 4): the mean over valid pixels of (1 - p)^gamma * -log p, p the probability of the label; gamma 0 is
-  cross-entropy;
-- Dice (Milletari et al. 2016, V-Net, in mmsegmentation's form): sigmoid, squares in the denominator, over all classes of one
-  sample together or for each class, averaged over the samples;
-- cross-entropy: the mean over valid pixels.
+`formulas.py` defines the terms; `banded.py` computes them. This file connects them to the config.
+Ignored pixels count in no term. Half precision is converted to float32, also under autocast: it has
+no room for the tails of a focal loss.
 """
 
 from __future__ import annotations
@@ -20,31 +14,37 @@ from torch import Tensor, nn
 
 from segtune.config.schema import LossConfig
 from segtune.errors import ConfigError
-from segtune.losses.banded import BandedLoss, LossSpec, Softmax
-from segtune.losses.row_bands import RowUpsampler, bands
+from segtune.losses.banded import BandedLoss, LossSpec, SoftmaxBand
+from segtune.losses.row_bands import RowUpsampler, split_into_bands
+
+TERMS = ("focal", "dice", "ce")
 
 
 class SegmentationLoss(nn.Module):
-    """The weighted sum that a config asks for; terms with weight 0 are not computed."""
+    """The weighted sum of a config's terms; terms with weight 0 are not computed."""
 
-    weights: Tensor
+    class_weights: Tensor
 
     def __init__(self, config: LossConfig, num_classes: int, ignore_index: int = 255) -> None:
-        """Raises ConfigError where there is not one class weight for each class."""
+        """Raise ConfigError if `loss.class_weights` does not have one weight per class."""
         super().__init__()
-        self.config, self.num_classes, self.ignore_index = config, num_classes, ignore_index
-        given = config.class_weights or (1.0,) * num_classes
-        if len(given) != num_classes:
+        self.config = config
+        self.num_classes = num_classes
+        self.ignore_index = ignore_index
+        class_weights = config.class_weights or (1.0,) * num_classes
+        if len(class_weights) != num_classes:
             raise ConfigError(
                 [
-                    f"loss.class_weights: {len(given)} values for {num_classes} classes; one for each class, in their order"
+                    f"loss.class_weights: {len(class_weights)} values for {num_classes} classes; "
+                    "give one for each class, in the order of the classes"
                 ]
             )
-        self.register_buffer("weights", torch.tensor(given), persistent=False)
-        self.active = [name for name in ("focal", "dice", "ce") if getattr(config, name).weight]
-        self.plan = LossSpec(
-            **{name: getattr(config, name).weight for name in ("focal", "dice", "ce")},
-            softmax=config.focal.form == "softmax",
+        self.register_buffer("class_weights", torch.tensor(class_weights), persistent=False)
+        self.spec = LossSpec(
+            focal=config.focal.weight,
+            dice=config.dice.weight,
+            ce=config.ce.weight,
+            softmax_focal=config.focal.form == "softmax",
             gamma=config.focal.gamma,
             alpha=config.focal.alpha,
             dice_per_class=config.dice.per_class,
@@ -52,57 +52,56 @@ class SegmentationLoss(nn.Module):
         )
 
     def forward(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """Returns scalars: `total`, and each active term unweighted and without a gradient (`focal`, `dice`, `ce`).
+        """Return scalars: `total`, and each active term (`focal`, `dice`, `ce`), unweighted.
 
-        Shapes: logits float [N, C, h, w], target int64 [N, H, W] in 0..C-1 or ignore_index, with h <= H; smaller logits are
-        upsampled bilinearly (align_corners=False) to the labels. A batch without a valid pixel gives 0 with a gradient of 0.
-        Raises ValueError where the shapes do not fit.
+        Only `total` has a gradient.
+
+        Shapes: logits float [N, C, h, w], target int64 [N, H, W] in 0..C-1 or ignore_index, with
+        h <= H. Smaller logits are upsampled bilinearly (align_corners=False) to the labels. A batch
+        without a valid pixel gives 0 with a gradient of 0. Raises ValueError if N or C do not fit.
         """
-        if (
-            logits.ndim != 4
-            or logits.shape[1] != self.num_classes
-            or logits.shape[0] != target.shape[0]
-        ):
-            raise ValueError(
-                f"logits {list(logits.shape)} do not fit {self.num_classes} classes and labels {list(target.shape)}"
-            )
+        self._check_shapes(logits, target)
         with torch.autocast(logits.device.type, enabled=False):
             logits = logits if logits.dtype == torch.float64 else logits.float()
-            chosen = target != self.ignore_index
+            selected = target != self.ignore_index
             if self.config.ohem.keep is not None:
-                chosen = hardest(
-                    logits.detach(), target, chosen, self.config.ohem.keep, self.ignore_index
+                selected = hardest_pixels(
+                    logits.detach(), target, self.config.ohem.keep, self.ignore_index
                 )
-            total, (focal, dice, ce) = BandedLoss.apply(
-                logits, target, chosen, self.weights.to(logits), self.plan
+            total, terms = BandedLoss.apply(
+                logits, target, selected, self.class_weights.to(logits), self.spec
             )  # pyright: ignore[reportGeneralTypeIssues]
-        terms = {
-            name: value
-            for name, value in (("focal", focal), ("dice", dice), ("ce", ce))
-            if name in self.active
-        }
-        return {"total": total, **terms}
+        values = zip(TERMS, terms, strict=True)
+        return {"total": total} | {name: term for name, term in values if getattr(self.spec, name)}
+
+    def _check_shapes(self, logits: Tensor, target: Tensor) -> None:
+        is_4d = logits.ndim == 4
+        if not is_4d or logits.shape[:2] != (target.shape[0], self.num_classes):
+            raise ValueError(
+                f"logits {list(logits.shape)} do not fit {self.num_classes} classes "
+                f"and labels {list(target.shape)}; expected [N, C, h, w] and [N, H, W]"
+            )
 
 
-def hardest(
-    logits: Tensor, target: Tensor, valid: Tensor, keep: float, ignore_index: int = 255
-) -> Tensor:
-    """Returns bool [N, H, W]: the share `keep` of the batch's valid pixels whose label has the lowest softmax probability.
+def hardest_pixels(logits: Tensor, target: Tensor, keep: float, ignore_index: int = 255) -> Tensor:
+    """Return which pixels online hard example mining keeps, bool [N, H, W].
 
-    Shapes as in `SegmentationLoss`; pixels that are as hard as the last one are kept, too. Source: Shrivastava et al. 2016
-    (online hard example mining), per pixel.
+    Same result as `formulas.hardest_pixels`. Shapes as in `SegmentationLoss`.
     """
+    valid = target != ignore_index
     nll = torch.full(target.shape, -math.inf, dtype=logits.dtype, device=logits.device)
-    stretch = RowUpsampler(logits, target.shape[-2:])
+    upsampler = RowUpsampler(logits, target.shape[-2:])
     for sample in range(len(logits)):
-        for band in bands(stretch, sample, stretch.wide(sample), target, valid, ignore_index):
-            nll[sample, band.rows] = Softmax(band).nll.view(-1, target.shape[2])
+        full_width = upsampler.upsample_width(sample)
+        for band in split_into_bands(upsampler, sample, full_width, target, valid, ignore_index):
+            nll[sample, band.rows] = SoftmaxBand(band).nll.view(-1, target.shape[2])
     nll = nll.where(valid, -math.inf)
     last = (valid.sum() * keep).ceil().long().clamp(min=1) - 1
-    # `gather`: indexing with a tensor would read it on the host, and wait for the device.
-    return valid & (nll >= nll.flatten().sort(descending=True).values.gather(0, last[None]))
+    # `gather`, because indexing with a tensor would copy it to the host and wait for the device.
+    threshold = nll.flatten().sort(descending=True).values.gather(0, last[None])
+    return valid & (nll >= threshold)
 
 
 def build_loss(config: LossConfig, num_classes: int, ignore_index: int = 255) -> SegmentationLoss:
-    """Returns the loss of a config for `num_classes` classes."""
+    """Return the loss of a config for `num_classes` classes."""
     return SegmentationLoss(config, num_classes, ignore_index)

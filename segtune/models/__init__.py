@@ -1,4 +1,4 @@
-"""Networks from transformers and timm: images in, logits at a quarter of their size out."""
+"""Networks of transformers and timm: they map images to logits at a quarter of the image size."""
 
 from segtune.models.build import build_model
 

@@ -1,16 +1,21 @@
-"""Pretrained encoder weights: reads the kinds of files that users have, and renames their keys to transformers' names.
+"""Read pretrained encoder weights from the files that users have, and rename their keys.
 
-Kinds are told apart by content: mmseg's MiT (`layers.0.1.0.attn.attn.in_proj_weight`), the original MiT
-(`block1.0.attn.q.weight`), transformers' files (`encoder.block.0.0.attention.self.query.weight`), and names that fit as
-they are.
+A model of transformers has other parameter names in memory than the files that hold its weights.
+The naming of a file is recognised by its keys:
+- mmseg's MiT: `layers.0.1.0.attn.attn.in_proj_weight`;
+- the MiT of the paper's authors: `block1.0.attn.q.weight`;
+- files of transformers: `encoder.block.0.0.attention.self.query.weight`;
+- keys that fit as they are.
+
+Weights from the hub are downloaded in `segformer.py` and `upernet.py`, by transformers and timm.
 """
 
 from __future__ import annotations
 
+import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -19,7 +24,8 @@ from torch import Tensor, nn
 
 from segtune.errors import WeightsError
 
-# Inside a block, mmseg's, the original's and the saved names of transformers on the left; what follows (`.weight`, `.bias`) stays.
+# Names of the modules in a block: in the files of mmseg, the authors and transformers -> in memory.
+# The suffix (`.weight`, `.bias`) stays.
 BLOCK_NAMES = {
     "norm1": "layernorm_before",
     "norm2": "layernorm_after",
@@ -46,7 +52,8 @@ BLOCK_NAMES = {
     "mlp.dense2": "mlp.fc2",
 }
 PATCH_NAMES = {"projection": "proj", "norm": "layer_norm"}
-# The name of a stage's part, the number of its first stage (the original counts from 1), and what transformers calls it.
+# The parts of a stage: the pattern of a key, the number of the first stage (the authors count from
+# 1), and the name of the part in transformers.
 STAGE_PARTS = [
     (r"layers\.(\d)\.0\.(.+)", 0, "patch_embeddings"),
     (r"layers\.(\d)\.1\.(\d+)\.(.+)", 0, "blocks"),
@@ -61,7 +68,10 @@ STAGE_PARTS = [
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Returns the tensors of a .safetensors or .pth file, without running pickled code. Raises WeightsError."""
+    """Return the tensors of a .safetensors or .pth file by name. No pickled code is run.
+
+    Raises WeightsError if the file cannot be read, or holds anything else than tensors by name.
+    """
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
@@ -70,35 +80,38 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise WeightsError(
             f"model.weights: {path}: not readable as weights: {str(error).splitlines()[0]}"
         ) from None
-    except Exception as error:
-        # torch raises pickle's own error for what `weights_only` refuses.
-        if type(error).__name__ != "UnpicklingError":
-            raise
+    except pickle.UnpicklingError:  # `weights_only` refuses the content
         raise WeightsError(
             f"model.weights: {path}: holds more than plain tensors; save only its state_dict"
         ) from None
     for wrapper in ("state_dict", "model"):
         content = content.get(wrapper, content) if isinstance(content, dict) else content
-    if not isinstance(content, dict) or not any(isinstance(v, Tensor) for v in content.values()):
+    tensors: dict[str, Tensor] = {}
+    if isinstance(content, dict):
+        tensors = {name: value for name, value in content.items() if isinstance(value, Tensor)}
+    if not tensors:
         raise WeightsError(f"model.weights: {path}: holds no tensors by name")
-    return {name: value for name, value in content.items() if isinstance(value, Tensor)}
+    return tensors
 
 
-def without_prefix(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Drops `module.` and keeps what is under `backbone.`, where a whole model was saved."""
-    plain = {name.removeprefix("module."): value for name, value in weights.items()}
+def strip_prefixes(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the weights without `module.`; of a whole model, only those under `backbone.`."""
+    unwrapped = {name.removeprefix("module."): value for name, value in weights.items()}
     encoder = {
         name.removeprefix("backbone."): value
-        for name, value in plain.items()
+        for name, value in unwrapped.items()
         if name.startswith("backbone.")
     }
-    return encoder or plain
+    return encoder or unwrapped
 
 
 def to_transformers_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Renames MiT weights of mmseg, of the original or of transformers' files to those of its SegformerModel in memory."""
+    """Return MiT weights under the names of transformers' SegformerModel in memory.
+
+    `weights` may have any of the namings in this module's docstring. Heads are dropped.
+    """
     renamed: dict[str, Tensor] = {}
-    for name, value in without_prefix(weights).items():
+    for name, value in strip_prefixes(weights).items():
         if name.startswith(("decode_head", "auxiliary_head", "head.")):
             continue
         renamed |= _rename(name, value)
@@ -106,74 +119,83 @@ def to_transformers_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _rename(name: str, value: Tensor) -> dict[str, Tensor]:
+    """Return a tensor of a MiT under its new name, or its parts if transformers splits it."""
     name = name.removeprefix("segformer.").removeprefix("encoder.")
-    for pattern, first, part in STAGE_PARTS:
-        if not (found := re.fullmatch(pattern, name)):
+    for pattern, first_stage, part in STAGE_PARTS:
+        if not (match := re.fullmatch(pattern, name)):
             continue
-        stage, rest = f"stages.{int(found[1]) - first}", found[2]
+        stage = f"stages.{int(match[1]) - first_stage}"
         if part == "blocks":
-            return {
-                f"{stage}.blocks.{found[2]}.{key}": piece
-                for key, piece in _rename_in_block(found[3], value).items()
-            }
+            in_block = _rename_in_block(match[3], value)
+            return {f"{stage}.blocks.{match[2]}.{key}": piece for key, piece in in_block.items()}
+        rest = match[2]
         if part == "patch_embeddings":
-            module, _, kind = rest.rpartition(".")
-            rest = f"{PATCH_NAMES.get(module, module)}.{kind}"
+            module, _, suffix = rest.rpartition(".")
+            rest = f"{PATCH_NAMES.get(module, module)}.{suffix}"
         return {f"{stage}.{part}.{rest}": value}
     return {name: value}
 
 
 def _rename_in_block(name: str, value: Tensor) -> dict[str, Tensor]:
-    base, _, kind = name.rpartition(".")
+    """Return a tensor of a block under its new name, or the projections that it joins."""
+    module, _, suffix = name.rpartition(".")
     if name.startswith("attn.attn.in_proj_"):
-        kind = name.removeprefix("attn.attn.in_proj_")
-        return {
-            f"attention.{part}_proj.{kind}": chunk
-            for part, chunk in zip("qkv", value.chunk(3), strict=True)
-        }
-    if base == "attn.kv":
-        return {
-            f"attention.{part}_proj.{kind}": chunk
-            for part, chunk in zip("kv", value.chunk(2), strict=True)
-        }
-    target = BLOCK_NAMES.get(base, base)
-    # mmseg writes the linear layers of the feed-forward as 1x1 convolutions.
-    linear = target in ("mlp.fc1", "mlp.fc2") and value.ndim == 4
-    return {f"{target}.{kind}": value.flatten(1) if linear else value}
+        return _split_projections("qkv", name.removeprefix("attn.attn.in_proj_"), value)
+    if module == "attn.kv":
+        return _split_projections("kv", suffix, value)
+    new_module = BLOCK_NAMES.get(module, module)
+    # mmseg stores the linear layers of the feed-forward network as 1x1 convolutions.
+    is_conv = new_module in ("mlp.fc1", "mlp.fc2") and value.ndim == 4
+    return {f"{new_module}.{suffix}": value.flatten(1) if is_conv else value}
+
+
+def _split_projections(letters: str, suffix: str, value: Tensor) -> dict[str, Tensor]:
+    """Return the query, key and value projections (`letters`: q, k, v) that `value` joins."""
+    chunks = zip(letters, value.chunk(len(letters)), strict=True)
+    return {f"attention.{letter}_proj.{suffix}": chunk for letter, chunk in chunks}
 
 
 def load_encoder(encoder: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
-    """Copies weights into an encoder; classifiers of the pretraining are passed over.
+    """Copy weights into an encoder; classifiers of the pretraining are skipped.
 
-    Raises WeightsError that names the first keys that are missing, unknown or of another shape.
+    `source` is the name of the weights in messages. Raises WeightsError with the first keys that
+    are missing, unknown or of another shape.
     """
-    own = encoder.state_dict()
-    extra = [
-        name
-        for name in weights
-        if name not in own and not name.startswith(("head", "fc.", "classifier", "norm."))
-    ]
-    missing = [
-        name for name in own if name not in weights and not name.endswith("num_batches_tracked")
-    ]
-    shapes = [
-        f"{n} is {list(weights[n].shape)}, expected {list(own[n].shape)}"
-        for n in own
-        if n in weights and weights[n].shape != own[n].shape
-    ]
-    wrong = shapes + [f"{n} is missing" for n in missing] + [f"{n} is unknown" for n in extra]
-    if wrong:
+    expected = encoder.state_dict()
+    problems = _key_problems(weights, expected)
+    if problems:
         raise WeightsError(
-            f"model.weights: {source}: not the weights of this encoder: {'; '.join(wrong[:3])} ({len(wrong)} keys in all)"
+            f"model.weights: {source}: not the weights of this encoder: "
+            f"{'; '.join(problems[:3])} ({len(problems)} keys in all)"
         )
-    encoder.load_state_dict({name: weights[name] for name in own if name in weights}, strict=False)
+    encoder.load_state_dict(
+        {name: weights[name] for name in expected if name in weights}, strict=False
+    )
 
 
-def absent(given: str, error: Any) -> WeightsError:
-    """Returns the error for weights that are neither here nor to be had from the hub."""
+def _key_problems(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
+    """Return one phrase for each key that does not fit."""
+    classifier = ("head", "fc.", "classifier", "norm.")
+    shapes, missing, unknown = [], [], []
+    for name, value in expected.items():
+        if name not in weights:
+            # Some files lack this counter of BatchNorm, which changes no output.
+            if not name.endswith("num_batches_tracked"):
+                missing.append(f"{name} is missing")
+        elif weights[name].shape != value.shape:
+            shapes.append(f"{name} is {list(weights[name].shape)}, expected {list(value.shape)}")
+    for name in weights:
+        if name not in expected and not name.startswith(classifier):
+            unknown.append(f"{name} is unknown")
+    return shapes + missing + unknown
+
+
+def weights_not_found(source: str, error: object) -> WeightsError:
+    """Return the error for weights that are neither on this machine nor available from the hub."""
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return WeightsError(
-        f"model.weights: {given!r} is no file or folder here, and the hub does not give it ({reason[:160]}). "
-        "Download it where there is a network (for example: huggingface-cli download nvidia/mit-b2 --local-dir weights/mit-b2), "
-        "copy the folder here and set model.weights to its path; null starts from random weights"
+        f"model.weights: {source!r} is no file or folder on this machine, and the hub does not "
+        f"provide it ({reason[:160]}). Download it on a machine with a network (for example: "
+        "huggingface-cli download nvidia/mit-b2 --local-dir weights/mit-b2), copy the folder here "
+        "and set model.weights to its path; null starts from random weights"
     )

@@ -1,4 +1,4 @@
-"""UPerNet: timm's encoders with transformers' heads."""
+"""UPerNet: any encoder of timm with the heads of transformers."""
 
 from __future__ import annotations
 
@@ -13,119 +13,153 @@ from transformers.models.upernet.modeling_upernet import UperNetFCNHead, UperNet
 
 from segtune.config.schema import ModelConfig
 from segtune.errors import ConfigError, nearest
-from segtune.models.pretrained import absent, load_encoder, read_weights, without_prefix
+from segtune.models.pretrained import (
+    load_encoder,
+    read_weights,
+    strip_prefixes,
+    weights_not_found,
+)
 
 # Weight of UPerNet's auxiliary loss (Zhao et al. 2017, and mmseg's configs).
 AUXILIARY_WEIGHT = 0.4
 
+# The sizes of the feature maps that UPerNet takes, as divisors of the image size.
+REDUCTIONS = (4, 8, 16, 32)
+
 
 class UPerNet(nn.Module):
-    """Any timm encoder with feature maps at 1/4 to 1/32, UPerNet's head, and an FCN head that helps in training."""
+    """A timm encoder with feature maps at 1/4 to 1/32, UPerNet's head, and an FCN head.
 
-    head = ("decode_head.", "auxiliary_head.")
+    The FCN head is for the auxiliary loss in training only.
+    """
+
+    head_prefixes = ("decode_head.", "auxiliary_head.")
 
     def __init__(self, config: ModelConfig, num_classes: int) -> None:
         super().__init__()
-        self.encoder, self.indices = _timm_encoder(config)
+        self.encoder, self.map_indices = _build_encoder(config)
         info = self.encoder.feature_info  # type: ignore[union-attr]
-        channels = [info.channels()[i] for i in self.indices]  # type: ignore[operator]
-        head = UperNetConfig(
+        self.channels = [info.channels()[i] for i in self.map_indices]  # type: ignore[operator]
+        head_config = UperNetConfig(
             hidden_size=config.decoder_channels or 512,
             num_labels=num_classes,  # pyright: ignore[reportCallIssue]
             auxiliary_channels=256,
         )
-        self.decode_head = UperNetHead(head, channels)
-        self.auxiliary_head = UperNetFCNHead(head, channels)
-        self.channels = channels
-        # Swin keeps channels last, and takes no image that its patches do not tile.
+        self.decode_head = UperNetHead(head_config, self.channels)
+        self.auxiliary_head = UperNetFCNHead(head_config, self.channels)
+        # Swin returns maps with channels last, and needs images that its patches tile.
         self.channels_last = getattr(self.encoder, "output_fmt", "NCHW") == "NHWC"
-        self.patch = 4 if config.encoder.startswith("swin") else 1
+        self.patch_size = 4 if config.encoder.startswith("swin") else 1
 
     def forward(self, images: Tensor, with_auxiliary: bool = False) -> Any:
-        """Returns logits [N, C, h/4, w/4] for images [N, 3, h, w]; with `with_auxiliary` also those of the FCN head."""
+        """Return logits [N, C, h/4, w/4] for images [N, 3, h, w].
+
+        With `with_auxiliary`, return the pair (logits, logits of the FCN head).
+        """
         height, width = images.shape[-2:]
-        maps = self.encoder(F.pad(images, (0, -width % self.patch, 0, -height % self.patch)))
+        padding = (0, -width % self.patch_size, 0, -height % self.patch_size)
+        maps = self.encoder(F.pad(images, padding))
         features = [
             maps[i].permute(0, 3, 1, 2).contiguous() if self.channels_last else maps[i]
-            for i in self.indices
+            for i in self.map_indices
         ]
         logits = self.decode_head(features)
         return (logits, self.auxiliary_head(features)) if with_auxiliary else logits
 
 
-def _timm_encoder(config: ModelConfig) -> tuple[nn.Module, list[int]]:
-    import timm
+def _build_encoder(config: ModelConfig) -> tuple[nn.Module, list[int]]:
+    """Return the encoder and which of its feature maps are at 1/4, 1/8, 1/16 and 1/32.
 
-    options: dict[str, Any] = {"features_only": True, "pretrained": False}
-    if config.drop_path:
-        options["drop_path_rate"] = config.drop_path
-    if not timm.is_model(config.encoder):
-        raise ConfigError(
-            [
-                f"model.encoder: timm has no {config.encoder!r}{nearest(config.encoder, timm.list_models())}"
-            ]
-        )
-    if config.encoder.startswith("swin"):
-        options["strict_img_size"] = False  # crops of any size, padded to windows
-    try:
-        encoder = timm.create_model(config.encoder, **options)
-    except (RuntimeError, TypeError, NotImplementedError) as error:
-        # timm has no class of its own for an encoder without feature maps, or without an option: each raises what it comes upon.
-        way_out = (
-            "; it has no stochastic depth: set model.drop_path: 0"
-            if "drop_path_rate" in str(error)
-            else ""
-        )
-        raise ConfigError(
-            [f"model.encoder: {config.encoder!r} gives no feature maps{way_out or f': {error}'}"]
-        ) from None
+    Raises ConfigError if timm has no such encoder, or if it lacks one of these maps.
+    """
+    encoder = _create_timm_encoder(config)
     reductions: list[int] = encoder.feature_info.reduction()  # type: ignore[union-attr, operator]
-    if not {4, 8, 16, 32} <= set(reductions):
+    if not set(REDUCTIONS) <= set(reductions):
         raise ConfigError(
             [
-                f"model.encoder: upernet needs feature maps at 1/4, 1/8, 1/16 and 1/32; {config.encoder!r} has 1/{reductions}"
+                "model.encoder: upernet needs feature maps at 1/4, 1/8, 1/16 and 1/32; "
+                f"{config.encoder!r} has 1/{reductions}"
             ]
         )
     if config.weights:
-        _load_timm(encoder, config)
-    # The last map of each size, where an encoder has more than one.
-    return encoder, [len(reductions) - 1 - reductions[::-1].index(r) for r in (4, 8, 16, 32)]
+        _load_timm(encoder, config.encoder, config.weights)
+    # If an encoder has more than one map of a size, take the last one.
+    last = len(reductions) - 1
+    return encoder, [last - reductions[::-1].index(reduction) for reduction in REDUCTIONS]
 
 
-def _load_timm(encoder: nn.Module, config: ModelConfig) -> None:
-    """Loads a file of timm weights, or those of the hub under the encoder's own name (`timm`) or an id."""
+def _create_timm_encoder(config: ModelConfig) -> nn.Module:
+    """Return an encoder with random weights that returns its feature maps."""
     import timm
 
-    given = str(config.weights)
-    path = Path(given)
+    if not timm.is_model(config.encoder):
+        similar = nearest(config.encoder, timm.list_models())
+        raise ConfigError([f"model.encoder: timm has no {config.encoder!r}{similar}"])
+    options: dict[str, Any] = {"features_only": True, "pretrained": False}
+    if config.drop_path:
+        options["drop_path_rate"] = config.drop_path
+    if config.encoder.startswith("swin"):
+        options["strict_img_size"] = False  # crops of any size, padded to windows
+    try:
+        return timm.create_model(config.encoder, **options)
+    except (RuntimeError, TypeError, NotImplementedError) as error:
+        # timm has no exception of its own for an encoder without feature maps or without an option.
+        # Each encoder raises the error that it happens to run into.
+        reason = f": {error}"
+        if "drop_path_rate" in str(error):
+            reason = "; it has no stochastic depth: set model.drop_path: 0"
+        raise ConfigError(
+            [f"model.encoder: {config.encoder!r} gives no feature maps{reason}"]
+        ) from None
+
+
+def _load_timm(encoder: nn.Module, encoder_name: str, source: str) -> None:
+    """Load weights of timm from a file, a folder, or the hub.
+
+    From the hub, `source` is an id (owner/name), or any other word (such as `timm`) for the weights
+    that timm has for this encoder. Raises WeightsError as `load_encoder`, or if there are none.
+    """
+    import timm
+
+    path = Path(source)
     if path.is_dir():
         path = next(iter([*path.glob("*.safetensors"), *path.glob("pytorch_model.bin")]), path)
     if path.is_file():
-        own = encoder.state_dict()
-        weights = {
-            _features_name(name, own): value
-            for name, value in without_prefix(read_weights(path)).items()
-        }
-        if not weights.keys() <= own.keys():
-            # What lies between the last feature map and the classifier (`conv_head`, `final_conv`): only the whole model has it.
-            whole = timm.create_model(config.encoder, pretrained=False).state_dict()
-            weights = {
-                name: value for name, value in weights.items() if name in own or name not in whole
-            }
-        return load_encoder(encoder, weights, str(path))
+        return load_encoder(encoder, _read_timm_file(path, encoder, encoder_name), str(path))
     try:
-        name = f"hf-hub:{given}" if "/" in given else config.encoder
+        name = f"hf-hub:{source}" if "/" in source else encoder_name
         pretrained = timm.create_model(name, pretrained=True, features_only=True)
-    except (
-        Exception
-    ) as error:  # whatever the hub's client raises: no network, no such model, no permission
-        raise absent(given, error) from None
-    load_encoder(encoder, pretrained.state_dict(), given)
+    # The hub's client raises many types: no network, no such model, no permission.
+    except Exception as error:
+        raise weights_not_found(source, error) from None
+    load_encoder(encoder, pretrained.state_dict(), source)
 
 
-def _features_name(name: str, own: Collection[str]) -> str:
-    """Returns what `features_only` calls a parameter: `layers.0.x` is `layers_0.x` there, or `model.layers.0.x`."""
-    return next(
-        (given for given in (name, name.replace(".", "_", 1), f"model.{name}") if given in own),
-        name,
-    )
+def _read_timm_file(path: Path, encoder: nn.Module, encoder_name: str) -> dict[str, Tensor]:
+    """Return the weights of a file under the parameter names of `encoder`."""
+    import timm
+
+    expected = encoder.state_dict()
+    weights = {
+        _features_name(name, expected): value
+        for name, value in strip_prefixes(read_weights(path)).items()
+    }
+    if weights.keys() <= expected.keys():
+        return weights
+    # Only the whole model has what lies between the last feature map and the classifier, such as
+    # `conv_head` or `final_conv`. Drop it.
+    whole_model = timm.create_model(encoder_name, pretrained=False).state_dict()
+    return {
+        name: value
+        for name, value in weights.items()
+        if name in expected or name not in whole_model
+    }
+
+
+def _features_name(name: str, expected: Collection[str]) -> str:
+    """Return the name that a parameter has in an encoder that timm built with `features_only`.
+
+    There, `layers.0.x` is called `layers_0.x` or `model.layers.0.x`. Return `name` if no form fits.
+    """
+    forms = (name, name.replace(".", "_", 1), f"model.{name}")
+    return next((form for form in forms if form in expected), name)

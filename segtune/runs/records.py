@@ -1,7 +1,7 @@
-"""The records in a run's files, as types. Reads and writes no file: `rundir.py` does.
+"""The records in the files of a training run, as types. Reads and writes no file: `rundir.py` does.
 
-Times are Unix time in seconds, by the clock of the process that wrote the record. They stand in
-the files themselves, because copying a folder changes the times of its files.
+Times are Unix time in seconds, by the clock of the process that wrote the record. They are part of
+the record, because copying a folder changes the modification times of its files.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ class ValidationScores:
     macc: float = 0.0
     class_iou: tuple[float | None, ...] = ()  # None: neither labelled nor predicted
     top_class: str = ""  # the class that is predicted most often
-    top_share: float = 0.0  # the fraction of the valid pixels that it is predicted on
+    top_share: float = 0.0  # the fraction of the valid pixels predicted as `top_class`
 
 
 @dataclass(frozen=True)
 class EpochRecord:
     """One finished epoch: finite numbers, reduced over the ranks and equal on all of them.
 
-    On disk a record is one flat JSON object, a line of `epochs.jsonl`. Its keys are the names of
-    these fields and those of `ValidationScores`; each loss has its own key.
+    On disk a record is a flat JSON object on one line of `epochs.jsonl`. Its keys are the names of
+    these fields, except that each loss and each field of `ValidationScores` has its own key.
     """
 
     epoch: int
@@ -37,11 +37,11 @@ class EpochRecord:
     seconds: float = 0.0  # of training and validation so far, in all attempts
     ended: float = 0.0  # Unix time; 0 in the files of early versions
     lr: float = 0.0  # the encoder's learning rate at the last step
-    losses: Mapping[str, float] = field(default_factory=dict)  # `loss` is minimised; terms follow
+    losses: Mapping[str, float] = field(default_factory=dict)  # `loss`, the total, and its terms
     grad_norm: float = 0.0  # median over the steps, before clipping
-    gradient_left: float = 1.0  # see `probes.gradient_left`
+    gradient_left: float = 1.0  # share of the gradient that the focal term leaves (`probes.py`)
     weight_growth: float | None = 1.0  # weight norm relative to the start; None: not finite
-    init_miou: float | None = None  # of the weights that --init-from gave
+    init_miou: float | None = None  # mIoU of the weights of --init-from, before training
     validation: ValidationScores | None = None  # None: the epoch ended without a validation
 
     @property
@@ -51,33 +51,32 @@ class EpochRecord:
 
     def to_row(self) -> dict[str, Any]:
         """Return the record as it is written: a flat dictionary of plain JSON values."""
-        row: dict[str, Any] = {"epoch": self.epoch, "step": self.step}
-        row |= {"seconds": self.seconds, "ended": self.ended}
-        if self.init_miou is not None:
-            row["init_miou"] = self.init_miou
+        row: dict[str, Any] = {name: getattr(self, name) for name in _PLAIN_FIELDS}
+        if self.init_miou is None:
+            del row["init_miou"]
         row |= self.losses
-        row |= {name: getattr(self, name) for name in ("grad_norm", "gradient_left")}
-        row |= {"weight_growth": self.weight_growth, "lr": self.lr}
         if self.validation:
             row |= asdict(self.validation)
         return row
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> EpochRecord:
-        """Return the record of a row. Early versions wrote fewer keys; these get their default."""
-        mine = {name: row[name] for name in _PLAIN_FIELDS if name in row}
-        scores: dict[str, Any] = {"constant_miou": 0.0}
-        scores |= {name: row[name] for name in _SCORES if name in row}
-        scores["class_iou"] = tuple(scores.get("class_iou", ()))
-        return cls(
-            **mine,
-            losses={n: v for n, v in row.items() if n not in _PLAIN_FIELDS and n not in _SCORES},
-            validation=ValidationScores(**scores) if row.get("miou") is not None else None,
-        )
+        """Return the record of a row. Keys that early versions did not write get their default."""
+        plain = {name: row[name] for name in _PLAIN_FIELDS if name in row}
+        scores: dict[str, Any] = {name: row[name] for name in _SCORE_FIELDS if name in row}
+        losses = {name: row[name] for name in row if name not in plain and name not in scores}
+        validation = None
+        if scores.get("miou") is not None:
+            scores.setdefault("constant_miou", 0.0)
+            scores["class_iou"] = tuple(scores.get("class_iou", ()))
+            validation = ValidationScores(**scores)
+        return cls(**plain, losses=losses, validation=validation)
 
 
-_SCORES = tuple(score.name for score in fields(ValidationScores))
-_PLAIN_FIELDS = tuple(f.name for f in fields(EpochRecord) if f.name not in ("losses", "validation"))
+_SCORE_FIELDS = tuple(scores.name for scores in fields(ValidationScores))
+_PLAIN_FIELDS = tuple(
+    plain.name for plain in fields(EpochRecord) if plain.name not in ("losses", "validation")
+)
 
 
 @dataclass(frozen=True)

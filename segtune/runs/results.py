@@ -1,4 +1,4 @@
-"""The trials of a search run as results and as a table, and the best of them. Needs no Ray."""
+"""The results of the trials of a search run, the best of them, and a table. Writes nothing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import pandas
 
 RUNNING = "running"
-# A trial that ended in one of these states cannot win, whatever its mIoU.
+# States of a trial that cannot win, whatever its mIoU.
 BAD_ENDS = ("unhealthy", "failed")
 
 
@@ -30,7 +30,7 @@ class TrialResult:
     reason: str = ""
     miou: float | None = None  # best validated mIoU in 0..1; None before the first validation
     best_epoch: int = 0
-    epoch: int = 0  # the last epoch
+    epoch: int = 0  # the last finished epoch
     seconds: float = 0.0  # of training and validation
     params: dict[str, Any] = field(default_factory=dict)
 
@@ -46,22 +46,22 @@ class TrialResult:
 
 
 def validated_epochs(trial: TrialDir, verdict: Verdict | None) -> list[EpochRecord]:
-    """Return the epochs with a validation that count.
+    """Return the records that have a validation and count towards the result.
 
-    The worker group of a pruned trial may have trained on for a moment: epochs after the one at
-    which the trial was pruned do not count.
+    The workers of a pruned trial may train on until they notice it. Epochs after the one at which
+    the trial was pruned do not count.
     """
     last = verdict.epoch if verdict and verdict.state == "pruned" else math.inf
     return [record for record in trial.read_epochs(last) if record.validation]
 
 
 def miou_by_epoch(epochs: Iterable[EpochRecord]) -> dict[int, float]:
-    """Return {epoch: mIoU in 0..1} of the epochs that have a validation."""
+    """Return {epoch: mIoU in 0..1} for the epochs that have a validation."""
     return {record.epoch: record.validation.miou for record in epochs if record.validation}
 
 
 def read_trial(trial: TrialDir) -> TrialResult:
-    """Read one trial's folder, also while the trial writes to it."""
+    """Return the result of one trial. The trial may still be running."""
     verdict = trial.read_verdict()
     epochs = validated_epochs(trial, verdict)
     scores = miou_by_epoch(epochs)
@@ -80,12 +80,12 @@ def read_trial(trial: TrialDir) -> TrialResult:
 
 
 def read_params(trial: TrialDir) -> dict[str, Any]:
-    """Return the values of the searched settings; empty for a training run outside a search."""
+    """Return {dotted name: value} of the searched settings; empty outside a search."""
     return json.loads(trial.params.read_text()) if trial.params.exists() else {}
 
 
 class TrialReader:
-    """Reads the trials of a search run again and again, but each trial that has ended only once."""
+    """Reads the trials of a search run repeatedly, but each trial that has ended only once."""
 
     def __init__(self, run: SearchDir) -> None:
         self.run = run
@@ -112,13 +112,16 @@ def read_trials(run: SearchDir) -> list[TrialResult]:
 
 def ranked(trials: Iterable[TrialResult]) -> list[TrialResult]:
     """Return the trials from best to worst mIoU; trials that cannot win come last."""
-    return sorted(
-        trials, key=lambda t: (not t.healthy, -(t.miou if t.miou is not None else -1.0), t.number)
-    )
+
+    def rank(trial: TrialResult) -> tuple[bool, float, int]:
+        miou = -1.0 if trial.miou is None else trial.miou
+        return (not trial.healthy, -miou, trial.number)
+
+    return sorted(trials, key=rank)
 
 
 def best_trial(trials: Iterable[TrialResult]) -> TrialResult | None:
-    """Return the healthy trial with the highest mIoU, the first of equals, or None."""
+    """Return the healthy trial with the highest mIoU, the first if several are equal, or None."""
     return next((trial for trial in ranked(trials) if trial.healthy), None)
 
 

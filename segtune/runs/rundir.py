@@ -1,4 +1,7 @@
-"""Where every file of a training run and of a search run lies. No other module builds these paths."""
+"""The folders of a training run and of a search run: where each file lies, and how it is written.
+
+No other module builds these paths.
+"""
 
 from __future__ import annotations
 
@@ -24,19 +27,19 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 class StaleAttemptError(Exception):
-    """The search has started this trial again in another process; this one must stop writing."""
+    """The search has started this trial again in another process; this process may not write."""
 
 
 class TrialDir:
     """The files of one training run, alone or as a trial of a search.
 
-    A search starts a trial again after it lost a machine, while a process of the older attempt may
-    still be alive. A TrialDir with `attempt` raises StaleAttemptError from every write once a newer
-    attempt has begun.
+    If a search loses a machine, it starts the trial again while a process of the older attempt may
+    still be alive. Therefore the methods that write records raise StaleAttemptError if `attempt` is
+    set and a newer attempt has begun.
     """
 
     def __init__(self, path: Path, attempt: int | None = None) -> None:
-        """`path` need not exist yet. Without `attempt` no write is refused."""
+        """`path` need not exist yet. If `attempt` is None, no write is refused."""
         self.path = path
         self.attempt = attempt
         self.config = path / "config.yaml"
@@ -70,10 +73,11 @@ class TrialDir:
     def begin_attempt(self) -> int:
         """Begin another attempt and return its number, from 1. Older attempts may not write now."""
         attempts = [*self.read_attempts(), Attempt(round(time.time(), 3))]
-        for of_older_attempt in (self.heartbeat, self.verdict):
-            of_older_attempt.unlink(missing_ok=True)
         lines = "".join(json.dumps(asdict(attempt)) + "\n" for attempt in attempts)
         write_atomic(self.attempts, lines)
+        # Last, because the older attempt may write these files until the new one has begun.
+        for of_older_attempt in (self.heartbeat, self.verdict):
+            of_older_attempt.unlink(missing_ok=True)
         return len(attempts)
 
     def is_current(self) -> bool:
@@ -89,7 +93,7 @@ class TrialDir:
             )
 
     def append_epoch(self, record: EpochRecord) -> None:
-        """Add one epoch; it is on the disk when this returns. Raise ValueError for NaN."""
+        """Add one epoch and sync it to disk. Raise ValueError if a number is not finite."""
         self.check_current()
         self.path.mkdir(parents=True, exist_ok=True)
         with self.epochs.open("ab") as file:
@@ -97,11 +101,11 @@ class TrialDir:
             file.flush()
             os.fsync(file.fileno())
 
-    def read_epochs(self, until: float = math.inf) -> list[EpochRecord]:
-        """Return the epochs up to `until`, in order.
+    def read_epochs(self, last: float = math.inf) -> list[EpochRecord]:
+        """Return the records up to epoch `last`, in order.
 
-        If an epoch was written twice, as after a restart, the later record counts. A line that a
-        crash left incomplete is skipped.
+        If an epoch was written twice, the later record counts. A line that a crash left incomplete
+        is skipped.
         """
         rows: dict[int, dict[str, Any]] = {}
         if self.epochs.exists():
@@ -109,24 +113,24 @@ class TrialDir:
                 with contextlib.suppress(ValueError):
                     row = json.loads(line)
                     rows[row["epoch"]] = row
-        return [EpochRecord.from_row(rows[epoch]) for epoch in sorted(rows) if epoch <= until]
+        return [EpochRecord.from_row(rows[epoch]) for epoch in sorted(rows) if epoch <= last]
 
-    def progress(self, until: float = math.inf) -> tuple[int, int]:
-        """Return the last finished epoch up to `until` and its step; (0, 0) before the first."""
-        epochs = self.read_epochs(until)
+    def progress(self, last: float = math.inf) -> tuple[int, int]:
+        """Return the last finished epoch up to `last` and its step; (0, 0) before the first."""
+        epochs = self.read_epochs(last)
         return (epochs[-1].epoch, epochs[-1].step) if epochs else (0, 0)
 
     def cut_epochs(self, last: int) -> None:
-        """Drop the records after epoch `last`: a resumed run writes those epochs again."""
+        """Drop the records after epoch `last`: a resumed training run repeats those epochs."""
         if self.epochs.exists():
             rows = [record.to_row() for record in self.read_epochs(last)]
             write_atomic(self.epochs, "".join(json.dumps(row) + "\n" for row in rows))
 
     def write_verdict(self, verdict: Verdict) -> bool:
-        """Write how the training run ended; return whether this verdict stands.
+        """Write how the training run ended, and when; return False if there is a verdict already.
 
         The first verdict stands, also if two processes write at the same time: a worker that has
-        not yet noticed that its trial was stopped cannot replace the reason.
+        not yet noticed that the driver stopped its trial cannot replace the driver's verdict.
         """
         self.check_current()
         stamped = verdict.override({"ended": round(time.time(), 3)})
@@ -135,9 +139,11 @@ class TrialDir:
     def read_verdict(self) -> Verdict | None:
         """Return how the training run ended, or None if it has not ended."""
         try:
-            return Verdict.parse(json.loads(self.verdict.read_text()))
+            text = self.verdict.read_text()
         except FileNotFoundError:
             return None
+        # Empty: `create_once` has not yet written the content.
+        return Verdict.parse(json.loads(text)) if text else None
 
 
 class SearchDir:
@@ -176,7 +182,7 @@ class SearchDir:
         return run
 
     def trial(self, number: int, attempt: int | None = None) -> TrialDir:
-        """Return the folder of trial `number`; with `attempt`, as that attempt may write to it."""
+        """Return the folder of trial `number`, to which `attempt` writes; see `TrialDir`."""
         return TrialDir(self.trials / f"{number:04d}", attempt)
 
     def trial_dirs(self) -> list[TrialDir]:
@@ -185,9 +191,9 @@ class SearchDir:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the folder for this driver. Raise RunError that names the other driver, if any.
+        """Lock the folder for this driver. Raise RunError if another driver has locked it.
 
-        The kernel releases the lock when the process ends, however it ends.
+        The kernel releases the lock when the process ends, even if it is killed.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         with self.lock.open("a+") as file:
@@ -206,7 +212,7 @@ class SearchDir:
 
 
 def check_name(name: str) -> str:
-    """Return the name of a search run. Raise RunError if it is not a plain folder name."""
+    """Return `name`, the name of a search run. Raise RunError if it is no plain folder name."""
     if not NAME.fullmatch(name):
         raise RunError(
             f"--name {name!r}: use at most 64 letters, digits, '.', '_' and '-', "

@@ -1,6 +1,7 @@
-"""What each trial did when, how long trials took to start, and how busy the workers were.
+"""When each trial ran, how long trials took to start, and how busy the workers were.
 
-Everything is computed from the files of a search run, for any search run and without Ray.
+Everything is computed from the times written in the files of a search run, never from the
+modification times of those files. Needs no Ray.
 """
 
 from __future__ import annotations
@@ -47,9 +48,9 @@ class Utilisation:
     busy_share: float  # of the worker time that went into training and validation, in 0..1
     tail_share: float  # of the worker time that slots sat idle after their last trial, in 0..1
     worker_seconds: float  # slots x workers x duration
-    first_launch_s: float | None  # median, in processes that first had to start and to import
+    first_launch_s: float | None  # median of the first trial of each slot: its process starts too
     later_launch_s: float | None  # median of the other launches
-    worst_launch_s: float | None  # longest of the other launches
+    worst_launch_s: float | None  # maximum of the other launches
 
     @property
     def summary(self) -> str:
@@ -72,14 +73,14 @@ class Utilisation:
 
 @dataclass(frozen=True)
 class TrialInterval:
-    """A trial in its slot during one session, from its draw or restart to its end.
+    """The time that a trial held its slot in one session, from its draw or restart to its end.
 
-    If the trial outlived the session, the interval ends with the session. Times are in seconds.
+    If the trial did not end in the session, the interval ends with the session.
     """
 
     trial: str
     slot: int  # from 1; a slot runs one trial at a time
-    began: float
+    began: float  # seconds
     ended: float
     epochs: tuple[Span, ...]  # when it trained and validated
 
@@ -100,7 +101,7 @@ class Timeline:
 
 @contextmanager
 def recorded(run: SearchDir, concurrent: int, workers: int) -> Iterator[None]:
-    """Add the block as a session to the search run's files, however the block ends."""
+    """Record the block as a session of the search run, even if the block raises."""
     began = time.time()
     try:
         yield
@@ -131,6 +132,7 @@ def utilisation(run: SearchDir) -> Utilisation | None:
         tail_s += session.workers * _tail_s(intervals, session)
         drawn = [t for t in trials if t.drawn is not None and session.contains(t.drawn)]
         launches = [trial.launch_s for trial in drawn]
+        # The first trial of a slot waits for its process to start and to import torch.
         first += [s for s in launches[: session.concurrent] if s is not None]
         later += [s for s in launches[session.concurrent :] if s is not None]
     worker_s = sum(s.workers * s.concurrent * s.seconds for s in sessions)
@@ -145,7 +147,7 @@ def utilisation(run: SearchDir) -> Utilisation | None:
 
 
 def timeline(run: SearchDir) -> Timeline | None:
-    """Return what each trial did, by slot; None before the end of the first session."""
+    """Return when each trial ran and in which slot; None before the end of the first session."""
     sessions = read_sessions(run)
     if not sessions:
         return None
@@ -159,25 +161,27 @@ def timeline(run: SearchDir) -> Timeline | None:
 
 
 def _moved(interval: TrialInterval, by_s: float) -> TrialInterval:
-    epochs = tuple((began + by_s, ended + by_s) for began, ended in interval.epochs)
-    began, ended = interval.began + by_s, interval.ended + by_s
-    return replace(interval, began=began, ended=ended, epochs=epochs)
+    """Return the interval with all its times moved by `by_s` seconds."""
+    return replace(
+        interval,
+        began=interval.began + by_s,
+        ended=interval.ended + by_s,
+        epochs=tuple((began + by_s, ended + by_s) for began, ended in interval.epochs),
+    )
 
 
 @dataclass(frozen=True)
 class _TrialTimes:
-    """The times in a trial's files, in Unix time; None for what has not happened or was not kept."""
+    """The times in a trial's files, in Unix time."""
 
     trial: str
-    drawn: float | None  # start of the first attempt
-    restarted: float | None  # start of the last attempt
+    starts: tuple[float | None, ...]  # of each attempt; None: written by an early version
     ended: float | None  # None while the trial has no verdict
     epochs: tuple[Span, ...]
 
     @classmethod
     def read(cls, trial: TrialDir) -> _TrialTimes:
         records = trial.read_epochs()
-        attempts = trial.read_attempts()
         verdict = trial.read_verdict()
         seconds_before = [0.0, *(record.seconds for record in records)]
         epochs = tuple(
@@ -185,48 +189,52 @@ class _TrialTimes:
             for record, before in zip(records, seconds_before, strict=False)
             if record.ended
         )
-        # Early versions kept no time of a verdict: such a trial ended with its last epoch.
+        # Early versions wrote no `ended` in a verdict: the end of the last epoch is used.
         last = epochs[-1][1] if epochs else None
         return cls(
             trial=trial.id,
-            drawn=attempts[0].started if attempts else None,
-            restarted=attempts[-1].started if len(attempts) > 1 else None,
+            starts=tuple(attempt.started for attempt in trial.read_attempts()),
             ended=(verdict.ended or last) if verdict else None,
             epochs=epochs,
         )
 
     @property
+    def drawn(self) -> float | None:
+        """The start of the first attempt, if it is known."""
+        return self.starts[0] if self.starts else None
+
+    @property
     def launch_s(self) -> float | None:
-        """From the draw to the first step; None without an epoch, or if it was started again."""
-        if not self.epochs or self.drawn is None or self.restarted is not None:
+        """Seconds from the draw to the first step; None without an epoch or after a restart."""
+        if self.drawn is None or len(self.starts) > 1 or not self.epochs:
             return None
         return self.epochs[0][0] - self.drawn
 
     def interval(self, session: Session) -> TrialInterval | None:
-        """Return the trial's part of a session, its slot still 0; None if it had no part."""
+        """Return when the trial ran in a session, with slot 0; None if it did not run in it."""
         epochs = tuple(span for span in self.epochs if session.contains(span[1]))
-        candidates = [self.drawn, self.restarted, *(began for began, _ in epochs)]
-        starts = [start for start in candidates if start is not None and session.contains(start)]
+        starts = [*self.starts, *(began for began, _ in epochs)]
+        starts = [start for start in starts if start is not None and session.contains(start)]
         if not starts:
             return None
-        # A trial that did not end in the session ran until the session ended, and was interrupted.
-        ended = session.ended
+        # A trial that did not end in the session was interrupted by the end of the session.
+        ends = [ended for _, ended in epochs]
         if self.ended is not None and session.contains(self.ended):
-            ended = self.ended
-        return TrialInterval(
-            self.trial, 0, min(starts), max([ended, *(e for _, e in epochs)]), epochs
-        )
+            ends.append(self.ended)
+        else:
+            ends.append(session.ended)
+        return TrialInterval(self.trial, 0, min(starts), max(ends), epochs)
 
 
 def _intervals(trials: Sequence[_TrialTimes], session: Session) -> list[TrialInterval]:
-    """Return the trials of a session with their slots, in Unix time."""
+    """Return the intervals of a session with their slots, in Unix time."""
     intervals = [interval for trial in trials if (interval := trial.interval(session))]
     assigned: list[TrialInterval] = []
     free_since = [session.began] * session.concurrent
     for interval in sorted(intervals, key=lambda i: i.began):
-        # The search draws a trial as soon as another one ends, so the new trial has the slot that
-        # became free last. If no slot is free, the clocks of two nodes disagree, and the slot that
-        # becomes free first is taken.
+        # The search draws a trial as soon as another trial ends, so the new trial gets the slot
+        # that became free last. If no slot is free, the clocks of two nodes disagree; then it gets
+        # the slot that becomes free first.
         free = [slot for slot, since in enumerate(free_since) if since <= interval.began]
         if free:
             slot = max(free, key=free_since.__getitem__)

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from segtune.config.settings import Settings
 
-# Kinds that are not the config's fault: a search starts such a trial again from its last checkpoint.
+# The config is not at fault: a search starts such a trial again from its last checkpoint.
 MACHINE_FAULTS = ("lost", "hung")
 
 State = Literal["completed", "pruned", "unhealthy", "failed", "interrupted"]
@@ -19,7 +19,7 @@ class Verdict(Settings):
 
     state: State = Field(
         description="completed: full length; pruned: stopped by the stopping rule; unhealthy: "
-        "would end the same way again; failed: a fault of the machine or of the code; "
+        "would end the same way if repeated; failed: a fault of the machine or of the code; "
         "interrupted: stopped with its search, can be resumed"
     )
     kind: str = Field(
@@ -41,10 +41,10 @@ class Verdict(Settings):
 
     @property
     def is_machine_fault(self) -> bool:
-        """Whether the trial's process or node died or hung: elsewhere the trial would go on."""
+        """Whether the trial's process or node died or hung: on another machine it would go on."""
         return self.kind in MACHINE_FAULTS
 
     @property
     def is_final(self) -> bool:
-        """Whether a resumed search leaves the trial as it is."""
+        """Whether the trial stays as it is when its search is resumed."""
         return self.state != "interrupted" and not self.is_machine_fault

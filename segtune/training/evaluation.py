@@ -81,9 +81,12 @@ def predict_labels(logits: Sequence[Tensor], size: tuple[int, ...] | torch.Size)
     upsamplers = [RowUpsampler(prediction.float(), torch.Size(size)) for prediction in logits]
     labels = torch.empty(len(logits[0]), *size, dtype=torch.int64, device=logits[0].device)
     for sample in range(len(labels)):
-        wides = [upsampler.wide(sample) for upsampler in upsamplers]
-        for rows in upsamplers[0].slices():
-            bands = [u.band(wide, rows) for u, wide in zip(upsamplers, wides, strict=True)]
+        full_widths = [upsampler.upsample_width(sample) for upsampler in upsamplers]
+        for rows in upsamplers[0].row_slices():
+            bands = [
+                u.upsample_rows(width, rows)
+                for u, width in zip(upsamplers, full_widths, strict=True)
+            ]
             scores = bands[0]
             if len(bands) > 1:
                 scores = torch.stack([band.softmax(0) for band in bands]).sum(0)

@@ -1,220 +1,261 @@
-"""Decoded once per node, the same as decoding; bounded; safe when several begin at once or one of them dies."""
+"""Cached pairs equal decoded pairs; the cache is bounded; concurrent and dead users do no harm."""
 
+import errno
 import logging
 import multiprocessing
 import os
+import shutil
 import signal
 import time
+from multiprocessing.connection import Connection
+from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from segtune.config.schema import DataConfig, ExperimentConfig
 from segtune.data import cache
 from segtune.data.cache import DecodedPairs
 from segtune.data.decode import load_pair, read_image
-from segtune.data.layouts import open_split
+from segtune.data.layouts import Pair, open_split
 from segtune.data.shapes import CLASSES
 from segtune.errors import DataError
 
 NUM_CLASSES = len(CLASSES)
+TRAIN_BYTES = 24 * 64 * 64 * 4  # the decoded training images of the tiny data set
+Arrays = tuple[np.ndarray, np.ndarray]
+fork = multiprocessing.get_context("fork")
 
 
 @pytest.fixture
-def data(tiny_config, tmp_path):
-    """The settings of a data set whose decoded images go to a folder of their own."""
-    return tiny_config.override({"data.cache": str(tmp_path / "kept")}).data
+def data(tiny_config: ExperimentConfig, tmp_path: Path) -> DataConfig:
+    """The tiny data set, with an empty cache of its own."""
+    return tiny_config.override({"data.cache": str(tmp_path / "cache")}).data
 
 
-def opened(data, split="train"):
+def open_pairs(data: DataConfig, split: str = "train") -> DecodedPairs:
     return DecodedPairs(open_split(data, split), data, NUM_CLASSES, split)
 
 
-def kept_files(data):
+def read_all(pairs: DecodedPairs) -> list[Arrays]:
+    arrays = [pairs[index] for index in range(len(pairs))]
+    pairs.flush()
+    return arrays
+
+
+def decode_all(pairs: DecodedPairs) -> list[Arrays]:
+    """Decode all pairs without the cache."""
+    return [load_pair(pair, pairs.config, pairs.num_classes) for pair in pairs.pairs]
+
+
+def are_equal(left: list[Arrays], right: list[Arrays]) -> bool:
+    return len(left) == len(right) and all(
+        np.array_equal(image, other_image) and np.array_equal(labels, other_labels)
+        for (image, labels), (other_image, other_labels) in zip(left, right, strict=True)
+    )
+
+
+def cache_files(data: DataConfig) -> list[Path]:
     return [path for path in Path(data.cache).glob("*/*/*/*") if not path.name.startswith("lock")]
 
 
-def let_go():
-    """What the end of a process does."""
-    while cache._in_use_locks:
-        cache._in_use_locks.popitem()[1].close()
-
-
-def same(found, expected):
-    return all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True))
-
-
-def test_what_is_kept_is_what_was_decoded(data):
-    pairs = opened(data)
-    expected = [load_pair(pair, data, NUM_CLASSES) for pair in pairs.pairs]
-    for _ in ("decoded", "read"):
-        assert all(same(pairs[i], expected[i]) for i in range(len(pairs)))
-    assert len(kept_files(data)) == len(pairs)
+def test_cached_pairs_equal_decoded_pairs(data: DataConfig) -> None:
+    pairs = open_pairs(data)
+    expected = decode_all(pairs)
+    assert are_equal(read_all(pairs), expected)
+    assert len(cache_files(data)) == len(pairs)
+    assert are_equal(read_all(pairs), expected)
     with pytest.raises(ValueError, match="read-only"):
         pairs[0][0][:] = 0
 
 
-def test_a_kept_image_is_not_decoded_again(data, monkeypatch):
-    first = opened(data)[0]
-    monkeypatch.setattr(cache, "load_pair", lambda *_: pytest.fail("decoded"))
-    assert same(opened(data)[0], first)
-    with pytest.raises(pytest.fail.Exception):
-        opened(data.override({"reduce_zero_label": True}))[0]  # other labels
+@pytest.fixture
+def own_pair(data: DataConfig, tmp_path: Path) -> Pair:
+    """A copy of a training pair that a test may change."""
+    pair = open_split(data, "train")[0]
+    image = shutil.copy(pair.image, tmp_path / "image.jpg")
+    return Pair(str(image), str(shutil.copy(pair.mask, tmp_path / "mask.png")))
 
 
-def test_a_changed_file_is_decoded_anew(data, tmp_path):
-    (tmp_path / "one.png").write_bytes(Path(opened(data).pairs[0].image).read_bytes())
-    (tmp_path / "labels.png").write_bytes(Path(opened(data).pairs[0].mask).read_bytes())
-    pair = type(opened(data).pairs[0])(str(tmp_path / "one.png"), str(tmp_path / "labels.png"))
-    before = DecodedPairs([pair], data, NUM_CLASSES, "train")[0][0].copy()
-    (tmp_path / "one.png").write_bytes(Path(opened(data).pairs[1].image).read_bytes())
-    after = DecodedPairs([pair], data, NUM_CLASSES, "train")[0][0]
+def test_a_cached_image_is_not_decoded_again(data: DataConfig, own_pair: Pair) -> None:
+    pairs = DecodedPairs([own_pair], data, NUM_CLASSES, "train")
+    first = read_all(pairs)
+    # Zeros of the same size and time: only a process that decodes the file notices them.
+    status = os.stat(own_pair.image)
+    Path(own_pair.image).write_bytes(bytes(status.st_size))
+    os.utime(own_pair.image, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert are_equal(read_all(DecodedPairs([own_pair], data, NUM_CLASSES, "train")), first)
+    other_labels = data.override({"reduce_zero_label": True})
+    with pytest.raises(DataError, match=r"image\.jpg: not readable"):
+        DecodedPairs([own_pair], other_labels, NUM_CLASSES, "train")[0]
+
+
+def test_a_changed_image_is_decoded_again(data: DataConfig, own_pair: Pair) -> None:
+    before = read_all(DecodedPairs([own_pair], data, NUM_CLASSES, "train"))[0][0].copy()
+    shutil.copy(open_split(data, "train")[1].image, own_pair.image)
+    after = read_all(DecodedPairs([own_pair], data, NUM_CLASSES, "train"))[0][0]
     assert not np.array_equal(before, after)
-    assert np.array_equal(after, read_image(pair.image))
+    assert np.array_equal(after, read_image(own_pair.image))
 
 
-def count_decodes(data, notes):
-    """Reads all images, and leaves a line in `notes` for each that was decoded."""
+def read_all_and_log_decodes(data: DataConfig, decode_log: Path) -> None:
+    """Read all training pairs, and write the name of each image that is decoded to `decode_log`."""
     decode = cache.load_pair
 
-    def noted(pair, *rest):
-        with notes.open("a") as file:
+    def logged(pair: Pair, config: DataConfig, num_classes: int) -> Arrays:
+        with decode_log.open("a") as file:
             file.write(pair.image + "\n")
-        return decode(pair, *rest)
+        return decode(pair, config, num_classes)
 
-    cache.load_pair = noted
-    pairs = opened(data)
-    for index in range(len(pairs)):
-        pairs[index]
+    cache.load_pair = logged  # in a forked process only
+    read_all(open_pairs(data))
 
 
-def test_eight_trials_at_once_decode_each_image_once(data, tmp_path):
-    context = multiprocessing.get_context("fork")
-    readers = [
-        context.Process(target=count_decodes, args=(data, tmp_path / "notes")) for _ in range(8)
-    ]
+def test_eight_processes_decode_each_image_once(data: DataConfig, tmp_path: Path) -> None:
+    decode_log = tmp_path / "decoded"
+    arguments = (data, decode_log)
+    readers = [fork.Process(target=read_all_and_log_decodes, args=arguments) for _ in range(8)]
     for reader in readers:
         reader.start()
     for reader in readers:
         reader.join()
     assert [reader.exitcode for reader in readers] == [0] * 8
-    assert sorted((tmp_path / "notes").read_text().split()) == sorted(
-        pair.image for pair in open_split(data, "train")
-    )
+    images = [pair.image for pair in open_split(data, "train")]
+    assert sorted(decode_log.read_text().split()) == sorted(images)
 
 
-def stuck_decoding(data, ready):
-    def wait(*_):
-        ready.set()
+def hang_while_decoding(data: DataConfig, has_lock: Event) -> None:
+    def hang(pair: Pair, config: DataConfig, num_classes: int) -> Arrays:
+        has_lock.set()
         time.sleep(60)
+        raise AssertionError
 
-    cache.load_pair = wait
-    opened(data)[0]
+    cache.load_pair = hang  # in a forked process only
+    open_pairs(data)[0]
 
 
-def test_a_killed_process_leaves_no_lock(data):
-    context = multiprocessing.get_context("fork")
-    ready = context.Event()
-    process = context.Process(target=stuck_decoding, args=(data, ready))
+def test_a_killed_process_holds_no_lock(data: DataConfig) -> None:
+    has_lock = fork.Event()
+    process = fork.Process(target=hang_while_decoding, args=(data, has_lock))
     process.start()
-    assert ready.wait(30)
+    assert has_lock.wait(30)
     assert process.pid
     os.kill(process.pid, signal.SIGKILL)
     process.join()
-    assert same(opened(data)[0], load_pair(opened(data).pairs[0], data, NUM_CLASSES))
+    pairs = open_pairs(data)
+    assert are_equal(read_all(pairs), decode_all(pairs))
 
 
-def test_none_keeps_nothing(data):
-    pairs = opened(data.override({"cache": "none"}))
+def test_cache_none_writes_nothing(data: DataConfig) -> None:
+    pairs = open_pairs(data.override({"cache": "none"}))
     assert pairs.folder is None
-    assert same(pairs[0], load_pair(pairs.pairs[0], data, NUM_CLASSES))
+    assert are_equal(read_all(pairs), decode_all(pairs))
+    assert cache_files(data) == []
 
 
-@pytest.mark.parametrize("small", ["limit", "disk"])
-def test_too_large_a_data_set_is_not_kept_and_says_so(data, small, monkeypatch, caplog):
-    if small == "disk":
+@pytest.mark.parametrize("limit", ["cache_gb", "disk"])
+def test_a_data_set_that_does_not_fit_is_not_cached_but_warned_about(
+    data: DataConfig, limit: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    if limit == "disk":
         monkeypatch.setattr(cache, "RESERVED_BYTES", 10**18)
     else:
         data = data.override({"cache_gb": 0.0001})
     with caplog.at_level(logging.WARNING):
-        pairs = opened(data)
+        pairs = open_pairs(data)
     assert pairs.folder is None
     assert "decodes the images of train again" in caplog.text
     assert "data.cache_gb" in caplog.text
-    assert same(pairs[0], load_pair(pairs.pairs[0], data, NUM_CLASSES))
+    assert are_equal(read_all(pairs), decode_all(pairs))
 
 
-def test_the_data_set_that_was_not_used_for_longest_makes_room(data):
-    whole = 24 * 64 * 64 * 4
-    old, late = (
-        DecodedPairs(open_split(data, "train"), data, NUM_CLASSES + more, "train")
-        for more in (1, 2)
-    )
-    stranger = Path(data.cache) / "thesis"
-    stranger.mkdir()
-    (stranger / "chapter").write_bytes(b"." * 3 * whole)
-    os.utime(stranger, (0, 0))
-    for age, pairs in ((200, old), (100, late)):
-        for index in range(len(pairs)):
-            pairs[index]
+def cache_two_data_sets(data: DataConfig, folders: Connection, may_end: Event) -> None:
+    """Cache the training images as two data sets, opened 200 and 100 s ago; use both until the end.
+
+    Another number of classes makes another data set.
+    """
+    for age_s, more_classes in ((200, 1), (100, 2)):
+        pairs = DecodedPairs(open_split(data, "train"), data, NUM_CLASSES + more_classes, "train")
+        read_all(pairs)
         assert pairs.folder
-        os.utime(pairs.folder.parent, (time.time() - age,) * 2)
-    tight = data.override({"cache_gb": 2.5 * whole / cache.GB})
-    assert opened(tight).folder is None  # both are in use
-    let_go()
-    new = opened(tight)
-    assert old.folder
-    assert late.folder
-    assert new.folder
-    assert not old.folder.exists()
-    assert late.folder.exists()
-    assert (stranger / "chapter").exists()
-    assert same(
-        old[0], load_pair(old.pairs[0], old.config, NUM_CLASSES)
-    )  # whoever still reads it goes on
-    assert not old.folder
+        opened = time.time() - age_s
+        os.utime(pairs.folder.parent, (opened, opened))
+        folders.send(pairs.folder)
+    may_end.wait(60)
 
 
-def test_a_split_does_not_push_out_the_other_one(data, caplog):
-    whole = 24 * 64 * 64 * 4
-    data = data.override({"cache_gb": 1.1 * whole / cache.GB})
-    train = opened(data)
-    for index in range(len(train)):
-        train[index]
-    with caplog.at_level(logging.WARNING):
-        assert opened(data, "val").folder is None
-    assert "images of val again" in caplog.text
-    assert len(kept_files(data)) == len(train)
+def test_the_data_set_that_was_opened_longest_ago_makes_room(data: DataConfig) -> None:
+    strange = Path(data.cache) / "thesis" / "chapter"  # not in a folder of ours
+    strange.parent.mkdir(parents=True)
+    strange.write_bytes(bytes(3 * TRAIN_BYTES))
+    os.utime(strange.parent, (0, 0))
+    receiver, sender = fork.Pipe(duplex=False)
+    may_end = fork.Event()
+    user = fork.Process(target=cache_two_data_sets, args=(data, sender, may_end))
+    user.start()
+    oldest, newer = receiver.recv(), receiver.recv()
+    room_for_two = data.override({"cache_gb": 2.5 * TRAIN_BYTES / cache.GB})
+    assert open_pairs(room_for_two).folder is None  # both others are in use
+    may_end.set()
+    user.join()
+    folder = open_pairs(room_for_two).folder
+    assert folder
+    assert folder.exists()
+    assert not oldest.exists()
+    assert newer.exists()
+    assert strange.exists()
 
 
-def test_a_full_disk_ends_the_keeping_not_the_run(data, monkeypatch, caplog):
-    pairs = opened(data)
+def test_pairs_are_decoded_again_if_their_folder_is_removed(data: DataConfig) -> None:
+    pairs = open_pairs(data)
+    expected = read_all(pairs)
     assert pairs.folder
-    (pairs.folder / "lock-0").touch()
+    shutil.rmtree(pairs.folder)
+    assert are_equal(read_all(pairs), expected)
+    assert pairs.folder is None
 
-    def full(*_):
-        time.sleep(0.2)  # by then the next image is on its way
-        raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "replace", full)
+def test_a_split_does_not_remove_the_other_split(
+    data: DataConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = data.override({"cache_gb": 1.1 * TRAIN_BYTES / cache.GB})
+    train = open_pairs(data)
+    read_all(train)
     with caplog.at_level(logging.WARNING):
-        found = [pairs[index] for index in range(3)]
-        pairs.flush()
+        assert open_pairs(data, "val").folder is None
+    assert "images of val again" in caplog.text
+    assert len(cache_files(data)) == len(train)
+
+
+def test_a_full_disk_ends_caching_with_one_warning(
+    data: DataConfig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    pairs = open_pairs(data)
+
+    def fail_late(path: Path, target: str) -> Path:
+        time.sleep(0.2)  # meanwhile the next image is decoded, and waits to be written
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "replace", fail_late)
+    with caplog.at_level(logging.WARNING):
+        arrays = read_all(pairs)
     assert caplog.text.count("No space left on device") == 1
-    assert kept_files(data) == []
-    assert all(same(found[i], load_pair(pairs.pairs[i], data, NUM_CLASSES)) for i in range(3))
+    assert cache_files(data) == []
+    assert are_equal(arrays, decode_all(pairs))
 
 
-def test_a_folder_that_cannot_be_made_is_told(data, tmp_path, caplog):
-    (tmp_path / "file").write_text("")
+def test_a_folder_that_cannot_be_made_is_warned_about(
+    data: DataConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").touch()
     with caplog.at_level(logging.WARNING):
-        pairs = opened(data.override({"cache": str(tmp_path / "file")}))
+        pairs = open_pairs(data.override({"cache": str(tmp_path / "file")}))
     assert pairs.folder is None
     assert "decodes the images again" in caplog.text
 
 
-def test_an_image_that_is_gone_is_named(data, tmp_path):
-    pair = open_split(data, "train")[0]
-    gone = type(pair)(str(tmp_path / "gone.png"), pair.mask)
-    with pytest.raises(DataError, match=r"gone\.png"):
-        DecodedPairs([gone], data, NUM_CLASSES, "train")[0]
+def test_an_absent_image_is_named(data: DataConfig, own_pair: Pair) -> None:
+    absent = Pair(f"{own_pair.image}.absent.png", own_pair.mask)
+    with pytest.raises(DataError, match=r"absent\.png"):
+        DecodedPairs([absent], data, NUM_CLASSES, "train")[0]

@@ -1,85 +1,82 @@
-"""Laws of the run folder: nothing acknowledged is lost, and what is torn is not read."""
+"""Laws of the run folder: no record that was written is lost, and no incomplete line is read."""
 
+import errno
 import json
+import os
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
 from segtune.errors import RunError
-from segtune.runs.atomic import write_atomic
-from segtune.runs.results import best_trial, ranked, read_trials, to_frame
+from segtune.runs.records import Attempt, EpochRecord, ValidationScores
 from segtune.runs.rundir import SearchDir, StaleAttemptError, TrialDir, check_name
 from segtune.runs.verdict import Verdict
 
+LOCK = """
+import sys
+from pathlib import Path
+from segtune.runs.rundir import SearchDir
 
-@pytest.fixture
-def run(tmp_path):
-    return SearchDir(tmp_path / "run")
-
-
-def finished(run, number, mious, state="completed", **params):
-    trial = run.trial(number)
-    write_atomic(trial.params, json.dumps(params))
-    for epoch, miou in enumerate(mious, 1):
-        trial.append_epoch({"epoch": epoch, "miou": miou, "seconds": float(epoch)})
-    trial.write_verdict(
-        Verdict(state=state, epoch=len(mious), kind="non-finite" if state == "unhealthy" else "")
-    )
-    return trial
+with SearchDir(Path(sys.argv[1])).locked():
+    pass
+"""
 
 
-def test_failed_write_leaves_the_old_content(tmp_path, monkeypatch):
-    target = tmp_path / "a"
-    write_atomic(target, "old")
-    monkeypatch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError("disk full")))
-    with pytest.raises(OSError):
-        write_atomic(target, "new")
-    assert target.read_text() == "old"
-    assert [p.name for p in tmp_path.iterdir()] == ["a"]
+def lock_in_another_process(run: SearchDir) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", LOCK, str(run.path)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-def test_torn_last_line_is_left_out_and_an_epoch_told_twice_counts_once(run):
-    trial = run.trial(0)
-    for row in ({"epoch": 1, "miou": 0.1}, {"epoch": 2, "miou": 0.2}, {"epoch": 2, "miou": 0.25}):
-        trial.append_epoch(row)
+def epoch(number: int, miou: float) -> EpochRecord:
+    return EpochRecord(number, validation=ValidationScores(miou, constant_miou=0.0))
+
+
+def test_an_incomplete_line_is_skipped_and_the_later_record_of_an_epoch_counts(
+    search_run: SearchDir,
+) -> None:
+    trial = search_run.trial(0)
+    for record in (epoch(1, 0.1), epoch(2, 0.2), epoch(2, 0.25)):
+        trial.append_epoch(record)
     with trial.epochs.open("a") as file:
         file.write('{"epoch": 3, "mi')
-    assert trial.read_epochs() == [{"epoch": 1, "miou": 0.1}, {"epoch": 2, "miou": 0.25}]
+    assert trial.read_epochs() == [epoch(1, 0.1), epoch(2, 0.25)]
     trial.cut_epochs(1)
-    assert trial.read_epochs() == [{"epoch": 1, "miou": 0.1}]
+    assert trial.read_epochs() == [epoch(1, 0.1)]
+    # The incomplete line is gone too, so the next record has a line of its own.
+    trial.append_epoch(epoch(2, 0.3))
+    assert trial.read_epochs() == [epoch(1, 0.1), epoch(2, 0.3)]
 
 
-def test_non_finite_numbers_are_never_written(run):
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_non_finite_numbers_are_never_written(search_run: SearchDir, number: float) -> None:
+    trial = search_run.trial(0)
+    trial.append_epoch(epoch(1, 0.1))
     with pytest.raises(ValueError):
-        run.trial(0).append_epoch({"epoch": 1, "miou": float("nan")})
+        trial.append_epoch(epoch(2, number))
+    assert trial.read_epochs() == [epoch(1, 0.1)]
 
 
-def test_best_is_the_highest_miou_of_a_healthy_trial(run):
-    finished(run, 0, [0.1, 0.3, 0.2], lr=1)
-    finished(run, 1, [0.5], "pruned", lr=2)
-    finished(run, 2, [0.9], "unhealthy", lr=3)
-    trials = read_trials(run)
-    assert [t.number for t in ranked(trials)] == [1, 0, 2]
-    winner = best_trial(trials)
-    assert winner is not None
-    assert (winner.id, winner.miou) == ("0001", 0.5)
-    assert (trials[0].miou, trials[0].best_epoch, trials[0].epoch) == (0.3, 2, 3)
-    frame = to_frame(trials)
-    assert list(frame.columns) == ["trial", "state", "kind", "miou", "epoch", "seconds", "lr"]
+def test_progress_is_the_last_finished_epoch_up_to_a_limit(search_run: SearchDir) -> None:
+    trial = search_run.trial(0)
+    assert trial.progress() == (0, 0)
+    for number in (1, 2, 3):
+        trial.append_epoch(EpochRecord(number, step=10 * number))
+    assert trial.progress() == (3, 30)
+    assert trial.progress(2) == (2, 20)
 
 
-def test_second_driver_is_refused_and_the_first_one_named(run):
-    code = "import sys; from segtune.runs.rundir import SearchDir; from pathlib import Path\nwith SearchDir(Path(sys.argv[1])).locked(): pass"
-    with run.locked():
-        second = subprocess.run(
-            [sys.executable, "-c", code, str(run.path)], capture_output=True, text=True
-        )
+def test_a_second_driver_is_refused_and_the_first_one_named(search_run: SearchDir) -> None:
+    with search_run.locked():
+        second = lock_in_another_process(search_run)
     assert "another search is using this folder (host" in second.stderr
-    assert subprocess.run([sys.executable, "-c", code, str(run.path)], check=False).returncode == 0
+    assert f"process {os.getpid()})" in second.stderr
+    assert lock_in_another_process(search_run).returncode == 0
 
 
-def test_folder_without_a_study_is_refused(tmp_path):
+def test_a_folder_without_a_study_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "study.yaml").write_text("")
     with pytest.raises(RunError, match=r"no search has been run here.*: a"):
@@ -87,42 +84,95 @@ def test_folder_without_a_study_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["../x", "", "a/b", "-x", "x" * 65])
-def test_hostile_run_names_are_refused(name):
+def test_hostile_run_names_are_refused(name: str) -> None:
     with pytest.raises(RunError):
         check_name(name)
 
 
-def test_older_attempt_writes_nothing_more(tmp_path):
-    trial = TrialDir(tmp_path / "0000")
-    old = TrialDir(trial.path, trial.begin_attempt())
-    old.append_epoch({"epoch": 1})
-    new = TrialDir(trial.path, trial.begin_attempt())
-    for write in (
-        lambda: old.append_epoch({"epoch": 2}),
-        lambda: old.write_verdict(Verdict(state="failed")),
-    ):
-        with pytest.raises(
-            StaleAttemptError, match="attempt 1 writes no more, attempt 2 has begun"
-        ):
-            write()
-    new.append_epoch({"epoch": 2, "by": "new"})
-    assert (trial.read_epochs(), trial.read_verdict()) == (
-        [{"epoch": 1}, {"epoch": 2, "by": "new"}],
-        None,
-    )
+def test_an_older_attempt_may_not_write(search_run: SearchDir) -> None:
+    trial = search_run.trial(0)
+    old = search_run.trial(0, trial.begin_attempt())
+    old.append_epoch(epoch(1, 0.1))
+    new = search_run.trial(0, trial.begin_attempt())
+    message = "attempt 1 may not write any more, attempt 2 has begun"
+    with pytest.raises(StaleAttemptError, match=message):
+        old.append_epoch(epoch(2, 0.2))
+    with pytest.raises(StaleAttemptError, match=message):
+        old.write_verdict(Verdict(state="failed"))
+    new.append_epoch(epoch(2, 0.3))
+    assert trial.read_epochs() == [epoch(1, 0.1), epoch(2, 0.3)]
+    assert trial.read_verdict() is None
 
 
-def test_ended_trials_are_read_once_and_running_ones_each_time(run):
-    finished(run, 0, [0.5])
-    run.trial(1).append_epoch({"epoch": 1, "step": 1, "miou": 0.1, "seconds": 1.0})
-    seen = {}
-    first = read_trials(run, seen)
-    run.trial(0).epochs.write_text("")
-    run.trial(1).append_epoch({"epoch": 2, "step": 2, "miou": 0.2, "seconds": 2.0})
-    again = read_trials(run, seen)
-    assert again[0] is first[0]
-    assert again[1].epoch == 2
-    # Started again and ended anew: another verdict is another reading.
-    run.trial(0).begin_attempt()
-    run.trial(0).write_verdict(Verdict(state="failed", kind="lost"))
-    assert read_trials(run, seen)[0].state == "failed"
+def test_an_attempt_removes_the_verdict_and_heartbeat_of_the_older_one(
+    search_run: SearchDir,
+) -> None:
+    trial = search_run.trial(0)
+    trial.begin_attempt()
+    trial.heartbeat.write_text("{}")
+    trial.write_verdict(Verdict(state="failed", kind="lost"))
+    assert trial.begin_attempt() == 2
+    assert trial.read_verdict() is None
+    assert not trial.heartbeat.exists()
+
+
+def test_an_attempt_that_cannot_begin_leaves_the_verdict(
+    search_run: SearchDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(file: int) -> None:
+        raise OSError(errno.ENOSPC, "disk full")
+
+    trial = search_run.trial(0)
+    trial.begin_attempt()
+    trial.write_verdict(Verdict(state="failed", kind="lost"))
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="disk full"):
+        trial.begin_attempt()
+    verdict = trial.read_verdict()
+    assert verdict is not None
+    assert verdict.kind == "lost"
+    assert len(trial.read_attempts()) == 1
+
+
+def test_the_times_of_attempts_and_of_the_verdict_are_in_the_files(search_run: SearchDir) -> None:
+    trial = search_run.trial(0)
+    before = time.time()
+    trial.begin_attempt()
+    trial.begin_attempt()
+    trial.write_verdict(Verdict(state="completed"))
+    after = time.time()
+    lines = trial.attempts.read_text().splitlines()
+    times = [json.loads(line)["started"] for line in lines]
+    times.append(json.loads(trial.verdict.read_text())["ended"])
+    assert len(times) == 3
+    # Times are written with three decimals.
+    assert before - 0.001 <= times[0] <= times[1] <= times[2] <= after + 0.001
+
+
+def test_the_first_verdict_stands(search_run: SearchDir) -> None:
+    trial = search_run.trial(0)
+    assert trial.write_verdict(Verdict(state="pruned", epoch=2))
+    assert not trial.write_verdict(Verdict(state="completed", epoch=3))
+    verdict = trial.read_verdict()
+    assert verdict is not None
+    assert (verdict.state, verdict.epoch) == ("pruned", 2)
+
+
+def test_an_empty_verdict_is_read_as_no_verdict(search_run: SearchDir) -> None:
+    # Without hard links another process may have created the file and not yet written it.
+    trial = search_run.trial(0)
+    trial.path.mkdir(parents=True)
+    trial.verdict.touch()
+    assert trial.read_verdict() is None
+
+
+def test_a_resumed_trial_of_an_early_version_gets_attempt_2(early_run: SearchDir) -> None:
+    trial = early_run.trial(0)
+    first = TrialDir(trial.path, 1)
+    assert first.is_current()
+    assert trial.read_attempts() == [Attempt(None)]
+    assert trial.begin_attempt() == 2
+    assert not first.is_current()
+    old, new = trial.read_attempts()
+    assert old.started is None
+    assert new.started is not None
