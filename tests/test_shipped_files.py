@@ -1,4 +1,4 @@
-"""Every file that we ship is valid, and what refers to it is current."""
+"""Every file that we ship is valid, and every page names only files that exist."""
 
 import re
 from pathlib import Path
@@ -14,6 +14,17 @@ ROOT = Path(__file__).parent.parent
 STUDIES = [ROOT / "configs" / "loss_weights.yaml"]
 CONFIGS = [path for path in sorted((ROOT / "configs").glob("*.yaml")) if path not in STUDIES]
 SPACES = sorted((ROOT / "search_spaces").glob("*.yaml"))
+PAGES = [
+    *sorted(ROOT.glob("*.md")),
+    *sorted((ROOT / "docs").glob("*.md")),
+    ROOT / "benchmarks" / "README.md",
+]
+# A path from the root of the repository, such as `segtune/errors.py`.
+NAMED_FILE = re.compile(
+    r"(?<![\w/.])((?:configs|search_spaces|docs|segtune|benchmarks|tests)/[\w./-]*\.\w+)"
+)
+# The target of a link or of a picture, without its anchor: [text](target#anchor).
+LINK = re.compile(r"\]\(([^)#\s]+)[^)]*\)")
 
 
 def stem(path: Path) -> str:
@@ -47,9 +58,60 @@ def test_table_of_settings_is_current() -> None:
     assert (ROOT / "docs" / "config.md").read_text() == markdown(BLOCKS) + "\n"
 
 
-def test_readme_names_only_files_that_exist() -> None:
-    text = (ROOT / "README.md").read_text()
-    folders = "configs|search_spaces|docs|segtune|benchmarks"
-    names = re.findall(rf"\b((?:{folders})/[\w./-]+\.\w+)", text)
-    assert names
-    assert [name for name in names if not (ROOT / name).exists()] == []
+def path_in_repository(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def named_files(page: Path) -> set[str]:
+    return set(NAMED_FILE.findall(page.read_text()))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=path_in_repository)
+def test_page_names_only_files_that_exist(page: Path) -> None:
+    assert {name for name in named_files(page) if not (ROOT / name).exists()} == set()
+
+
+def test_readme_and_contributing_name_files() -> None:
+    assert "configs/loss_weights.yaml" in named_files(ROOT / "README.md")
+    assert "segtune/losses/banded.py" in named_files(ROOT / "CONTRIBUTING.md")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=path_in_repository)
+def test_every_link_target_exists(page: Path) -> None:
+    targets = {link for link in LINK.findall(page.read_text()) if "://" not in link}
+    assert {target for target in targets if not (page.parent / target).exists()} == set()
+
+
+def files_of_tree(readme: str) -> list[str]:
+    """Return the paths in README's tree of the package.
+
+    A line has one or more names, at least two spaces, and a phrase. Folders end in a slash, and
+    their files are indented deeper.
+    """
+    tree = readme.split("```\nsegtune/\n")[1].split("```")[0]
+    folder = ""
+    paths: list[str] = []
+    for line in tree.splitlines():
+        indent = len(line) - len(line.lstrip())
+        if indent > 4:
+            continue  # the rest of a phrase
+        if indent == 2:
+            folder = ""
+        for name in re.split(r"\s{2,}", line.strip())[0].split():
+            if name.endswith("/"):
+                folder = name
+            else:
+                paths.append(folder + name)
+    return paths
+
+
+def test_tree_in_readme_names_every_file_of_the_package() -> None:
+    package = ROOT / "segtune"
+    files = [
+        str(path.relative_to(package))
+        for path in package.rglob("*")
+        if path.is_file() and path.parent.name != "__pycache__"
+    ]
+    # The `__init__.py` of a package inside segtune has no code of its own.
+    expected = [file for file in files if not file.endswith("/__init__.py")]
+    assert sorted(files_of_tree((ROOT / "README.md").read_text())) == sorted(expected)
