@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "segtune"
 
-# A package imports only packages above it, and may import files of its own as long as there is no circle.
+# A package imports only packages above it. Its own files may import one another without a circle.
 ORDER = [
     "errors",
     "config",
@@ -27,8 +27,18 @@ ORDER = [
     "commands",
 ]
 COMMANDS = {
-    "__main__", "config_tools", "data_tools", "evaluate", "export", "predict", "report", "search", "status", "stop", "train",
-}  # fmt: skip
+    "__main__",
+    "config_tools",
+    "data_tools",
+    "evaluate",
+    "export",
+    "predict",
+    "report",
+    "search",
+    "status",
+    "stop",
+    "train",
+}
 OWNERS = {
     "albumentations": ("data.augment",),
     "optuna": ("tuning", "cluster.tune_searcher"),

@@ -1,6 +1,7 @@
 """Stops trials by their verdict, on versions of Ray on which a trial has a worker group of its own.
 
-Not needed if groups are kept (see `worker_group`): then the ranks of a stopped trial serve the next.
+Not needed if groups are kept (see `worker_group`): the ranks of a stopped trial then serve the
+next trial.
 """
 
 from __future__ import annotations
