@@ -26,8 +26,9 @@ from segtune.cluster.tune_searcher import StudySearcher
 from segtune.runs.records import EpochRecord, ValidationScores
 from segtune.runs.rundir import SearchDir
 from segtune.runs.verdict import Verdict
+from segtune.tuning.search_config import SearchConfig
 from segtune.tuning.stopping import stopping_rule
-from segtune.tuning.study import SearchConfig, Study, load_study
+from segtune.tuning.study import Study, load_study
 
 REDUCTION = 3
 # More trials than any search starts: the budget of epochs ends a search.

@@ -9,7 +9,7 @@ from segtune.cli import add_set_argument, run_command
 from segtune.config.describe import describe, markdown
 from segtune.config.schema import ExperimentConfig, load_config
 from segtune.config.yaml_io import write_yaml
-from segtune.tuning.study import SearchConfig
+from segtune.tuning.search_config import SearchConfig
 
 # All blocks of settings that a user writes, by the title under which they are described.
 BLOCKS = {"Config": ExperimentConfig, "`search:` of a study": SearchConfig}

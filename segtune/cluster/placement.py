@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import ray
 
 from segtune.errors import ClusterError
-from segtune.tuning.study import SearchConfig
+from segtune.tuning.search_config import SearchConfig
 
 # The process of a trial with a worker group only waits for the group and needs no CPU. Ray rejects
 # an empty bundle, so it reserves 1 MiB of memory.

@@ -12,7 +12,7 @@ from segtune.cluster.worker import train_worker
 from segtune.config.schema import ExperimentConfig
 from segtune.errors import SegtuneError
 from segtune.runs.rundir import TrialDir
-from segtune.tuning.study import SearchConfig
+from segtune.tuning.search_config import SearchConfig
 
 
 def train_on_workers(

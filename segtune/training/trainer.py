@@ -6,7 +6,6 @@ of an epoch and resumes therefore equals one that never stopped.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
 import time
@@ -23,15 +22,7 @@ from segtune.config.yaml_io import write_yaml
 from segtune.data.layouts import class_names
 from segtune.data.loader import Batch, TrainLoader, ValLoader
 from segtune.losses.segmentation import build_loss
-from segtune.models.build import (
-    build_model,
-    check_batch,
-    compile_model,
-    head_parameters,
-    sync_norms,
-)
-from segtune.models.segformer import SegFormer
-from segtune.models.upernet import UPerNet
+from segtune.models.build import head_parameters
 from segtune.runs.atomic import write_atomic
 from segtune.runs.records import EpochRecord, ValidationScores
 from segtune.runs.rundir import TrialDir
@@ -43,6 +34,7 @@ from segtune.training.evaluation import autocast_dtype, evaluate, validation_sco
 from segtune.training.health import HealthMonitor, out_of_memory
 from segtune.training.heartbeat import Heartbeat
 from segtune.training.memory import OutOfMemoryError
+from segtune.training.network import build_network, seeded
 from segtune.training.optimizer import build_optimizer, learning_rate_factor, set_learning_rate
 from segtune.training.probes import weight_norm
 from segtune.training.tensorboard import ScalarLog
@@ -94,7 +86,9 @@ class Trainer:
         self.val_data = ValLoader(config, ranks.rank, ranks.world_size, cpus=cpus)
         self.precision = autocast_dtype(config.optim.precision, ranks.device)
         with seeded(config.seed, ranks.device):
-            self.network = self._build_network()  # without DDP; `model` is the network in DDP
+            self.network = build_network(
+                config, len(self.classes), ranks
+            )  # without DDP; `model` is the network in DDP
         self.first_weight_norm = weight_norm(self.network)
         self.optimizer = build_optimizer(self.network, config.optim, head_parameters(self.network))
         use_scaler = self.precision == torch.float16
@@ -312,24 +306,6 @@ class Trainer:
         )
         return validation_scores(matrix, self.classes)
 
-    def _build_network(self) -> SegFormer | UPerNet:
-        config, ranks = self.config, self.ranks
-        num_parts = ranks.world_size * config.schedule.accumulate
-        check_batch(config.model, config.schedule.batch_size // num_parts)
-        network = build_model(config.model, len(self.classes))
-        if config.model.sync_norms and ranks.world_size > 1:
-            if ranks.device.type == "cuda":
-                network = sync_norms(network)
-            else:
-                log.warning(
-                    "model.sync_norms: torch synchronises batch norms on GPUs only; on %s each "
-                    "worker's batch norms see only its own images",
-                    ranks.device,
-                )
-        if config.optim.compile:
-            compile_model(network)
-        return network.to(ranks.device)
-
     def _set_up(self) -> None:
         """Set up the folder, the health monitor and the training step, with the final weights."""
         # Rank 0 changes the folder after all ranks have read their checkpoint from it. The ranks
@@ -427,12 +403,3 @@ class Trainer:
                 str(self.precision).removeprefix("torch."),
                 self.ranks.device,
             )
-
-
-@contextlib.contextmanager
-def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed torch's generators for the block, and restore the caller's random state after it."""
-    gpus = list(range(torch.cuda.device_count())) if device.type == "cuda" else []
-    with torch.random.fork_rng(gpus):
-        torch.manual_seed(seed)
-        yield

@@ -13,8 +13,8 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial
 
+from segtune.tuning.search_config import SearchConfig
 from segtune.tuning.space import Space
-from segtune.tuning.study import SearchConfig
 
 # How many trials TPE, CMA-ES and the Gaussian process draw at random before they fit a model
 # (Bergstra et al. 2011; Optuna's default).

@@ -11,7 +11,8 @@ import statistics
 from collections.abc import Sequence
 from typing import Protocol
 
-from segtune.tuning.study import HyperbandConfig, MedianConfig, Study
+from segtune.tuning.search_config import HyperbandConfig, MedianConfig
+from segtune.tuning.study import Study
 
 # Multiples of the golden section modulo 1 spread evenly over 0..1, whichever trials come first.
 GOLDEN_SECTION = (math.sqrt(5) - 1) / 2

@@ -28,7 +28,8 @@ from segtune.runs.results import read_trials
 from segtune.runs.rundir import SearchDir
 from segtune.runs.verdict import Verdict
 from segtune.tuning.preparation import prepare_study
-from segtune.tuning.study import SearchConfig, load_study
+from segtune.tuning.search_config import SearchConfig
+from segtune.tuning.study import load_study
 
 pytestmark = pytest.mark.ray
 

@@ -23,8 +23,9 @@ from segtune.config.yaml_io import write_yaml
 from segtune.runs.records import EpochRecord, ValidationScores
 from segtune.runs.rundir import SearchDir
 from segtune.runs.verdict import Verdict
+from segtune.tuning.search_config import SearchConfig
 from segtune.tuning.stopping import HyperbandBrackets, stopping_rule
-from segtune.tuning.study import SearchConfig, Study, load_study
+from segtune.tuning.study import Study, load_study
 
 
 def write_study(folder: Path, config: ExperimentConfig, **changes: Any) -> Study:

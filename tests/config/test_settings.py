@@ -13,7 +13,7 @@ from segtune.config.schema import ExperimentConfig, ScheduleConfig, load_config
 from segtune.config.settings import Difference, Settings, differences, section_of
 from segtune.config.yaml_io import Source, Tree, parse_yaml, write_yaml
 from segtune.errors import ConfigError
-from segtune.tuning.study import SearchConfig
+from segtune.tuning.search_config import SearchConfig
 
 WRONG = """\
 seed: 1.5

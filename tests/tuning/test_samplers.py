@@ -139,7 +139,7 @@ def test_warm_up_imports_what_the_first_model_needs(
 import sys
 from segtune.tuning.samplers import sampler_warmed_up
 from segtune.tuning.space import Space
-from segtune.tuning.study import SearchConfig
+from segtune.tuning.search_config import SearchConfig
 with sampler_warmed_up(SearchConfig(sampler={sampler!r}, trials={trials}), Space((), {{}})):
     pass
 print(*(name in sys.modules for name in ("torch", "optuna._gp.gp", "optuna._gp.acqf")))

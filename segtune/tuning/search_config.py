@@ -1,0 +1,193 @@
+"""The `search:` block of a study: the budget, and how trials are drawn, stopped and placed."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from segtune.config.settings import Settings
+from segtune.tuning.proxy import ProxyConfig
+
+
+class AshaConfig(Settings):
+    """Asynchronous successive halving (Li et al. 2018), stopping form, measured in epochs."""
+
+    grace_epochs: int = Field(
+        default=3,
+        ge=1,
+        description="Epoch of the first rung. No trial is stopped before it.",
+    )
+    reduction: int = Field(
+        default=3,
+        ge=2,
+        description="At each rung, only the best 1/reduction of the trials that have reached it "
+        "continue. Rungs are at the epochs grace_epochs * reduction^k; each of them must have a "
+        "validation.",
+    )
+    brackets: int = Field(
+        default=1,
+        ge=1,
+        description="Number of halvings side by side, each starting one rung later than the one "
+        "before. Every trial belongs to one of them. More than 1 helps if learning curves cross "
+        "late.",
+    )
+
+
+class HyperbandConfig(Settings):
+    """Hyperband (Li et al. 2017), asynchronous.
+
+    Halving in as many brackets as there are rungs, and one more bracket that stops no trial.
+    """
+
+    grace_epochs: int = Field(
+        default=3,
+        ge=1,
+        description="Epoch of the first rung. No trial is stopped before it.",
+    )
+    reduction: int = Field(
+        default=3,
+        ge=2,
+        description="At each rung of a bracket, only the best 1/reduction of the trials that have "
+        "reached it continue. Rungs are at the epochs grace_epochs * reduction^k; each of them "
+        "must have a validation.",
+    )
+
+
+class MedianConfig(Settings):
+    """Median rule (Golovin et al. 2017).
+
+    A trial stops if its best mIoU so far is below the median of the others at the same epoch.
+    """
+
+    grace_epochs: int = Field(default=3, ge=1, description="No trial is stopped before this epoch.")
+    min_trials: int = Field(
+        default=4,
+        ge=1,
+        description="How many other trials must have reached an epoch before a trial can be "
+        "stopped there.",
+    )
+
+
+class SchedulerConfig(Settings):
+    """The rule that stops trials early: exactly one of these."""
+
+    asha: AshaConfig | None = Field(
+        default=None,
+        description="Asynchronous successive halving: at each rung, only the best trials continue.",
+    )
+    hyperband: HyperbandConfig | None = Field(
+        default=None,
+        description="Hyperband: halving in several brackets, one of which stops no trial.",
+    )
+    median: MedianConfig | None = Field(
+        default=None,
+        description="Median rule: stop a trial whose best mIoU so far is below the median of the "
+        "others at the same epoch.",
+    )
+
+    @model_validator(mode="after")
+    def _check_one_rule(self) -> Self:
+        rules = [name for name, rule in self if rule is not None]
+        if len(rules) != 1:
+            raise ValueError(
+                "allowed is exactly one of asha, hyperband and median, or the word none, "
+                f"got {' and '.join(rules) or 'no rule'}; "
+                "for example scheduler: {asha: {grace_epochs: 3}}"
+            )
+        return self
+
+    @property
+    def chosen(self) -> AshaConfig | HyperbandConfig | MedianConfig:
+        """The settings of the chosen rule."""
+        chosen = self.asha or self.hyperband or self.median
+        assert chosen
+        return chosen
+
+
+class SearchConfig(Settings):
+    """The budget of a study, and how its trials are drawn, stopped and placed."""
+
+    trials: int = Field(
+        default=16,
+        ge=1,
+        description="Number of trials in all. Trial 0 is the config itself and counts too.",
+    )
+    sampler: Literal["tpe", "random", "grid", "cmaes", "gp"] = Field(
+        default="gp",
+        description="How trials are drawn. gp: a Gaussian process, for up to a few hundred "
+        "trials. tpe: a tree-structured Parzen estimator; the time per draw does not grow, so it "
+        "suits thousands of trials. random: at random. grid: all combinations, in random order. "
+        "cmaes: CMA-ES, for two or more numbers, no choices and no conditional settings. gp, tpe "
+        "and cmaes draw at random until 10 trials have ended. benchmarks/README.md compares gp "
+        "and tpe on three tasks.",
+    )
+    constant_liar: bool = Field(
+        default=False,
+        description="tpe only: count running trials as bad ones, so that trials drawn at the same "
+        "time differ. On the shapes task of benchmarks/README.md, the difference was within noise.",
+    )
+    multivariate: bool = Field(
+        default=False,
+        description="tpe only: draw all settings from one joint density instead of each from its "
+        "own. On the shapes task of benchmarks/README.md, the search then needed several times as "
+        "many epochs.",
+    )
+    grid_points: int = Field(
+        default=3,
+        ge=2,
+        description="grid only: number of values for each range. Of a choice, all values are used.",
+    )
+    scheduler: Literal["none"] | SchedulerConfig = Field(
+        default_factory=lambda: SchedulerConfig(asha=AshaConfig()),
+        description="The rule that stops trials early: exactly one of asha, hyperband and median "
+        "with its settings. none: every trial is trained to its end. Trial 0 is never stopped.",
+    )
+    workers_per_trial: int = Field(
+        default=1,
+        ge=1,
+        description="Worker processes (ranks) of a trial. Two or more train with "
+        "DistributedDataParallel.",
+    )
+    cpus_per_worker: float | None = Field(
+        default=None,
+        gt=0,
+        description="CPUs reserved for each worker. null: 1 if workers have no GPU, otherwise "
+        "their share of the cores of a node, in proportion to its GPUs.",
+    )
+    gpus_per_worker: float | None = Field(
+        default=None,
+        ge=0,
+        description="GPUs of each worker. A fraction lets several trials share a GPU and needs "
+        "workers_per_trial 1. null: 1 if the cluster has GPUs, otherwise 0.",
+    )
+    max_concurrent: int | None = Field(
+        default=None,
+        ge=1,
+        description="Largest number of trials at the same time. null: as many as fit on the "
+        "cluster.",
+    )
+    retries: int = Field(
+        default=2,
+        ge=0,
+        description="How often a trial is started again from its last checkpoint if its process "
+        "hangs or dies, or its node dies. --resume starts counting from 0 again.",
+    )
+    storage: str | None = Field(
+        default=None,
+        description="Where Optuna stores the study: a database URL such as sqlite:///study.db or "
+        "postgresql://USER@HOST/DATABASE. null: the journal file study.log in the run folder.",
+    )
+    known_good: tuple[dict[str, Any], ...] = Field(
+        default=(),
+        description="Points to try after trial 0, each as {name: value}. Settings that a point "
+        "leaves out have the config's value.",
+    )
+    proxy: ProxyConfig | None = Field(
+        default=None,
+        description="Search on a cheaper version of the config, then train the best trials and "
+        "some others at full length. null: search on the config itself.",
+    )
+    seed: int = Field(
+        default=0, ge=0, lt=2**31, description="Seed of the sampler: decides which points it draws."
+    )
