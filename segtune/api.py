@@ -123,11 +123,15 @@ def run_study(
         last, interrupted = _run_parts(study, run, address, events)
         if last is not run and last.best.exists():
             write_atomic(run.best, last.best.read_bytes())
-    winner = best_trial(read_trials(last))
-    best = None
-    if winner and winner.miou is not None:
-        best = BestTrial(study.config.override(winner.params), winner.miou)
+    best = _best(study, last)
     return StudyResult(best, to_frame(read_trials(run)), run.path, interrupted)
+
+
+def _best(study: Study, run: SearchDir) -> BestTrial | None:
+    winner = best_trial(read_trials(run))
+    if winner is None or winner.miou is None:
+        return None
+    return BestTrial(study.config.override(winner.params), winner.miou)
 
 
 def _run_parts(
@@ -204,8 +208,7 @@ def run_training(
                 log.info("%s", epoch_line(record, config.schedule.epochs))
     except KeyboardInterrupt:
         if ranks.is_first:
-            command = ["segtune", "train", "--config", str(trial.config), "--out", str(out)]
-            log.warning("interrupted; continue with: %s", shlex.join([*command, "--resume"]))
+            log.warning("interrupted; continue with: %s", _resume_command(trial))
         raise
     finally:
         ranks.close()
@@ -240,6 +243,11 @@ def run_training_on_workers(
         init_from=str(init_from) if init_from else None,
     )
     return _train_result(trial)
+
+
+def _resume_command(trial: TrialDir) -> str:
+    command = ["segtune", "train", "--config", str(trial.config), "--out", str(trial.path)]
+    return shlex.join([*command, "--resume"])
 
 
 def _check_start(resume: bool, overwrite: bool, init_from: str | Path | None) -> None:

@@ -43,7 +43,7 @@ def test_user_program_is_checked_by_pyright(tmp_path: Path) -> None:
     program.write_text(USER_PROGRAM)
     command = [sys.executable, "-m", "pyright", "--pythonpath", sys.executable, "--outputjson"]
     checked = subprocess.run([*command, str(program)], capture_output=True, text=True, cwd=ROOT)
-    problems = [found["message"] for found in json.loads(checked.stdout)["generalDiagnostics"]]
+    problems = [problem["message"] for problem in json.loads(checked.stdout)["generalDiagnostics"]]
     assert problems == ['No parameter named "colour"']
 
 

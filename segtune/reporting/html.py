@@ -160,19 +160,8 @@ def _charts(
         )
         figure = charts.miou_by_setting(trials, study.space.dimensions)
         yield _chart("Settings", caption, figure)
-    of_config, of_best = (_class_iou(epochs, trial) for trial in (baseline, best))
-    if of_config and of_best and baseline is not best:
-        caption = (
-            "IoU of each class in the best epoch, for the config itself and for the best trial. "
-            "The class with the largest gain is at the top. Classes that are neither labelled nor "
-            "predicted are left out."
-        )
-        if len(of_best) > charts.MAX_CLASSES:
-            caption += (
-                f" Of {len(of_best)} classes, the {charts.MAX_CLASSES} that differ most are shown."
-            )
-        names = _class_names(study, len(of_best))
-        yield _chart("Classes", caption, charts.class_ious(names, of_config, of_best))
+    if baseline is not best:
+        yield from _class_chart(study, epochs, baseline, best)
     if spent := timeline(run):
         caption = (
             "Timeline of the trial slots. Colour: training or validating. Grey: starting, saving, "
@@ -180,6 +169,31 @@ def _charts(
         )
         states = {trial.id: trial.state for trial in trials}
         yield _chart("Workers' time", caption, charts.slot_timeline(spent, states))
+
+
+def _class_chart(
+    study: Study,
+    epochs: Mapping[str, Sequence[EpochRecord]],
+    baseline: TrialResult | None,
+    best: TrialResult | None,
+) -> Iterator[Chart]:
+    """Yield the chart that compares the classes of two trials, if both have an IoU per class."""
+    from segtune.reporting import charts
+
+    of_config, of_best = _class_iou(epochs, baseline), _class_iou(epochs, best)
+    if not (of_config and of_best):
+        return
+    caption = (
+        "IoU of each class in the best epoch, for the config itself and for the best trial. "
+        "The class with the largest gain is at the top. Classes that are neither labelled nor "
+        "predicted are left out."
+    )
+    if len(of_best) > charts.MAX_CLASSES:
+        caption += (
+            f" Of {len(of_best)} classes, the {charts.MAX_CLASSES} that differ most are shown."
+        )
+    names = _class_names(study, len(of_best))
+    yield _chart("Classes", caption, charts.class_ious(names, of_config, of_best))
 
 
 def _class_iou(

@@ -179,11 +179,11 @@ def test_chart_of_the_settings_shows_fixed_settings_and_a_trial_0_outside_the_sp
         Dimension("optim.lr", "loguniform", (1e-3, 1e-1)),
         Dimension("optim.weight_decay", "loguniform", (1e-4, 1e-1)),
     ]
-    own = {"loss.focal.form": "sigmoid", "optim.lr": 1e-5, "optim.weight_decay": 0.0}
+    config_itself = {"loss.focal.form": "sigmoid", "optim.lr": 1e-5, "optim.weight_decay": 0.0}
     drawn = {"loss.focal.form": "softmax", "optim.lr": 1e-2, "optim.weight_decay": 1e-3}
     trials = [
         TrialResult(number=number, state="completed", miou=0.5, params=params)
-        for number, params in enumerate((own, drawn))
+        for number, params in enumerate((config_itself, drawn))
     ]
     figure = charts.settings(trials, dimensions).to_plotly_json()
     layout = figure["layout"]
