@@ -119,7 +119,9 @@ class StudySearcher(Searcher):
         verdict = trial.read_verdict()
         if verdict is None:
             verdict = self._verdict(trial, result, error)
-            trial.write_verdict(verdict)
+            if not trial.write_verdict(verdict):
+                # The trial's own process was faster, and its verdict stands.
+                verdict = trial.read_verdict() or verdict
         may_restart = self.num_faults[number] < self.study.search.retries and not self.stopping
         if verdict.is_machine_fault and may_restart:
             self.num_faults[number] += 1

@@ -21,7 +21,7 @@ from segtune.cluster.tune_searcher import StudySearcher
 from segtune.config.schema import ExperimentConfig
 from segtune.config.yaml_io import write_yaml
 from segtune.runs.records import EpochRecord, ValidationScores
-from segtune.runs.rundir import SearchDir
+from segtune.runs.rundir import SearchDir, TrialDir
 from segtune.runs.verdict import Verdict
 from segtune.tuning.search_config import SearchConfig
 from segtune.tuning.stopping import HyperbandBrackets, stopping_rule
@@ -267,6 +267,33 @@ def test_trial_is_stopped_at_a_resume_if_the_crash_came_before_its_stop(
         # The order in which several running trials reached the rung is not known: they continue.
         assert run.trial(1).read_verdict() is None
         assert StudySearcher.from_run(halving, run).unfinished == [1, 2]
+
+
+class TrialThatEndsLate(TrialDir):
+    """A trial whose process writes its verdict right after the driver has found none."""
+
+    def read_verdict(self) -> Verdict | None:
+        verdict = super().read_verdict()
+        if verdict is None:
+            own = Verdict(state="unhealthy", kind="non-finite", evidence="the loss is nan")
+            TrialDir(self.path).write_verdict(own)
+        return verdict
+
+
+class RunOfLateTrials(SearchDir):
+    def trial(self, number: int, attempt: int | None = None) -> TrialDir:
+        return TrialThatEndsLate(super().trial(number).path, attempt)
+
+
+def test_verdict_that_the_trial_wrote_first_is_what_optuna_is_told(
+    study: Study, tmp_path: Path
+) -> None:
+    searcher = StudySearcher.from_run(study, RunOfLateTrials(tmp_path / "r"))
+    searcher.suggest("a")
+    searcher.on_trial_complete("a", {"epoch": 1, "miou": 0.5})
+    assert end_of(SearchDir(tmp_path / "r"), 0)[:2] == ("unhealthy", "non-finite")
+    (trial,) = optuna_trials(searcher)
+    assert trial.constraints["unhealthy"] > 0
 
 
 # The tiny config has lr 1e-3 and mix.kind none, which these spaces do not contain.
