@@ -104,10 +104,9 @@ def run_study(
     by default, a local Ray is started.
 
     Ctrl-C, SIGTERM and `segtune stop` end the search: the result is then `interrupted`. A second
-    Ctrl-C ends it at once. Neither raises KeyboardInterrupt here.
-
-    Raise RunError if the folder is in use or holds another search run, or if there is none to
-    resume, and ClusterError if Ray does not answer or a trial does not fit.
+    Ctrl-C ends it at once. Neither raises KeyboardInterrupt. Raise RunError if the folder is in use
+    or holds another search run, or if there is none to resume, and ClusterError if Ray does not
+    answer or a trial does not fit.
     """
     folder = Path(out) / check_name(name)
     resume = resume or extend
@@ -123,8 +122,8 @@ def run_study(
         last, interrupted = _run_parts(study, run, address, events)
         if last is not run and last.best.exists():
             write_atomic(run.best, last.best.read_bytes())
-    best = _best(study, last)
-    return StudyResult(best, to_frame(read_trials(run)), run.path, interrupted)
+    trials = to_frame(read_trials(run))
+    return StudyResult(_best(study, last), trials, run.path, interrupted)
 
 
 def _best(study: Study, run: SearchDir) -> BestTrial | None:
@@ -185,10 +184,9 @@ def run_training(
     `resume` continues the training run in `out`, and `overwrite` replaces it. `init_from` is a
     checkpoint whose weights a new training run starts from.
 
-    A training run that ends unhealthy is a result, not an error: see `verdict`. A process group
-    that the caller has opened stays open. Raise RunError if `out` holds a training run and neither
-    `resume` nor `overwrite` is set, and SegtuneError for data, weights and checkpoints that do not
-    fit the config.
+    A training run that ends unhealthy is a result: see `verdict`. A process group that the caller
+    has opened stays open. Raise RunError if `out` holds a training run and neither `resume` nor
+    `overwrite` is set, and SegtuneError if data, weights or checkpoint do not fit the config.
     """
     from segtune.training.distributed import Ranks
     from segtune.training.trainer import Trainer

@@ -185,7 +185,7 @@ def test_chart_of_the_settings_shows_fixed_settings_and_a_trial_0_outside_the_sp
         TrialResult(number=number, state="completed", miou=0.5, params=params)
         for number, params in enumerate((config_itself, drawn))
     ]
-    figure = charts.settings(trials, dimensions).to_plotly_json()
+    figure = charts.miou_by_setting(trials, dimensions).to_plotly_json()
     layout = figure["layout"]
     assert list(layout["xaxis"]["categoryarray"]) == ["softmax"]
     assert list(figure["data"][0]["x"]) == ["sigmoid", "softmax"]
