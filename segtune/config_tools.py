@@ -49,14 +49,15 @@ def _config(arguments: argparse.Namespace) -> int:
 
 
 def _print_tables() -> None:
-    from rich.console import Console
     from rich.table import Table
+
+    from segtune.reporting.terminal import wide_console
 
     for title, settings in BLOCKS.items():
         table = Table("name", "takes", "default", "meaning", title=title, title_justify="left")
         for row in describe(settings):
             table.add_row(*row)
-        Console().print(table, markup=False)
+        wide_console().print(table, markup=False)
 
 
 if __name__ == "__main__":

@@ -54,13 +54,12 @@ def _shapes(arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    from rich.console import Console
-
     from segtune.data.statistics import check_data_set
+    from segtune.reporting.terminal import wide_console
 
     config = load_config(arguments.config, arguments.set).data
     content = check_data_set(config)
-    Console().print(_table(content, config.root, config.ignore_index), markup=False)
+    wide_console().print(_table(content, config.root, config.ignore_index), markup=False)
     print(
         f"{content.train.num_images} training and {content.val.num_images} validation images, "
         f"{len(content.classes)} classes"
