@@ -12,11 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from segtune.config.schema import IGNORE_INDEX
+
 
 class ConfusionMatrix:
     """Counts of (label, prediction) pairs: rows are labels, columns are predictions."""
 
-    def __init__(self, num_classes: int, ignore_index: int = 255) -> None:
+    def __init__(self, num_classes: int, ignore_index: int = IGNORE_INDEX) -> None:
         self.num_classes = num_classes
         self.ignore_index = ignore_index
         self.matrix = torch.zeros(num_classes, num_classes, dtype=torch.int64)

@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from segtune.config.schema import LossConfig
+from segtune.config.schema import IGNORE_INDEX, LossConfig
 from segtune.errors import ConfigError
 from segtune.losses.banded import BandedLoss, LossSpec, SoftmaxBand
 from segtune.losses.row_bands import RowUpsampler, split_into_bands
@@ -25,7 +25,9 @@ class SegmentationLoss(nn.Module):
 
     class_weights: Tensor
 
-    def __init__(self, config: LossConfig, num_classes: int, ignore_index: int = 255) -> None:
+    def __init__(
+        self, config: LossConfig, num_classes: int, ignore_index: int = IGNORE_INDEX
+    ) -> None:
         """Raise ConfigError if `loss.class_weights` does not have one weight per class."""
         super().__init__()
         self.config = config
@@ -83,7 +85,9 @@ class SegmentationLoss(nn.Module):
             )
 
 
-def hardest_pixels(logits: Tensor, target: Tensor, keep: float, ignore_index: int = 255) -> Tensor:
+def hardest_pixels(
+    logits: Tensor, target: Tensor, keep: float, ignore_index: int = IGNORE_INDEX
+) -> Tensor:
     """Return which pixels online hard example mining keeps, bool [N, H, W].
 
     Same result as `formulas.hardest_pixels`. Shapes as in `SegmentationLoss`.
@@ -102,6 +106,8 @@ def hardest_pixels(logits: Tensor, target: Tensor, keep: float, ignore_index: in
     return valid & (nll >= threshold)
 
 
-def build_loss(config: LossConfig, num_classes: int, ignore_index: int = 255) -> SegmentationLoss:
+def build_loss(
+    config: LossConfig, num_classes: int, ignore_index: int = IGNORE_INDEX
+) -> SegmentationLoss:
     """Return the loss of a config for `num_classes` classes."""
     return SegmentationLoss(config, num_classes, ignore_index)

@@ -89,15 +89,19 @@ class TrialReader:
 
     def __init__(self, run: SearchDir) -> None:
         self.run = run
-        self._ended: dict[str, tuple[Verdict, TrialResult]] = {}
+        self._ended: dict[str, tuple[bytes, TrialResult]] = {}  # verdict file and result, by id
 
     def read(self) -> list[TrialResult]:
         """Return the trials that have been started, by number."""
         return [self._read(trial) for trial in self.run.trial_dirs()]
 
     def _read(self, trial: TrialDir) -> TrialResult:
-        verdict = trial.read_verdict()
-        if verdict is None:
+        # Not parsed: a live table reads the verdicts of all trials again at every refresh.
+        try:
+            verdict = trial.verdict.read_bytes()
+        except FileNotFoundError:
+            verdict = b""
+        if not verdict:
             return read_trial(trial)
         # A trial that was started again and has ended again has another verdict.
         if trial.id not in self._ended or self._ended[trial.id][0] != verdict:

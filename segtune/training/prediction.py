@@ -13,8 +13,6 @@ from segtune.errors import DataError
 if TYPE_CHECKING:
     import torch
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
-
 
 def load_model(
     path: str | Path,
@@ -49,13 +47,15 @@ def images_in(paths: Iterable[str | Path]) -> list[Path]:
 
     Raise DataError for a path that does not exist and for a folder without images.
     """
+    from segtune.data.layouts import IMAGE_SUFFIXES
+
     images: list[Path] = []
     for path in map(Path, paths):
         files = [path]
         if path.is_dir():
-            files = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
+            files = sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
         if not files or not files[0].is_file():
-            suffixes = ", ".join(SUFFIXES)
+            suffixes = ", ".join(IMAGE_SUFFIXES)
             raise DataError(f"{path}: no such image, or a folder without images ({suffixes})")
         images += files
     return images
