@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from segtune.config.schema import IGNORE_INDEX
+from segtune.config.data_config import IGNORE_INDEX
 
 
 class ConfusionMatrix:

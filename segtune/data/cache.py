@@ -25,7 +25,7 @@ from typing import TextIO
 import numpy as np
 from PIL import Image
 
-from segtune.config.schema import DataConfig
+from segtune.config.data_config import DataConfig
 from segtune.data.decode import load_pair
 from segtune.data.layouts import Pair
 

@@ -10,8 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from segtune.config.schema import DataConfig
+from segtune.config.data_config import DataConfig
 from segtune.data import shapes
+from segtune.data.file_names import IMAGE_SUFFIXES, MASK_SUFFIXES
 from segtune.errors import DataError, nearest
 
 VOC_CLASSES = (
@@ -43,8 +44,6 @@ NAMED_CLASSES = {"voc": VOC_CLASSES, "ade20k": ADE20K_CLASSES, "shapes": shapes.
 ADE20K_FOLDERS = {"train": "training", "val": "validation"}
 # Usual names of the training list of VOC plus SBD, 10,582 images.
 AUG_LISTS = ("aug", "trainaug", "train_aug")
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
-MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")
 # At most this many names are searched for one that is similar to a missing name.
 MAX_COMPARED_NAMES = 5000
 # What `data.root` has to contain, by layout.

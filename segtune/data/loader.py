@@ -22,7 +22,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from segtune.config.schema import DataConfig, ExperimentConfig, ScheduleConfig
+from segtune.config.data_config import DataConfig
+from segtune.config.schema import ExperimentConfig, ScheduleConfig
 from segtune.data.augment import Augmentation, cutmix, fit_scale, resize_to_fit
 from segtune.data.cache import DecodedPairs
 from segtune.data.layouts import class_names, open_split

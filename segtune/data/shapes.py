@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from segtune.config.schema import IGNORE_INDEX
+from segtune.config.data_config import IGNORE_INDEX
 
 CLASSES = ("background", "disc", "box", "triangle", "line", "dot", "ring")
 # A scene gets up to MAX_OBJECTS objects of a class, each with probability FREQUENCY / 1.5. Dots and

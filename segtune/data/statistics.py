@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from segtune.config.schema import DataConfig
+from segtune.config.data_config import DataConfig
 from segtune.data.decode import load_pair
 from segtune.data.layouts import class_names, open_split
 from segtune.errors import DataError

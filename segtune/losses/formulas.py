@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segtune.config.schema import IGNORE_INDEX
+from segtune.config.data_config import IGNORE_INDEX
 
 # V-Net's smoothing term. mmsegmentation adds it to each of the two sums of squares.
 DICE_EPS = 1e-3

@@ -47,7 +47,7 @@ def images_in(paths: Iterable[str | Path]) -> list[Path]:
 
     Raise DataError for a path that does not exist and for a folder without images.
     """
-    from segtune.data.layouts import IMAGE_SUFFIXES
+    from segtune.data.file_names import IMAGE_SUFFIXES
 
     images: list[Path] = []
     for path in map(Path, paths):
@@ -79,9 +79,10 @@ def write_overlays(
     import torch
 
     from segtune.data.augment import resize_to_fit
-    from segtune.data.decode import palette, read_image
+    from segtune.data.images import read_image
     from segtune.data.layouts import class_names
     from segtune.data.loader import normalize
+    from segtune.data.masks import palette
     from segtune.training.evaluation import predict_labels
 
     out.mkdir(parents=True, exist_ok=True)

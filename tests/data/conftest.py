@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segtune.config.schema import DataConfig
-from segtune.data.decode import palette
+from segtune.config.data_config import DataConfig
+from segtune.data.masks import palette
 
 
 @pytest.fixture

@@ -14,10 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from segtune.config.schema import DataConfig, ExperimentConfig
+from segtune.config.data_config import DataConfig
+from segtune.config.schema import ExperimentConfig
 from segtune.data import cache
 from segtune.data.cache import DecodedPairs
-from segtune.data.decode import load_pair, read_image
+from segtune.data.decode import load_pair
+from segtune.data.images import read_image
 from segtune.data.layouts import Pair, open_split
 from segtune.data.shapes import CLASSES
 from segtune.errors import DataError

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segtune.config.schema import DataConfig
-from segtune.data.decode import load_pair, palette, read_image, read_mask
+from segtune.config.data_config import DataConfig
+from segtune.data.decode import load_pair
+from segtune.data.images import read_image
 from segtune.data.layouts import open_split
+from segtune.data.masks import palette, read_mask
 from segtune.errors import DataError
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from segtune.config.schema import DataConfig
+from segtune.config.data_config import DataConfig
 from segtune.data.layouts import Pair, class_names, open_split
 from segtune.errors import DataError
 

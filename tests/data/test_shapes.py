@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from segtune.config.schema import IGNORE_INDEX
+from segtune.config.data_config import IGNORE_INDEX
 from segtune.data.shapes import CLASSES, ShapesSpec, draw_scene, generate_if_needed
 
 

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from segtune.config.schema import DataConfig
+from segtune.config.data_config import DataConfig
 from segtune.data.statistics import check_data_set
 
 
