@@ -33,11 +33,33 @@ class DataConfig(Settings):
         description="Splits to train on. Several are joined; ade20k uses only the first.",
     )
     val: str = Field(default="val", description="Split to validate on.")
+    images: str | None = Field(
+        default=None,
+        description="Folder of the images under root. null: JPEGImages for the layouts voc and "
+        "shapes, otherwise images.",
+    )
     masks: str | None = Field(
         default=None,
-        description="Folder of the masks under root, for the layouts voc and shapes. null: "
-        "SegmentationClassAug if data.train contains aug, trainaug or train_aug, otherwise "
-        "SegmentationClass.",
+        description="Folder of the masks under root. null: annotations for the layout ade20k, "
+        "masks for the layout folder. For the layouts voc and shapes, null is SegmentationClassAug "
+        "if data.train contains aug, trainaug or train_aug, otherwise SegmentationClass.",
+    )
+    allow_lossy_masks: bool = Field(
+        default=False,
+        description="Read masks that are stored as JPEG or lossy WebP. Their values are snapped to "
+        "the nearest known label.",
+    )
+    image_suffix: str = Field(
+        default="",
+        description="Text at the end of every image name that is not in the name of its mask, for "
+        "example _leftImg8bit. Other files in the folder are no images. It may end with the "
+        "extension: _sat.jpg, or .jpg alone.",
+    )
+    mask_suffix: str = Field(
+        default="",
+        description="Text at the end of every mask name that is not in the name of its image, for "
+        "example _gtFine_labelTrainIds. Other files in the folder are no masks. It may end with "
+        "the extension: _mask.png, or .png alone.",
     )
     classes: str | tuple[str, ...] = Field(
         default="voc",

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 # Pillow decodes all of these.
 IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif"),
@@ -32,3 +36,39 @@ def is_stray(name: str) -> bool:
         or (name.startswith("#") and name.endswith("#"))
         or name.lower() in STRAY_NAMES
     )
+
+
+@dataclass(frozen=True)
+class Suffix:
+    """The end of all file names of one kind: a text, then one of some extensions."""
+
+    text: str  # for example `_mask`; may be empty
+    extensions: frozenset[str]  # lower case, with the dot
+
+    @classmethod
+    def parse(cls, setting: str, extensions: Sequence[str]) -> Suffix:
+        """Read a setting such as `_mask`, `_mask.png` or `.png`.
+
+        A known extension at its end is the only one that is accepted. Without it, all of
+        `extensions` are.
+        """
+        text, dot, last = setting.rpartition(".")
+        extension = f"{dot}{last}".lower()
+        if extension in (*IMAGE_SUFFIXES, *MASK_SUFFIXES):
+            return cls(normal(text), frozenset({extension}))
+        return cls(normal(setting), frozenset(extensions))
+
+    def name_of(self, file: str) -> str | None:
+        """Return what a file name has before the suffix; None if it does not end in it."""
+        stem, dot, last = file.rpartition(".")
+        if not dot or f".{last}".lower() not in self.extensions:
+            return None
+        stem = normal(stem)
+        if not stem.endswith(self.text) or len(stem) == len(self.text):
+            return None
+        return stem[: len(stem) - len(self.text)]
+
+
+def normal(name: str) -> str:
+    """Return a name in Unicode's form NFC. macOS writes names in NFD, most other tools in NFC."""
+    return name if name.isascii() else unicodedata.normalize("NFC", name)

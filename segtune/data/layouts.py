@@ -5,15 +5,20 @@ Reads folder listings and text files only, never an image.
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 from segtune.config.data_config import DataConfig
-from segtune.data import shapes
-from segtune.data.file_names import IMAGE_SUFFIXES, MASK_SUFFIXES
+from segtune.data import layout_hints, shapes
+from segtune.data.class_lists import check_class_names, read_class_list
+from segtune.data.file_names import IMAGE_SUFFIXES, LOSSY_MASK_SUFFIXES, MASK_SUFFIXES, Suffix
+from segtune.data.listing import FileTree
+from segtune.data.pairs import Pair, folder_pairs, list_pairs
 from segtune.errors import DataError, nearest
+
+log = logging.getLogger(__name__)
 
 VOC_CLASSES = (
     "background",
@@ -44,27 +49,19 @@ NAMED_CLASSES = {"voc": VOC_CLASSES, "ade20k": ADE20K_CLASSES, "shapes": shapes.
 ADE20K_FOLDERS = {"train": "training", "val": "validation"}
 # Usual names of the training list of VOC plus SBD, 10,582 images.
 AUG_LISTS = ("aug", "trainaug", "train_aug")
-# At most this many names are searched for one that is similar to a missing name.
-MAX_COMPARED_NAMES = 5000
+# The folders of images and masks under the root, by layout.
+FOLDERS = {
+    "voc": ("JPEGImages", "SegmentationClass"),
+    "shapes": ("JPEGImages", "SegmentationClass"),
+    "ade20k": ("images", "annotations"),
+    "folder": ("images", "masks"),
+}
 # What `data.root` has to contain, by layout.
 EXPECTED_CONTENT = {
     "voc": "JPEGImages/, SegmentationClass/, ImageSets/Segmentation/train.txt",
     "ade20k": "images/training/, annotations/training/",
     "folder": "images/, masks/, labels.txt",
 }
-
-
-@dataclass(frozen=True)
-class Pair:
-    """One image file and its mask file."""
-
-    image: str
-    mask: str
-
-    @property
-    def name(self) -> str:
-        """The name of the image file without folder and suffix."""
-        return Path(self.image).stem
 
 
 def root_folder(config: DataConfig) -> Path:
@@ -81,7 +78,7 @@ def root_folder(config: DataConfig) -> Path:
         raise DataError(
             f"data.root: no folder {config.root!r}; expected the data set, for layout "
             f"{config.layout} with {EXPECTED_CONTENT[config.layout]}"
-            f"{_nearest_sibling(root, '*/')}"
+            f"{layout_hints.nearest_sibling(root, '*/')}"
         )
     return root
 
@@ -89,126 +86,191 @@ def root_folder(config: DataConfig) -> Path:
 def open_split(config: DataConfig, split: str) -> list[Pair]:
     """Return the pairs of split `train` (all its lists joined) or `val`, in the order of the lists.
 
-    Raises DataError that names what is missing and what was expected.
+    A pair that is listed again is left out, with a warning. Raises DataError that names what is
+    missing and what was expected.
     """
-    root = root_folder(config)
-    lists = config.train if split == "train" else (config.val,)
-    match config.layout:
-        case "voc" | "shapes":
-            pairs = _voc(root, config, lists)
-        case "ade20k":
-            part = ADE20K_FOLDERS.get(lists[0], lists[0])
-            pairs = _match_folders(root / "images" / part, root / "annotations" / part)
-        case "folder":
-            pairs = _folder(root, lists)
-    if not pairs:
-        raise DataError(f"data.{split}: the split {', '.join(lists)} of {config.root} is empty")
+    listed = listed_pairs(config, split)
+    pairs = listed
+    if len({pair.image for pair in listed}) < len(listed):
+        pairs = list({(pair.image, pair.mask): pair for pair in listed}.values())
+        _check_one_mask_each(pairs)
+    if len(pairs) < len(listed):
+        log.warning(
+            "data.%s: %d of %d images are listed before; each is used once",
+            *(split, len(listed) - len(pairs), len(listed)),
+        )
     return pairs[: config.num_images] if split == "train" else pairs
 
 
-def _voc(root: Path, config: DataConfig, lists: Sequence[str]) -> list[Pair]:
-    # SegmentationClassAug holds the masks of VOC and of SBD. So validation uses this folder, too,
-    # if the training uses it.
-    uses_aug = any(name in AUG_LISTS for name in config.train)
-    mask_folder = config.masks or ("SegmentationClassAug" if uses_aug else "SegmentationClass")
-    images, masks = _listings(root / "JPEGImages", root / mask_folder)
-    names: list[str] = []
-    for list_name in lists:
-        names += read_list(root / "ImageSets" / "Segmentation" / f"{list_name}.txt")
-    return _pair_up(dict.fromkeys(names), images, masks)  # without duplicates, in order
-
-
-def _folder(root: Path, lists: Sequence[str]) -> list[Pair]:
-    pairs: list[Pair] = []
-    listings: tuple[_Listing, _Listing] | None = None
-    for name in lists:
-        if (root / f"{name}.txt").is_file():
-            listings = listings or _listings(root / "images", root / "masks")
-            pairs += _pair_up(read_list(root / f"{name}.txt"), *listings)
-        elif (root / "images" / name).is_dir():
-            pairs += _match_folders(root / "images" / name, root / "masks" / name)
-        else:
+def _check_one_mask_each(pairs: Sequence[Pair]) -> None:
+    masks: dict[str, str] = {}
+    for pair in pairs:
+        if masks.setdefault(pair.image, pair.mask) != pair.mask:
             raise DataError(
-                f"data: no split {name!r} in {root}; expected {name}.txt with one image per line, "
-                f"or images/{name}/ and masks/{name}/"
+                f"{pair.image}: is listed with two masks, {masks[pair.image]} and {pair.mask}"
             )
+
+
+def listed_pairs(config: DataConfig, split: str) -> list[Pair]:
+    """Return the pairs of `train` or `val` as the lists have them: one twice if it is listed twice.
+
+    Raises DataError as `open_split` does.
+    """
+    root = root_folder(config)
+    names = config.train if split == "train" else (config.val,)
+    if config.layout == "ade20k":
+        names = names[:1]
+    splits = _Splits(root, config, split)
+    pairs = [pair for name in names for pair in splits.pairs(name)]
+    if not pairs:
+        raise DataError(f"data.{split}: the split {', '.join(names)} of {config.root} is empty")
+    for pair in pairs:
+        if pair.image == pair.mask:
+            raise DataError(
+                f"{pair.image}: is an image and its own mask; set data.masks to the folder of the "
+                "masks, or data.mask_suffix to the text behind their names"
+            )
+    splits.say_what_was_ignored()
     return pairs
 
 
-def _match_folders(image_folder: Path, mask_folder: Path) -> list[Pair]:
-    """Pair every image of a folder with the mask of the same name in another folder."""
-    images, masks = _listings(image_folder, mask_folder)
-    return _pair_up(sorted(images.paths), images, masks)
+class _Splits:
+    """The named parts of `train` or `val` in a data set, and the folders that were listed."""
 
+    def __init__(self, root: Path, config: DataConfig, split: str) -> None:
+        # Absolute, so that paths in lists can be compared with it.
+        self.root = os.path.abspath(root)
+        self.config = config
+        self.split = split
+        images, masks = FOLDERS[config.layout]
+        # SegmentationClassAug holds the masks of VOC and of SBD. So validation uses this folder,
+        # too, if the training uses it.
+        if masks == "SegmentationClass" and any(name in AUG_LISTS for name in config.train):
+            masks = "SegmentationClassAug"
+        self.images = config.images or images
+        self.masks = config.masks or masks
+        lossy = LOSSY_MASK_SUFFIXES if config.allow_lossy_masks else ()
+        self._image_suffix = Suffix.parse(config.image_suffix, IMAGE_SUFFIXES)
+        self._mask_suffix = Suffix.parse(config.mask_suffix, (*MASK_SUFFIXES, *lossy))
+        self._trees: dict[tuple[str, str], tuple[FileTree, FileTree]] = {}
 
-@dataclass(frozen=True)
-class _Listing:
-    """The files of a folder: {name without suffix: path}."""
+    def pairs(self, name: str) -> list[Pair]:
+        """Return the pairs of one split of the lists or folders."""
+        match self.config.layout:
+            case "voc" | "shapes":
+                lists = os.path.join(self.root, "ImageSets", "Segmentation")
+                return self._of_list(Path(lists, f"{name.removesuffix('.txt')}.txt"))
+            case "ade20k":
+                return folder_pairs(*self._open(*self._ade20k_folders(name)))
+            case "folder":
+                return self._of_folder_layout(name)
 
-    folder: Path
-    paths: Mapping[str, str]
-
-    @classmethod
-    def read(cls, folder: Path, suffixes: Sequence[str]) -> _Listing:
-        """List the files with these suffixes, in one pass and without one `stat` per file."""
-        try:
-            entries = list(os.scandir(folder))
-        except OSError as error:
-            raise DataError(
-                f"{folder}: {error.strerror or 'not readable'}{_nearest_sibling(folder)}"
-            ) from None
-        paths = {}
-        for entry in entries:
-            stem, suffix = os.path.splitext(entry.name)
-            if suffix.lower() in suffixes:
-                paths[stem] = entry.path
-        return cls(folder, paths)
-
-
-def _listings(image_folder: Path, mask_folder: Path) -> tuple[_Listing, _Listing]:
-    images = _Listing.read(image_folder, IMAGE_SUFFIXES)
-    return images, _Listing.read(mask_folder, MASK_SUFFIXES)
-
-
-def _pair_up(names: Iterable[str], images: _Listing, masks: _Listing) -> list[Pair]:
-    names = list(names)
-    for kind, listing in (("image", images), ("mask", masks)):
-        missing = [name for name in names if name not in listing.paths]
-        if missing:
-            more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
-            similar = nearest(missing[0], list(listing.paths)[:MAX_COMPARED_NAMES])
-            raise DataError(f"{listing.folder}: no {kind} for {missing[0]!r}{more}{similar}")
-    return [Pair(images.paths[name], masks.paths[name]) for name in names]
-
-
-def read_list(path: Path) -> list[str]:
-    """Return the image names in a split list, without suffixes.
-
-    The list has one name per line. A byte order mark, CRLF line ends and blank lines are accepted.
-    Raises DataError if there is no such file, or if a line is a path.
-    """
-    if not path.is_file():
-        raise DataError(f"{path}: no such split list{_nearest_sibling(path, '*.txt')}")
-    return [_image_name(line.split()[0], path) for line in _lines(path)]
-
-
-def _image_name(word: str, path: Path) -> str:
-    if "/" in word or "\\" in word or word.startswith(".."):
+    def _of_folder_layout(self, name: str) -> list[Pair]:
+        split_list = Path(self.root, f"{name.removesuffix('.txt')}.txt")
+        if split_list.is_file():
+            return self._of_list(split_list)
+        for images, masks in (
+            (os.path.join(self.images, name), os.path.join(self.masks, name)),
+            (os.path.join(name, self.images), os.path.join(name, self.masks)),
+        ):
+            if os.path.isdir(os.path.join(self.root, images)):
+                return folder_pairs(*self._open(images, masks))
         raise DataError(
-            f"{path}: {word!r} is a path; expected a plain name, for example 2007_000032"
+            f"data.{self.split}: no split {name!r} in {self.root}; expected {name}.txt with one "
+            f"image per line, or {self.images}/{name}/ and {self.masks}/{name}/"
+            f"{self._split_hint(name)}"
         )
-    stem, suffix = os.path.splitext(word)
-    return stem if suffix.lower() in IMAGE_SUFFIXES else word
+
+    def _split_hint(self, name: str) -> str:
+        root, images = Path(self.root), Path(self.root, self.images)
+        if not images.is_dir():
+            wanted = (self.images, self.masks)
+            hint = layout_hints.other_root(root, wanted) or layout_hints.other_layout(
+                root, self.config.layout
+            )
+            hint = hint or layout_hints.other_folder(root, "image", self.images)
+            nested = layout_hints.split_folders(root)
+            return hint or (layout_hints.other_split(self.split, name, nested) if nested else "")
+        lists = sorted(path.stem for path in root.glob("*.txt") if path.name != "labels.txt")
+        lists = [name for name in lists if name != self.config.classes]
+        available = [*layout_hints.folder_names(images), *lists]
+        if not available:
+            return layout_hints.list_of_images(root, images)
+        return layout_hints.other_split(self.split, name, available)
+
+    def _ade20k_folders(self, name: str) -> tuple[str, str]:
+        part = ADE20K_FOLDERS.get(name, name)
+        folders = layout_hints.folder_names(Path(self.root, self.images))
+        part = name if part not in folders and name in folders else part
+        return os.path.join(self.images, part), os.path.join(self.masks, part)
+
+    def _of_list(self, path: Path) -> list[Pair]:
+        if not path.is_file():
+            raise DataError(f"{path}: no such split list{self._list_hint(path)}")
+        images, masks = self._open(self.images, self.masks)
+        return list_pairs(path, images, masks)
+
+    def _list_hint(self, path: Path) -> str:
+        root = Path(self.root)
+        if not path.parent.is_dir():
+            return layout_hints.other_root(root, (self.images, "ImageSets")) or (
+                layout_hints.other_layout(root, self.config.layout)
+                or layout_hints.nearest_sibling(path.parent)
+            )
+        near = layout_hints.nearest_sibling(path, "*.txt")
+        if near:
+            return near
+        available = sorted(other.stem for other in path.parent.glob("*.txt"))
+        return layout_hints.other_split(self.split, path.stem, available)
+
+    def _open(self, images: str, masks: str) -> tuple[FileTree, FileTree]:
+        """Return the files of two folders under the root. Raises DataError if one is absent."""
+        if (images, masks) not in self._trees:
+            image_folder = os.path.normpath(os.path.join(self.root, images))
+            mask_folder = os.path.normpath(os.path.join(self.root, masks))
+            # In one folder, a file that ends like a mask is no image.
+            excluded = self._mask_suffix if self.config.mask_suffix else None
+            shared = excluded if image_folder == mask_folder else None
+            trees = (
+                FileTree("image", image_folder, self.root, self._image_suffix, shared),
+                FileTree("mask", mask_folder, self.root, self._mask_suffix),
+            )
+            for tree in trees:
+                try:
+                    tree.listing(tree.folder)
+                except OSError as error:
+                    raise DataError(self._absent_folder(tree, error)) from None
+            self._trees[images, masks] = trees
+        return self._trees[images, masks]
+
+    def _absent_folder(self, tree: FileTree, error: OSError) -> str:
+        root, path = Path(self.root), Path(tree.folder)
+        name = self.images if tree.kind == "image" else self.masks
+        hint = layout_hints.other_root(root, (self.images, self.masks))
+        hint = hint or layout_hints.other_layout(root, self.config.layout)
+        if not Path(self.root, name).is_dir():
+            hint = hint or layout_hints.other_folder(root, tree.kind, name)
+        hint = hint or layout_hints.nearest_sibling(path)
+        return f"{path}: {error.strerror or 'not readable'}{hint}"
+
+    def say_what_was_ignored(self) -> None:
+        """Log the number of files that tools have left in the folders."""
+        count = sum(tree.num_stray for trees in self._trees.values() for tree in trees)
+        if count:
+            log.info(
+                "data.%s: ignored %d files of tools (hidden files, Thumbs.db and the like) in %s",
+                *(self.split, count, self.root),
+            )
 
 
 def class_names(config: DataConfig) -> tuple[str, ...]:
     """Return the names of the classes, in the order of their labels.
 
     Reads the data set only if `data.classes` is a file in it. Raises DataError if `data.root` or
-    the file is absent, or if the file has fewer than two names.
+    the file is absent, if the file has fewer than two names, or if a name occurs twice.
     """
     if not isinstance(config.classes, str):
-        return config.classes
+        return check_class_names(config.classes)
     if config.classes in NAMED_CLASSES:
         return NAMED_CLASSES[config.classes]
     path = root_folder(config) / config.classes
@@ -217,23 +279,7 @@ def class_names(config: DataConfig) -> tuple[str, ...]:
             f"data.classes: no file {path}{nearest(config.classes, NAMED_CLASSES)}; allowed are "
             f"{', '.join(NAMED_CLASSES)}, a text file in data.root, or a list of names"
         )
-    names = tuple(line.strip() for line in _lines(path))
-    if len(names) < 2:
-        raise DataError(
-            f"{path}: expected two or more class names, one per line, found {len(names)}"
-        )
-    return names
-
-
-def _lines(path: Path) -> list[str]:
-    """Return the lines of a text file that are not blank."""
-    lines = path.read_text(encoding="utf-8-sig").splitlines()
-    return [line for line in lines if line.strip()]
-
-
-def _nearest_sibling(path: Path, pattern: str = "*") -> str:
-    """Return `; did you mean 'x'?` for the entry beside an absent `path` with the closest name.
-
-    Returns an empty string if no entry has a similar name.
-    """
-    return nearest(path.name, [sibling.name for sibling in path.parent.glob(pattern)])
+    reduce_zero = config.reduce_zero_label
+    if reduce_zero is None:
+        reduce_zero = config.layout == "ade20k"
+    return read_class_list(path, config.ignore_index, first_label=int(reduce_zero))

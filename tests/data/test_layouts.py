@@ -90,7 +90,7 @@ def test_unusable_lists_are_named(voc_config: DataConfig, voc_root: Path) -> Non
     val_list.write_text("\n")
     assert "data.val: the split val of" in message_of(voc_config, "val")
     val_list.write_text("../../etc/passwd\n")
-    assert "val.txt: '../../etc/passwd' is a path" in message_of(voc_config, "val")
+    assert "val.txt:1: '../../etc/passwd' is outside" in message_of(voc_config, "val")
 
 
 @pytest.mark.parametrize("lookup", [class_names, partial(open_split, split="train")])
