@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from segtune.config.settings import Settings
 
@@ -109,3 +109,23 @@ class DataConfig(Settings):
         description="Data loading processes per worker. 0: the worker loads the data itself. "
         "auto: one less than the worker's CPUs, at most 4.",
     )
+
+    @field_validator("classes", mode="before")
+    @classmethod
+    def _check_names_are_text(cls, classes: Any) -> Any:
+        """Explain what YAML makes of a name without quotes: no is false, 7 is a number."""
+        if isinstance(classes, dict):
+            raise ValueError("expected a list of names in the order of their labels, not a mapping")
+        for label, name in enumerate(classes if isinstance(classes, list) else ()):
+            if isinstance(name, bool):
+                raise ValueError(
+                    f"the name of label {label} is the truth value {str(name).lower()}: YAML reads "
+                    "yes, no, on and off as truth values; write the name in quotes"
+                )
+            if isinstance(name, int | float | None):
+                value = "null" if name is None else f"the number {name}"
+                raise ValueError(
+                    f"the name of label {label} is {value}, not text; write the name in quotes"
+                )
+        # A tuple, because strict mode accepts a list only directly from JSON.
+        return tuple(classes) if isinstance(classes, list) else classes

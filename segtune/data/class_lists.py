@@ -146,7 +146,8 @@ def _gap(path: Path, expected: int, label: int, first_label: int) -> str:
     if (expected, label) == (0, 1):
         return (
             f"{path}: the labels begin with 1. If the masks have 0 for pixels of no class, set "
-            "data.reduce_zero_label=true; if 0 is a class, add it, for example `0 background`"
+            "data.reduce_zero_label=true; if 0 is a class, add it, for example `0 background`; if "
+            "the first name is that of label 0, remove the numbers"
         )
     if (expected, label) == (1, 0):
         return (
@@ -187,6 +188,8 @@ def check_class_names(names: Sequence[str]) -> tuple[str, ...]:
             LABELME_IGNORED,
         )
         names = names[1:]
+    if len(names) < 2:
+        raise DataError(f"data.classes: expected two or more class names, found {len(names)}")
     for label, name in enumerate(names):
         if not name.strip():
             raise DataError(f"data.classes: the name of label {label} is blank")

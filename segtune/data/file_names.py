@@ -52,6 +52,7 @@ class Suffix:
         A known extension at its end is the only one that is accepted. Without it, all of
         `extensions` are.
         """
+        setting = setting.lstrip("*")  # users write patterns, such as *_mask.png
         text, dot, last = setting.rpartition(".")
         extension = f"{dot}{last}".lower()
         if extension in (*IMAGE_SUFFIXES, *MASK_SUFFIXES):

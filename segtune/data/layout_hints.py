@@ -30,6 +30,8 @@ SPLIT_NAMES = {
     "train": ("train", "training", "Train", "trainval", "default"),
     "val": ("val", "valid", "validation", "Val", "test", "testing", "dev"),
 }
+# Usual ends of the names of masks that lie beside their images.
+MASK_ENDS = ("_mask", "_masks", "-mask", "_label", "_seg", "_segmentation", "_gt", "_L", "_anno")
 # At most this many folders below a root are looked at.
 MAX_FOLDERS = 200
 
@@ -68,16 +70,25 @@ def other_root(root: Path, wanted: tuple[str, str]) -> str:
 
 
 def other_folder(root: Path, kind: str, wanted: str) -> str:
-    """Return a hint that names folders under `root` which may hold the images or the masks."""
+    """Return a setting for a folder under `root` that may hold the images or masks, or "".
+
+    `kind`: image or mask. The folder `wanted` is absent.
+    """
     names = folder_names(root)
     same = [name for name in names if name.casefold() == wanted.casefold()]
     usual = IMAGE_FOLDERS if kind == "image" else MASK_FOLDERS
     candidates = same or [name for name in usual if name in names]
-    if not candidates:
-        return ""
-    setting = f"--set data.{kind}s={candidates[0]}"
-    others = f" (or {', '.join(candidates[1:3])})" if len(candidates) > 1 else ""
-    return f"; {root} has {candidates[0]}/{others}: {setting}"
+    return f"--set data.{kind}s={candidates[0]}" if candidates else ""
+
+
+def other_folders(root: Path, wanted: tuple[str, str]) -> str:
+    """Return a hint with the settings for the folders of images and masks that are absent."""
+    settings = [
+        other_folder(root, kind, name)
+        for kind, name in zip(("image", "mask"), wanted, strict=True)
+        if not (root / name).is_dir()
+    ]
+    return "; there are other folders: " + " ".join(settings) if all(settings) and settings else ""
 
 
 def other_layout(root: Path, layout: str) -> str:
@@ -104,29 +115,63 @@ def other_split(split: str, name: str, available: list[str]) -> str:
     return listed + nearest(name, available)
 
 
-def list_of_images(root: Path, images: Path) -> str:
-    """Return the command that makes train.txt and val.txt of a folder with images, or ""."""
-    try:
-        files = sum(
-            not is_stray(name) and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
-            for name in os.listdir(images)
-        )
-    except OSError:
+def list_of_images(root: Path, images: str, lists: str = "") -> str:
+    """Return the command that makes train.txt and val.txt of a folder with images, or "".
+
+    `images` and `lists` are folders under the root.
+    """
+    count = len(_image_files(root / images))
+    if count < 2:
         return ""
-    if files < 2:
-        return ""
-    num_val = max(1, files // 5)
+    num_val = max(1, count // 5)
+    prefix = f"{lists}/" if lists else ""
+    make = f"mkdir -p {lists} && " if lists else ""
     return (
-        f"; {images} has {files} images without a split. To draw a fifth of them for validation: "
-        f"cd '{root}' && ls {images.relative_to(root)} | sort -R > all.txt && "
-        f"head -n {num_val} all.txt > val.txt && tail -n +{num_val + 1} all.txt > train.txt"
+        f"; {root / images} has {count} images without a split. To draw a fifth of them for "
+        f"validation: cd '{root}' && {make}ls {images} | sort -R > all.tmp && "
+        f"head -n {num_val} all.tmp > {prefix}val.txt && "
+        f"tail -n +{num_val + 1} all.tmp > {prefix}train.txt"
     )
 
 
-def split_folders(root: Path) -> list[str]:
-    """Return the folders of a root that have folders of images, such as `train/images`."""
+def _image_files(folder: Path) -> list[str]:
+    try:
+        names = os.listdir(folder)
+    except OSError:
+        return []
     return [
         name
-        for name in folder_names(root)[:MAX_FOLDERS]
-        if set(folder_names(root / name)) & set(IMAGE_FOLDERS)
+        for name in names
+        if not is_stray(name) and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
     ]
+
+
+def split_first(root: Path, split: str, wanted: tuple[str, str]) -> str:
+    """Return a hint for a root with a folder per split, which holds the images and masks.
+
+    They lie in two folders (`train/img`, `train/gt`) or in one (`train/a.jpg`, `train/a_mask.png`).
+    """
+    names = folder_names(root)[:MAX_FOLDERS]
+    likely = [name for name in SPLIT_NAMES[split] if name in names]
+    for name in (*likely, *(name for name in names if name not in likely)):
+        folder = root / name
+        value = f"[{name}]" if split == "train" else name
+        images = (wanted[0] if (folder / wanted[0]).is_dir() else "") or next(
+            (other for other in IMAGE_FOLDERS if (folder / other).is_dir()), ""
+        )
+        masks = (wanted[1] if (folder / wanted[1]).is_dir() else "") or next(
+            (other for other in MASK_FOLDERS if (folder / other).is_dir()), ""
+        )
+        if images:
+            settings = [f"--set data.{split}={value}"]
+            settings += [f"--set data.images={images}"] if images != wanted[0] else []
+            settings += [f"--set data.masks={masks}"] if masks and masks != wanted[1] else []
+            return f"; {folder / images} is there: {' '.join(settings)}"
+        stems = {os.path.splitext(file)[0] for file in _image_files(folder)}
+        ends = [end for end in MASK_ENDS if any(f"{stem}{end}" in stems for stem in stems)]
+        if ends:
+            return (
+                f"; {folder} has images and masks together: --set data.{split}={value} "
+                f"--set data.images=. --set data.masks=. --set data.mask_suffix={ends[0]}"
+            )
+    return ""

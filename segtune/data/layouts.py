@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from segtune.config.data_config import DataConfig
-from segtune.data import layout_hints, shapes
+from segtune.data import layout_hints, near_misses, shapes
 from segtune.data.class_lists import check_class_names, read_class_list
 from segtune.data.file_names import IMAGE_SUFFIXES, LOSSY_MASK_SUFFIXES, MASK_SUFFIXES, Suffix
 from segtune.data.listing import FileTree
@@ -49,6 +49,8 @@ NAMED_CLASSES = {"voc": VOC_CLASSES, "ade20k": ADE20K_CLASSES, "shapes": shapes.
 ADE20K_FOLDERS = {"train": "training", "val": "validation"}
 # Usual names of the training list of VOC plus SBD, 10,582 images.
 AUG_LISTS = ("aug", "trainaug", "train_aug")
+# Text files beside the split lists that usually have the class names.
+CLASS_FILES = ("labels.txt", "classes.txt", "class_names.txt", "labelmap.txt", "readme.txt")
 # The folders of images and masks under the root, by layout.
 FOLDERS = {
     "voc": ("JPEGImages", "SegmentationClass"),
@@ -123,7 +125,10 @@ def listed_pairs(config: DataConfig, split: str) -> list[Pair]:
     splits = _Splits(root, config, split)
     pairs = [pair for name in names for pair in splits.pairs(name)]
     if not pairs:
-        raise DataError(f"data.{split}: the split {', '.join(names)} of {config.root} is empty")
+        raise DataError(
+            f"data.{split}: the split {', '.join(names)} of {config.root} is empty"
+            f"{splits.content_hint()}"
+        )
     for pair in pairs:
         if pair.image == pair.mask:
             raise DataError(
@@ -149,6 +154,14 @@ class _Splits:
             masks = "SegmentationClassAug"
         self.images = config.images or images
         self.masks = config.masks or masks
+        if (
+            config.mask_suffix.lower().endswith(LOSSY_MASK_SUFFIXES)
+            and not config.allow_lossy_masks
+        ):
+            raise DataError(
+                f"data.mask_suffix: {config.mask_suffix!r} are JPEG files, which change the labels "
+                "along every edge; save the masks as PNG, or --set data.allow_lossy_masks=true"
+            )
         lossy = LOSSY_MASK_SUFFIXES if config.allow_lossy_masks else ()
         self._image_suffix = Suffix.parse(config.image_suffix, IMAGE_SUFFIXES)
         self._mask_suffix = Suffix.parse(config.mask_suffix, (*MASK_SUFFIXES, *lossy))
@@ -174,7 +187,10 @@ class _Splits:
             (os.path.join(name, self.images), os.path.join(name, self.masks)),
         ):
             if os.path.isdir(os.path.join(self.root, images)):
-                return folder_pairs(*self._open(images, masks))
+                pairs = folder_pairs(*self._open(images, masks))
+                # Several folders may have images of one name.
+                several = self.split == "train" and len(self.config.train) > 1
+                return [p._replace(relative=f"{name}/{p.name}") if several else p for p in pairs]
         raise DataError(
             f"data.{self.split}: no split {name!r} in {self.root}; expected {name}.txt with one "
             f"image per line, or {self.images}/{name}/ and {self.masks}/{name}/"
@@ -183,19 +199,19 @@ class _Splits:
 
     def _split_hint(self, name: str) -> str:
         root, images = Path(self.root), Path(self.root, self.images)
+        wanted = (self.images, self.masks)
         if not images.is_dir():
-            wanted = (self.images, self.masks)
-            hint = layout_hints.other_root(root, wanted) or layout_hints.other_layout(
-                root, self.config.layout
+            return (
+                layout_hints.other_root(root, wanted)
+                or layout_hints.other_layout(root, self.config.layout)
+                or layout_hints.other_folders(root, wanted)
+                or layout_hints.split_first(root, self.split, wanted)
             )
-            hint = hint or layout_hints.other_folder(root, "image", self.images)
-            nested = layout_hints.split_folders(root)
-            return hint or (layout_hints.other_split(self.split, name, nested) if nested else "")
-        lists = sorted(path.stem for path in root.glob("*.txt") if path.name != "labels.txt")
-        lists = [name for name in lists if name != self.config.classes]
+        lists = sorted(path.stem for path in root.glob("*.txt") if path.name not in CLASS_FILES)
+        lists = [other for other in lists if f"{other}.txt" != self.config.classes]
         available = [*layout_hints.folder_names(images), *lists]
         if not available:
-            return layout_hints.list_of_images(root, images)
+            return layout_hints.list_of_images(root, self.images)
         return layout_hints.other_split(self.split, name, available)
 
     def _ade20k_folders(self, name: str) -> tuple[str, str]:
@@ -213,15 +229,17 @@ class _Splits:
     def _list_hint(self, path: Path) -> str:
         root = Path(self.root)
         if not path.parent.is_dir():
-            return layout_hints.other_root(root, (self.images, "ImageSets")) or (
-                layout_hints.other_layout(root, self.config.layout)
+            return (
+                layout_hints.other_root(root, (self.images, "ImageSets"))
+                or layout_hints.other_root(root, (self.images, self.masks))
+                or layout_hints.other_layout(root, self.config.layout)
+                or layout_hints.list_of_images(root, self.images, "ImageSets/Segmentation")
                 or layout_hints.nearest_sibling(path.parent)
             )
-        near = layout_hints.nearest_sibling(path, "*.txt")
-        if near:
-            return near
         available = sorted(other.stem for other in path.parent.glob("*.txt"))
-        return layout_hints.other_split(self.split, path.stem, available)
+        return layout_hints.nearest_sibling(path, "*.txt") or (
+            layout_hints.other_split(self.split, path.stem, available)
+        )
 
     def _open(self, images: str, masks: str) -> tuple[FileTree, FileTree]:
         """Return the files of two folders under the root. Raises DataError if one is absent."""
@@ -248,10 +266,16 @@ class _Splits:
         name = self.images if tree.kind == "image" else self.masks
         hint = layout_hints.other_root(root, (self.images, self.masks))
         hint = hint or layout_hints.other_layout(root, self.config.layout)
-        if not Path(self.root, name).is_dir():
-            hint = hint or layout_hints.other_folder(root, tree.kind, name)
+        setting = layout_hints.other_folder(root, tree.kind, name)
+        if setting and not Path(self.root, name).is_dir():
+            hint = hint or f"; there is another folder: {setting}"
         hint = hint or layout_hints.nearest_sibling(path)
         return f"{path}: {error.strerror or 'not readable'}{hint}"
+
+    def content_hint(self) -> str:
+        """Return a hint on what the folders hold if they hold no images."""
+        empty = [images for images, _ in self._trees.values() if not images.has_files()]
+        return near_misses.content_without_files(empty[0]) if empty else ""
 
     def say_what_was_ignored(self) -> None:
         """Log the number of files that tools have left in the folders."""

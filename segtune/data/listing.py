@@ -45,6 +45,9 @@ class Listing:
     num_stray: int
 
 
+EMPTY = Listing({}, {}, (), (), 0)
+
+
 def scan(folder: str, suffix: Suffix, excluded: Suffix | None = None) -> Listing:
     """List the regular files (and links) that end in `suffix` and do not end in `excluded`.
 
@@ -103,23 +106,39 @@ class FileTree:
     def listing(self, folder: str) -> Listing:
         """Return the listing of a folder. Raises OSError if the folder cannot be read."""
         if folder not in self._listings:
-            self._listings[folder] = scan(folder, self.suffix, self._excluded)
+            self._listings[folder] = scan(_on_disk(folder), self.suffix, self._excluded)
         return self._listings[folder]
+
+    def listing_if_there(self, folder: str) -> Listing | None:
+        """Return the listing of a folder, or None if there is no such folder.
+
+        Raises DataError if the folder cannot be read.
+        """
+        try:
+            return self.listing(folder)
+        except PermissionError as error:
+            raise DataError(f"{folder}: {error.strerror}") from None
+        except OSError:
+            return None
 
     @property
     def num_stray(self) -> int:
         """How many files of tools were ignored in all folders that were listed."""
         return sum(listing.num_stray for listing in self._listings.values())
 
+    def has_files(self) -> bool:
+        """Return whether any folder that was listed has files of this kind."""
+        return any(listing.files for listing in self._listings.values())
+
     def walk(self) -> Iterator[Found]:
         """Yield the files of the folder, sorted by name; without any, those of its subfolders.
 
-        Raises OSError if the folder cannot be read.
+        Raises DataError if several files have one name or a folder cannot be read.
         """
         yield from self._walk(self.folder, (os.path.realpath(self.folder),))
 
     def _walk(self, folder: str, parents: tuple[str, ...]) -> Iterator[Found]:
-        listing = self.listing(folder)
+        listing = self.listing_if_there(folder) or EMPTY
         for name in listing.clashes:
             raise self._clash(listing, folder, name)
         prefix = self._relative(folder, "")
@@ -144,10 +163,7 @@ class FileTree:
         folder, last = self.folder, name
         if "/" in name:
             folder, last = os.path.split(os.path.join(self.folder, name))
-        try:
-            listing = self.listing(folder)
-        except OSError:
-            return None
+        listing = self.listing_if_there(folder) or EMPTY
         if last in listing.clashes:
             raise self._clash(listing, folder, last)
         return listing.files.get(last)
@@ -173,18 +189,17 @@ class FileTree:
         for slashed in dict.fromkeys((text, text.replace("\\", "/"))):
             for base in (self.folder, self.root):
                 path = posixpath.normpath(os.path.join(base, slashed))
-                if is_inside(path, self.root):
+                if is_inside(path, self.root) or is_inside(path, self.folder):
                     yield path
+                elif is_inside(path, real := os.path.realpath(self.root)):
+                    yield os.path.join(self.root, os.path.relpath(path, real))
             # Lists of DeepLab name files from the root on: /JPEGImages/2007_000032.jpg
             path = posixpath.normpath(os.path.join(self.root, slashed.lstrip("/")))
             if slashed.startswith("/") and is_inside(path, self.root):
                 yield path
 
     def _find_in(self, folder: str, last: str) -> Found | None:
-        try:
-            listing = self.listing(folder)
-        except OSError:
-            return None
+        listing = self.listing_if_there(folder) or EMPTY
         last = normal(last)
         exact = self.suffix.name_of(last)
         if exact is not None and exact in listing.files:
@@ -224,6 +239,16 @@ class FileTree:
             return name
         base = self.folder if is_inside(folder, self.folder) else self.root
         return normal(posixpath.join(os.path.relpath(folder, base), name).removeprefix("./"))
+
+
+def _on_disk(folder: str) -> str:
+    """Return the path of a folder as it is stored: in NFD, macOS's form, if not in NFC."""
+    if folder.isascii() or os.path.isdir(folder):
+        return folder
+    parent, name = os.path.split(folder)
+    parent = _on_disk(parent)
+    stored = [other for other in os.listdir(parent) if normal(other) == normal(name)]
+    return os.path.join(parent, stored[0] if stored else name)
 
 
 def is_inside(path: str, folder: str) -> bool:

@@ -9,7 +9,8 @@ import re
 from collections.abc import Iterable, Sequence
 
 from segtune.data.file_names import LOSSY_MASK_SUFFIXES, MASK_SUFFIXES, normal
-from segtune.data.listing import KNOWN_SUFFIXES, FileTree, Listing
+from segtune.data.layout_hints import MASK_FOLDERS
+from segtune.data.listing import EMPTY, KNOWN_SUFFIXES, FileTree, Listing
 from segtune.errors import DataError, nearest
 
 # At most this many names are searched for one that is similar to an absent name.
@@ -36,6 +37,7 @@ def no_mask(
     listing = _listing_of(missing[0], masks)
     hint = (
         _lossy(missing[0], masks, listing)
+        or _other_mask_folder(missing[0], images, masks)
         or _suffixes(names, images, masks)
         or _other_format(missing[0], masks, listing)
         or _similar(missing[0], masks, listing)
@@ -48,12 +50,14 @@ def _more(count: int) -> str:
     return f" (and {count} more)" if count else ""
 
 
+def _a(kind: str) -> str:
+    return f"an {kind}" if kind == "image" else f"a {kind}"
+
+
 def _listing_of(name: str, tree: FileTree) -> Listing:
     """Return the listing of the folder that the file should be in; an empty one without it."""
-    try:
-        return tree.listing(os.path.join(tree.folder, posixpath.dirname(name)).rstrip("/"))
-    except OSError:
-        return Listing({}, {}, [], [], 0)
+    folder = os.path.join(tree.folder, posixpath.dirname(name)).rstrip("/")
+    return tree.listing_if_there(folder) or EMPTY
 
 
 def _all_files(listing: Listing) -> list[str]:
@@ -79,13 +83,25 @@ def _lossy(name: str, masks: FileTree, listing: Listing) -> str:
     return ""
 
 
+def _other_mask_folder(name: str, images: FileTree, masks: FileTree) -> str:
+    """Return a hint if another usual folder of masks has a mask of this name."""
+    first, *rest = os.path.relpath(masks.folder, masks.root).split("/")
+    for other in MASK_FOLDERS:
+        folder = os.path.join(masks.root, other, *rest)
+        if other == first or folder == images.folder:
+            continue
+        if FileTree("mask", folder, masks.root, masks.suffix).named(name):
+            return f"; {folder} has it: --set data.masks={other}"
+    return ""
+
+
 def _other_format(name: str, tree: FileTree, listing: Listing) -> str:
     wanted = posixpath.basename(name)
     for file in listing.others:
         stem, extension = os.path.splitext(file)
         if normal(stem) == wanted + tree.suffix.text and extension:
             allowed = ", ".join(sorted(tree.suffix.extensions))
-            return f"; {file} is there, but a {tree.kind} file must be one of {allowed}"
+            return f"; {file} is there, but {_a(tree.kind)} file must be one of {allowed}"
     return ""
 
 
@@ -112,18 +128,33 @@ def _suffixes(names: Sequence[str], images: FileTree, masks: FileTree) -> str:
     proposals = [
         ends
         for ends in _possible_ends(names[len(names) // 2], stems)
-        if _num_paired(names, stems, *ends) * 2 >= len(names) and (not ends[0] or len(names) > 1)
+        # One image of two is no proof that the end of its name is no part of the name.
+        if _num_paired(names, stems, *ends) * 2 >= len(names) + bool(ends[0])
     ]
     if not proposals:
         return ""
     end_of_image, end_of_mask = min(proposals, key=_unlikeliness)
-    settings = f"--set data.mask_suffix={end_of_mask}"
-    if end_of_image:
-        settings += f" --set data.image_suffix={end_of_image}{images.suffix.text}"
+    settings = " ".join(
+        f"--set data.{kind}_suffix={end}"
+        for kind, end, now in (
+            ("mask", _with_extension(end_of_mask, masks, names), masks.suffix.text),
+            ("image", end_of_image + images.suffix.text, images.suffix.text),
+        )
+        if end != now
+    )
     mask_ends = sorted({end for _, end in proposals})
     if len(mask_ends) > 1:
         return f"; the masks end in {', '.join(mask_ends)}; choose one, for example {settings}"
     return f"; most images have a mask with another end of the name: {settings}"
+
+
+def _with_extension(end: str, masks: FileTree, names: Sequence[str]) -> str:
+    """Return the end of the masks' names, with the files' extension if it looks like one itself."""
+    if os.path.splitext(f"x{end}")[1].lower() not in KNOWN_SUFFIXES:
+        return end
+    files = _all_files(_listing_of(names[0], masks))
+    extensions = [ext for stem, ext in map(os.path.splitext, files) if stem.endswith(end)]
+    return end + extensions[0] if extensions else end
 
 
 def _possible_ends(name: str, stems: Iterable[str]) -> set[tuple[str, str]]:
@@ -175,12 +206,14 @@ def _similar(name: str, tree: FileTree, listing: Listing) -> str:
             if last in below.files:
                 return f"; did you mean '{folder}/{last}'?"
     if not listing.files:
-        return _empty(tree, listing)
-    return nearest(last, list(listing.files)[:MAX_COMPARED_NAMES])
+        return content_without_files(tree, posixpath.dirname(name))
+    near = nearest(last, list(listing.files)[:MAX_COMPARED_NAMES])
+    return near or f"; the {tree.kind}s have names such as '{min(listing.files)}'"
 
 
-def _empty(tree: FileTree, listing: Listing) -> str:
+def content_without_files(tree: FileTree, subfolder: str = "") -> str:
     """Say what a folder has that holds no file of the kind."""
+    listing = _listing_of(posixpath.join(subfolder, "x"), tree)
     counts: dict[str, int] = {}
     for file in listing.others:
         extension = os.path.splitext(file)[1] or "no extension"
@@ -191,5 +224,9 @@ def _empty(tree: FileTree, listing: Listing) -> str:
             f"; the folder has {content}. JPEG changes the labels along every edge: save the masks "
             "as PNG, or --set data.allow_lossy_masks=true"
         )
+    if tree.suffix.text and _stems(listing.others):
+        return f"; the folder has {content}, and no name ends in {tree.suffix.text!r}"
     allowed = ", ".join(MASK_SUFFIXES if tree.kind == "mask" else sorted(tree.suffix.extensions))
-    return f"; the folder has {content or 'no files'}; a {tree.kind} file must be one of {allowed}"
+    return (
+        f"; the folder has {content or 'no files'}; {_a(tree.kind)} file must be one of {allowed}"
+    )

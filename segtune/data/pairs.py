@@ -46,8 +46,7 @@ class Pair(NamedTuple):
 
 
 def folder_pairs(images: FileTree, masks: FileTree) -> list[Pair]:
-    """Pair every image of a folder with the mask of the same name. Raises DataError, OSError."""
-    masks.listing(masks.folder)
+    """Pair every image of a folder with the mask of the same name. Raises DataError."""
     return _with_masks(list(images.walk()), images, masks)
 
 
@@ -92,12 +91,20 @@ class _SplitList:
                 singles[line.number] = found
             elif not self._is_comment(line):
                 absent.append(line)
+        if self.numbered and len(singles) + len(doubles) > len(self.numbered):
+            # In a list of names, a number behind a blank is a part of the name.
+            absent += self.numbered
         if absent:
-            raise self._absent(absent)
+            raise self._absent(sorted(absent, key=lambda line: line.number))
+        if singles and doubles:
+            raise DataError(
+                f"{self.path}: line {min(doubles)} has an image and a mask, line {min(singles)} "
+                "only an image; give the mask in every line, or in none"
+            )
         self._say_what_is_not_used()
-        paired = _with_masks(list(singles.values()), self.images, self.masks)
-        by_line = doubles | dict(zip(singles, paired, strict=True))
-        return [by_line[number] for number in sorted(by_line)] if doubles else paired
+        return list(doubles.values()) or _with_masks(
+            list(singles.values()), self.images, self.masks
+        )
 
     def _image(self, line: Line) -> Found | None:
         return self.images.find(line.text) or (

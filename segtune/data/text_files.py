@@ -58,18 +58,26 @@ def _decode(path: Path) -> str:
     except UnicodeDecodeError as error:
         raise DataError(_other_encoding(path, data, encoding, error.start)) from None
     if "\0" in text:
-        raise DataError(
-            f"{path}: has zero bytes, so it is no text in UTF-8; save it as UTF-8, or as UTF-16 "
-            "with a byte order mark"
-        )
+        raise DataError(_zero_bytes(path, data))
     return text
+
+
+def _zero_bytes(path: Path, data: bytes) -> str:
+    """Explain zero bytes: every second byte is zero in a Western text in UTF-16."""
+    for start, encoding in ((1, "UTF-16LE"), (0, "UTF-16BE")):
+        if data[start::2].count(0) * 2 > len(data) // 2:
+            return (
+                f"{path}: looks like {encoding} without a byte order mark; save it as UTF-8: "
+                f"iconv -f {encoding} -t UTF-8 '{path}' > NEW.txt"
+            )
+    return f"{path}: has zero bytes, so it is no text file; expected text in UTF-8"
 
 
 def _other_encoding(path: Path, data: bytes, encoding: str, start: int) -> str:
     if encoding != "utf-8":
         return f"{path}: begins like {encoding.upper()} but is damaged; save it as UTF-8"
     if b"\0" in data:
-        return f"{path}: is no text file; expected text in UTF-8"
+        return _zero_bytes(path, data)
     before = LINE_END.split(data[:start].decode("utf-8"))
     rest = data[start:].splitlines()[0]
     word = before[-1] + rest.decode("cp1252", errors="replace")
