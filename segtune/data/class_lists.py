@@ -22,6 +22,10 @@ NUMBER_FIRST = re.compile(r"(\d+)(?:\s*[:,;=\t]\s*|\s+|\.\s+)(\S.*)$")
 NUMBER_LAST = re.compile(r"(.*\S)\s*[:,;=\t]\s*(\d+)$")
 # labelmap.txt of CVAT: name:red,green,blue:parts:actions
 CVAT_LINE = re.compile(r"([^:]+):(\d+,\d+,\d+)?:[^:]*:[^:]*$")
+# Lists of CamVid and others: the colour of a class before its name, or behind it.
+COLOUR = r"\d{1,3}[\s,;]+\d{1,3}[\s,;]+\d{1,3}"
+COLOUR_FIRST = re.compile(rf"{COLOUR}[\s,;]+(\S.*)$")
+COLOUR_LAST = re.compile(rf"(\S.*?)[\s,;:]+{COLOUR}$")
 NAME_COLUMNS = ("name", "class", "class_name", "classname", "category", "label_name", "label")
 NUMBER_COLUMNS = ("pixel value", "id", "idx", "index", "value", "label_id", "class_id", "label")
 # A table without a column of numbers has the colours of the masks instead.
@@ -38,6 +42,7 @@ def read_class_list(path: Path, ignore_index: int, *, first_label: int = 0) -> t
     _check_is_a_list(path, lines)
     names = (
         _table(lines, path, ignore_index, first_label)
+        or _with_colours(lines)
         or _numbered(lines, path, ignore_index, first_label)
         or [(line, _plain(line.text)) for line in lines]
     )
@@ -78,6 +83,16 @@ def _plain(text: str) -> str:
 Names = list[tuple[Line, str]]
 
 
+def _with_colours(lines: Sequence[Line]) -> Names | None:
+    """Return the names in the order of the lines if every line has a colour."""
+    for pattern in (COLOUR_FIRST, COLOUR_LAST):
+        found = [match for line in lines if (match := pattern.match(line.text.rstrip(",; \t")))]
+        # `0 background 0 0 0` has a label, too, and is left to the numbered lists.
+        if found and len(found) == len(lines) and not all(NUMBER_FIRST.match(m[1]) for m in found):
+            return [(line, _plain(match[1])) for line, match in zip(lines, found, strict=True)]
+    return None
+
+
 def _numbered(
     lines: Sequence[Line], path: Path, ignore_index: int, first_label: int
 ) -> Names | None:
@@ -88,7 +103,7 @@ def _numbered(
         found = [match for match in matches if match]
         if found and len(found) == len(matches):
             rows = [
-                (line, int(match[number]), _plain(match[name]))
+                (line, int(match[number]), _plain(COLOUR_LAST.sub(r"\1", match[name])))
                 for line, match in zip(lines, found, strict=True)
             ]
             return _by_label(rows, path, ignore_index, first_label)

@@ -34,6 +34,8 @@ SPLIT_NAMES = {
 MASK_ENDS = ("_mask", "_masks", "-mask", "_label", "_seg", "_segmentation", "_gt", "_L", "_anno")
 # At most this many folders below a root are looked at.
 MAX_FOLDERS = 200
+# At most this many names of masks are compared with all other names of a folder.
+MAX_NAMES = 20
 
 
 def folder_names(folder: Path) -> list[str]:
@@ -167,11 +169,34 @@ def split_first(root: Path, split: str, wanted: tuple[str, str]) -> str:
             settings += [f"--set data.images={images}"] if images != wanted[0] else []
             settings += [f"--set data.masks={masks}"] if masks and masks != wanted[1] else []
             return f"; {folder / images} is there: {' '.join(settings)}"
-        stems = {os.path.splitext(file)[0] for file in _image_files(folder)}
-        ends = [end for end in MASK_ENDS if any(f"{stem}{end}" in stems for stem in stems)]
-        if ends:
+        if ends := ends_of_masks(folder):
             return (
                 f"; {folder} has images and masks together: --set data.{split}={value} "
-                f"--set data.images=. --set data.masks=. --set data.mask_suffix={ends[0]}"
+                f"--set data.images=. --set data.masks=.{ends.removeprefix(':')}"
             )
+    return ""
+
+
+def ends_of_masks(folder: Path) -> str:
+    """Return `: --set …` with the suffixes that tell masks from images in one folder, or ""."""
+    files = _image_files(folder)
+    extensions: dict[str, set[str]] = {}
+    for file in files:
+        stem, extension = os.path.splitext(file)
+        extensions.setdefault(stem, set()).add(extension)
+    for end in MASK_ENDS:
+        if any(f"{stem}{end}" in extensions for stem in extensions):
+            return f": --set data.mask_suffix={end}"
+        names = [stem.removesuffix(end) for stem in extensions if stem.endswith(end)]
+        others = {
+            stem[len(name) :]
+            for name in names[:MAX_NAMES]
+            for stem in extensions
+            if stem.startswith(name) and not stem[len(name) :][:1].isalnum()
+        }
+        if len(others) == 2:  # the end of masks, and that of images: 100_mask.png, 100_sat.jpg
+            image_end = min(others - {end})
+            return f": --set data.mask_suffix={end} --set data.image_suffix={image_end}"
+    if any({".png", ".jpg"} <= both for both in extensions.values()):
+        return ": --set data.mask_suffix=.png --set data.image_suffix=.jpg"
     return ""

@@ -182,15 +182,17 @@ class _Splits:
         split_list = Path(self.root, f"{name.removesuffix('.txt')}.txt")
         if split_list.is_file():
             return self._of_list(split_list)
-        for images, masks in (
+        places = (
             (os.path.join(self.images, name), os.path.join(self.masks, name)),
             (os.path.join(name, self.images), os.path.join(name, self.masks)),
-        ):
-            if os.path.isdir(os.path.join(self.root, images)):
-                pairs = folder_pairs(*self._open(images, masks))
-                # Several folders may have images of one name.
-                several = self.split == "train" and len(self.config.train) > 1
-                return [p._replace(relative=f"{name}/{p.name}") if several else p for p in pairs]
+        )
+        there = [[os.path.isdir(os.path.join(self.root, path)) for path in pair] for pair in places]
+        best = max((0, 1), key=lambda place: (sum(there[place]), -place))
+        if there[best][0]:
+            pairs = folder_pairs(*self._open(*places[best]))
+            # Several folders may have images of one name.
+            several = self.split == "train" and len(self.config.train) > 1
+            return [p._replace(relative=f"{name}/{p.name}") if several else p for p in pairs]
         raise DataError(
             f"data.{self.split}: no split {name!r} in {self.root}; expected {name}.txt with one "
             f"image per line, or {self.images}/{name}/ and {self.masks}/{name}/"
@@ -223,8 +225,13 @@ class _Splits:
     def _of_list(self, path: Path) -> list[Pair]:
         if not path.is_file():
             raise DataError(f"{path}: no such split list{self._list_hint(path)}")
-        images, masks = self._open(self.images, self.masks)
-        return list_pairs(path, images, masks)
+        trees = self._trees_of(self.images, self.masks)
+        try:
+            return list_pairs(path, *trees)
+        except DataError:
+            # A list that names files from the root on needs none of these folders.
+            self._check_folders(*trees)
+            raise
 
     def _list_hint(self, path: Path) -> str:
         root = Path(self.root)
@@ -243,22 +250,34 @@ class _Splits:
 
     def _open(self, images: str, masks: str) -> tuple[FileTree, FileTree]:
         """Return the files of two folders under the root. Raises DataError if one is absent."""
+        trees = self._trees_of(images, masks)
+        self._check_folders(*trees)
+        return trees
+
+    def _check_folders(self, *trees: FileTree) -> None:
+        for tree in trees:
+            try:
+                tree.listing(tree.folder)
+            except OSError as error:
+                raise DataError(self._absent_folder(tree, error)) from None
+
+    def _trees_of(self, images: str, masks: str) -> tuple[FileTree, FileTree]:
         if (images, masks) not in self._trees:
             image_folder = os.path.normpath(os.path.join(self.root, images))
             mask_folder = os.path.normpath(os.path.join(self.root, masks))
             # In one folder, a file that ends like a mask is no image.
             excluded = self._mask_suffix if self.config.mask_suffix else None
             shared = excluded if image_folder == mask_folder else None
-            trees = (
+            if image_folder == mask_folder and not (excluded or self.config.image_suffix):
+                raise DataError(
+                    f"{image_folder}: is the folder of images and of masks. If the masks are in "
+                    "another folder, set data.masks; otherwise data.mask_suffix must say which "
+                    f"files are masks{layout_hints.ends_of_masks(Path(image_folder))}"
+                )
+            self._trees[images, masks] = (
                 FileTree("image", image_folder, self.root, self._image_suffix, shared),
                 FileTree("mask", mask_folder, self.root, self._mask_suffix),
             )
-            for tree in trees:
-                try:
-                    tree.listing(tree.folder)
-                except OSError as error:
-                    raise DataError(self._absent_folder(tree, error)) from None
-            self._trees[images, masks] = trees
         return self._trees[images, masks]
 
     def _absent_folder(self, tree: FileTree, error: OSError) -> str:

@@ -175,7 +175,7 @@ class FileTree:
         are accepted. Raises DataError if several files have the name.
         """
         if "/" not in text and "\\" not in text:
-            top = self.listing(self.folder)
+            top = self.listing_if_there(self.folder) or EMPTY
             if text in top.files and not top.clashes and "." not in text:
                 return Found(text, top.files[text])  # nearly all names
             return self._find_in(self.folder, text)

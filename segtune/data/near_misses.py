@@ -194,7 +194,7 @@ def _unlikeliness(ends: tuple[str, str]) -> tuple[int, str]:
 
 def _similar(name: str, tree: FileTree, listing: Listing) -> str:
     last = posixpath.basename(name)
-    top = _listing_of("", tree)
+    top = tree.listing_if_there(tree.folder) or EMPTY
     for other in listing.files:
         if other.casefold() == last.casefold():
             return f"; did you mean '{other}'? (upper and lower case differ)"
