@@ -25,6 +25,10 @@ MASK_FOLDERS = (
         "trimaps",
     ),
 )
+# Words in the names of other folders, and words in names that are no folders of labels.
+IMAGE_WORDS = ("image", "img")
+MASK_WORDS = ("mask", "label", "annot", "truth", "segm")
+NOT_MASK_WORDS = ("object", "instance", "visual", "colo", "human")
 # Other names of the splits.
 SPLIT_NAMES = {
     "train": ("train", "training", "Train", "trainval", "default"),
@@ -78,9 +82,28 @@ def other_folder(root: Path, kind: str, wanted: str) -> str:
     """
     names = folder_names(root)
     same = [name for name in names if name.casefold() == wanted.casefold()]
-    usual = IMAGE_FOLDERS if kind == "image" else MASK_FOLDERS
-    candidates = same or [name for name in usual if name in names]
-    return f"--set data.{kind}s={candidates[0]}" if candidates else ""
+    folder = same[0] if same else _usual_folder(names, kind)
+    if not folder and kind == "image" and _usual_folder(names, "mask"):
+        # Images in `train`, masks in `train_masks`.
+        others = [name for name in names if not _has_word(name, MASK_WORDS + NOT_MASK_WORDS)]
+        folder = next((name for name in others if _image_files(root / name)), "")
+    return f"--set data.{kind}s={folder}" if folder else ""
+
+
+def _usual_folder(names: list[str], kind: str) -> str:
+    """Return the name that most likely is the folder of the images or of the masks, or ""."""
+    if kind == "image":
+        likely = [name for name in IMAGE_FOLDERS if name in names]
+        others = [name for name in names if _has_word(name, IMAGE_WORDS) and name != "ImageSets"]
+    else:
+        likely = [name for name in MASK_FOLDERS if name in names]
+        others = [name for name in names if _has_word(name, MASK_WORDS)]
+        others = [name for name in others if not _has_word(name, NOT_MASK_WORDS)]
+    return next(iter((*likely, *others)), "")
+
+
+def _has_word(name: str, words: tuple[str, ...]) -> bool:
+    return any(word in name.lower() for word in words)
 
 
 def other_folders(root: Path, wanted: tuple[str, str]) -> str:
@@ -158,11 +181,10 @@ def split_first(root: Path, split: str, wanted: tuple[str, str]) -> str:
     for name in (*likely, *(name for name in names if name not in likely)):
         folder = root / name
         value = f"[{name}]" if split == "train" else name
-        images = (wanted[0] if (folder / wanted[0]).is_dir() else "") or next(
-            (other for other in IMAGE_FOLDERS if (folder / other).is_dir()), ""
-        )
-        masks = (wanted[1] if (folder / wanted[1]).is_dir() else "") or next(
-            (other for other in MASK_FOLDERS if (folder / other).is_dir()), ""
+        below = folder_names(folder)
+        images, masks = (
+            usual if usual in below else _usual_folder(below, kind)
+            for kind, usual in zip(("image", "mask"), wanted, strict=True)
         )
         if images:
             settings = [f"--set data.{split}={value}"]

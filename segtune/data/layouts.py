@@ -120,7 +120,8 @@ def listed_pairs(config: DataConfig, split: str) -> list[Pair]:
     """
     root = root_folder(config)
     names = config.train if split == "train" else (config.val,)
-    if config.layout == "ade20k":
+    if config.layout == "ade20k" and len(names) > 1:
+        log.warning("data.train: the layout ade20k uses only the first split, %s", names[0])
         names = names[:1]
     splits = _Splits(root, config, split)
     pairs = [pair for name in names for pair in splits.pairs(name)]

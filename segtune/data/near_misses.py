@@ -15,6 +15,8 @@ from segtune.errors import DataError, nearest
 
 # At most this many names are searched for one that is similar to an absent name.
 MAX_COMPARED_NAMES = 5000
+# An image has few kinds of masks. More names that begin alike are masks of other images.
+MAX_ENDS = 20
 # Of several kinds of masks per image, these are offered first, in this order.
 LIKELY_MASKS = ("labeltrainids", "trainids", "labelids", "mask", "label", "seg", "gt")
 
@@ -125,9 +127,10 @@ def _suffixes(names: Sequence[str], images: FileTree, masks: FileTree) -> str:
         if folder not in by_folder:
             by_folder[folder] = set(_stems(_all_files(_listing_of(name, masks))))
     stems = {posixpath.join(folder, stem) for folder in by_folder for stem in by_folder[folder]}
+    possible = _possible_ends(names[len(names) // 2], stems)
     proposals = [
         ends
-        for ends in _possible_ends(names[len(names) // 2], stems)
+        for ends in (possible if len(possible) <= MAX_ENDS else ())
         # One image of two is no proof that the end of its name is no part of the name.
         if _num_paired(names, stems, *ends) * 2 >= len(names) + bool(ends[0])
     ]

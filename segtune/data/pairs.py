@@ -181,14 +181,13 @@ class _SplitList:
 
 
 def _columns(text: str) -> Iterator[tuple[str, str]]:
-    """Yield each way to read a line as two columns. Tabs are the only separators if it has any."""
+    """Yield each way to read a line as two columns."""
     if '"' in text:
         for separator in "\t,; ":
             cells = [cell.strip() for cell in next(csv.reader([text], delimiter=separator))]
             if len(cells) == 2:
                 yield cells[0], cells[1]
-    separator = re.compile("\t") if "\t" in text else SEPARATOR
-    for match in separator.finditer(text):
+    for match in SEPARATOR.finditer(text):
         left = _unquoted(text[: match.start()].strip())
         right = _unquoted(text[match.end() :].strip())
         if left and right:

@@ -126,6 +126,15 @@ def test_no_suffix_is_proposed_from_a_single_image(make_data_set: MakeDataSet) -
     assert "did you mean 'um_road_00'?" in message
 
 
+def test_names_of_other_images_are_not_taken_for_suffixes(make_data_set: MakeDataSet) -> None:
+    names = [f"{i:03d}" for i in range(30)]
+    files = touch(
+        *(f"images/train/f_x{name}.png" for name in names),
+        *(f"masks/train/f_y{name}.png" for name in names),
+    )
+    assert "_suffix" not in message_of(make_data_set(files))
+
+
 def test_masks_beside_their_images_are_no_images(make_data_set: MakeDataSet) -> None:
     files = touch("train/x.rf.1.jpg", "train/x.rf.1_mask.png", "valid/z.jpg", "valid/z_mask.png")
     message = message_of(make_data_set(files))

@@ -135,6 +135,7 @@ FOLDERS = {
     "upper case": ("Images/train/1.jpg", "Masks/train/1.png"),
     "supervisely": ("ds0/img/1.jpg", "ds0/masks_machine/1.png"),
     "kaggle": ("train/image/1.jpg", "train/label/1.png"),
+    "duts": ("DUTS-TR/DUTS-TR-Image/1.jpg", "DUTS-TR/DUTS-TR-Mask/1.png"),
     "roboflow": ("train/1.jpg", "train/1_mask.png"),
     "deepglobe": ("train/1_sat.jpg", "train/1_mask.png"),
 }
@@ -146,6 +147,19 @@ def test_the_message_for_other_folders_has_the_settings_that_read_them(
 ) -> None:
     config = follow(make_data_set(touch(*FOLDERS[case])))
     assert pairs_of(config) == {"1": FOLDERS[case]}
+
+
+def test_three_messages_lead_to_images_and_masks_in_two_folders(
+    make_data_set: MakeDataSet,
+) -> None:
+    names = ("f_01", "f_02")
+    files = touch(*(f"train/{n}.jpg" for n in names), *(f"train_masks/{n}_mask.gif" for n in names))
+    config = follow(make_data_set(files))
+    subprocess.run(message_of(config).partition("validation: ")[2], shell=True, check=True)
+    config = follow(config)
+    assert (config.images, config.masks, config.mask_suffix) == ("train", "train_masks", "_mask")
+    (paired,) = pairs_of(config).values()
+    assert paired[1] == paired[0].replace("train/", "train_masks/").replace(".jpg", "_mask.gif")
 
 
 @pytest.mark.parametrize("name", ["valid", "validation", "test"])
