@@ -216,6 +216,8 @@ def _similar(name: str, tree: FileTree, listing: Listing) -> str:
 
 def content_without_files(tree: FileTree, subfolder: str = "") -> str:
     """Say what a folder has that holds no file of the kind."""
+    if tree.listing_if_there(os.path.join(tree.folder, subfolder).rstrip("/")) is None:
+        return f"; {tree.folder} has no folder {subfolder!r}"
     listing = _listing_of(posixpath.join(subfolder, "x"), tree)
     counts: dict[str, int] = {}
     for file in listing.others:

@@ -212,6 +212,15 @@ def test_an_absent_image_comes_with_its_line_and_a_way_out(make_data_set: MakeDa
     assert pairs_of(config) == [("images/B_1_0000.png", "masks/B_1.png")]
 
 
+def test_an_absent_subfolder_is_named(make_data_set: MakeDataSet) -> None:
+    message = message_of(make_data_set(flat("a/x") | lists(train="b/x\n")))
+    assert message == (
+        "ROOT/images: no image for 'b/x' (train.txt:1); ROOT/images has no folder 'b'"
+    )
+    config = make_data_set(touch("images/c/x.jpg") | lists(train="c/x\n"))
+    assert message_of(config) == "ROOT/masks: no mask for 'c/x'; ROOT/masks has no folder 'c'"
+
+
 def test_a_list_may_be_named_with_its_extension(make_data_set: MakeDataSet) -> None:
     config = make_data_set(flat("x") | lists(train="x\n"), train=["train.txt"])
     assert names_of(config) == ["x"]
