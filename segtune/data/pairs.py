@@ -79,16 +79,18 @@ class _SplitList:
 
     def pairs(self) -> list[Pair]:
         """Return the pairs of all lines."""
-        singles: dict[int, Found] = {}
+        singles: list[Found] = []
+        first_single = 0
         doubles: dict[int, Pair] = {}
         absent: list[Line] = []
         for line in read_lines(self.path):
-            if found := self._image(line):
-                singles[line.number] = found
+            if found := self._image(line.text):
+                singles.append(found)
+                first_single = first_single or line.number
             elif pair := self._two_columns(line):
                 doubles[line.number] = pair
             elif found := self._numbers_behind(line):
-                singles[line.number] = found
+                singles.append(found)
             elif not self._is_comment(line):
                 absent.append(line)
         if self.numbered and len(singles) + len(doubles) > len(self.numbered):
@@ -98,18 +100,15 @@ class _SplitList:
             raise self._absent(sorted(absent, key=lambda line: line.number))
         if singles and doubles:
             raise DataError(
-                f"{self.path}: line {min(doubles)} has an image and a mask, line {min(singles)} "
+                f"{self.path}: line {min(doubles)} has an image and a mask, line {first_single} "
                 "only an image; give the mask in every line, or in none"
             )
         self._say_what_is_not_used()
-        return list(doubles.values()) or _with_masks(
-            list(singles.values()), self.images, self.masks
-        )
+        return list(doubles.values()) or _with_masks(singles, self.images, self.masks)
 
-    def _image(self, line: Line) -> Found | None:
-        return self.images.find(line.text) or (
-            self.images.find(_unquoted(line.text)) if line.text[0] in "\"'" else None
-        )
+    def _image(self, text: str) -> Found | None:
+        found = self.images.find(text)
+        return self.images.find(_unquoted(text)) if not found and text[0] in "\"'" else found
 
     def _two_columns(self, line: Line) -> Pair | None:
         """Return the image and the mask of a line. Raises DataError if there are several ways."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import re
+import string
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +21,7 @@ BYTE_ORDER_MARKS = (
 # Not str.splitlines, which also ends a line at characters that file names may have.
 LINE_END = re.compile(r"\r\n|\r|\n")
 # Marks inside a file come from files that were joined; DOS ends a file with Ctrl-Z.
-INVISIBLE = "\ufeff\x1a"
+BLANK = string.whitespace + "\xa0\u3000\ufeff\x1a"
 
 
 class Line(NamedTuple):
@@ -43,8 +44,7 @@ def read_lines(path: Path) -> list[Line]:
     Raises DataError that names the file, and the line and a command if the encoding is another.
     """
     texts = LINE_END.split(_decode(path))
-    stripped = ((i, text.strip().strip(INVISIBLE).strip()) for i, text in enumerate(texts, 1))
-    return [Line(path, number, text) for number, text in stripped if text]
+    return [Line(path, i, text) for i, raw in enumerate(texts, 1) if (text := raw.strip(BLANK))]
 
 
 def _decode(path: Path) -> str:
