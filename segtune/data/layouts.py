@@ -130,10 +130,10 @@ def listed_pairs(config: DataConfig, split: str) -> list[Pair]:
             f"data.{split}: the split {', '.join(names)} of {config.root} is empty"
             f"{splits.content_hint()}"
         )
-    for pair in pairs:
-        if pair.image == pair.mask:
+    for image, mask, _ in pairs:
+        if image == mask:
             raise DataError(
-                f"{pair.image}: is an image and its own mask; set data.masks to the folder of the "
+                f"{image}: is an image and its own mask; set data.masks to the folder of the "
                 "masks, or data.mask_suffix to the text behind their names"
             )
     splits.say_what_was_ignored()

@@ -168,6 +168,14 @@ class FileTree:
             raise self._clash(listing, folder, last)
         return listing.files.get(last)
 
+    def plain_names(self) -> Mapping[str, str]:
+        """Return {name: path} of the folder itself; empty if several files have one name.
+
+        A name without a full stop in it is always found so.
+        """
+        top = self.listing_if_there(self.folder) or EMPTY
+        return {} if top.clashes else top.files
+
     def find(self, text: str) -> Found | None:
         """Return the file that a name or a path means, with or without suffix; None if absent.
 
@@ -175,9 +183,6 @@ class FileTree:
         are accepted. Raises DataError if several files have the name.
         """
         if "/" not in text and "\\" not in text:
-            top = self.listing_if_there(self.folder) or EMPTY
-            if text in top.files and not top.clashes and "." not in text:
-                return Found(text, top.files[text])  # nearly all names
             return self._find_in(self.folder, text)
         for path in self._paths(text):
             if found := self._find_in(*os.path.split(path)):
