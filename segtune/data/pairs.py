@@ -16,7 +16,7 @@ from typing import NamedTuple
 from segtune.data.file_names import normal
 from segtune.data.listing import FileTree, Found
 from segtune.data.near_misses import no_image, no_mask
-from segtune.data.text_files import Line, read_lines
+from segtune.data.text_files import Line, numbered_lines
 from segtune.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -89,13 +89,15 @@ class _SplitList:
         doubles: dict[int, Pair] = {}
         absent: list[Line] = []
         plain = self.images.plain_names()
-        for line in read_lines(self.path):
+        for number, text in numbered_lines(self.path):
             # Nearly all lines are plain names: one look-up instead of five calls for each.
-            path = None if "." in line.text else plain.get(line.text)
-            if found := Found(line.text, path) if path else self._image(line.text):
+            path = None if "." in text else plain.get(text)
+            if found := Found(text, path) if path else self._image(text):
                 singles.append(found)
-                first_single = first_single or line.number
-            elif pair := self._two_columns(line):
+                first_single = first_single or number
+                continue
+            line = Line(self.path, number, text)
+            if pair := self._two_columns(line):
                 doubles[line.number] = pair
             elif found := self._numbers_behind(line):
                 singles.append(found)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import re
 import string
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,8 +44,16 @@ def read_lines(path: Path) -> list[Line]:
     The encoding is UTF-8, or UTF-16 or UTF-32 with a byte order mark. Lines end in LF, CRLF or CR.
     Raises DataError that names the file, and the line and a command if the encoding is another.
     """
-    texts = LINE_END.split(_decode(path))
-    return [Line(path, i, text) for i, raw in enumerate(texts, 1) if (text := raw.strip(BLANK))]
+    return [Line(path, number, text) for number, text in numbered_lines(path)]
+
+
+def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield number and text of the lines, as `read_lines` does, without an object for each."""
+    text = _decode(path)
+    lines = LINE_END.split(text) if "\r" in text else text.split("\n")
+    for number, line in enumerate(lines, 1):
+        if stripped := line.strip(BLANK):
+            yield number, stripped
 
 
 def _decode(path: Path) -> str:
