@@ -13,12 +13,8 @@ from transformers.models.upernet.modeling_upernet import UperNetFCNHead, UperNet
 
 from segtune.config.schema import ModelConfig
 from segtune.errors import ConfigError, nearest
-from segtune.models.pretrained import (
-    load_encoder,
-    read_weights,
-    strip_prefixes,
-    weights_not_found,
-)
+from segtune.models.pretrained import load_encoder
+from segtune.models.weight_files import SUFFIXES, local_weights, read_weights, weights_not_found
 
 # Weight of UPerNet's auxiliary loss (Zhao et al. 2017, and mmseg's configs).
 AUXILIARY_WEIGHT = 0.4
@@ -121,11 +117,20 @@ def _load_timm(encoder: nn.Module, encoder_name: str, source: str) -> None:
     """
     import timm
 
-    path = Path(source)
-    if path.is_dir():
-        path = next(iter([*path.glob("*.safetensors"), *path.glob("pytorch_model.bin")]), path)
-    if path.is_file():
-        return load_encoder(encoder, _read_timm_file(path, encoder, encoder_name), str(path))
+    def rename(name: str, value: Tensor) -> dict[str, Tensor]:
+        return {_features_name(name, expected): value}
+
+    def whole_model() -> Collection[str]:
+        # Only the whole model has what lies between the last feature map and the classifier, such
+        # as `conv_head` or `final_conv`.
+        return timm.create_model(encoder_name, pretrained=False).state_dict().keys()
+
+    if path := local_weights(source):
+        expected = encoder.state_dict()
+        weights = read_weights(path)
+        return load_encoder(encoder, weights, source, rename, whole_model=whole_model)
+    if Path(source).suffix in SUFFIXES or source.count("/") > 1:
+        raise weights_not_found(source, "not a hub id of the form owner/name")
     try:
         name = f"hf-hub:{source}" if "/" in source else encoder_name
         pretrained = timm.create_model(name, pretrained=True, features_only=True)
@@ -133,27 +138,6 @@ def _load_timm(encoder: nn.Module, encoder_name: str, source: str) -> None:
     except Exception as error:
         raise weights_not_found(source, error) from None
     load_encoder(encoder, pretrained.state_dict(), source)
-
-
-def _read_timm_file(path: Path, encoder: nn.Module, encoder_name: str) -> dict[str, Tensor]:
-    """Return the weights of a file under the parameter names of `encoder`."""
-    import timm
-
-    expected = encoder.state_dict()
-    weights = {
-        _features_name(name, expected): value
-        for name, value in strip_prefixes(read_weights(path)).items()
-    }
-    if weights.keys() <= expected.keys():
-        return weights
-    # Only the whole model has what lies between the last feature map and the classifier, such as
-    # `conv_head` or `final_conv`. Drop it.
-    whole_model = timm.create_model(encoder_name, pretrained=False).state_dict()
-    return {
-        name: value
-        for name, value in weights.items()
-        if name in expected or name not in whole_model
-    }
 
 
 def _features_name(name: str, expected: Collection[str]) -> str:

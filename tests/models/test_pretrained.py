@@ -165,7 +165,9 @@ def test_folder_that_is_no_model_says_what_it_should_hold(
 ) -> None:
     for name, text in files.items():
         (tmp_path / name).write_text(text)
-    with pytest.raises(WeightsError, match=r"expected config\.json and model\.safetensors"):
+    with pytest.raises(
+        WeightsError, match=r"no weights in this folder; expected model\.safetensors"
+    ):
         segformer(tmp_path)
 
 
