@@ -36,6 +36,7 @@ class SegFormer(nn.Module):
     """A MiT encoder with the all-MLP head."""
 
     head_prefixes = ("net.decode_head.",)
+    classifier_prefixes = ("net.decode_head.classifier.",)
 
     def __init__(self, config: ModelConfig, num_classes: int) -> None:
         super().__init__()

@@ -30,6 +30,7 @@ class UPerNet(nn.Module):
     """
 
     head_prefixes = ("decode_head.", "auxiliary_head.")
+    classifier_prefixes = ("decode_head.classifier.", "auxiliary_head.classifier.")
 
     def __init__(self, config: ModelConfig, num_classes: int) -> None:
         super().__init__()

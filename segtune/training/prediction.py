@@ -32,7 +32,7 @@ def load_model(
     from segtune.training import checkpoint
 
     folder = checkpoint.find(path)
-    manifest = checkpoint.verify(folder)
+    manifest = checkpoint.verify(folder, weights_only=True)
     config = config or ExperimentConfig.parse(manifest.config)
     if overrides:
         config = config.override(*parse_assignments(overrides))
