@@ -6,6 +6,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import UperNetConfig
@@ -21,6 +22,9 @@ AUXILIARY_WEIGHT = 0.4
 
 # The sizes of the feature maps that UPerNet takes, as divisors of the image size.
 REDUCTIONS = (4, 8, 16, 32)
+
+# Height and width of an image that an encoder of a fixed size refuses.
+TRIED_SIZE = (64, 96)
 
 
 class UPerNet(nn.Module):
@@ -67,7 +71,8 @@ class UPerNet(nn.Module):
 def _build_encoder(config: ModelConfig) -> tuple[nn.Module, list[int]]:
     """Return the encoder and which of its feature maps are at 1/4, 1/8, 1/16 and 1/32.
 
-    Raises ConfigError if timm has no such encoder, or if it lacks one of these maps.
+    Raises ConfigError if timm has no such encoder, if it lacks one of these maps, or if it takes
+    images of one size only.
     """
     encoder = _create_timm_encoder(config)
     reductions: list[int] = encoder.feature_info.reduction()  # type: ignore[union-attr, operator]
@@ -78,11 +83,35 @@ def _build_encoder(config: ModelConfig) -> tuple[nn.Module, list[int]]:
                 f"{config.encoder!r} has 1/{reductions}"
             ]
         )
+    _check_size(encoder, config.encoder)
     if config.weights:
         _load_timm(encoder, config.encoder, config.weights)
     # If an encoder has more than one map of a size, take the last one.
     last = len(reductions) - 1
     return encoder, [last - reductions[::-1].index(reduction) for reduction in REDUCTIONS]
+
+
+def _check_size(encoder: nn.Module, encoder_name: str) -> None:
+    """Raise ConfigError for an encoder that takes images of one size only."""
+    import timm
+
+    pretrained = timm.get_pretrained_cfg(encoder_name)
+    # timm also sets this for some encoders that take other sizes, such as Swin. So try one.
+    if pretrained is None or not pretrained.fixed_input_size:
+        return
+    try:
+        with torch.no_grad():
+            encoder.eval()(torch.zeros(1, 3, *TRIED_SIZE))
+    except (AssertionError, RuntimeError):
+        side = pretrained.input_size[-1]
+        raise ConfigError(
+            [
+                f"model.encoder: {encoder_name!r} takes images of {side} x {side} pixels only, and "
+                "validation images have any size; choose another encoder, such as resnet50, "
+                "convnext_tiny or swin_tiny_patch4_window7_224"
+            ]
+        ) from None
+    encoder.train()
 
 
 def _create_timm_encoder(config: ModelConfig) -> nn.Module:

@@ -125,13 +125,16 @@ def _check_model(
         f"model.{name} is {ours!r} here and {theirs!r} there"
         for name, (ours, theirs) in differing.items()
     )
-    as_there = " ".join(f"model.{name}={theirs}" for name, (_, theirs) in differing.items())
+    as_there = " ".join(
+        f"--set model.{name}={'null' if theirs is None else theirs}"
+        for name, (_, theirs) in differing.items()
+    )
     encoder_only = ""
     if "encoder" not in differing:
         encoder_only = f", or take only its encoder, with --set model.weights={path} instead"
     raise CheckpointError(
         f"--init-from {path}: another model: {listed}. To start from these weights, use "
-        f"--set {as_there.replace('None', 'null')}{encoder_only}"
+        f"{as_there}{encoder_only}"
     )
 
 

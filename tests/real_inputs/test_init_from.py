@@ -240,7 +240,8 @@ def test_resume_refuses_other_names_in_the_file_of_classes(
         ),
         (
             {"name": "upernet", "encoder": "resnet18", "decoder_channels": 8},
-            r"model\.name is 'upernet' here and 'segformer' there, model\.encoder is 'resnet18'",
+            r"model\.name is 'upernet' here and 'segformer' there, model\.encoder is 'resnet18'.*"
+            r"use --set model\.name=segformer --set model\.encoder=mit_nano",
         ),
         (
             {"decoder_channels": 16},
