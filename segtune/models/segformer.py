@@ -16,7 +16,8 @@ from transformers import SegformerConfig, SegformerForSemanticSegmentation, Segf
 from segtune.config.schema import ModelConfig
 from segtune.errors import ConfigError, nearest
 from segtune.models.bilinear import resize
-from segtune.models.pretrained import load_encoder, to_transformers_names
+from segtune.models.mit_names import to_transformers_names
+from segtune.models.pretrained import load_encoder
 from segtune.models.weight_files import SUFFIXES, local_weights, read_weights, weights_not_found
 
 # Hidden sizes, depths and head width by encoder (Xie et al. 2021, table 6). mit_nano is ours: it is
