@@ -238,7 +238,8 @@ def run_training_on_workers(
         address=address,
         resume=resume,
         overwrite=overwrite,
-        init_from=str(init_from) if init_from else None,
+        # Absolute, because workers run in folders of their own.
+        init_from=str(Path(init_from).absolute()) if init_from else None,
     )
     return _train_result(trial)
 

@@ -47,8 +47,8 @@ def add_checkpoint_argument(parser: argparse.ArgumentParser) -> None:
         "--checkpoint",
         required=True,
         metavar="PATH",
-        help="a checkpoint, or the folder of a training run or a trial, which stands for its best "
-        "checkpoint",
+        help="a checkpoint, or the folder of a training run, a trial or a search run, which stands "
+        "for its best checkpoint",
     )
 
 

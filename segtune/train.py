@@ -46,7 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--init-from",
         metavar="CKPT",
-        help="start from the weights of a checkpoint, with a new optimiser and schedule",
+        help="start from the weights of a checkpoint, or of the best one of a training run or a "
+        "search run, with a new optimiser and schedule; classes of other names start anew",
     )
     arguments = parser.parse_args(argv)
     if arguments.resume and arguments.init_from:

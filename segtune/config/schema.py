@@ -97,9 +97,10 @@ class ModelConfig(Settings):
     )
     weights: str | None = Field(
         default=None,
-        description="Pretrained encoder weights: a local folder in Hugging Face format, a "
-        ".safetensors or .pth file, or an id on the Hugging Face hub; for upernet also `timm`, "
-        "which takes timm's own weights of the encoder. null: random weights.",
+        description="Pretrained encoder weights: a file or folder of weights in which the encoder "
+        "may be a part of a larger model, a checkpoint of segtune, or an id on the Hugging Face "
+        "hub; for upernet also `timm`, which takes timm's own weights of the encoder. null: random "
+        "weights.",
     )
     drop_path: Share = Field(
         default=0.1,

@@ -1,201 +1,264 @@
-"""Read pretrained encoder weights from the files that users have, and rename their keys.
+"""Find an encoder's weights among the tensors of a file, rename them, and load them.
 
-A model of transformers has other parameter names in memory than the files that hold its weights.
-The naming of a file is recognised by its keys:
-- mmseg's MiT: `layers.0.1.0.attn.attn.in_proj_weight`;
-- the MiT of the paper's authors: `block1.0.attn.q.weight`;
-- files of transformers: `encoder.block.0.0.attention.self.query.weight`;
-- keys that fit as they are.
+The encoder may be a part of a larger model, of a trainer's checkpoint, or both, so its parameters
+have a prefix in the file, such as `state_dict.model.encoder.`. The prefix is the one under which
+the most names fit.
 
-Weights from the hub are downloaded in `segformer.py` and `upernet.py`, by transformers and timm.
+The names of a MiT are in mit_names.py. Weights from the hub are downloaded in segformer.py and
+upernet.py, by transformers and timm.
 """
 
 from __future__ import annotations
 
-import pickle
+import logging
 import re
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from segtune.errors import WeightsError
+from segtune.errors import WeightsError, nearest
 
-# Names of the modules in a block: in the files of mmseg, the authors and transformers -> in memory.
-# The suffix (`.weight`, `.bias`) stays.
-BLOCK_NAMES = {
-    "norm1": "layernorm_before",
-    "norm2": "layernorm_after",
-    "attn.attn.out_proj": "attention.o_proj",
-    "attn.proj": "attention.o_proj",
-    "attn.q": "attention.q_proj",
-    "attn.sr": "attention.sequence_reduction.sequence_reduction",
-    "attn.norm": "attention.sequence_reduction.layer_norm",
-    "ffn.layers.0": "mlp.fc1",
-    "ffn.layers.1": "mlp.dwconv.dwconv",
-    "ffn.layers.4": "mlp.fc2",
-    "mlp.fc1": "mlp.fc1",
-    "mlp.dwconv.dwconv": "mlp.dwconv.dwconv",
-    "mlp.fc2": "mlp.fc2",
-    "layer_norm_1": "layernorm_before",
-    "layer_norm_2": "layernorm_after",
-    "attention.output.dense": "attention.o_proj",
-    "attention.self.query": "attention.q_proj",
-    "attention.self.key": "attention.k_proj",
-    "attention.self.value": "attention.v_proj",
-    "attention.self.sr": "attention.sequence_reduction.sequence_reduction",
-    "attention.self.layer_norm": "attention.sequence_reduction.layer_norm",
-    "mlp.dense1": "mlp.fc1",
-    "mlp.dense2": "mlp.fc2",
-}
-PATCH_NAMES = {"projection": "proj", "norm": "layer_norm"}
-# The parts of a stage: the pattern of a key, the number of the first stage (the authors count from
-# 1), and the name of the part in transformers.
-STAGE_PARTS = [
-    (r"layers\.(\d)\.0\.(.+)", 0, "patch_embeddings"),
-    (r"layers\.(\d)\.1\.(\d+)\.(.+)", 0, "blocks"),
-    (r"layers\.(\d)\.2\.(.+)", 0, "layer_norm"),
-    (r"patch_embed(\d)\.(.+)", 1, "patch_embeddings"),
-    (r"block(\d)\.(\d+)\.(.+)", 1, "blocks"),
-    (r"norm(\d)\.(.+)", 1, "layer_norm"),
-    (r"patch_embeddings\.(\d)\.(.+)", 0, "patch_embeddings"),
-    (r"block\.(\d)\.(\d+)\.(.+)", 0, "blocks"),
-    (r"layer_norm\.(\d)\.(.+)", 0, "layer_norm"),
-]
+log = logging.getLogger(__name__)
+
+# Returns a tensor of a file under its name in the encoder, or the parts that it joins.
+Rename = Callable[[str, Tensor], dict[str, Tensor]]
+
+# Parts of a model that are no part of its encoder, beside which they may lie in a file.
+HEADS = ("fc", "fc_norm", "classifier", "norm", "decode_head", "auxiliary_head", "decoder", "neck")
+HEADS += ("segmentation_head", "aux_classifier", "classification_head", "last_linear")
+# If a file holds several sets of weights: words for the averaged ones, which are better (timm
+# prefers them, too), and for those to take last.
+AVERAGED = {"ema", "teacher", "swa"}
+TAKEN_LAST = {"student", "optimizer", "callbacks"}
+
+# Some files lack this counter of BatchNorm, which changes no output.
+OPTIONAL = "num_batches_tracked"
+
+# Parts that are left out are listed up to this number.
+MAX_SHOWN = 6
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a .safetensors or .pth file by name. No pickled code is run.
+@dataclass(frozen=True)
+class _Part:
+    """The tensors of a file whose names begin with `prefix`."""
 
-    Raises WeightsError if the file cannot be read, or holds anything else than tensors by name.
-    """
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, SafetensorError, RuntimeError, EOFError, ValueError) as error:
-        raise WeightsError(
-            f"model.weights: {path}: not readable as weights: {str(error).splitlines()[0]}"
-        ) from None
-    except pickle.UnpicklingError:  # `weights_only` refuses the content
-        raise WeightsError(
-            f"model.weights: {path}: holds more than plain tensors; save only its state_dict"
-        ) from None
-    for wrapper in ("state_dict", "model"):
-        content = content.get(wrapper, content) if isinstance(content, dict) else content
-    tensors: dict[str, Tensor] = {}
-    if isinstance(content, dict):
-        tensors = {name: value for name, value in content.items() if isinstance(value, Tensor)}
-    if not tensors:
-        raise WeightsError(f"model.weights: {path}: holds no tensors by name")
-    return tensors
+    prefix: str
+    renamed: Mapping[str, Tensor]  # under their names in the encoder
+    origins: Mapping[str, str]  # {name in the encoder: name in the file}
+    expected: Mapping[str, Tensor]  # the encoder's own tensors
 
+    @property
+    def num_known(self) -> int:
+        """How many of the encoder's names the part has."""
+        return sum(name in self.expected for name in self.renamed)
 
-def strip_prefixes(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the weights without `module.`; of a whole model, only those under `backbone.`."""
-    unwrapped = {name.removeprefix("module."): value for name, value in weights.items()}
-    encoder = {
-        name.removeprefix("backbone."): value
-        for name, value in unwrapped.items()
-        if name.startswith("backbone.")
-    }
-    return encoder or unwrapped
+    @property
+    def num_fitting(self) -> int:
+        """How many of the encoder's tensors the part has, with their shape."""
+        return sum(
+            name in self.expected and value.shape == self.expected[name].shape
+            for name, value in self.renamed.items()
+        )
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether the part has every parameter of the encoder, with its shape."""
+        return all(
+            name in self.renamed and self.renamed[name].shape == value.shape
+            for name, value in self.expected.items()
+            if not name.endswith(OPTIONAL)
+        )
 
-def to_transformers_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return MiT weights under the names of transformers' SegformerModel in memory.
-
-    `weights` may have any of the namings in this module's docstring. Heads are dropped.
-    """
-    renamed: dict[str, Tensor] = {}
-    for name, value in strip_prefixes(weights).items():
-        if name.startswith(("decode_head", "auxiliary_head", "head.")):
-            continue
-        renamed |= _rename(name, value)
-    return renamed
+    def is_same(self, other: _Part) -> bool:
+        """Whether the two parts give the encoder the same tensors."""
+        return all(
+            other.origins.get(name) == origin
+            for name, origin in self.origins.items()
+            if name in self.expected
+        )
 
 
-def _rename(name: str, value: Tensor) -> dict[str, Tensor]:
-    """Return a tensor of a MiT under its new name, or its parts if transformers splits it."""
-    name = name.removeprefix("segformer.").removeprefix("encoder.")
-    for pattern, first_stage, part in STAGE_PARTS:
-        if not (match := re.fullmatch(pattern, name)):
-            continue
-        stage = f"stages.{int(match[1]) - first_stage}"
-        if part == "blocks":
-            in_block = _rename_in_block(match[3], value)
-            return {f"{stage}.blocks.{match[2]}.{key}": piece for key, piece in in_block.items()}
-        rest = match[2]
-        if part == "patch_embeddings":
-            module, _, suffix = rest.rpartition(".")
-            rest = f"{PATCH_NAMES.get(module, module)}.{suffix}"
-        return {f"{stage}.{part}.{rest}": value}
+def unchanged(name: str, value: Tensor) -> dict[str, Tensor]:
+    """Return the tensor under its own name."""
     return {name: value}
 
 
-def _rename_in_block(name: str, value: Tensor) -> dict[str, Tensor]:
-    """Return a tensor of a block under its new name, or the projections that it joins."""
-    module, _, suffix = name.rpartition(".")
-    if name.startswith("attn.attn.in_proj_"):
-        return _split_projections("qkv", name.removeprefix("attn.attn.in_proj_"), value)
-    if module == "attn.kv":
-        return _split_projections("kv", suffix, value)
-    new_module = BLOCK_NAMES.get(module, module)
-    # mmseg stores the linear layers of the feed-forward network as 1x1 convolutions.
-    is_conv = new_module in ("mlp.fc1", "mlp.fc2") and value.ndim == 4
-    return {f"{new_module}.{suffix}": value.flatten(1) if is_conv else value}
+def load_encoder(
+    encoder: nn.Module,
+    weights: Mapping[str, Tensor],
+    source: str,
+    rename: Rename = unchanged,
+    *,
+    whole_model: Callable[[], Collection[str]] = tuple,
+    hint: Callable[[Mapping[str, Tensor]], str] = lambda weights: "",
+) -> None:
+    """Copy weights into an encoder, and log under which prefix they were and what was left out.
 
-
-def _split_projections(letters: str, suffix: str, value: Tensor) -> dict[str, Tensor]:
-    """Return the query, key and value projections (`letters`: q, k, v) that `value` joins."""
-    chunks = zip(letters, value.chunk(len(letters)), strict=True)
-    return {f"attention.{letter}_proj.{suffix}": chunk for letter, chunk in chunks}
-
-
-def load_encoder(encoder: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
-    """Copy weights into an encoder; classifiers of the pretraining are skipped.
-
-    `source` is the name of the weights in messages. Raises WeightsError with the first keys that
-    are missing, unknown or of another shape.
+    `source` is the name of the weights in messages. `whole_model` returns the parameter names of
+    the model that the encoder is a part of; those beside the encoder are left out, as heads are.
+    `hint` returns what the weights seem to be, for the message if they do not fit. Raises
+    WeightsError with the first keys that are missing, unknown, not finite or of another shape.
     """
     expected = encoder.state_dict()
-    problems = _key_problems(weights, expected)
+    part, others = _best_part(weights, expected, rename)
+    problems = _key_problems(part, expected, whole_model)
     if problems:
         raise WeightsError(
             f"model.weights: {source}: not the weights of this encoder: "
-            f"{'; '.join(problems[:3])} ({len(problems)} keys in all)"
+            f"{'; '.join(problems[:3])} ({len(problems)} keys in all); {part.num_fitting} of "
+            f"{len(expected)} tensors fit, {_under(part.prefix)}; the file begins with "
+            f"{', '.join(repr(name) for name in list(weights)[:2])}. "
+            f"{hint(part.renamed) or 'Check model.encoder'}"
         )
-    encoder.load_state_dict(
-        {name: weights[name] for name in expected if name in weights}, strict=False
-    )
+    chosen = {name: part.renamed[name] for name in expected if name in part.renamed}
+    _check_values(chosen, part, expected, source)
+    encoder.load_state_dict(chosen, strict=False)
+    _log_choice(source, part, others, weights)
 
 
-def _key_problems(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
+def _best_part(
+    weights: Mapping[str, Tensor], expected: Mapping[str, Tensor], rename: Rename
+) -> tuple[_Part, list[_Part]]:
+    """Return the part of a file that fits the encoder best, and others that fit as well."""
+    parts = [
+        _make_part(prefix, names, weights, expected, rename) for prefix, names in _prefixes(weights)
+    ]
+    # If no part is complete, shapes say little: parameters of other modules may have them, too.
+    best = max(parts, key=lambda p: (p.is_complete, p.num_known, p.num_fitting, -_rank(p.prefix)))
+    others = [
+        part for part in parts if part.num_fitting == best.num_fitting and not best.is_same(part)
+    ]
+    return best, others
+
+
+def _prefixes(weights: Mapping[str, Tensor]) -> Iterator[tuple[str, list[str]]]:
+    """Yield every prefix that names have, the shortest first, with these names."""
+    names_by_prefix: dict[str, list[str]] = {"": list(weights)}
+    for name in weights:
+        for dot in re.finditer(r"\.", name):
+            names_by_prefix.setdefault(name[: dot.end()], []).append(name)
+    yield from sorted(names_by_prefix.items(), key=lambda item: item[0].count("."))
+
+
+def _make_part(
+    prefix: str,
+    names: Collection[str],
+    weights: Mapping[str, Tensor],
+    expected: Mapping[str, Tensor],
+    rename: Rename,
+) -> _Part:
+    renamed: dict[str, Tensor] = {}
+    origins: dict[str, str] = {}
+    for name in names:
+        for new_name, value in rename(name.removeprefix(prefix), weights[name]).items():
+            renamed[new_name] = value
+            origins[new_name] = name
+    return _Part(prefix, renamed, origins, expected)
+
+
+def _rank(prefix: str) -> int:
+    """Return the rank of a prefix among several that fit equally well; the lowest is taken."""
+    words = set(re.split(r"[._]", prefix))
+    if words & AVERAGED:
+        return 0
+    return 2 if words & TAKEN_LAST else 1
+
+
+def _key_problems(
+    part: _Part, expected: Mapping[str, Tensor], whole_model: Callable[[], Collection[str]]
+) -> list[str]:
     """Return one phrase for each key that does not fit."""
-    classifier = ("head", "fc.", "classifier", "norm.")
     shapes, missing, unknown = [], [], []
     for name, value in expected.items():
-        if name not in weights:
-            # Some files lack this counter of BatchNorm, which changes no output.
-            if not name.endswith("num_batches_tracked"):
-                missing.append(f"{name} is missing")
-        elif weights[name].shape != value.shape:
-            shapes.append(f"{name} is {list(weights[name].shape)}, expected {list(value.shape)}")
+        if name not in part.renamed:
+            if not name.endswith(OPTIONAL):
+                missing.append(name)
+        elif part.renamed[name].shape != value.shape:
+            shape = list(part.renamed[name].shape)
+            shapes.append(f"{name} is {shape}, expected {list(value.shape)}")
+    # The same parts of the model, as the file names them: a deeper encoder has more blocks in them.
+    tops = {_top(part, part.origins[name]) for name in expected if name in part.origins}
+    for name, origin in part.origins.items():
+        top = _top(part, origin)
+        if name not in expected and (top in tops or not _is_head(top)):
+            unknown.append(name)
+    if unknown:
+        beside = whole_model()
+        unknown = [name for name in unknown if name not in beside]
+    phrases = [f"{name} is missing" for name in missing]
+    if missing and unknown:
+        phrases[0] += nearest(missing[0], unknown)
+    return shapes + phrases + [f"{name} is unknown" for name in unknown]
+
+
+def _top(part: _Part, name: str) -> str:
+    """Return the first component of a name after the prefix."""
+    return name.removeprefix(part.prefix).split(".")[0]
+
+
+def _is_head(top: str) -> bool:
+    return top in HEADS or top.startswith("head")
+
+
+def _check_values(
+    chosen: Mapping[str, Tensor], part: _Part, expected: Mapping[str, Tensor], source: str
+) -> None:
+    """Raise WeightsError for values that are not finite, or that are no plain numbers."""
+    for name, value in chosen.items():
+        if not expected[name].is_floating_point():
+            continue
+        origin = part.origins[name]
+        if not value.is_floating_point():
+            kind = str(value.dtype).removeprefix("torch.")
+            raise WeightsError(
+                f"model.weights: {source}: {origin!r} has the type {kind}, as quantised weights "
+                "have; take the weights from before they were quantised"
+            )
+        bad = int((~torch.isfinite(value.float())).sum())
+        if bad:
+            raise WeightsError(
+                f"model.weights: {source}: {origin!r} has {bad} of {value.numel()} values that are "
+                "not finite (NaN or infinite): the training that wrote it had diverged, or the "
+                "file is damaged; take an earlier checkpoint"
+            )
+
+
+def _under(prefix: str) -> str:
+    return f"under the prefix {prefix!r}" if prefix else "without a prefix"
+
+
+def _log_choice(
+    source: str, part: _Part, others: list[_Part], weights: Mapping[str, Tensor]
+) -> None:
+    """Log the prefix of the encoder's tensors and what a file holds besides them."""
+    left_out = _left_out(part, weights)
+    if not (part.prefix or left_out or others):
+        return
+    text = f"{part.num_fitting} tensors of the encoder, {_under(part.prefix)}"
+    if left_out:
+        text += f"; left out: {left_out}"
+    log.info("model.weights: %s: %s", source, text)
+    if others:
+        log.warning(
+            "model.weights: %s: holds the encoder more than once; took %r, not %s",
+            source,
+            part.prefix,
+            ", ".join(repr(other.prefix) for other in others[:3]),
+        )
+
+
+def _left_out(part: _Part, weights: Mapping[str, Tensor]) -> str:
+    """Return the parts of a file beside the encoder with their numbers of tensors, as text."""
+    used = {part.origins[name] for name in part.origins if name in part.expected}
+    inner = {name[: dot.end()] for name in used for dot in re.finditer(r"\.", name)}
+    numbers: dict[str, int] = {}
     for name in weights:
-        if name not in expected and not name.startswith(classifier):
-            unknown.append(f"{name} is unknown")
-    return shapes + missing + unknown
-
-
-def weights_not_found(source: str, error: object) -> WeightsError:
-    """Return the error for weights that are neither on this machine nor available from the hub."""
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return WeightsError(
-        f"model.weights: {source!r} is no file or folder on this machine, and the hub does not "
-        f"provide it ({reason[:160]}). Download it on a machine with a network (for example: "
-        "huggingface-cli download nvidia/mit-b2 --local-dir weights/mit-b2), copy the folder here "
-        "and set model.weights to its path; null starts from random weights"
-    )
+        if name not in used:
+            starts = [name[: dot.end()] for dot in re.finditer(r"\.", name)]
+            top = next((start for start in starts if start not in inner), name).rstrip(".")
+            numbers[top] = numbers.get(top, 0) + 1
+    shown = [f"{top} ({number})" for top, number in list(numbers.items())[:MAX_SHOWN]]
+    more = f" and {len(numbers) - MAX_SHOWN} more" if len(numbers) > MAX_SHOWN else ""
+    return ", ".join(shown) + more

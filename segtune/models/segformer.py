@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,11 @@ from torch import Tensor, nn
 from transformers import SegformerConfig, SegformerForSemanticSegmentation, SegformerModel
 
 from segtune.config.schema import ModelConfig
-from segtune.errors import ConfigError, WeightsError, nearest
+from segtune.errors import ConfigError, nearest
 from segtune.models.bilinear import resize
-from segtune.models.pretrained import (
-    load_encoder,
-    read_weights,
-    to_transformers_names,
-    weights_not_found,
-)
+from segtune.models.mit_names import to_transformers_names
+from segtune.models.pretrained import load_encoder
+from segtune.models.weight_files import SUFFIXES, local_weights, read_weights, weights_not_found
 
 # Hidden sizes, depths and head width by encoder (Xie et al. 2021, table 6). mit_nano is ours: it is
 # small enough for trials on a CPU.
@@ -40,6 +37,7 @@ class SegFormer(nn.Module):
     """A MiT encoder with the all-MLP head."""
 
     head_prefixes = ("net.decode_head.",)
+    classifier_prefixes = ("net.decode_head.classifier.",)
 
     def __init__(self, config: ModelConfig, num_classes: int) -> None:
         super().__init__()
@@ -111,27 +109,22 @@ def _fold_projections(head: Any) -> list[tuple[Tensor, Tensor]]:
 
 
 def _load_mit(encoder: nn.Module, source: str) -> None:
-    """Load MiT weights from a file of any naming, a local folder of transformers, or the hub.
+    """Load MiT weights from a file or folder of any naming, or from the hub.
 
     Raises WeightsError if `source` does not exist, cannot be read or does not fit the encoder.
     """
-    path = Path(source)
-    if path.is_file():
-        return load_encoder(encoder, to_transformers_names(read_weights(path)), source)
-    if not path.is_dir() and (path.suffix or source.count("/") != 1):
+    if path := local_weights(source):
+        weights = read_weights(path)
+        return load_encoder(encoder, weights, source, to_transformers_names, hint=_encoder_hint)
+    if Path(source).suffix in SUFFIXES or source.count("/") != 1:
         raise weights_not_found(source, "not a hub id of the form owner/name")
     try:
-        offline = path.is_dir() or bool(os.environ.get("HF_HUB_OFFLINE"))
         pretrained, report = SegformerModel.from_pretrained(
-            source, local_files_only=offline, output_loading_info=True
+            source,
+            local_files_only=bool(os.environ.get("HF_HUB_OFFLINE")),
+            output_loading_info=True,
         )  # pyright: ignore[reportGeneralTypeIssues]
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        if path.is_dir():
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise WeightsError(
-                f"model.weights: {source}: expected config.json and model.safetensors "
-                f"of a SegFormer: {reason}"
-            ) from None
         raise weights_not_found(source, error) from None
     # transformers leaves parameters that a file lacks at random values, and only warns.
     weights = {
@@ -139,4 +132,19 @@ def _load_mit(encoder: nn.Module, source: str) -> None:
         for name, value in pretrained.state_dict().items()
         if name not in report["missing_keys"]
     }
-    load_encoder(encoder, weights, source)
+    load_encoder(encoder, weights, source, hint=_encoder_hint)
+
+
+def _encoder_hint(weights: Mapping[str, Tensor]) -> str:
+    """Return which encoder has weights of these shapes, or "" if none has."""
+    norms = [weights.get(f"stages.{stage}.layer_norm.weight") for stage in range(4)]
+    sizes = [len(norm) for norm in norms if norm is not None]
+    depths = [
+        len({name.split(".")[3] for name in weights if name.startswith(f"stages.{stage}.blocks.")})
+        for stage in range(4)
+    ]
+    fitting = (
+        name for name, (hidden, blocks, _) in MIT.items() if (hidden, blocks) == (sizes, depths)
+    )
+    name = next(fitting, None)
+    return f"They seem to be the weights of {name}: set model.encoder: {name}" if name else ""

@@ -6,6 +6,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import UperNetConfig
@@ -13,18 +14,17 @@ from transformers.models.upernet.modeling_upernet import UperNetFCNHead, UperNet
 
 from segtune.config.schema import ModelConfig
 from segtune.errors import ConfigError, nearest
-from segtune.models.pretrained import (
-    load_encoder,
-    read_weights,
-    strip_prefixes,
-    weights_not_found,
-)
+from segtune.models.pretrained import load_encoder
+from segtune.models.weight_files import SUFFIXES, local_weights, read_weights, weights_not_found
 
 # Weight of UPerNet's auxiliary loss (Zhao et al. 2017, and mmseg's configs).
 AUXILIARY_WEIGHT = 0.4
 
 # The sizes of the feature maps that UPerNet takes, as divisors of the image size.
 REDUCTIONS = (4, 8, 16, 32)
+
+# Height and width of an image that an encoder of a fixed size refuses.
+TRIED_SIZE = (64, 96)
 
 
 class UPerNet(nn.Module):
@@ -34,6 +34,7 @@ class UPerNet(nn.Module):
     """
 
     head_prefixes = ("decode_head.", "auxiliary_head.")
+    classifier_prefixes = ("decode_head.classifier.", "auxiliary_head.classifier.")
 
     def __init__(self, config: ModelConfig, num_classes: int) -> None:
         super().__init__()
@@ -70,7 +71,8 @@ class UPerNet(nn.Module):
 def _build_encoder(config: ModelConfig) -> tuple[nn.Module, list[int]]:
     """Return the encoder and which of its feature maps are at 1/4, 1/8, 1/16 and 1/32.
 
-    Raises ConfigError if timm has no such encoder, or if it lacks one of these maps.
+    Raises ConfigError if timm has no such encoder, if it lacks one of these maps, or if it takes
+    images of one size only.
     """
     encoder = _create_timm_encoder(config)
     reductions: list[int] = encoder.feature_info.reduction()  # type: ignore[union-attr, operator]
@@ -81,11 +83,35 @@ def _build_encoder(config: ModelConfig) -> tuple[nn.Module, list[int]]:
                 f"{config.encoder!r} has 1/{reductions}"
             ]
         )
+    _check_size(encoder, config.encoder)
     if config.weights:
         _load_timm(encoder, config.encoder, config.weights)
     # If an encoder has more than one map of a size, take the last one.
     last = len(reductions) - 1
     return encoder, [last - reductions[::-1].index(reduction) for reduction in REDUCTIONS]
+
+
+def _check_size(encoder: nn.Module, encoder_name: str) -> None:
+    """Raise ConfigError for an encoder that takes images of one size only."""
+    import timm
+
+    pretrained = timm.get_pretrained_cfg(encoder_name)
+    # timm also sets this for some encoders that take other sizes, such as Swin. So try one.
+    if pretrained is None or not pretrained.fixed_input_size:
+        return
+    try:
+        with torch.no_grad():
+            encoder.eval()(torch.zeros(1, 3, *TRIED_SIZE))
+    except (AssertionError, RuntimeError):
+        side = pretrained.input_size[-1]
+        raise ConfigError(
+            [
+                f"model.encoder: {encoder_name!r} takes images of {side} x {side} pixels only, and "
+                "validation images have any size; choose another encoder, such as resnet50, "
+                "convnext_tiny or swin_tiny_patch4_window7_224"
+            ]
+        ) from None
+    encoder.train()
 
 
 def _create_timm_encoder(config: ModelConfig) -> nn.Module:
@@ -121,11 +147,20 @@ def _load_timm(encoder: nn.Module, encoder_name: str, source: str) -> None:
     """
     import timm
 
-    path = Path(source)
-    if path.is_dir():
-        path = next(iter([*path.glob("*.safetensors"), *path.glob("pytorch_model.bin")]), path)
-    if path.is_file():
-        return load_encoder(encoder, _read_timm_file(path, encoder, encoder_name), str(path))
+    def rename(name: str, value: Tensor) -> dict[str, Tensor]:
+        return {_features_name(name, expected): value}
+
+    def whole_model() -> Collection[str]:
+        # Only the whole model has what lies between the last feature map and the classifier, such
+        # as `conv_head` or `final_conv`.
+        return timm.create_model(encoder_name, pretrained=False).state_dict().keys()
+
+    if path := local_weights(source):
+        expected = encoder.state_dict()
+        weights = read_weights(path)
+        return load_encoder(encoder, weights, source, rename, whole_model=whole_model)
+    if Path(source).suffix in SUFFIXES or source.count("/") > 1:
+        raise weights_not_found(source, "not a hub id of the form owner/name")
     try:
         name = f"hf-hub:{source}" if "/" in source else encoder_name
         pretrained = timm.create_model(name, pretrained=True, features_only=True)
@@ -133,27 +168,6 @@ def _load_timm(encoder: nn.Module, encoder_name: str, source: str) -> None:
     except Exception as error:
         raise weights_not_found(source, error) from None
     load_encoder(encoder, pretrained.state_dict(), source)
-
-
-def _read_timm_file(path: Path, encoder: nn.Module, encoder_name: str) -> dict[str, Tensor]:
-    """Return the weights of a file under the parameter names of `encoder`."""
-    import timm
-
-    expected = encoder.state_dict()
-    weights = {
-        _features_name(name, expected): value
-        for name, value in strip_prefixes(read_weights(path)).items()
-    }
-    if weights.keys() <= expected.keys():
-        return weights
-    # Only the whole model has what lies between the last feature map and the classifier, such as
-    # `conv_head` or `final_conv`. Drop it.
-    whole_model = timm.create_model(encoder_name, pretrained=False).state_dict()
-    return {
-        name: value
-        for name, value in weights.items()
-        if name in expected or name not in whole_model
-    }
 
 
 def _features_name(name: str, expected: Collection[str]) -> str:

@@ -10,10 +10,11 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 import shutil
 import uuid
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,8 +25,11 @@ from torch import Tensor
 
 from segtune.config.schema import ExperimentConfig
 from segtune.config.settings import differences
-from segtune.errors import CheckpointError
+from segtune.data.layouts import NAMED_CLASSES
+from segtune.errors import CheckpointError, nearest
 from segtune.runs.atomic import sync_folder, write_atomic
+from segtune.runs.results import best_trial, read_trials
+from segtune.runs.rundir import SearchDir
 
 log = logging.getLogger(__name__)
 
@@ -41,10 +45,6 @@ NUM_LAST_KEPT = 2
 # Settings that may change when a training run is resumed, because they do not change its numbers.
 CHANGEABLE_ON_RESUME = ("data.root", "data.num_loaders", "checkpoint.every")
 
-# Warn of a learning rate above this multiple of the rate at which the checkpoint's training run
-# ended: such a learning rate has taken mIoU to 0.
-LARGE_LR_FACTOR = 10
-
 
 @dataclass(frozen=True)
 class Manifest:
@@ -56,6 +56,7 @@ class Manifest:
     miou: float | None  # in 0..1; None if the epoch had no validation
     config: dict[str, Any]
     sha256: dict[str, str] = field(default_factory=dict)  # by file name
+    classes: tuple[str, ...] | None = None  # in the order of labels; None in early versions
 
 
 def save(
@@ -123,47 +124,125 @@ def last_good(folder: Path) -> tuple[Path, Manifest] | None:
     """Return the newest undamaged checkpoint to resume from, or None. Warn of damaged ones."""
     for path in _of_kind(folder, "last"):
         try:
-            return path, verify(path)
+            return path, _verified(path)
         except CheckpointError as error:
             log.warning("%s; going back to the checkpoint before it", error)
     return None
 
 
 def find(path: str | Path) -> Path:
-    """Return the checkpoint at `path`. A training run's folder stands for its best checkpoint.
+    """Return the checkpoint at `path`, which may also be a file in a checkpoint.
 
-    If it has no best checkpoint yet, the newest last one is returned. Raises CheckpointError if
-    there is none.
+    The folder of a training run stands for its best checkpoint, or for its newest last one if it
+    has no best one yet. The folder of a search run stands for its best trial. Raises
+    CheckpointError if there is none.
     """
-    path = Path(path)
-    if (path / MANIFEST).is_file():
-        return path
-    for folder in (path, path / "checkpoints"):
-        if checkpoints := [*_of_kind(folder, "best"), *_of_kind(folder, "last")]:
+    path = Path(path).expanduser()
+    folder = path.parent if path.is_file() and path.name in (WEIGHTS, STATE, MANIFEST) else path
+    if (folder / MANIFEST).is_file() or (folder / WEIGHTS).is_file():
+        return folder
+    for inner in (folder, folder / "checkpoints"):
+        if checkpoints := [*_of_kind(inner, "best"), *_of_kind(inner, "last")]:
             return checkpoints[0]
-    raise CheckpointError(
-        f"{path}: no checkpoint; expected a folder with {MANIFEST}, or the folder of a training "
-        "run with checkpoints/"
+    if SearchDir(folder).study.is_file():
+        return _of_best_trial(SearchDir(folder))
+    raise CheckpointError(f"{path}: {_no_checkpoint(path)}")
+
+
+def _of_best_trial(run: SearchDir) -> Path:
+    """Return the best checkpoint of the best trial of a search run."""
+    for part in (run.full, run):
+        best = best_trial(read_trials(part))
+        found = best_checkpoint(part.trial(best.number).checkpoints) if best else None
+        if best and best.miou is not None and found:
+            log.info(
+                "%s: a search run; taking its best trial %s, mIoU %.2f",
+                part.path,
+                best.id,
+                100 * best.miou,
+            )
+            return found
+    raise CheckpointError(f"{run.path}: a search run in which no trial has a best checkpoint yet")
+
+
+def _no_checkpoint(path: Path) -> str:
+    """Return why `path` is no checkpoint, and what was probably meant."""
+    expected = (
+        f"expected a folder with {MANIFEST}, or the folder of a training run with checkpoints/"
     )
+    if path.is_file():
+        return (
+            f"no checkpoint, but a file; {expected}. For pretrained weights of the encoder, set "
+            f"model.weights: {path}"
+        )
+    if not path.exists():
+        siblings = path.parent.iterdir() if path.parent.is_dir() else ()
+        return f"no checkpoint; {expected}{nearest(path.name, [entry.name for entry in siblings])}"
+    found = sorted(path.glob("*/checkpoints")) or sorted(path.glob("*/trials"))
+    names = ", ".join(inner.parent.name for inner in found[:5])
+    return f"no checkpoint; {expected}{f'; runs in this folder: {names}' if names else ''}"
 
 
-def verify(path: Path) -> Manifest:
+def verify(path: Path, *, weights_only: bool = False) -> Manifest:
     """Check every file against its checksum; return the manifest.
 
-    Raises CheckpointError that names the damaged file.
+    With `weights_only`, the state of the optimiser is not checked and may be absent. Raises
+    CheckpointError that names the damaged file and another checkpoint of the training run.
     """
     try:
-        manifest = Manifest(**json.loads((path / MANIFEST).read_text()))
-    except (OSError, ValueError, TypeError):
-        raise CheckpointError(
-            f"{path}: not a checkpoint, or damaged: {MANIFEST} is absent or unreadable"
-        ) from None
+        return _verified(path, (WEIGHTS,) if weights_only else None)
+    except CheckpointError as error:
+        siblings = [*_of_kind(path.parent, "best"), *_of_kind(path.parent, "last")]
+        other = next((f", or use {sibling}" for sibling in siblings if sibling != path), "")
+        raise CheckpointError(f"{error}; copy the whole folder again{other}") from None
+
+
+def _verified(path: Path, names: Sequence[str] | None = None) -> Manifest:
+    """Check the files `names`, by default all of them; return the manifest."""
+    manifest = _read_manifest(path)
     for name, expected in manifest.sha256.items():
-        if not (path / name).is_file() or _sha256(path / name) != expected:
+        if names is not None and name not in names:
+            continue
+        try:
+            actual = _sha256(path / name)
+        except FileNotFoundError:
+            raise CheckpointError(f"{path / name}: absent, but {MANIFEST} lists it") from None
+        except OSError as error:
+            raise CheckpointError(f"{path / name}: not readable: {error.strerror}") from None
+        if actual != expected:
             raise CheckpointError(
                 f"{path / name}: damaged: its content differs from the checksum in {MANIFEST}"
             )
     return manifest
+
+
+def _read_manifest(path: Path) -> Manifest:
+    known = {part.name for part in fields(Manifest)}
+    try:
+        content = json.loads((path / MANIFEST).read_text())
+        manifest = {name: value for name, value in content.items() if name in known}
+        if manifest.get("classes") is not None:
+            manifest["classes"] = tuple(manifest["classes"])
+        return Manifest(**manifest)
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"{path}: {MANIFEST} is absent, which holds the config and the checksums"
+        ) from None
+    except OSError as error:
+        raise CheckpointError(f"{path / MANIFEST}: not readable: {error.strerror}") from None
+    except (ValueError, TypeError, AttributeError):
+        raise CheckpointError(f"{path / MANIFEST}: damaged: not a checkpoint's manifest") from None
+
+
+def class_names_in(manifest: Manifest) -> tuple[str, ...] | None:
+    """Return the class names of a checkpoint, in the order of their labels.
+
+    Returns None for a checkpoint of an early version if its config names a file of class names.
+    """
+    if manifest.classes is not None:
+        return manifest.classes
+    classes = manifest.config.get("data", {}).get("classes")
+    return NAMED_CLASSES.get(classes) if isinstance(classes, str) else tuple(classes or ()) or None
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:
@@ -186,14 +265,22 @@ def load_state(path: Path) -> dict[str, Any]:
     return torch.load(path / STATE, map_location="cpu", weights_only=True)
 
 
-def check_same_run(path: Path, manifest: Manifest, config: ExperimentConfig) -> None:
-    """Raise CheckpointError that lists the settings in which `config` differs from a checkpoint."""
+def check_same_run(
+    path: Path, manifest: Manifest, config: ExperimentConfig, classes: Sequence[str] | None = None
+) -> None:
+    """Raise CheckpointError that lists the settings in which `config` differs from a checkpoint.
+
+    `classes` are the names of its classes, which a file may hold.
+    """
     saved = ExperimentConfig.parse(manifest.config)
     changed = [
         str(difference)
         for difference in differences(config, saved)
         if difference.name not in CHANGEABLE_ON_RESUME
     ]
+    if classes and manifest.classes and tuple(classes) != manifest.classes:
+        ours, theirs = ", ".join(classes), ", ".join(manifest.classes)
+        changed.append(f"names of the classes: {ours} here, {theirs} there")
     if changed:
         listed = "\n  ".join(changed)
         raise CheckpointError(
@@ -221,28 +308,11 @@ def load_into(model: torch.nn.Module, path: Path) -> None:
     model.load_state_dict(weights)
 
 
-def load_initial_weights(model: torch.nn.Module, source: Path, lr: float) -> None:
-    """Load the weights that a new training run starts from; warn if `lr` is likely to ruin them.
-
-    `source` is a checkpoint or the folder of a training run. Raises CheckpointError.
-    """
-    path = find(source)
-    manifest = verify(path)
-    load_into(model, path)
-    if manifest.lr and lr > LARGE_LR_FACTOR * manifest.lr:
-        log.warning(
-            "optim.lr %.3g is %.0f times the rate at which %s ended (%.3g): a large rate on a "
-            "converged model can take mIoU to 0",
-            lr,
-            lr / manifest.lr,
-            path,
-            manifest.lr,
-        )
-
-
 def _of_kind(folder: Path, kind: Kind) -> list[Path]:
-    """Return the checkpoints of one kind, newest first."""
-    return sorted((path for path in folder.glob(f"{kind}-*") if path.is_dir()), reverse=True)
+    """Return the checkpoints of one kind, newest first. Copies of another name are the user's."""
+    name = re.compile(rf"{kind}-\d+")
+    paths = [p for p in folder.glob(f"{kind}-*") if name.fullmatch(p.name) and p.is_dir()]
+    return sorted(paths, key=_epoch, reverse=True)
 
 
 def _epoch(path: Path) -> int:

@@ -22,9 +22,9 @@ def load_model(
 ) -> tuple[torch.nn.Module, ExperimentConfig, Path]:
     """Return the model of a checkpoint in evaluation mode, its config, and the checkpoint's folder.
 
-    `path` is a checkpoint, or the folder of a training run or a trial, which stands for its best
-    checkpoint. If `config` is None, the config in the checkpoint is used. `overrides` are
-    `name=value` texts that change it, for example if the data set has moved since. Raise
+    `path` is a checkpoint, or the folder of a training run, a trial or a search run, which stands
+    for its best checkpoint. If `config` is None, the config in the checkpoint is used. `overrides`
+    are `name=value` texts that change it, for example if the data set has moved since. Raise
     CheckpointError if there is no checkpoint, if it is damaged, or if it has another architecture.
     """
     from segtune.data.layouts import class_names
@@ -32,7 +32,7 @@ def load_model(
     from segtune.training import checkpoint
 
     folder = checkpoint.find(path)
-    manifest = checkpoint.verify(folder)
+    manifest = checkpoint.verify(folder, weights_only=True)
     config = config or ExperimentConfig.parse(manifest.config)
     if overrides:
         config = config.override(*parse_assignments(overrides))

@@ -33,6 +33,7 @@ from segtune.training.distributed import Ranks
 from segtune.training.evaluation import autocast_dtype, evaluate, validation_scores
 from segtune.training.health import HealthMonitor, out_of_memory
 from segtune.training.heartbeat import Heartbeat
+from segtune.training.initial_weights import load_initial_weights
 from segtune.training.memory import OutOfMemoryError
 from segtune.training.network import build_network, seeded
 from segtune.training.optimizer import build_optimizer, learning_rate_factor, set_learning_rate
@@ -78,7 +79,7 @@ class Trainer:
         self.lr = 0.0  # the encoder's learning rate at the last step
         self.seconds = 0.0  # of training and validation
         self.best_miou = -1.0
-        self.is_fine_tuning = False  # whether it starts from the weights of another training run
+        self.is_fine_tuning = False  # whether it starts from a model that knows all its classes
         self.health = HealthMonitor(config)
         self.heartbeat = Heartbeat(out if ranks.is_first else None, config.health)
         self.classes = class_names(config.data)
@@ -108,17 +109,19 @@ class Trainer:
         """Start a training run in `out`.
 
         With `init_from`, start from the weights of a checkpoint, or of the best checkpoint in the
-        folder of a training run. Raises RunError if `out` holds a training run, unless `overwrite`
-        is set, which deletes that training run. Raises SegtuneError if data, weights or checkpoint
-        do not fit the config.
+        folder of a training run or a search run. Raises RunError if `out` holds a training run,
+        unless `overwrite` is set, which deletes that training run. Raises SegtuneError if data,
+        weights or checkpoint do not fit the config.
         """
         if not overwrite:
             out.check_unused()
         trainer = cls(config, out, ranks, cpus=cpus)
         if init_from:
-            checkpoint.load_initial_weights(trainer.network, init_from, config.optim.lr)
+            # With random rows in the classifier, the mIoU before training says nothing.
+            trainer.is_fine_tuning = load_initial_weights(
+                trainer.network, init_from, config, trainer.classes
+            )
             trainer.first_weight_norm = weight_norm(trainer.network)
-            trainer.is_fine_tuning = True
         trainer._set_up()
         return trainer
 
@@ -347,7 +350,14 @@ class Trainer:
             return
         self.out.check_current()
         folder, weights = self.out.checkpoints, self.network.state_dict()
-        manifest = Manifest(record.epoch, self.step, self.lr, record.miou, self.config.dump())
+        manifest = Manifest(
+            record.epoch,
+            self.step,
+            self.lr,
+            record.miou,
+            self.config.dump(),
+            classes=self.classes,
+        )
         if improved:
             checkpoint.save(folder, "best", weights, None, manifest)
         is_last = record.epoch == self.config.schedule.epochs
@@ -374,7 +384,7 @@ class Trainer:
             log.info("no checkpoint in %s yet: starting from the beginning", self.out.path)
             return
         path, manifest = latest
-        checkpoint.check_same_run(path, manifest, self.config)
+        checkpoint.check_same_run(path, manifest, self.config, self.classes)
         checkpoint.load_into(self.network, path)
         state = checkpoint.load_state(path)
         self.optimizer.load_state_dict(state["optimizer"])

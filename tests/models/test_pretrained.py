@@ -111,6 +111,9 @@ def save_in_every_naming(encoder: Any, folder: Path) -> list[Path]:
     whole_model = {f"backbone.{name}": value for name, value in mmseg.items()}
     torch.save({"state_dict": whole_model}, folder / "whole_model.pth")
     torch.save(to_authors(mmseg), folder / "authors.pth")
+    # segmentation_models_pytorch has the encoder of the authors inside its model.
+    smp = {f"encoder.{name}": value for name, value in to_authors(mmseg).items()}
+    torch.save({**smp, "decoder.fuse.weight": torch.zeros(2)}, folder / "smp.pth")
     in_memory = {name: value.contiguous() for name, value in weights.items()}
     save_file(in_memory, folder / "in_memory.safetensors")
     # Folders of the hub: pickled, under `segformer.`, with the classifier of the pretraining.
@@ -126,6 +129,7 @@ def save_in_every_naming(encoder: Any, folder: Path) -> list[Path]:
         folder / "mmseg.pth",
         folder / "whole_model.pth",
         folder / "authors.pth",
+        folder / "smp.pth",
         folder / "in_memory.safetensors",
         folder / "bin",
         folder / "bin/pytorch_model.bin",
@@ -165,7 +169,9 @@ def test_folder_that_is_no_model_says_what_it_should_hold(
 ) -> None:
     for name, text in files.items():
         (tmp_path / name).write_text(text)
-    with pytest.raises(WeightsError, match=r"expected config\.json and model\.safetensors"):
+    with pytest.raises(
+        WeightsError, match=r"no weights in this folder; expected model\.safetensors"
+    ):
         segformer(tmp_path)
 
 

@@ -40,6 +40,12 @@ def test_encoder_without_drop_path_is_refused_with_a_way_out_and_accepted_at_0()
     assert logits.shape == (1, 3, 16, 16)
 
 
+@pytest.mark.parametrize("encoder", ["efficientformer_l1", "coat_lite_tiny"])
+def test_encoder_of_one_image_size_is_refused_before_training(encoder: str) -> None:
+    with pytest.raises(ConfigError, match=r"takes images of 224 x 224 pixels only.*such as resnet"):
+        upernet(encoder, drop_path=0.0)
+
+
 def test_unknown_encoder_names_the_nearest() -> None:
     with pytest.raises(ConfigError, match="did you mean 'resnet50'"):
         upernet("resnet_50")
