@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+import math
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from segtune.config.settings import Settings
 
@@ -87,6 +88,20 @@ class DataConfig(Settings):
         default=(512, 512),
         description="Height and width of a training crop in pixels. Smaller images are padded.",
     )
+    value_range: tuple[float, float] | None = Field(
+        default=None,
+        description="Values that become black and white in images with more than 8 bits per "
+        "channel, such as [0, 4095]; values between them are scaled linearly. Images of 8 bits "
+        "are used as they are. null: if the training images have more than 8 bits, the range of "
+        "their values (0.1 to 99.9 % of them, from at most 64 images); the config of the training "
+        "run then has the range.",
+    )
+    max_megapixels: float = Field(
+        default=512.0,
+        gt=0,
+        description="Largest size of an image or mask, in millions of pixels. A decoded image "
+        "takes 4 bytes per pixel; a damaged file may claim any size.",
+    )
     num_images: int | None = Field(
         default=None, ge=1, description="Train on the first N images only. null: all images."
     )
@@ -129,3 +144,14 @@ class DataConfig(Settings):
                 )
         # A tuple, because strict mode accepts a list only directly from JSON.
         return tuple(classes) if isinstance(classes, list) else classes
+
+    @model_validator(mode="after")
+    def _check_value_range(self) -> Self:
+        if self.value_range is None:
+            return self
+        low, high = self.value_range
+        if not (math.isfinite(low) and math.isfinite(high) and low < high):
+            raise ValueError(
+                f"value_range: expected two numbers, the smaller one first, got [{low:g}, {high:g}]"
+            )
+        return self

@@ -23,16 +23,17 @@ from pathlib import Path
 from typing import TextIO
 
 import numpy as np
-from PIL import Image
 
 from segtune.config.data_config import DataConfig
 from segtune.data.decode import load_pair
-from segtune.data.layouts import Pair
+from segtune.data.image_files import open_header
+from segtune.data.pairs import Pair
+from segtune.errors import DataError
 
 log = logging.getLogger(__name__)
 
 # Increased when the format of the cache files changes.
-FORMAT_VERSION = "1"
+FORMAT_VERSION = "2"
 # How many image headers are read to estimate the size of a data set.
 NUM_SIZED_IMAGES = 16
 # Lock files per split, each shared by many pairs: enough that loaders rarely wait for each other.
@@ -44,7 +45,15 @@ CACHE_FOLDER = "segtune-decoded"
 IN_USE_FILE = "in-use"
 # Never used by the cache, so that the disk has space for checkpoints.
 RESERVED_BYTES = 2 * GB
-HEADER_BYTES = 16  # height and width
+HEADER_BYTES = 24  # height, width, and bytes per label
+# Settings of DataConfig that change neither pixels nor labels of a pair. All others are part of the
+# key, so that a new setting cannot be forgotten. The files of a pair have keys of their own.
+NOT_IN_KEY = frozenset(
+    (
+        *("root", "train", "val", "images", "masks", "image_suffix", "mask_suffix", "resize"),
+        *("crop", "num_images", "cache", "cache_gb", "num_loaders", "max_megapixels"),
+    )
+)
 
 # The locked IN_USE_FILE of each data set. A lock has to last as long as the process, not as long as
 # one DecodedPairs: trials follow one another in a process, and the next one reads the same images.
@@ -52,7 +61,7 @@ _in_use_locks: dict[Path, TextIO] = {}
 
 
 class DecodedPairs:
-    """Image uint8 [H, W, 3] and labels uint8 [H, W] of each pair of a split, by index."""
+    """Image uint8 [H, W, 3] and labels uint8 or uint16 [H, W] of each pair of a split, by index."""
 
     def __init__(
         self, pairs: Sequence[Pair], config: DataConfig, num_classes: int, split: str
@@ -140,7 +149,7 @@ class DecodedPairs:
 def _write(path: str, image: np.ndarray, labels: np.ndarray) -> None:
     """Write a decoded pair to a temporary file and rename it, so that readers see a whole file."""
     temporary = Path(f"{path}.{os.getpid()}")
-    header = np.array(labels.shape, "<i8")
+    header = np.array((*labels.shape, labels.itemsize), "<i8")
     arrays = [np.ascontiguousarray(array) for array in (header, image, labels)]
     try:
         with temporary.open("wb") as file:
@@ -163,9 +172,9 @@ def _read(path: str) -> tuple[np.ndarray, np.ndarray] | None:
             memory = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
     except (FileNotFoundError, ValueError):  # ValueError: an empty file
         return None
-    height, width = (int(value) for value in np.frombuffer(memory, "<i8", 2))
+    height, width, label_bytes = (int(value) for value in np.frombuffer(memory, "<i8", 3))
     image = np.frombuffer(memory, np.uint8, height * width * 3, HEADER_BYTES)
-    labels = np.frombuffer(memory, np.uint8, height * width, HEADER_BYTES + image.size)
+    labels = np.frombuffer(memory, f"<u{label_bytes}", height * width, HEADER_BYTES + image.size)
     return image.reshape(height, width, 3), labels.reshape(height, width)
 
 
@@ -215,10 +224,8 @@ def _data_set_key(config: DataConfig, num_classes: int) -> str:
             FORMAT_VERSION,
             _boot_id(),
             os.path.abspath(config.root),
-            config.layout,
-            config.reduce_zero_label,
-            config.ignore_index,
             num_classes,
+            *sorted((k, repr(v)) for k, v in config.dump().items() if k not in NOT_IN_KEY),
         )
     )
 
@@ -262,7 +269,7 @@ def _has_room(folder: Path, pairs: Sequence[Pair], config: DataConfig) -> bool:
     oldest_first = sorted(home.iterdir(), key=os.path.getmtime)
     other_sizes = {other: _size(other) for other in oldest_first if other != data_set}
     cached = sum(split_sizes.values()) + sum(other_sizes.values())
-    needed = _estimated_size(pairs)
+    needed = _estimated_size(pairs, config.max_megapixels)
     needed += sum(size for split, size in split_sizes.items() if split != folder)
     on_disk = shutil.disk_usage(home).free + cached - RESERVED_BYTES
     allowed = min(config.cache_gb * GB, on_disk)
@@ -290,7 +297,7 @@ def _warn_no_room(folder: Path, config: DataConfig, needed: float, allowed: floa
     )
 
 
-def _estimated_size(pairs: Sequence[Pair]) -> int:
+def _estimated_size(pairs: Sequence[Pair], max_megapixels: float) -> int:
     """Return the estimated bytes of all decoded pairs: per pixel 3 for the image, 1 for the label.
 
     Reads the headers of about NUM_SIZED_IMAGES images.
@@ -299,8 +306,9 @@ def _estimated_size(pairs: Sequence[Pair]) -> int:
     num_pixels = 0
     for pair in sized:
         # A file that is not an image is reported when it is decoded.
-        with contextlib.suppress(OSError), Image.open(pair.image) as image:
-            num_pixels += image.width * image.height
+        with contextlib.suppress(DataError):
+            width, height = open_header(pair.image, max_megapixels).image.size
+            num_pixels += width * height
     return 4 * num_pixels * len(pairs) // len(sized)
 
 

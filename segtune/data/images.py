@@ -1,70 +1,130 @@
-"""Reading of image files."""
+"""Reading of image files as RGB: upright, and scaled to 8 bits."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
+from segtune.config.data_config import DataConfig
+from segtune.data.image_files import (
+    StoredImage,
+    check_size,
+    deep_values,
+    open_header,
+    open_image,
+    turn_upright,
+)
 from segtune.errors import DataError
 
 JPEG_START = b"\xff\xd8"  # the marker SOI
 # Frame headers have the markers 0xC0..0xCF, except these three: DHT, JPG and DAC (ITU-T T.81, B.1).
 FRAME_MARKERS = range(0xC0, 0xD0)
 NOT_FRAME_MARKERS = (0xC4, 0xC8, 0xCC)
+EXIF_START = b"Exif\0\0"
+# EXIF is in the first segments of a JPEG; a segment has at most 65,535 bytes.
+EXIF_WITHIN = 1 << 17
 
 
-def read_image(path: str | Path) -> np.ndarray:
-    """Return an image as uint8 RGB [H, W, 3]. Raises DataError if the file is not an image."""
-    image = _read_jpeg(path)
-    return np.asarray(open_image(path).convert("RGB")) if image is None else image
+def read_image(path: str | Path, config: DataConfig, *, upright: bool = True) -> np.ndarray:
+    """Return an image as uint8 RGB [H, W, 3].
 
-
-def _read_jpeg(path: str | Path) -> np.ndarray | None:
-    """Decode a JPEG with OpenCV; return None if Pillow has to read the file instead.
-
-    OpenCV is a sixth faster than Pillow. Both use the same library, so the pixels are the same.
+    The image is turned upright by its EXIF orientation, unless `upright` is False. Transparency is
+    dropped. Values of more than 8 bits are scaled by `data.value_range`. Raises DataError if the
+    file is not an image, is too large, or has more than 8 bits and there is no value range.
     """
+    jpeg = _read_jpeg(path, config.max_megapixels)
+    if jpeg:
+        pixels, orientation = jpeg
+    else:
+        stored = open_image(path, config.max_megapixels)
+        pixels, orientation = _as_rgb(stored, config), stored.orientation
+    return turn_upright(pixels, orientation) if upright else pixels
+
+
+def _as_rgb(stored: StoredImage, config: DataConfig) -> np.ndarray:
+    if stored.bits <= 8:
+        return np.asarray(stored.image.convert("RGB"))
+    values = deep_values(stored)
+    if config.value_range is None:
+        valid = valid_values(values, stored.nodata)
+        low, high = (float(valid.min()), float(valid.max())) if valid.size else (0.0, 0.0)
+        raise DataError(
+            f"{stored.path}: has {stored.bits} bits per channel, with values from {low:g} to "
+            f"{high:g}; set data.value_range=[LOW, HIGH] to the values that become black and white"
+        )
+    pixels = scale_to_8_bits(values, config.value_range, stored.nodata)
+    return pixels if pixels.ndim == 3 else cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB)
+
+
+def valid_values(values: np.ndarray, nodata: float | None) -> np.ndarray:
+    """Return the values that are finite and not `nodata`, as one dimension."""
+    is_valid = np.isfinite(values)
+    if nodata is not None:
+        is_valid &= values != nodata
+    return values[is_valid]
+
+
+def scale_to_8_bits(
+    values: np.ndarray, value_range: tuple[float, float], nodata: float | None = None
+) -> np.ndarray:
+    """Return values of any shape as uint8: linear from LOW = 0 to HIGH = 255, and clipped.
+
+    NaN and `nodata` become 0.
+    """
+    low, high = value_range
+    scaled = (values.astype(np.float64) - low) * (255 / (high - low))
+    scaled = np.nan_to_num(scaled, nan=0, posinf=255, neginf=0)
+    if nodata is not None:
+        scaled[values == nodata] = 0
+    return np.clip(scaled.round(), 0, 255).astype(np.uint8)
+
+
+def _read_jpeg(path: str | Path, max_megapixels: float) -> tuple[np.ndarray, int] | None:
+    """Decode a JPEG with OpenCV; return its pixels as stored and its EXIF orientation.
+
+    Returns None if Pillow has to read the file instead. OpenCV is a sixth faster than Pillow. Both
+    use the same library, so the pixels are the same.
+    """
+    if not os.path.isfile(path):  # opening a FIFO would block
+        return None
     with contextlib.suppress(OSError), open(path, "rb") as file:
         data = file.read(2)
         data += file.read() if data == JPEG_START else b""
-        # OpenCV and Pillow convert CMYK (four components) to different colours. OpenCV returns
-        # None for a truncated file, and Pillow then reports what is wrong with it.
-        if len(data) > 2 and _num_components(data) < 4:
-            return cv2.imdecode(
-                np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
-            )
+        frame = _frame_header(data)
+        # OpenCV and Pillow convert CMYK (four components) to different colours.
+        if frame and frame.num_components < 4:
+            check_size(path, frame.width, frame.height, max_megapixels)
+            flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+            pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+            # OpenCV returns None for a truncated file; Pillow then says what is wrong with it.
+            if pixels is not None:
+                return pixels, _jpeg_orientation(path, data, max_megapixels)
     return None
 
 
-def _num_components(jpeg: bytes) -> int:
-    """Return the number of components of a JPEG: 1 (grey), 3 (colours) or 4 (inks).
+def _jpeg_orientation(path: str | Path, data: bytes, max_megapixels: float) -> int:
+    has_exif = data.find(EXIF_START, 0, EXIF_WITHIN) >= 0
+    return open_header(path, max_megapixels).orientation if has_exif else 1
 
-    Reads the frame header (ITU-T T.81, B.2.2). Returns 4 if there is none.
-    """
+
+class _FrameHeader(NamedTuple):
+    height: int
+    width: int
+    num_components: int  # 1 (grey), 3 (colours) or 4 (inks)
+
+
+def _frame_header(jpeg: bytes) -> _FrameHeader | None:
+    """Return the frame header of a JPEG (ITU-T T.81, B.2.2); None if there is none."""
     offset = 2
     while jpeg[offset : offset + 1] == b"\xff" and offset + 9 < len(jpeg):
         marker = jpeg[offset + 1]
         if marker in FRAME_MARKERS and marker not in NOT_FRAME_MARKERS:
-            return jpeg[offset + 9]
+            height, width = (int.from_bytes(jpeg[offset + i : offset + i + 2]) for i in (5, 7))
+            return _FrameHeader(height, width, jpeg[offset + 9])
         offset += 2 + int.from_bytes(jpeg[offset + 2 : offset + 4])
-    return 4
-
-
-def open_image(path: str | Path) -> Image.Image:
-    """Open and decode an image file. Raises DataError if Pillow cannot read it."""
-    try:
-        image = Image.open(path)
-        image.load()
-        return image
-    except (
-        OSError,
-        UnidentifiedImageError,
-        SyntaxError,
-        ValueError,
-        Image.DecompressionBombError,
-    ) as error:
-        raise DataError(f"{path}: not readable as an image: {error}") from None
+    return None

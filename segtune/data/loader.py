@@ -10,15 +10,14 @@ four and eight times the bytes to copy.
 from __future__ import annotations
 
 import functools
+import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import cast
 
 import cv2
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -26,8 +25,12 @@ from segtune.config.data_config import DataConfig
 from segtune.config.schema import ExperimentConfig, ScheduleConfig
 from segtune.data.augment import Augmentation, cutmix, fit_scale, resize_to_fit
 from segtune.data.cache import DecodedPairs
+from segtune.data.decode import pair_size
 from segtune.data.layouts import class_names, open_split
+from segtune.data.loader_errors import CollateOrError, ErrorsAsValues, raise_errors
 from segtune.errors import ConfigError
+
+log = logging.getLogger(__name__)
 
 # ImageNet's statistics, in 0..255. All encoders of transformers and timm that we use were trained
 # with them.
@@ -119,21 +122,25 @@ class TrainLoader:
         _check_batch_size(config.schedule, world_size, self.num_images)
         self._batches = _TrainBatches(config, self.num_images, rank, world_size)
         self.steps_per_epoch = self._batches.num_steps
+        self._decoded = samples.decoded
         self._loader = _data_loader(
             samples, self._batches, _collate, config, num_loaders(config, cpus), prefetch=4
         )
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
-        """Yield the micro-batches of an epoch, `accumulate` of them per optimiser step."""
+        """Yield the micro-batches of an epoch, `accumulate` of them per optimiser step.
+
+        Raises DataError if a file cannot be read, whichever process has tried it.
+        """
         self._batches.epoch = epoch
-        return iter(self._loader)
+        return raise_errors(iter(self._loader))
 
     def flush(self) -> None:
         """Wait until every image that this process has decoded is in the cache.
 
         Loader processes do so when they end.
         """
-        cast(TrainSamples, self._loader.dataset).decoded.flush()
+        self._decoded.flush()
 
 
 class ValLoader:
@@ -154,8 +161,8 @@ class ValLoader:
         )
 
     def __iter__(self) -> Iterator[ValBatch]:
-        """Yield every image of this rank once."""
-        return iter(self._loader)
+        """Yield every image of this rank once. Raises DataError if a file cannot be read."""
+        return raise_errors(iter(self._loader))
 
 
 def num_loaders(config: ExperimentConfig, cpus: float | None = None) -> int:
@@ -198,10 +205,10 @@ def _data_loader(
     prefetch: int,
 ) -> DataLoader:
     return DataLoader(
-        samples,
+        ErrorsAsValues(samples),
         batch_sampler=batches,
         num_workers=loaders,
-        collate_fn=collate,
+        collate_fn=CollateOrError(collate),
         pin_memory=torch.cuda.is_available(),
         persistent_workers=loaders > 0,
         prefetch_factor=prefetch if loaders else None,
@@ -247,12 +254,12 @@ class ValSamples(Dataset):
     """The validation samples: resized image uint8 [h, w, 3], mask uint8 [H, W], image name."""
 
     def __init__(self, config: DataConfig) -> None:
-        self.resize = config.resize
+        self.config = config
         self.decoded = _decoded_pairs(config, "val")
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray, str]:
         image, mask = self.decoded[index]
-        return resize_to_fit(image, self.resize), mask, self.decoded.pairs[index].name
+        return resize_to_fit(image, self.config.resize), mask, self.decoded.pairs[index].name
 
 
 def _decoded_pairs(config: DataConfig, split: str) -> DecodedPairs:
@@ -300,15 +307,24 @@ class _TrainBatches(Sampler[list[SampleKey]]):
 def _val_batches(samples: ValSamples, rank: int, world_size: int) -> list[list[int]]:
     """Return this rank's batches of indices; the images of a batch have the same size.
 
-    Reads image headers only.
+    Reads headers only. Raises DataError if one cannot be read.
     """
     indices_by_size: dict[tuple[int, int], list[int]] = {}
+    as_stored: list[str] = []
     for index in range(rank, len(samples.decoded), world_size):
-        with Image.open(samples.decoded.pairs[index].image) as image:
-            indices_by_size.setdefault(image.size, []).append(index)
+        pair = samples.decoded.pairs[index]
+        size = pair_size(pair, samples.config)
+        indices_by_size.setdefault((size.width, size.height), []).append(index)
+        as_stored += [pair.image] if size.is_as_stored else []
+    if as_stored:
+        log.warning(
+            "data.val: %d images are used as stored, although their EXIF orientation turns them: "
+            "only so do they fit their masks; the first is %s",
+            *(len(as_stored), as_stored[0]),
+        )
     batches = []
     for (width, height), indices in indices_by_size.items():
-        scale = fit_scale(height, width, samples.resize)
+        scale = fit_scale(height, width, samples.config.resize)
         size = val_batch_size(round(width * height * scale**2))
         batches += [indices[i : i + size] for i in range(0, len(indices), size)]
     return batches

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from segtune.config.data_config import DataConfig
-from segtune.data.images import open_image
+from segtune.data.image_files import open_image
 from segtune.errors import DataError
 
 # Pillow's modes for one channel: palette, grey, black and white, 16 bits, 32 bits.
@@ -20,7 +20,7 @@ def read_mask(path: str | Path, config: DataConfig, num_classes: int) -> np.ndar
 
     Raises DataError if the file has more than one channel, or labels outside the classes.
     """
-    image = open_image(path)
+    image = open_image(path, config.max_megapixels).image
     if image.mode not in MASK_MODES:
         raise DataError(
             f"{path}: a mask must have one channel of labels (palette or grey PNG), this one is "

@@ -88,7 +88,7 @@ def write_overlays(
     out.mkdir(parents=True, exist_ok=True)
     colours = palette(len(class_names(config.data)))
     for path in images:
-        rgb = read_image(path)
+        rgb = read_image(path, config.data)
         resized = resize_to_fit(rgb, config.data.resize).transpose(2, 0, 1)
         batch = torch.from_numpy(np.ascontiguousarray(resized))[None].to(device)
         with torch.no_grad():

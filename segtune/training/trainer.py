@@ -21,6 +21,7 @@ from segtune.config.schema import ExperimentConfig
 from segtune.config.yaml_io import write_yaml
 from segtune.data.layouts import class_names
 from segtune.data.loader import Batch, TrainLoader, ValLoader
+from segtune.data.value_range import find_value_range
 from segtune.losses.segmentation import build_loss
 from segtune.models.build import head_parameters
 from segtune.runs.atomic import write_atomic
@@ -115,6 +116,7 @@ class Trainer:
         """
         if not overwrite:
             out.check_unused()
+        config = _with_value_range(config)
         trainer = cls(config, out, ranks, cpus=cpus)
         if init_from:
             # With random rows in the classifier, the mIoU before training says nothing.
@@ -134,7 +136,7 @@ class Trainer:
         Without a checkpoint, start from the beginning. Raises CheckpointError if the config differs
         from that of the checkpoint.
         """
-        trainer = cls(config, out, ranks, cpus=cpus)
+        trainer = cls(_with_value_range(config), out, ranks, cpus=cpus)
         trainer._load_checkpoint()
         trainer._set_up()
         return trainer
@@ -413,3 +415,11 @@ class Trainer:
                 str(self.precision).removeprefix("torch."),
                 self.ranks.device,
             )
+
+
+def _with_value_range(config: ExperimentConfig) -> ExperimentConfig:
+    """Return the config with the value range of the data set, so that its record is complete."""
+    value_range = find_value_range(config.data)
+    if value_range == config.data.value_range:
+        return config
+    return config.override({"data.value_range": value_range})

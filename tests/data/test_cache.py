@@ -98,7 +98,7 @@ def test_a_changed_image_is_decoded_again(data: DataConfig, own_pair: Pair) -> N
     shutil.copy(open_split(data, "train")[1].image, own_pair.image)
     after = read_all(DecodedPairs([own_pair], data, NUM_CLASSES, "train"))[0][0]
     assert not np.array_equal(before, after)
-    assert np.array_equal(after, read_image(own_pair.image))
+    assert np.array_equal(after, read_image(own_pair.image, data))
 
 
 def read_all_and_log_decodes(data: DataConfig, decode_log: Path) -> None:

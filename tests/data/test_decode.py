@@ -21,14 +21,15 @@ def test_jpegs_have_pillows_pixels(tmp_path: Path, mode: str, progressive: bool)
     path = tmp_path / "x.jpg"
     noise = np.random.default_rng(0).integers(0, 256, (24, 40, 3), np.uint8)
     orientation = Image.Exif()
-    orientation[274] = 6  # a viewer would rotate the image; training must not
+    orientation[274] = 6  # viewers turn the image clockwise; training does so, too
     smooth = Image.fromarray(cv2.GaussianBlur(noise, (0, 0), 2)).convert(mode)
     smooth.save(path, progressive=progressive, exif=orientation, quality=80)
     with Image.open(path) as saved:
-        assert np.array_equal(read_image(path), np.asarray(saved.convert("RGB")))
+        stored = np.asarray(saved.convert("RGB"))
+    assert np.array_equal(read_image(path, DataConfig()), np.rot90(stored, -1))
     path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(DataError, match=r"x\.jpg: not readable as an image"):
-        read_image(path)
+        read_image(path, DataConfig())
 
 
 @pytest.mark.parametrize("train", ["train", "aug"])
@@ -63,7 +64,7 @@ def test_wrong_files_are_named(voc_config: DataConfig, voc_root: Path) -> None:
         load_pair(pair, voc_config, 21)
     Path(pair.image).write_bytes(Path(pair.image).read_bytes()[:200])
     with pytest.raises(DataError, match=r"a\.jpg: not readable as an image"):
-        read_image(pair.image)
+        read_image(pair.image, DataConfig())
 
 
 def test_palette_has_vocs_colours() -> None:

@@ -1,0 +1,116 @@
+"""Images with more than 8 bits are scaled by one range for the whole data set."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from segtune.config.data_config import DataConfig
+from segtune.config.schema import ExperimentConfig, load_config
+from segtune.data.decode import load_pair
+from segtune.data.images import read_image
+from segtune.data.layouts import open_split
+from segtune.data.value_range import find_value_range
+from segtune.errors import ConfigError, DataError
+from segtune.runs.rundir import TrialDir
+from segtune.training.distributed import Ranks
+from segtune.training.trainer import Trainer
+from tests.real_inputs.conftest import MakeDataSet
+
+RANGED = DataConfig.parse({"value_range": [1000, 3000]})
+
+
+def ramp(low: float, high: float, dtype: type = np.uint16) -> np.ndarray:
+    return np.linspace(low, high, 40 * 40).reshape(40, 40).astype(dtype)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("name", ["a.png", "a.tif"])
+def test_16_bits_are_scaled_by_the_range(tmp_path: Path, name: str, order: str) -> None:
+    values = np.array([[0, 1000, 2000, 3000, 60000]], f"{order}u2")
+    Image.fromarray(values).save(tmp_path / name)
+    pixels = read_image(tmp_path / name, RANGED)
+    assert pixels.shape == (1, 5, 3)
+    assert pixels[0, :, 2].tolist() == [0, 0, 128, 255, 255]
+
+
+def test_colours_of_16_bits_are_scaled_and_stay_in_their_order(tmp_path: Path) -> None:
+    rgb = np.array([[[1000, 2000, 3000]]], np.uint16)
+    for name in ("a.png", "a.tif"):
+        cv2.imwrite(str(tmp_path / name), rgb[:, :, ::-1])
+        assert read_image(tmp_path / name, RANGED).tolist() == [[[0, 128, 255]]]
+
+
+def test_floats_are_scaled_and_pixels_without_data_are_black(tmp_path: Path) -> None:
+    values = np.array([[1000, 3000, np.nan, np.inf, 9999]], np.float32)
+    Image.fromarray(values).save(tmp_path / "a.tif", tiffinfo={42113: "9999"})
+    assert read_image(tmp_path / "a.tif", RANGED)[0, :, 0].tolist() == [0, 255, 0, 255, 0]
+
+
+def test_without_a_range_an_image_of_16_bits_is_refused_with_its_values(tmp_path: Path) -> None:
+    Image.fromarray(ramp(300, 4000)).save(tmp_path / "a.png")
+    with pytest.raises(
+        DataError, match=r"a\.png: has 16 bits per channel, .*300 to 4000; set data\.value_range"
+    ):
+        read_image(tmp_path / "a.png", DataConfig())
+
+
+def test_a_range_does_not_change_images_of_8_bits(tmp_path: Path) -> None:
+    Image.fromarray(np.array([[0, 7, 255]], np.uint8)).save(tmp_path / "a.png")
+    assert read_image(tmp_path / "a.png", RANGED)[0, :, 0].tolist() == [0, 7, 255]
+
+
+@pytest.mark.parametrize("value_range", [[5, 5], [9, 1], [0, float("inf")]])
+def test_a_range_must_rise_and_be_finite(value_range: list[float]) -> None:
+    with pytest.raises(ConfigError, match=r"value_range.*(expected two numbers|list of 2)"):
+        DataConfig.parse({"value_range": value_range})
+
+
+def deep_set(make_data_set: MakeDataSet, num_train: int = 6) -> DataConfig:
+    """Write images of 12 bits in 16; image i has the values 500 to 1000 + 400 * i."""
+    files = {}
+    names = [f"train/{i:02d}" for i in range(num_train)] + ["val/00"]
+    for i, name in enumerate(names):
+        files[f"images/{name}.png"] = lambda path, i=i: Image.fromarray(
+            ramp(500, 1000 + 400 * i)
+        ).save(path)
+        files[f"masks/{name}.png"] = lambda path: Image.fromarray(
+            np.tile(np.array([0, 1], np.uint8), (40, 20))
+        ).save(path)
+    return make_data_set(files)
+
+
+def test_the_range_is_that_of_the_training_images(make_data_set: MakeDataSet) -> None:
+    config = deep_set(make_data_set)
+    value_range = find_value_range(config)
+    assert value_range
+    assert value_range[0] == pytest.approx(500, abs=5)
+    assert value_range[1] == pytest.approx(3000, abs=30)
+    # A proxy with fewer images has the same range.
+    assert find_value_range(config.override({"num_images": 2})) == value_range
+
+
+def test_images_of_8_bits_have_no_range(shapes_root: Path) -> None:
+    config = DataConfig.parse({"layout": "shapes", "root": str(shapes_root), "classes": "shapes"})
+    assert find_value_range(config) is None
+
+
+def test_a_training_run_records_the_range_and_can_be_resumed(
+    make_data_set: MakeDataSet, tiny_config: ExperimentConfig, tmp_path: Path
+) -> None:
+    data = deep_set(make_data_set)
+    changes = {f"data.{name}": value for name, value in data.dump().items()}
+    changes |= {"data.resize": [64, 64], "data.crop": [64, 64], "data.num_loaders": 0}
+    config = tiny_config.override(
+        {**changes, "schedule.batch_size": 2, "schedule.epochs": 1, "augment.cat_max_ratio": 1.0}
+    )
+    out = TrialDir(tmp_path / "run")
+    list(Trainer.start(config, out, Ranks.join()).epochs())
+    recorded = load_config(out.config).data
+    assert recorded.value_range == find_value_range(data)
+    pair = open_split(recorded, "val")[0]
+    image, _ = load_pair(pair, recorded, 2)
+    assert (image.min(), image.max()) == (0, 255)
+    Trainer.resume(config, out, Ranks.join())
