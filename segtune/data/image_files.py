@@ -145,7 +145,8 @@ def deep_values(stored: StoredImage) -> np.ndarray:
     if stored.image.mode in DEEP_MODES:
         return np.asarray(stored.image)
     # Pillow keeps only the high byte of a channel of 16 bits.
-    pixels = cv2.imread(stored.path, cv2.IMREAD_UNCHANGED)
+    with _without_opencvs_warnings():
+        pixels = cv2.imread(stored.path, cv2.IMREAD_UNCHANGED)
     if pixels is None:
         raise DataError(
             f"{stored.path}: has {stored.bits} bits per channel in a form that is not read; "
@@ -185,6 +186,16 @@ def _without_pillows_limit() -> Iterator[None]:
             yield
         finally:
             Image.MAX_IMAGE_PIXELS = limit
+
+
+@contextlib.contextmanager
+def _without_opencvs_warnings() -> Iterator[None]:
+    """Hide that a satellite image has more channels than colours, once per image."""
+    level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
+    try:
+        yield
+    finally:
+        cv2.utils.logging.setLogLevel(level)
 
 
 def _orientation(image: Image.Image) -> int:
@@ -232,6 +243,8 @@ def _not_readable(path: str | Path, error: Exception) -> str:
         reason = "it has no format that segtune reads"
     if not start:
         reason = "the file is empty"
+    elif isinstance(error, UnidentifiedImageError) and start.startswith(TIFF_STARTS):
+        reason = "it is a TIFF of a kind that is not read, such as 64-bit floats; convert it to PNG"
     elif start[4:12] in HEIC_STARTS:
         reason = "it is HEIC; convert it to JPEG or PNG"
     for first, what in NOT_IMAGES.items():

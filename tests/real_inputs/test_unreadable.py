@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -45,6 +46,7 @@ BAD_FILES: list[tuple[str, Callable[[Path], object], str]] = [
     ("lfs.jpg", write_bytes(b"version https://git-lfs.github.com/spec/v1\n"), "git lfs pull"),
     ("array.png", write_bytes(b"\x93NUMPY\x01\0"), "NumPy array"),
     ("phone.jpg", write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"), "HEIC; convert it to JPEG"),
+    ("float64.tif", lambda path: cv2.imwrite(str(path), np.zeros((9, 9))), "convert it to PNG"),
     ("half.png", write_truncated, "not readable as an image"),
     ("half.jpg", write_truncated, "not readable as an image"),
     ("half.tif", write_truncated, "not readable as an image"),
