@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from segtune.config.settings import Settings
+from segtune.config.settings import PathText, Settings
 
 IGNORE_INDEX = 255
 
@@ -23,7 +23,7 @@ class DataConfig(Settings):
         "validation/. folder: images/, masks/ and labels.txt. shapes: a data set that segtune "
         "generates, stored like voc.",
     )
-    root: str = Field(
+    root: PathText = Field(
         default="data/VOCdevkit/VOC2012",
         description="Folder of the data set. Layout shapes: images are generated into it once.",
     )
@@ -33,7 +33,7 @@ class DataConfig(Settings):
         description="Splits to train on. Several are joined; ade20k uses only the first.",
     )
     val: str = Field(default="val", description="Split to validate on.")
-    masks: str | None = Field(
+    masks: PathText | None = Field(
         default=None,
         description="Folder of the masks under root, for the layouts voc and shapes. null: "
         "SegmentationClassAug if data.train contains aug, trainaug or train_aug, otherwise "
@@ -68,7 +68,7 @@ class DataConfig(Settings):
     num_images: int | None = Field(
         default=None, ge=1, description="Train on the first N images only. null: all images."
     )
-    cache: str = Field(
+    cache: PathText | Literal["auto", "none"] = Field(
         default="auto",
         description="Where a node keeps decoded images for all its trials. auto: in "
         "$XDG_CACHE_HOME, or in the folder for temporary files if that variable is not set. none: "

@@ -12,7 +12,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from segtune.config.data_config import DataConfig
-from segtune.config.settings import Settings
+from segtune.config.settings import PathText, Settings
 from segtune.config.yaml_io import parse_assignments, read_yaml
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -95,7 +95,7 @@ class ModelConfig(Settings):
         description="Encoder. segformer: mit_b0 to mit_b5, or mit_nano, which is small enough to "
         "train on a CPU. upernet: any timm encoder with feature maps at 1/4, 1/8, 1/16 and 1/32.",
     )
-    weights: str | None = Field(
+    weights: PathText | None = Field(
         default=None,
         description="Pretrained encoder weights: a local folder in Hugging Face format, a "
         ".safetensors or .pth file, or an id on the Hugging Face hub; for upernet also `timm`, "
