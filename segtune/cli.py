@@ -7,12 +7,24 @@ import logging
 import sys
 from collections.abc import Callable
 
+from segtune.config.settings import expand_path
 from segtune.errors import SegtuneError
 
 DONE = 0
 USER_ERROR = 2
 UNHEALTHY = 3  # a search without a healthy trial, or a training run that did not complete
 INTERRUPTED = 130
+
+
+def path_argument(text: str) -> str:
+    """Return a path of the command line, with the home folder for `~`; the type of an argument.
+
+    A shell expands `--out ~/runs`, but not `--out=~/runs`.
+    """
+    try:
+        return expand_path(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def add_set_argument(parser: argparse.ArgumentParser) -> None:
@@ -28,7 +40,9 @@ def add_set_argument(parser: argparse.ArgumentParser) -> None:
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     """Add --config and --set."""
-    parser.add_argument("--config", required=True, metavar="FILE", help="config file (YAML)")
+    parser.add_argument(
+        "--config", required=True, type=path_argument, metavar="FILE", help="config file (YAML)"
+    )
     add_set_argument(parser)
 
 
@@ -36,6 +50,7 @@ def add_run_argument(parser: argparse.ArgumentParser) -> None:
     """Add the folder of a search run as the first positional argument."""
     parser.add_argument(
         "run",
+        type=path_argument,
         metavar="RUN",
         help="folder of the search run, for example runs/loss_weights-1",
     )
@@ -46,6 +61,7 @@ def add_checkpoint_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--checkpoint",
         required=True,
+        type=path_argument,
         metavar="PATH",
         help="a checkpoint, or the folder of a training run or a trial, which stands for its best "
         "checkpoint",

@@ -91,7 +91,7 @@ class Settings(BaseModel):
         names = type(self).names()
         changes = dict(_by_setting(changes, names))
         problems = [
-            source.problem(name, f"no such setting{_nearest_setting(name, names)}")
+            source.problem(name, f"no such setting{nearest_setting(name, names)}")
             for name in changes
             if name not in names
         ]
@@ -287,7 +287,7 @@ def _explain(cls: type[Settings], error: ErrorDetails, source: Source) -> str:
     fields = cls.names()
     match error["type"]:
         case "extra_forbidden":
-            return source.problem(dotted, f"no such setting{_nearest_setting(dotted, fields)}")
+            return source.problem(dotted, f"no such setting{nearest_setting(dotted, fields)}")
         case "value_error":
             return source.problem(dotted, str(error.get("ctx", {}).get("error")))
         case "missing" if dotted in fields:
@@ -300,11 +300,18 @@ def _explain(cls: type[Settings], error: ErrorDetails, source: Source) -> str:
     allowed = allowed_values(field) if field else error["msg"]
     value = error["input"]
     near = nearest(str(value), allowed.split(" | ")) if " | " in allowed else ""
+    if isinstance(value, str) and field and value in _inner_names(field):
+        near = f"; write {value} as a section: {{{value}: {{}}}}"
     hint = near or way_out(value, allowed.rpartition("list of ")[2] if is_item else allowed)
     return source.problem(dotted, f"allowed is {allowed}; got {value!r}{hint}")
 
 
-def _nearest_setting(name: str, names: Iterable[str]) -> str:
+def _inner_names(field: FieldInfo) -> Iterable[str]:
+    section = section_of(field.annotation)
+    return section.model_fields if section else ()
+
+
+def nearest_setting(name: str, names: Iterable[str]) -> str:
     """Return `; did you mean 'optim.lr'?` for `lr`, `Optim.LR` or `optim.l`; empty for others."""
     names = list(names)
     plain = name.lower().replace("-", "_")

@@ -7,12 +7,13 @@ to try next.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from segtune.config.allowed import allowed_values
 from segtune.config.schema import ExperimentConfig
-from segtune.config.settings import section_of
+from segtune.config.settings import nearest_setting, section_of
 from segtune.config.yaml_io import Source, Tree
 from segtune.errors import ConfigError, nearest
 
@@ -21,6 +22,23 @@ if TYPE_CHECKING:
 
 
 KINDS = ("uniform", "loguniform", "int", "choice")
+# Words of other tools, and what to write instead.
+FOREIGN_WORDS = {
+    "step": "a range has no steps; write a choice of the values",
+    "q": "a range has no steps; write a choice of the values",
+    "log": "for a logarithmic scale, write loguniform",
+    "values": "write choice: [first, second]",
+    "categorical": "write choice: [first, second]",
+    "grid_search": "write choice: [first, second]",
+    "min": "write uniform: [low, high]",
+    "max": "write uniform: [low, high]",
+    "low": "write uniform: [low, high]",
+    "high": "write uniform: [low, high]",
+    "randint": "write int: [low, high]; both ends are drawn",
+    "quniform": "write int: [low, high], or a choice of the values",
+    "log_uniform": "write loguniform: [low, high]",
+    "log_uniform_values": "write loguniform: [low, high]",
+}
 
 
 @dataclass(frozen=True)
@@ -66,6 +84,22 @@ class Dimension:
         else:
             inner = [low + share * (high - low) for share in shares[1:-1]]
         return [low, *(float(f"{value:.6g}") for value in inner), high]
+
+    def whole_values(self) -> Sequence[int]:
+        """Return the whole numbers that are drawn, in ascending order; null is left out."""
+        if self.kind == "choice":
+            return sorted(value for value in self.values if value is not None)
+        low, high = self.values
+        return range(low, high + 1)
+
+    def widened_to(self, value: Any) -> Dimension:
+        """Return the dimension with one more value, which lies outside of it."""
+        if self.kind == "choice":
+            return replace(self, values=(*self.values, value))
+        low, high = min(*self.values, value), max(*self.values, value)
+        # A logarithmic range cannot begin at 0.
+        kind = "uniform" if self.kind == "loguniform" and low <= 0 else self.kind
+        return replace(self, kind=kind, values=(low, high))
 
     def distribution(self) -> optuna.distributions.BaseDistribution:
         """Return Optuna's distribution of the values that `suggest` draws."""
@@ -153,6 +187,15 @@ class Space:
             combinations = extended
         return combinations
 
+    def widened_to(self, points: Sequence[Mapping[str, Any]]) -> Space:
+        """Return a space that contains `points`, completed with the config's own values."""
+        widened = {dimension.name: dimension for dimension in self.dimensions}
+        for point in map(self.complete, points):
+            for name, value in point.items():
+                if not widened[name].contains(value):
+                    widened[name] = widened[name].widened_to(value)
+        return replace(self, dimensions=tuple(widened.values()))
+
     def missed_by(self, point: Mapping[str, Any]) -> list[Dimension]:
         """Return the dimensions whose range or choices do not contain the value in `point`."""
         return [d for d in self.dimensions if d.name in point and not d.contains(point[d.name])]
@@ -169,7 +212,7 @@ class Space:
         """Whether the conditions of a dimension hold, given the dimensions above it in `point`."""
         names = self.names
         return all(
-            (point.get(name) if name in names else self.base[name]) == value
+            (name in point and point[name] == value) if name in names else self.base[name] == value
             for name, value in dimension.when.items()
         )
 
@@ -213,6 +256,7 @@ class _Reader:
         self.prefix = prefix
         self.order = tuple(tree)
         self.last_values = _last_values(tree)
+        self.conditions = {name: _conditions(body) for name, body in tree.items()}
         self.problems: list[str] = []
         fields = ExperimentConfig.names().items()
         self.settings = [name for name, info in fields if not section_of(info.annotation)]
@@ -223,7 +267,10 @@ class _Reader:
             return self._report(name, problem)
         when = body.get("when", {})
         kind = next(key for key in body if key != "when")
-        problems = [_values_problem(kind, body[kind]), self._when_problem(name, when)]
+        problems = [
+            _values_problem(kind, body[kind]) or _kind_problem(name, kind, body[kind]),
+            self._when_problem(name, when),
+        ]
         if any(problems):
             return self._report(name, *problems)
         values = body[kind] if kind in ("choice", "int") else map(float, body[kind])
@@ -237,15 +284,28 @@ class _Reader:
 
     def _body_problem(self, name: str, body: Any) -> str:
         if name not in self.settings:
-            return f"no such setting{nearest(name, self.settings)}"
+            return self._name_problem(name)
         if not isinstance(body, dict):
-            return f"expected one of {', '.join(KINDS)} with its values, got {body!r}"
+            is_range = isinstance(body, list) and len(body) == 2
+            example = f"{{uniform: {body}}}" if is_range else "{uniform: [low, high]}"
+            return (
+                f"expected one of {', '.join(KINDS)} with its values, got {body!r}; "
+                f"for example {name}: {example}"
+            )
         kinds = [key for key in body if key != "when"]
         if len(kinds) == 1 and kinds[0] in KINDS:
             return ""
         unknown = next((str(kind) for kind in kinds if kind not in KINDS), "")
-        hint = nearest(unknown, KINDS) if unknown else ""
+        foreign = FOREIGN_WORDS.get(unknown)
+        hint = f"; {foreign}" if foreign else nearest(unknown, KINDS) if unknown else ""
         return f"expected exactly one of {', '.join(KINDS)}, got {kinds}{hint}"
+
+    def _name_problem(self, name: str) -> str:
+        """Return what is wrong with a name that is not a setting."""
+        for known in self.settings:
+            if known.startswith(f"{name}."):
+                return f"is a section; a space has dotted names, for example {known}"
+        return f"no such setting{nearest_setting(name, self.settings)}"
 
     def _when_problem(self, name: str, when: Any) -> str:
         if not isinstance(when, dict):
@@ -253,12 +313,20 @@ class _Reader:
         earlier = self.order[: self.order.index(name)]
         for parent, value in when.items():
             if parent not in self.settings:
-                return f"when: {parent}: no such setting{nearest(str(parent), self.settings)}"
+                return f"when: {parent}: {self._name_problem(str(parent))}"
+            if parent == name:
+                return "when: a setting cannot depend on itself; remove the condition"
             if parent in self.order and parent not in earlier:
-                return f"when: {parent} must stand above this setting in the space"
+                return f"when: {parent} {self._order_problem(name, parent)}"
             if problem := self._refused({parent: value}):
-                return f"when: {problem}"
+                single = "; a condition takes a single value" if isinstance(value, list) else ""
+                return f"when: {problem}{single}"
         return ""
+
+    def _order_problem(self, name: str, parent: str) -> str:
+        if name in self.conditions[parent]:
+            return "depends on this setting in turn; remove one of the two conditions"
+        return "must stand above this setting in the space"
 
     def _value_problem(self, dimension: Dimension, value: Any) -> str:
         """Return why the config refuses a choice or an end of a range; empty if it does not.
@@ -292,17 +360,43 @@ def _values_problem(kind: str, values: Any) -> str:
         return f"{kind} takes [low, high], got {values!r}"
     if not all(_is_number(kind, value) for value in values):
         whole = "whole " if kind == "int" else ""
-        return f"{kind} takes two finite {whole}numbers, got {values!r}"
-    if values[0] >= values[1]:
-        return f"{kind}: low must be less than high, got {values!r}"
-    if kind == "loguniform" and values[0] <= 0:
-        return f"loguniform: low must be above 0, got {values!r}"
+        hint = "; write them without a decimal point" if all(map(_is_whole, values)) else ""
+        return f"{kind} takes two finite {whole}numbers, got {values!r}{hint}"
+    low, high = values
+    if low == high:
+        return f"{kind}: low must be less than high, got {values!r}; to fix it: choice: [{low}]"
+    if low > high:
+        return f"{kind}: low must be less than high, got {values!r}; write [{high}, {low}]"
+    if kind == "loguniform" and low <= 0:
+        return f"loguniform: low must be above 0, got {values!r}; write uniform, or a small low"
     return ""
+
+
+def _kind_problem(name: str, kind: str, values: Any) -> str:
+    """Return why a setting cannot have a range of this kind; empty if it can."""
+    allowed = allowed_values(ExperimentConfig.names()[name])
+    if kind == "choice":
+        return ""
+    if "number" not in allowed or "list of" in allowed:
+        return f"takes {allowed}, which has no range; write choice with some of its values"
+    if kind != "int" and "whole number" in allowed:
+        return f"takes {allowed}, and {kind} draws fractions; write int: {values!r}"
+    return ""
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, (int, float)) and float(value).is_integer()
 
 
 def _is_number(kind: str, value: Any) -> bool:
     types = (int,) if kind == "int" else (int, float)
     return isinstance(value, types) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _conditions(body: Any) -> tuple[str, ...]:
+    """Return the names in the `when` of a dimension that may have mistakes."""
+    when = body.get("when") if isinstance(body, dict) else None
+    return tuple(when) if isinstance(when, dict) else ()
 
 
 def _last_values(tree: Mapping[str, Any]) -> dict[str, Any]:

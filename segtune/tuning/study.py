@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,13 @@ from typing import Any
 from segtune.config.schema import ExperimentConfig, absolute_paths, load_config
 from segtune.config.yaml_io import Source, Tree, parse_assignments, read_yaml
 from segtune.errors import ConfigError, nearest
+from segtune.runs.rundir import SearchDir
 from segtune.tuning.proxy import shorten
 from segtune.tuning.search_config import MedianConfig, SearchConfig
-from segtune.tuning.space import Space
+from segtune.tuning.space import Dimension, Space
+from segtune.tuning.space_checks import SpaceProblem, space_notes, space_problems
+
+log = logging.getLogger(__name__)
 
 DEFAULT_CONFIG = Path("configs/shapes_segformer_b0.yaml")
 
@@ -133,14 +138,35 @@ def load_study(
         prefix = ""
     space = Space.parse(space_tree, base, source, prefix)
     study = Study(absolute_paths(base), space, search_block)
-    if problems := _study_problems(study):
-        raise ConfigError([f"{path}: {problem}" for problem in problems])
+    problems = [f"{path}: {problem}" for problem in _study_problems(study)]
+    if not _is_recorded(Path(path)):
+        of_space = [*space_problems(space, base), *_drawn_problems(study)]
+        problems += [source.problem(prefix + name, text) for name, text in of_space]
+    if problems:
+        raise ConfigError(problems)
+    if not _is_recorded(Path(path)):
+        for name, text in space_notes(space, search_block):
+            log.warning("%s", source.problem(prefix + name if name else "", text))
     return study
+
+
+def _is_recorded(path: Path) -> bool:
+    """Whether a file is the study of a search run, which an earlier version may have accepted."""
+    run = SearchDir(path.parent)
+    return path == run.study and run.trials.exists()
 
 
 def _refuse_unknown_blocks(tree: Tree, source: Source) -> None:
     blocks = ("config", "space", "search")
     unknown = [key for key in tree if key not in blocks]
+    if "config" in tree and tree["config"] is None:
+        place = source.place("config")
+        raise ConfigError(
+            [
+                f"{place}: has no value; give a path or settings, or remove the line to search "
+                f"around {DEFAULT_CONFIG}"
+            ]
+        )
     if unknown:
         raise ConfigError(
             [
@@ -263,6 +289,42 @@ def _worker_problems(study: Study) -> list[str]:
             f"workers_per_trial 1, got {search.workers_per_trial}; choose 1 or more GPUs"
         ]
     return []
+
+
+def _drawn_problems(study: Study) -> Iterator[SpaceProblem]:
+    """Yield what is wrong with values that the space draws, although the config accepts them."""
+    for dimension in study.space.dimensions:
+        match dimension.name:
+            case "schedule.val_every":
+                yield from _val_every_problems(study, dimension)
+            case "schedule.batch_size":
+                yield from _batch_problems(study, dimension)
+
+
+def _val_every_problems(study: Study, dimension: Dimension) -> Iterator[SpaceProblem]:
+    rungs = study.rungs()
+    blind = [value for value in dimension.whole_values() if any(rung % value for rung in rungs)]
+    if blind:
+        yield SpaceProblem(
+            dimension.name,
+            f"with {blind[0]} there is no validation at every rung "
+            f"({', '.join(map(str, rungs))}), so trials could not be compared there; "
+            "leave val_every out of the space, or use scheduler: none",
+        )
+
+
+def _batch_problems(study: Study, dimension: Dimension) -> Iterator[SpaceProblem]:
+    if "schedule.accumulate" in study.space.names:
+        return
+    workers, accumulate = study.search.workers_per_trial, study.config.schedule.accumulate
+    parts = workers * accumulate
+    uneven = [value for value in dimension.whole_values() if value % parts]
+    if uneven:
+        yield SpaceProblem(
+            dimension.name,
+            f"{uneven[0]} does not divide among {workers} workers x accumulate {accumulate}; "
+            f"write a choice of multiples of {parts}",
+        )
 
 
 def _shortened(epochs: Sequence[int]) -> str:
