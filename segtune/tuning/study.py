@@ -18,6 +18,7 @@ from segtune.tuning.proxy import shorten
 from segtune.tuning.search_config import MedianConfig, SearchConfig
 from segtune.tuning.space import Dimension, Space
 from segtune.tuning.space_checks import SpaceProblem, space_notes, space_problems
+from segtune.tuning.space_reader import read_space
 
 log = logging.getLogger(__name__)
 
@@ -136,7 +137,7 @@ def load_study(
     if isinstance(space_tree, str):
         space_tree, source = read_yaml(Path(path).parent / space_tree)
         prefix = ""
-    space = Space.parse(space_tree, base, source, prefix)
+    space = read_space(space_tree, base, source, prefix)
     study = Study(absolute_paths(base), space, search_block)
     problems = [f"{path}: {problem}" for problem in _study_problems(study)]
     if not _is_recorded(Path(path)):
