@@ -114,13 +114,9 @@ def _number(value: Any, *, whole: bool) -> str:
         return reason
     if "%" in value:
         number /= 100
-    if whole and number.is_integer():
-        return f"{reason}; write {int(number)}"
-    return (
-        f"{reason}; write {number:g}, without quotes"
-        if plain == value
-        else (f"{reason}; write {number:g}")
-    )
+    if YAML_NUMBER.fullmatch(value):
+        reason = "; it is text, because it has quotes"
+    return f"{reason}; write {number:.15g}"
 
 
 def _as_number(text: str) -> float | None:

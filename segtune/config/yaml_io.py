@@ -251,7 +251,7 @@ def parse_assignments(assignments: Sequence[str]) -> tuple[Tree, Source]:
             raise ConfigError([f"--set {text}: {problem}"])
         if name in changes:
             log.warning("--set %s is given twice: only the last one counts, %s", name, text)
-        changes[name] = _assigned_value(name, value.strip(" \t\r\n"))
+        changes[name] = _assigned_value(name, value.strip(" \t\r\n\ufeff"))
     return changes, Source("--set")
 
 
