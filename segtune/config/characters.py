@@ -6,6 +6,7 @@ Text that is copied from a web page or a word processor has such characters.
 from __future__ import annotations
 
 import codecs
+import os
 import re
 import unicodedata
 
@@ -85,16 +86,21 @@ def named(character: str) -> str:
 def odd_character(text: str) -> str:
     """Return what is odd about a text that a user wrote, and the way out; empty if nothing is.
 
-    Odd are characters without a width, spaces other than the usual one at either end, and
-    quotation marks that YAML does not take for quotes.
+    Odd are characters without a width, spaces other than the usual one at either end, and a first
+    quotation mark that YAML does not take for a quote. The name of a file that exists is not odd.
     """
+    oddity = _oddity(text)
+    return "" if oddity and os.path.lexists(text) else oddity
+
+
+def _oddity(text: str) -> str:
     if invisible := INVISIBLE.search(text):
         return f"{text!r} has the invisible character {named(invisible.group())}; remove it"
     for end in text[:1], text[-1:]:
         if end and end != " " and unicodedata.category(end) == "Zs":
             return f"{text!r} begins or ends with {named(end)}; remove it, or write a usual space"
-        if end and end in QUOTES:
-            return f'{text!r} has {named(end)}, which is no quote in YAML; write " instead'
+    if text and text[0] in QUOTES:
+        return f'{text!r} has {named(text[0])}, which is no quote in YAML; write " instead'
     if SINGLE_QUOTES.fullmatch(text):
         return f"{text!r} has {named(text[0])}, which is no quote in YAML; write ' instead"
     if text.startswith(('\\"', "\\'")):

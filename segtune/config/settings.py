@@ -148,6 +148,9 @@ def _nested(cls: type[Settings], tree: Mapping[str, Any]) -> Tree:
     nested: Tree = {}
     for name, value in tree.items():
         first, dot, rest = str(name).partition(".")
+        if not (dot or value is None or isinstance(value, dict)):
+            nested[name] = value
+            continue
         field = cls.model_fields.get(first)
         section = section_of(field.annotation) if field else None
         if field is None or section is None:
@@ -178,9 +181,8 @@ def _by_setting(
 ) -> Iterator[tuple[str, Any]]:
     """Yield the changes; one of a section that is always there as one for each of its settings."""
     for name, value in changes.items():
-        field = names.get(name)
-        section = section_of(field.annotation) if field else None
-        if field and section and section is field.annotation and isinstance(value, dict) and value:
+        field = names.get(name) if isinstance(value, dict) and value else None
+        if field and section_of(field.annotation) is field.annotation:
             inner = {f"{name}.{key}": part for key, part in value.items()}
             yield from _by_setting(inner, names)
         else:
@@ -195,8 +197,10 @@ def _emptied_sections(
     Either would set every setting of the section back to its default.
     """
     for name, value in changes.items():
-        section = section_of(names[name].annotation) if name in names else None
-        if section and section is names[name].annotation and (value is None or value == {}):
+        if name not in names or not (value is None or value == {}):
+            continue
+        section = section_of(names[name].annotation)
+        if section and section is names[name].annotation:
             yield name, next(iter(section.model_fields))
 
 

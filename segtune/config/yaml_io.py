@@ -84,7 +84,7 @@ _Loader.yaml_implicit_resolvers = {
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:int", re.compile(r"[-+]?(0|[1-9][0-9]*)$"), list("-+0123456789")
 )
-_Loader.add_implicit_resolver(
+_FLOAT = (
     "tag:yaml.org,2002:float",
     re.compile(
         # With a leading zero it is text: the octal 010 of YAML 1.1 is 8, that of YAML 1.2 is 10.
@@ -94,6 +94,7 @@ _Loader.add_implicit_resolver(
     ),
     list("-+0123456789."),
 )
+_Loader.add_implicit_resolver(*_FLOAT)
 
 
 def parse_yaml(text: str, name: str) -> tuple[Any, Source]:
@@ -231,6 +232,8 @@ def _represent_list(dumper: yaml.SafeDumper, items: list[Any]) -> yaml.Node:
 
 
 _Dumper.add_representer(list, _represent_list)
+# Text such as 1e5, which is no number in YAML 1.1, gets quotes.
+_Dumper.add_implicit_resolver(*_FLOAT)
 
 
 def parse_assignments(assignments: Sequence[str]) -> tuple[Tree, Source]:

@@ -34,7 +34,9 @@ class SpaceProblem(NamedTuple):
     text: str
 
 
-def space_problems(space: Space, config: ExperimentConfig) -> Iterator[SpaceProblem]:
+def space_problems(
+    space: Space, config: ExperimentConfig, search: SearchConfig, rungs: Sequence[int]
+) -> Iterator[SpaceProblem]:
     """Yield every reason to refuse a new study of `space` around `config`."""
     for dimension in space.dimensions:
         if reason := _never_drawn(dimension, space):
@@ -48,6 +50,10 @@ def space_problems(space: Space, config: ExperimentConfig) -> Iterator[SpaceProb
             )
         if repeated := _repeated_choice(dimension, config):
             yield SpaceProblem(dimension.name, repeated)
+        if blind := _missed_rungs(dimension, rungs):
+            yield SpaceProblem(dimension.name, blind)
+        if uneven := _uneven_batch(dimension, space, config, search):
+            yield SpaceProblem(dimension.name, uneven)
     excluded = [_excluded_by_config(dimension, space) for dimension in space.dimensions]
     if all(excluded):
         yield SpaceProblem(space.names[0], f"{excluded[0]}; nothing is left to vary")
@@ -124,6 +130,37 @@ def _never_drawn(dimension: Dimension, space: Space) -> str:
                 "make it a choice, or remove the condition"
             )
         pending += [(above, needed, name) for above, needed in parent.when.items()]
+    return ""
+
+
+def _missed_rungs(dimension: Dimension, rungs: Sequence[int]) -> str:
+    """Return a message if trials with some interval have no validation at a rung; else empty."""
+    if dimension.name != "schedule.val_every":
+        return ""
+    for interval in dimension.whole_values():
+        if any(rung % interval for rung in rungs):
+            return (
+                f"with {interval} there is no validation at every rung "
+                f"({', '.join(map(str, rungs))}), so trials could not be compared there; "
+                "leave val_every out of the space, or use scheduler: none"
+            )
+    return ""
+
+
+def _uneven_batch(
+    dimension: Dimension, space: Space, config: ExperimentConfig, search: SearchConfig
+) -> str:
+    """Return a message if a batch does not divide among the workers; empty otherwise."""
+    if dimension.name != "schedule.batch_size" or "schedule.accumulate" in space.names:
+        return ""
+    workers, accumulate = search.workers_per_trial, config.schedule.accumulate
+    parts = workers * accumulate
+    for batch_size in dimension.whole_values():
+        if batch_size % parts:
+            return (
+                f"{batch_size} does not divide among {workers} workers x accumulate {accumulate}; "
+                f"write a choice of multiples of {parts}"
+            )
     return ""
 
 

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from segtune.config.schema import ExperimentConfig, absolute_paths, load_config
+from segtune.config.settings import section_of
 from segtune.config.yaml_io import Source, Tree, parse_assignments, read_yaml
 from segtune.errors import ConfigError, nearest
 from segtune.runs.rundir import SearchDir
 from segtune.tuning.proxy import shorten
 from segtune.tuning.search_config import MedianConfig, SearchConfig
-from segtune.tuning.space import Dimension, Space
-from segtune.tuning.space_checks import SpaceProblem, space_notes, space_problems
+from segtune.tuning.space import Space
+from segtune.tuning.space_checks import space_notes, space_problems
 from segtune.tuning.space_reader import read_space
 
 log = logging.getLogger(__name__)
@@ -123,6 +125,7 @@ def load_study(
     """
     tree, source = read_yaml(path)
     if not isinstance(tree, dict) or "space" not in tree:
+        _refuse_other_kind(tree, source)
         tree = {"space": tree}
         prefix = ""
     else:
@@ -131,17 +134,20 @@ def load_study(
     base = load_config(config) if config else _read_config(tree.get("config"), Path(path), source)
     if overrides:
         base = base.override(*parse_assignments(overrides))
-    search_block = SearchConfig.parse(tree.get("search") or {}, _under(source, "search"))
+    search_tree = tree.get("search")
+    search_block = SearchConfig.parse(
+        {} if search_tree is None else search_tree, _under(source, "search")
+    )
     search_block = search_block.override(dict(search or {}), Source("command line"))
     space_tree = tree["space"]
     if isinstance(space_tree, str):
-        space_tree, source = read_yaml(Path(path).parent / space_tree)
+        space_tree, source = read_yaml(Path(path).parent / os.path.expanduser(space_tree))
         prefix = ""
     space = read_space(space_tree, base, source, prefix)
     study = Study(absolute_paths(base), space, search_block)
     problems = [f"{path}: {problem}" for problem in _study_problems(study)]
     if not _is_recorded(Path(path)):
-        of_space = [*space_problems(space, base), *_drawn_problems(study)]
+        of_space = space_problems(space, base, search_block, study.rungs())
         problems += [source.problem(prefix + name, text) for name, text in of_space]
     if problems:
         raise ConfigError(problems)
@@ -155,6 +161,29 @@ def _is_recorded(path: Path) -> bool:
     """Whether a file is the study of a search run, which an earlier version may have accepted."""
     run = SearchDir(path.parent)
     return path == run.study and run.trials.exists()
+
+
+def _refuse_other_kind(tree: Any, source: Source) -> None:
+    """Raise ConfigError if a file that should be a space is a config, or a study without one."""
+    if not isinstance(tree, dict) or not tree:
+        return
+    if any(block in tree for block in ("config", "search")):
+        raise ConfigError(
+            [
+                f"{source.name}: a study needs a block space, "
+                "for example space: {optim.lr: {loguniform: [1e-5, 1e-3]}}"
+            ]
+        )
+    fields = ExperimentConfig.model_fields
+    sections = {name for name, field in fields.items() if section_of(field.annotation)}
+    if sections & tree.keys() and tree.keys() <= fields.keys():
+        raise ConfigError(
+            [
+                f"{source.name}: this is a config, not a space; give it with --config, and a "
+                "space, such as search_spaces/optim.yaml, with --space. A space has dotted names: "
+                "optim.lr: {loguniform: [1e-5, 1e-3]}"
+            ]
+        )
 
 
 def _refuse_unknown_blocks(tree: Tree, source: Source) -> None:
@@ -187,7 +216,7 @@ def _read_config(value: Any, study_file: Path, source: Source) -> ExperimentConf
         return load_config(DEFAULT_CONFIG if DEFAULT_CONFIG.is_file() else beside)
     if not isinstance(value, str):
         raise ConfigError([f"{source.place('config')}: expected a path or settings, got {value!r}"])
-    return load_config(study_file.parent / value)
+    return load_config(study_file.parent / os.path.expanduser(value))
 
 
 def _under(source: Source, section: str) -> Source:
@@ -290,42 +319,6 @@ def _worker_problems(study: Study) -> list[str]:
             f"workers_per_trial 1, got {search.workers_per_trial}; choose 1 or more GPUs"
         ]
     return []
-
-
-def _drawn_problems(study: Study) -> Iterator[SpaceProblem]:
-    """Yield what is wrong with values that the space draws, although the config accepts them."""
-    for dimension in study.space.dimensions:
-        match dimension.name:
-            case "schedule.val_every":
-                yield from _val_every_problems(study, dimension)
-            case "schedule.batch_size":
-                yield from _batch_problems(study, dimension)
-
-
-def _val_every_problems(study: Study, dimension: Dimension) -> Iterator[SpaceProblem]:
-    rungs = study.rungs()
-    blind = [value for value in dimension.whole_values() if any(rung % value for rung in rungs)]
-    if blind:
-        yield SpaceProblem(
-            dimension.name,
-            f"with {blind[0]} there is no validation at every rung "
-            f"({', '.join(map(str, rungs))}), so trials could not be compared there; "
-            "leave val_every out of the space, or use scheduler: none",
-        )
-
-
-def _batch_problems(study: Study, dimension: Dimension) -> Iterator[SpaceProblem]:
-    if "schedule.accumulate" in study.space.names:
-        return
-    workers, accumulate = study.search.workers_per_trial, study.config.schedule.accumulate
-    parts = workers * accumulate
-    uneven = [value for value in dimension.whole_values() if value % parts]
-    if uneven:
-        yield SpaceProblem(
-            dimension.name,
-            f"{uneven[0]} does not divide among {workers} workers x accumulate {accumulate}; "
-            f"write a choice of multiples of {parts}",
-        )
 
 
 def _shortened(epochs: Sequence[int]) -> str:

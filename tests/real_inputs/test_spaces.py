@@ -359,3 +359,29 @@ def test_an_extended_space_contains_the_full_length_trials_of_a_proxy(
 def test_a_logarithmic_range_that_is_widened_to_0_becomes_uniform() -> None:
     widened = Dimension("optim.weight_decay", "loguniform", (0.1, 1.0)).widened_to(0.0)
     assert widened == Dimension("optim.weight_decay", "uniform", (0.0, 1.0))
+
+
+def test_a_config_in_place_of_a_space_is_recognised(tmp_path: Path) -> None:
+    path = tmp_path / "s.yaml"
+    path.write_text("seed: 3\noptim: {lr: 1e-3}\n")
+    with pytest.raises(ConfigError, match="this is a config, not a space; give it with --config"):
+        load_study(path)
+    path.write_text("config: {}\nsearch: {trials: 3}\n")
+    with pytest.raises(ConfigError, match="a study needs a block space, for example space:"):
+        load_study(path)
+    path.write_text("seed: {int: [0, 99]}\n")
+    config = tmp_path / "c.yaml"
+    config.write_text("schedule: {val_every: 1}\n")
+    assert load_study(path, config).space.names == ("seed",)
+
+
+def test_files_of_a_study_may_be_in_the_home_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "my config.yaml").write_text("seed: 7\nschedule: {val_every: 1}\n")
+    (tmp_path / "home" / "space.yaml").write_text(f"{LR}\n")
+    (tmp_path / "s.yaml").write_text("config: ~/my config.yaml\nspace: ~/space.yaml\n")
+    study = load_study(tmp_path / "s.yaml")
+    assert (study.config.seed, study.space.names) == (7, ("optim.lr",))

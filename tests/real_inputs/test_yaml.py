@@ -3,8 +3,10 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
 from segtune.config.schema import ExperimentConfig, load_config
+from segtune.config.yaml_io import write_yaml
 from segtune.errors import ConfigError
 from segtune.tuning.search_config import SearchConfig
 from segtune.tuning.study import load_study
@@ -180,3 +182,17 @@ def test_a_database_in_the_home_folder_is_found(monkeypatch: pytest.MonkeyPatch)
         ("postgresql://me@host/~x", "postgresql://me@host/~x"),
     ):
         assert SearchConfig.parse({"storage": url}).storage == expected
+
+
+def test_text_that_reads_like_a_number_is_written_so_that_it_stays_text(tmp_path: Path) -> None:
+    names = ["1e5", "010", "08", "12:30", "no", "null", "~", "1_000", "0x10", ".5e1", "# a", "a #b"]
+    config = ExperimentConfig().override({"data.classes": names, "data.root": "a: #b"})
+    assert load(tmp_path, write_yaml(config.dump())) == config
+    assert yaml.safe_load(write_yaml(config.dump()))["data"]["classes"] == names
+
+
+def test_a_file_that_exists_may_have_any_name(tmp_path: Path) -> None:
+    for name in ("\u201cdata\u201d", "a\u200bb", "data\u00a0"):
+        (tmp_path / name).mkdir()
+        config = ExperimentConfig().override({"data.root": str(tmp_path / name)})
+        assert load(tmp_path, write_yaml(config.dump())) == config
