@@ -27,11 +27,33 @@ def path_argument(text: str) -> str:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+def assignment(text: str) -> str:
+    """Return the word after --set if it is complete; the type of an argument.
+
+    A blank that is not in quotes ends the word in the shell: `--set data.train=[a, b]` is two
+    words, and so is `--set optim.lr= 1e-3`.
+    """
+    name, equals, value = (part.strip() for part in text.partition("="))
+    for opening, closing in ("[]", "{}"):
+        if value.startswith(opening) and value.count(opening) > value.count(closing):
+            raise argparse.ArgumentTypeError(
+                f"{text}: {opening} is not closed; put quotes around the whole, because of its "
+                f"blanks: --set '{name}={opening}a, b{closing}'"
+            )
+    if not equals or not value:
+        raise argparse.ArgumentTypeError(
+            f"{text}: expected name=value without blanks, for example --set optim.lr=1e-4; for no "
+            f"value, write --set {name}=null"
+        )
+    return text
+
+
 def add_set_argument(parser: argparse.ArgumentParser) -> None:
     """Add --set, which may be repeated."""
     parser.add_argument(
         "--set",
         action="append",
+        type=assignment,
         default=[],
         metavar="NAME=VALUE",
         help="change a setting of the config, for example --set optim.lr=1e-4; may be repeated",

@@ -60,6 +60,8 @@ def way_out(value: Any, allowed: str) -> str:
         return _number(value, whole="whole number" in allowed)
     if "text" in allowed and not isinstance(value, (list, dict)):
         return _text(value)
+    if isinstance(value, dict) and "list of" in allowed:
+        return "; write a list, [first, second]"
     if isinstance(value, dict) and "text" in branches:
         return "; text with a colon and a space needs quotes"
     return ""

@@ -5,6 +5,7 @@ Knows nothing of searches; their settings are in `tuning/study.py`.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -433,7 +434,12 @@ def absolute_paths(config: ExperimentConfig) -> ExperimentConfig:
     changes: dict[str, str] = {"data.root": str(Path(config.data.root).absolute())}
     if config.data.cache not in ("auto", "none"):
         changes["data.cache"] = str(Path(config.data.cache).absolute())
-    weights = config.model.weights
-    if weights and Path(weights).exists():
-        changes["model.weights"] = str(Path(weights).absolute())
+    if config.model.weights:
+        changes["model.weights"] = absolute_weights(config.model.weights)
     return config.override(changes)
+
+
+def absolute_weights(weights: str) -> str:
+    """Return an absolute path if there is such a file or folder; the name itself if not."""
+    path = Path(os.path.expanduser(weights))
+    return str(path.absolute()) if path.exists() else weights

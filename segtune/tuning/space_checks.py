@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from segtune.config.schema import ExperimentConfig
 from segtune.errors import ConfigError
+from segtune.tuning.proxy import shorten
 from segtune.tuning.search_config import SearchConfig
 from segtune.tuning.space import Dimension, Space
 
@@ -50,7 +51,7 @@ def space_problems(
             )
         if repeated := _repeated_choice(dimension, config):
             yield SpaceProblem(dimension.name, repeated)
-        if blind := _missed_rungs(dimension, rungs):
+        if blind := _missed_rungs(dimension, config, search, rungs):
             yield SpaceProblem(dimension.name, blind)
         if uneven := _uneven_batch(dimension, space, config, search):
             yield SpaceProblem(dimension.name, uneven)
@@ -67,6 +68,7 @@ def space_notes(space: Space, search: SearchConfig) -> Iterator[SpaceProblem]:
             yield SpaceProblem(dimension.name, reason)
         else:
             drawn.append(dimension)
+    yield from _known_good_notes(space, search)
     if "seed" in space.names:
         yield SpaceProblem(
             "seed",
@@ -81,6 +83,26 @@ def space_notes(space: Space, search: SearchConfig) -> Iterator[SpaceProblem]:
             f"the space has at most {num_points:.0f} different points, and search.trials is "
             f"{search.trials}: points are repeated; lower --trials, or use sampler: grid, which "
             "draws each point once",
+        )
+
+
+def _known_good_notes(space: Space, search: SearchConfig) -> Iterator[SpaceProblem]:
+    points = search.known_good
+    for index, point in enumerate(points):
+        drawn = space.complete(point)
+        for name in point:
+            if name in space.names and name not in drawn:
+                yield SpaceProblem(
+                    "",
+                    f"search.known_good.{index}: {name} has no effect, because its condition does "
+                    "not hold in this point",
+                )
+    # Trial 0 is the config itself.
+    if len(points) >= search.trials:
+        yield SpaceProblem(
+            "",
+            f"search.trials is {search.trials}, so at most {search.trials - 1} of the "
+            f"{len(points)} points in search.known_good are tried",
         )
 
 
@@ -133,12 +155,16 @@ def _never_drawn(dimension: Dimension, space: Space) -> str:
     return ""
 
 
-def _missed_rungs(dimension: Dimension, rungs: Sequence[int]) -> str:
+def _missed_rungs(
+    dimension: Dimension, config: ExperimentConfig, search: SearchConfig, rungs: Sequence[int]
+) -> str:
     """Return a message if trials with some interval have no validation at a rung; else empty."""
     if dimension.name != "schedule.val_every":
         return ""
     for interval in dimension.whole_values():
-        if any(rung % interval for rung in rungs):
+        trained = config.override({dimension.name: interval})
+        trained = shorten(trained, search.proxy) if search.proxy else trained
+        if not all(trained.schedule.validates(rung) for rung in rungs):
             return (
                 f"with {interval} there is no validation at every rung "
                 f"({', '.join(map(str, rungs))}), so trials could not be compared there; "

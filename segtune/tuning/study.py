@@ -11,7 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from segtune.config.schema import ExperimentConfig, absolute_paths, load_config
+from segtune.config.schema import (
+    ExperimentConfig,
+    absolute_paths,
+    absolute_weights,
+    load_config,
+)
 from segtune.config.settings import section_of
 from segtune.config.yaml_io import Source, Tree, parse_assignments, read_yaml
 from segtune.errors import ConfigError, nearest
@@ -134,7 +139,7 @@ def load_study(
     base = load_config(config) if config else _read_config(tree.get("config"), Path(path), source)
     if overrides:
         base = base.override(*parse_assignments(overrides))
-    search_tree = tree.get("search")
+    search_tree = _with_absolute_weights(tree.get("search"))
     search_block = SearchConfig.parse(
         {} if search_tree is None else search_tree, _under(source, "search")
     )
@@ -143,8 +148,9 @@ def load_study(
     if isinstance(space_tree, str):
         space_tree, source = read_yaml(Path(path).parent / os.path.expanduser(space_tree))
         prefix = ""
-    space = read_space(space_tree, base, source, prefix)
-    study = Study(absolute_paths(base), space, search_block)
+    base = absolute_paths(base)
+    space = read_space(_with_absolute_weights(space_tree), base, source, prefix)
+    study = Study(base, space, search_block)
     problems = [f"{path}: {problem}" for problem in _study_problems(study)]
     if not _is_recorded(Path(path)):
         of_space = space_problems(space, base, search_block, study.rungs())
@@ -155,6 +161,29 @@ def load_study(
         for name, text in space_notes(space, search_block):
             log.warning("%s", source.problem(prefix + name if name else "", text))
     return study
+
+
+def _with_absolute_weights(tree: Any) -> Any:
+    """Return `tree` with absolute paths in every value of `model.weights`.
+
+    These are choices, conditions and points of `known_good`. Workers run in folders of their own.
+    """
+    if isinstance(tree, list):
+        return [_with_absolute_weights(item) for item in tree]
+    if not isinstance(tree, dict):
+        return tree
+    return {
+        name: _each_absolute(value) if name == "model.weights" else _with_absolute_weights(value)
+        for name, value in tree.items()
+    }
+
+
+def _each_absolute(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_each_absolute(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _each_absolute(item) for key, item in value.items()}
+    return absolute_weights(value) if isinstance(value, str) else value
 
 
 def _is_recorded(path: Path) -> bool:

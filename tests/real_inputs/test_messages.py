@@ -84,7 +84,11 @@ def test_a_name_that_is_no_folder_name_is_refused_before_anything_starts(
         (["--seed", "-1"], "seed: allowed is whole number >= 0"),
         (["--out", ""], "argument --out: is empty; write . for the current folder"),
         (["--out", "$HOME/runs"], "argument --out: $HOME in '$HOME/runs' is not replaced"),
-        (["--set", "data.root="], "--set data.root=: no value after '='"),
+        (["--set", "data.root="], "--set: data.root=: expected name=value without blanks"),
+        (["--set", "optim.lr=", "1e-3"], "for no value, write --set optim.lr=null"),
+        (["--set", "optim.lr", "=1e-3"], "optim.lr: expected name=value without blanks"),
+        (["--set", "data.train=[a,", "b]"], "[ is not closed; put quotes around the whole"),
+        (["--set", "optim={lr:", "1e-3}"], "because of its blanks: --set 'optim={a, b}'"),
     ],
 )
 def test_an_option_of_search_that_is_out_of_range_is_refused(

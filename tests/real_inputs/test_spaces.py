@@ -385,3 +385,46 @@ def test_files_of_a_study_may_be_in_the_home_folder(
     (tmp_path / "s.yaml").write_text("config: ~/my config.yaml\nspace: ~/space.yaml\n")
     study = load_study(tmp_path / "s.yaml")
     assert (study.config.seed, study.space.names) == (7, ("optim.lr",))
+
+
+def test_weights_in_a_choice_are_found_by_workers_in_other_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("a.pth", "b.pth", "own.pth"):
+        (tmp_path / name).touch()
+    found = {name: str(tmp_path / f"{name}.pth") for name in ("a", "b", "own")}
+    study = load(
+        tmp_path,
+        "model.weights: {choice: [null, a.pth, ~/b.pth, own.pth, nvidia/mit-b0]}",
+        "optim.lr: {uniform: [0.1, 1.0], when: {model.weights: a.pth}}",
+        search="{scheduler: none, trials: 6, known_good: [{model.weights: a.pth, optim.lr: 0.5}]}",
+        overrides=["model.weights=own.pth"],
+    )
+    choices = (None, found["a"], found["b"], found["own"], "nvidia/mit-b0")
+    assert study.space.dimensions[0].values == choices
+    assert study.points() == [
+        {"model.weights": found["own"]},
+        {"model.weights": found["a"], "optim.lr": 0.5},
+    ]
+
+
+def test_a_value_of_a_known_point_without_effect_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    prob = "augment.mix.prob: {uniform: [0.1, 1], when: {augment.mix.kind: cutmix}}"
+    point = "{augment.mix.kind: none, augment.mix.prob: 0.5}"
+    search = f"{{scheduler: none, trials: 2, known_good: [{point}, {{optim.lr: 1e-4}}]}}"
+    with caplog.at_level(logging.WARNING, "segtune"):
+        load(tmp_path, LR, "augment.mix.kind: {choice: [none, cutmix]}", prob, search=search)
+    assert "search.known_good.0: augment.mix.prob has no effect, because" in caplog.text
+    assert "at most 1 of the 2 points in search.known_good are tried" in caplog.text
+
+
+def test_validations_that_vary_are_compared_with_the_rungs_of_the_proxy(tmp_path: Path) -> None:
+    # A proxy of 100 of 200 epochs validates twice as often: every 1 or 3 epochs.
+    search = "{proxy: {epochs: 100}, scheduler: {asha: {grace_epochs: 3}}}"
+    assert load(tmp_path, "schedule.val_every: {choice: [2, 6]}", search=search).rungs()[0] == 3
+    text = refusal(tmp_path, "schedule.val_every: {choice: [2, 8]}", search=search)
+    assert "with 8 there is no validation at every rung (3, 9, 27, 81)" in text
