@@ -24,6 +24,11 @@ OTHER_FORMATS = (
     ),
     (r"^[\w.]+\s*=\s*\S", "this looks like TOML or INI; YAML has `name: value`"),
     (r"^\[[\w.]+\]\s*$", "this looks like TOML or INI; YAML has `section:`"),
+    (r"^version https://git-lfs", "this is a pointer of Git LFS; run git lfs pull"),
+    (r"^(<{7}|={7}|>{7})( |$)", "it has conflict markers of git; keep one of the two versions"),
+    (r"^```", "remove the lines with ```"),
+    (r"^\s*(//|;)", "a comment begins with #"),
+    (r"\A[\w.]+\uff1a", "it has U+FF1A FULLWIDTH COLON; write a colon and a space"),
     (r"\A[\w.]+:[\u00a0\u202f\u3000]", "a no-break space follows the colon; write a usual space"),
     (r"\A[\w.]+:[^\s:]", "a space is missing after the colon; write `name: value`"),
 )
@@ -91,7 +96,8 @@ def _section(value: Any) -> str:
 def _list(value: Any, allowed: str) -> str:
     if isinstance(value, bool):
         return ""
-    parts = re.split(r"\s*[,;]\s*", str(value).strip("()[]{} "))
+    text = unicodedata.normalize("NFKC", str(value)).strip("()[]{} ,;")
+    parts = re.split(r"\s*[,;]\s*" if re.search("[,;]", text) else r"\s+", text)
     if len(parts) == 1 and re.fullmatch(r"\d+\s*[xX*]\s*\d+", parts[0]):
         parts = re.split(r"\s*[xX*]\s*", parts[0])
     if len(parts) == 1 and "list of 2" in allowed:
@@ -108,7 +114,7 @@ def _number(value: Any, *, whole: bool) -> str:
     foreign = first_foreign(value)
     reason = f"; it has {foreign}" if foreign else ""
     plain = unicodedata.normalize("NFKC", value).replace("\u2212", "-").replace("\u2013", "-")
-    plain = plain.strip().removesuffix("%") if "%" in plain else plain.strip()
+    plain = plain.strip().rstrip(",;%")
     if re.fullmatch(r"[-+]?\d+(,\d+)+", plain):
         return f"{reason}; a number has a decimal point and no comma"
     number = _as_number(plain)

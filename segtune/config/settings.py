@@ -290,6 +290,8 @@ def _explain(cls: type[Settings], error: ErrorDetails, source: Source) -> str:
     dotted = _dotted(error["loc"])
     fields = cls.names()
     match error["type"]:
+        case "json_invalid":
+            return source.problem(dotted, "nested too deeply")
         case "extra_forbidden":
             return source.problem(dotted, f"no such setting{nearest_setting(dotted, fields)}")
         case "value_error":
@@ -304,15 +306,16 @@ def _explain(cls: type[Settings], error: ErrorDetails, source: Source) -> str:
     allowed = allowed_values(field) if field else error["msg"]
     value = error["input"]
     near = nearest(str(value), allowed.split(" | ")) if " | " in allowed else ""
-    if isinstance(value, str) and field and value in _inner_names(field):
+    if isinstance(value, str) and field and value in _optional_section(field):
         near = f"; write {value} as a section: {{{value}: {{}}}}"
     hint = near or way_out(value, allowed.rpartition("list of ")[2] if is_item else allowed)
     return source.problem(dotted, f"allowed is {allowed}; got {value!r}{hint}")
 
 
-def _inner_names(field: FieldInfo) -> Iterable[str]:
+def _optional_section(field: FieldInfo) -> Iterable[str]:
+    """Return the names of the settings of a section that may be absent; empty for other fields."""
     section = section_of(field.annotation)
-    return section.model_fields if section else ()
+    return section.model_fields if section and section is not field.annotation else ()
 
 
 def nearest_setting(name: str, names: Iterable[str]) -> str:

@@ -120,15 +120,17 @@ def _parse(text: str, name: str) -> tuple[Any, dict[str, int], yaml.Node | None]
         node = loader.get_single_node()
         lines = _lines_of_keys(node, name)
         return (loader.construct_document(node) if node else None), lines, node
-    except (yaml.YAMLError, RecursionError) as error:
+    except (yaml.YAMLError, RecursionError, ValueError) as error:  # ValueError: `!!int x`
         mark = getattr(error, "problem_mark", None)
         place = f"{name}:{mark.line + 1}" if mark else name
-        reason = _plain_reason(error) + other_format(text)
+        reason = other_format(text).removeprefix("; ") or _plain_reason(error)
         raise ConfigError([f"{place}: not readable as YAML: {reason}"]) from None
 
 
 def _plain_reason(error: Exception) -> str:
     """Return why a text is not YAML, in words that name the way out if it is known."""
+    if isinstance(error, ValueError):
+        return str(error)
     reason = getattr(error, "problem", None) or "nested too deeply"
     for pattern, plain in PLAIN_REASONS.items():
         if found := re.search(pattern, reason):
