@@ -15,6 +15,16 @@ log = logging.getLogger("segtune.train")  # under `python -m` __name__ is __main
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
+    parser = _argument_parser()
+    arguments = parser.parse_args(argv)
+    if arguments.workers < 1:
+        parser.error(f"argument --workers: allowed is whole number >= 1; got {arguments.workers}")
+    if arguments.resume and arguments.init_from:
+        parser.error("argument --init-from: not allowed with argument --resume")
+    return run_command(lambda: _train(arguments))
+
+
+def _argument_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="segtune train", description="Train one config.")
     add_config_arguments(parser)
     parser.add_argument(
@@ -50,12 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="CKPT",
         help="start from the weights of a checkpoint, with a new optimiser and schedule",
     )
-    arguments = parser.parse_args(argv)
-    if arguments.workers < 1:
-        parser.error(f"argument --workers: allowed is whole number >= 1; got {arguments.workers}")
-    if arguments.resume and arguments.init_from:
-        parser.error("argument --init-from: not allowed with argument --resume")
-    return run_command(lambda: _train(arguments))
+    return parser
 
 
 def _train(arguments: argparse.Namespace) -> int:

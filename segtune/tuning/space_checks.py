@@ -31,7 +31,7 @@ VARIABLE_DATA = (
 class SpaceProblem(NamedTuple):
     """What is wrong with one setting of a space."""
 
-    name: str  # of the setting
+    name: str  # of the setting; empty if it is about the space as a whole
     text: str
 
 
@@ -55,6 +55,8 @@ def space_problems(
             yield SpaceProblem(dimension.name, blind)
         if uneven := _uneven_batch(dimension, space, config, search):
             yield SpaceProblem(dimension.name, uneven)
+    if uneven := _uneven(config.schedule.batch_size, space, config, search):
+        yield SpaceProblem("", f"schedule.batch_size: the config's {uneven}")
     excluded = [_excluded_by_config(dimension, space) for dimension in space.dimensions]
     if all(excluded):
         yield SpaceProblem(space.names[0], f"{excluded[0]}; nothing is left to vary")
@@ -176,18 +178,22 @@ def _missed_rungs(
 def _uneven_batch(
     dimension: Dimension, space: Space, config: ExperimentConfig, search: SearchConfig
 ) -> str:
-    """Return a message if a batch does not divide among the workers; empty otherwise."""
-    if dimension.name != "schedule.batch_size" or "schedule.accumulate" in space.names:
+    """Return a message if a drawn batch does not divide among the workers; empty otherwise."""
+    if dimension.name != "schedule.batch_size":
         return ""
+    problems = (_uneven(size, space, config, search) for size in dimension.whole_values())
+    return next(filter(None, problems), "")
+
+
+def _uneven(batch_size: int, space: Space, config: ExperimentConfig, search: SearchConfig) -> str:
     workers, accumulate = search.workers_per_trial, config.schedule.accumulate
     parts = workers * accumulate
-    for batch_size in dimension.whole_values():
-        if batch_size % parts:
-            return (
-                f"{batch_size} does not divide among {workers} workers x accumulate {accumulate}; "
-                f"write a choice of multiples of {parts}"
-            )
-    return ""
+    if "schedule.accumulate" in space.names or batch_size % parts == 0:
+        return ""
+    return (
+        f"{batch_size} does not divide among {workers} workers x accumulate {accumulate}; "
+        f"take multiples of {parts}"
+    )
 
 
 def _repeated_choice(dimension: Dimension, config: ExperimentConfig) -> str:

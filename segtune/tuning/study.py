@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from segtune.runs.rundir import SearchDir
 from segtune.tuning.proxy import shorten
 from segtune.tuning.search_config import MedianConfig, SearchConfig
 from segtune.tuning.space import Space
-from segtune.tuning.space_checks import space_notes, space_problems
+from segtune.tuning.space_checks import SpaceProblem, space_notes, space_problems
 from segtune.tuning.space_reader import read_space
 
 log = logging.getLogger(__name__)
@@ -128,14 +128,7 @@ def load_study(
     the config; `search` holds changes to the search block. Paths in the result are absolute. Raise
     ConfigError that lists every mistake.
     """
-    tree, source = read_yaml(path)
-    if not isinstance(tree, dict) or "space" not in tree:
-        _refuse_other_kind(tree, source)
-        tree = {"space": tree}
-        prefix = ""
-    else:
-        _refuse_unknown_blocks(tree, source)
-        prefix = "space."
+    tree, source, prefix = _read_blocks(path)
     base = load_config(config) if config else _read_config(tree.get("config"), Path(path), source)
     if overrides:
         base = base.override(*parse_assignments(overrides))
@@ -154,13 +147,31 @@ def load_study(
     problems = [f"{path}: {problem}" for problem in _study_problems(study)]
     if not _is_recorded(Path(path)):
         of_space = space_problems(space, base, search_block, study.rungs())
-        problems += [source.problem(prefix + name, text) for name, text in of_space]
+        problems += _placed(of_space, source, prefix)
     if problems:
         raise ConfigError(problems)
     if not _is_recorded(Path(path)):
-        for name, text in space_notes(space, search_block):
-            log.warning("%s", source.problem(prefix + name if name else "", text))
+        for note in _placed(space_notes(space, search_block), source, prefix):
+            log.warning("%s", note)
     return study
+
+
+def _read_blocks(path: str | Path) -> tuple[Tree, Source, str]:
+    """Return the blocks of a study file, their source, and the prefix of the space's names.
+
+    A file with only a space is a study with only that block.
+    """
+    tree, source = read_yaml(path)
+    if isinstance(tree, dict) and "space" in tree:
+        _refuse_unknown_blocks(tree, source)
+        return tree, source, "space."
+    _refuse_other_kind(tree, source)
+    return {"space": tree}, source, ""
+
+
+def _placed(problems: Iterable[SpaceProblem], source: Source, prefix: str) -> list[str]:
+    """Return the problems of a space with their place in the file."""
+    return [source.problem(prefix + name if name else "", text) for name, text in problems]
 
 
 def _with_absolute_weights(tree: Any) -> Any:

@@ -229,8 +229,10 @@ def test_batches_that_do_not_divide_among_workers_are_refused(tmp_path: Path) ->
     search = "{scheduler: none, workers_per_trial: 4}"
     text = refusal(tmp_path, "schedule.batch_size: {choice: [4, 6]}", search=search)
     assert "s.yaml:3: space.schedule.batch_size: 6 does not divide among 4 workers x" in text
-    assert "write a choice of multiples of 4" in text
-    load(tmp_path, BATCH, search=search)
+    assert "take multiples of 4" in text
+    assert "s.yaml: schedule.batch_size: the config's 18 does not divide among 4 workers" in text
+    overrides = ["schedule.batch_size=16"]
+    assert load(tmp_path, BATCH, search=search, overrides=overrides).search.workers_per_trial == 4
 
 
 def test_seeds_and_points_that_repeat_are_said(
