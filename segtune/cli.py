@@ -7,6 +7,7 @@ import logging
 import sys
 from collections.abc import Callable
 
+from segtune.config.settings import expand_path
 from segtune.errors import SegtuneError
 
 DONE = 0
@@ -15,11 +16,44 @@ UNHEALTHY = 3  # a search without a healthy trial, or a training run that did no
 INTERRUPTED = 130
 
 
+def path_argument(text: str) -> str:
+    """Return a path of the command line, with the home folder for `~`; the type of an argument.
+
+    A shell expands `--out ~/runs`, but not `--out=~/runs`.
+    """
+    try:
+        return expand_path(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def assignment(text: str) -> str:
+    """Return the word after --set if it is complete; the type of an argument.
+
+    A blank that is not in quotes ends the word in the shell: `--set data.train=[a, b]` is two
+    words, and so is `--set optim.lr= 1e-3`.
+    """
+    name, equals, value = (part.strip() for part in text.partition("="))
+    for opening, closing in ("[]", "{}"):
+        if value.startswith(opening) and value.count(opening) > value.count(closing):
+            raise argparse.ArgumentTypeError(
+                f"{text}: {opening} is not closed; put quotes around the whole, because of its "
+                f"blanks: --set '{name}={opening}a, b{closing}'"
+            )
+    if not equals or not value:
+        raise argparse.ArgumentTypeError(
+            f"{text}: expected name=value without blanks, for example --set optim.lr=1e-4; for no "
+            f"value, write --set {name}=null"
+        )
+    return text
+
+
 def add_set_argument(parser: argparse.ArgumentParser) -> None:
     """Add --set, which may be repeated."""
     parser.add_argument(
         "--set",
         action="append",
+        type=assignment,
         default=[],
         metavar="NAME=VALUE",
         help="change a setting of the config, for example --set optim.lr=1e-4; may be repeated",
@@ -28,7 +62,9 @@ def add_set_argument(parser: argparse.ArgumentParser) -> None:
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     """Add --config and --set."""
-    parser.add_argument("--config", required=True, metavar="FILE", help="config file (YAML)")
+    parser.add_argument(
+        "--config", required=True, type=path_argument, metavar="FILE", help="config file (YAML)"
+    )
     add_set_argument(parser)
 
 
@@ -36,6 +72,7 @@ def add_run_argument(parser: argparse.ArgumentParser) -> None:
     """Add the folder of a search run as the first positional argument."""
     parser.add_argument(
         "run",
+        type=path_argument,
         metavar="RUN",
         help="folder of the search run, for example runs/loss_weights-1",
     )
@@ -46,6 +83,7 @@ def add_checkpoint_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--checkpoint",
         required=True,
+        type=path_argument,
         metavar="PATH",
         help="a checkpoint, or the folder of a training run, a trial or a search run, which stands "
         "for its best checkpoint",

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from segtune.cli import add_set_argument, run_command
+from segtune.cli import add_set_argument, path_argument, run_command
 from segtune.config.schema import load_config
 from segtune.errors import DataError
 
@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     check.add_argument("config", help="config file")
     add_set_argument(check)
     shapes = commands.add_parser("shapes", help="generate the shapes data set, in VOC layout")
-    shapes.add_argument("--out", required=True, help="folder to write")
+    shapes.add_argument("--out", required=True, type=path_argument, help="folder to write")
     shapes.add_argument("--seed", type=int, default=0)
     shapes.add_argument("--train", type=int, default=160, help="training images (default: 160)")
     shapes.add_argument("--val", type=int, default=40, help="validation images (default: 40)")

@@ -8,7 +8,7 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
-from segtune.cli import DONE, add_checkpoint_argument, add_set_argument, run_command
+from segtune.cli import DONE, add_checkpoint_argument, add_set_argument, path_argument, run_command
 from segtune.config.schema import load_config
 from segtune.errors import ConfigError
 from segtune.runs.atomic import write_atomic
@@ -28,11 +28,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument(
         "--csv",
+        type=path_argument,
         metavar="FILE",
         help="file for the table as CSV; default: evaluation.csv in the checkpoint's folder",
     )
     parser.add_argument(
         "--show-dir",
+        type=path_argument,
         metavar="DIR",
         help="also draw the predictions over the images, in this folder",
     )

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from segtune.cli import DONE, add_run_argument, add_set_argument, run_command
+from segtune.cli import DONE, add_run_argument, add_set_argument, path_argument, run_command
 from segtune.config.yaml_io import parse_assignments, write_yaml
 from segtune.errors import RunError
 from segtune.reporting.format import format_miou
@@ -24,7 +24,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     add_run_argument(parser)
     parser.add_argument(
-        "--out", default="best.yaml", metavar="FILE", help="file to write (default: best.yaml)"
+        "--out",
+        default="best.yaml",
+        type=path_argument,
+        metavar="FILE",
+        help="file to write (default: best.yaml)",
     )
     parser.add_argument(
         "--trial", type=int, metavar="N", help="export this trial instead of the best"

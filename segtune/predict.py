@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from segtune.cli import DONE, add_checkpoint_argument, run_command
+from segtune.cli import DONE, add_checkpoint_argument, path_argument, run_command
 from segtune.training.prediction import images_in, load_model, write_overlays
 
 
@@ -20,11 +20,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--out",
         default="predictions",
+        type=path_argument,
         metavar="DIR",
         help="folder for the overlays (default: predictions)",
     )
     parser.add_argument(
-        "images", nargs="+", metavar="IMAGE", help="image files, or folders of images"
+        "images",
+        nargs="+",
+        type=path_argument,
+        metavar="IMAGE",
+        help="image files, or folders of images",
     )
     arguments = parser.parse_args(argv)
     return run_command(lambda: _predict(arguments))

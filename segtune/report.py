@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from segtune.cli import DONE, add_run_argument, run_command
+from segtune.cli import DONE, add_run_argument, path_argument, run_command
 from segtune.reporting.html import write_report
 from segtune.runs.rundir import SearchDir
 from segtune.tuning.study import load_study
@@ -20,7 +20,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         "workers' time, learning curves, settings, and how each trial ended.",
     )
     add_run_argument(parser)
-    parser.add_argument("--out", metavar="FILE", help="file to write (default: report.html in RUN)")
+    parser.add_argument(
+        "--out",
+        type=path_argument,
+        metavar="FILE",
+        help="file to write (default: report.html in RUN)",
+    )
     arguments = parser.parse_args(argv)
     return run_command(lambda: _report(arguments))
 

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import logging
+import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
 from segtune.api import run_study
-from segtune.cli import DONE, INTERRUPTED, UNHEALTHY, add_set_argument, run_command
+from segtune.cli import (
+    DONE,
+    INTERRUPTED,
+    UNHEALTHY,
+    add_set_argument,
+    path_argument,
+    run_command,
+)
 from segtune.errors import RunError
 from segtune.reporting.html import write_report
 from segtune.reporting.plan import search_plan
@@ -19,9 +28,13 @@ from segtune.reporting.terminal import (
     print_outcome,
     wide_console,
 )
-from segtune.runs.rundir import SearchDir
+from segtune.runs.rundir import SearchDir, check_name
 from segtune.tuning.study import Study, load_study
 
+log = logging.getLogger("segtune.search")  # under `python -m` __name__ is __main__
+
+# A number follows the name of the space: together they have at most 64 characters.
+LONGEST_STEM = 59
 # Options that are settings of the study's search block.
 SEARCH_SETTINGS = ("trials", "workers_per_trial", "gpus_per_worker", "max_concurrent", "seed")
 
@@ -49,11 +62,13 @@ def _add_study_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--space",
         required=True,
+        type=path_argument,
         metavar="FILE",
         help="study file (config, space and search), or a file with only a space",
     )
     group.add_argument(
         "--config",
+        type=path_argument,
         metavar="FILE",
         help="config to search around; default: the study's, or configs/shapes_segformer_b0.yaml",
     )
@@ -94,6 +109,7 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--out",
         default="runs",
+        type=path_argument,
         metavar="DIR",
         help="folder of all search runs (default: runs); on a cluster, on shared storage",
     )
@@ -111,6 +127,7 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
         "--warm-start",
         nargs="+",
         default=[],
+        type=path_argument,
         metavar="RUN",
         help="earlier search runs to learn from: trials of the same config count as known, and "
         "of other configs the best points are tried first",
@@ -123,13 +140,19 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
 def _search(arguments: argparse.Namespace) -> int:
     values = {name: getattr(arguments, name) for name in SEARCH_SETTINGS}
     changes = {name: value for name, value in values.items() if value is not None}
+    if arguments.name is not None:
+        check_name(arguments.name)
     study = load_study(arguments.space, arguments.config, arguments.set, changes)
     if arguments.dry_run:
         print(search_plan(study))
         return DONE
-    out, stem = Path(arguments.out), Path(arguments.space).stem
-    resume = arguments.resume or arguments.extend
-    name = arguments.name or (newest_name(out, stem) if resume else next_name(out, stem))
+    out, resume = Path(arguments.out), arguments.resume or arguments.extend
+    if resume and arguments.warm_start:
+        log.warning(
+            "--warm-start has no effect with --resume or --extend: the search run keeps what it "
+            "began with; to use other search runs, start a new one"
+        )
+    name = arguments.name or _default_name(out, arguments.space, resume=resume)
     console = wide_console()
     result = run_study(
         study,
@@ -178,6 +201,21 @@ def resume_command(arguments: argparse.Namespace, name: str) -> str:
 def _option(flag: str, value: str) -> list[str]:
     # argparse takes a separate word that starts with a dash for another option.
     return [f"{flag}={value}"] if value.startswith("-") else [flag, value]
+
+
+def _default_name(out: Path, space: str, *, resume: bool) -> str:
+    """Return the name of a search run that --name does not give."""
+    stem = name_stem(space)
+    return newest_name(out, stem) if resume else next_name(out, stem)
+
+
+def name_stem(space: str) -> str:
+    """Return the name of a space file as the beginning of the name of a search run.
+
+    Characters that such a name cannot have become `_`.
+    """
+    stem = re.sub(r"[^A-Za-z0-9._-]", "_", Path(space).stem)
+    return re.sub(r"^[^A-Za-z0-9]+", "", stem)[:LONGEST_STEM] or "study"
 
 
 def next_name(out: Path, stem: str) -> str:

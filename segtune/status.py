@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from segtune.cli import DONE, add_run_argument, run_command
+from segtune.cli import DONE, add_run_argument, path_argument, run_command
 from segtune.reporting.terminal import print_outcome, wide_console
 from segtune.runs.atomic import write_atomic
 from segtune.runs.results import read_trials, to_frame
@@ -23,6 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_run_argument(parser)
     parser.add_argument(
         "--csv",
+        type=path_argument,
         metavar="FILE",
         help="also write the trials to a CSV file, with one column for each searched setting",
     )

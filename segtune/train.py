@@ -7,7 +7,7 @@ import logging
 from collections.abc import Sequence
 
 from segtune.api import run_training, run_training_on_workers
-from segtune.cli import DONE, UNHEALTHY, add_config_arguments, run_command
+from segtune.cli import DONE, UNHEALTHY, add_config_arguments, path_argument, run_command
 from segtune.config.schema import load_config
 
 log = logging.getLogger("segtune.train")  # under `python -m` __name__ is __main__
@@ -15,11 +15,22 @@ log = logging.getLogger("segtune.train")  # under `python -m` __name__ is __main
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
+    parser = _argument_parser()
+    arguments = parser.parse_args(argv)
+    if arguments.workers < 1:
+        parser.error(f"argument --workers: allowed is whole number >= 1; got {arguments.workers}")
+    if arguments.resume and arguments.init_from:
+        parser.error("argument --init-from: not allowed with argument --resume")
+    return run_command(lambda: _train(arguments))
+
+
+def _argument_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="segtune train", description="Train one config.")
     add_config_arguments(parser)
     parser.add_argument(
         "--out",
         required=True,
+        type=path_argument,
         metavar="DIR",
         help="folder of the training run, for checkpoints, epochs.jsonl and verdict.json",
     )
@@ -45,14 +56,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument(
         "--init-from",
+        type=path_argument,
         metavar="CKPT",
         help="start from the weights of a checkpoint, or of the best one of a training run or a "
         "search run, with a new optimiser and schedule; classes of other names start anew",
     )
-    arguments = parser.parse_args(argv)
-    if arguments.resume and arguments.init_from:
-        parser.error("argument --init-from: not allowed with argument --resume")
-    return run_command(lambda: _train(arguments))
+    return parser
 
 
 def _train(arguments: argparse.Namespace) -> int:

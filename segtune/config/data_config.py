@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from segtune.config.settings import Settings
+from segtune.config.settings import PathText, Settings
 
 IGNORE_INDEX = 255
 
@@ -24,7 +24,7 @@ class DataConfig(Settings):
         "validation/. folder: images/, masks/ and labels.txt. shapes: a data set that segtune "
         "generates, stored like voc.",
     )
-    root: str = Field(
+    root: PathText = Field(
         default="data/VOCdevkit/VOC2012",
         description="Folder of the data set. Layout shapes: images are generated into it once.",
     )
@@ -34,12 +34,12 @@ class DataConfig(Settings):
         description="Splits to train on. Several are joined; ade20k uses only the first.",
     )
     val: str = Field(default="val", description="Split to validate on.")
-    images: str | None = Field(
+    images: PathText | None = Field(
         default=None,
         description="Folder of the images under root. null: JPEGImages for the layouts voc and "
         "shapes, otherwise images.",
     )
-    masks: str | None = Field(
+    masks: PathText | None = Field(
         default=None,
         description="Folder of the masks under root. null: annotations for the layout ade20k, "
         "masks for the layout folder. For the layouts voc and shapes, null is SegmentationClassAug "
@@ -105,7 +105,7 @@ class DataConfig(Settings):
     num_images: int | None = Field(
         default=None, ge=1, description="Train on the first N images only. null: all images."
     )
-    cache: str = Field(
+    cache: PathText | Literal["auto", "none"] = Field(
         default="auto",
         description="Where a node keeps decoded images for all its trials. auto: in "
         "$XDG_CACHE_HOME, or in the folder for temporary files if that variable is not set. none: "

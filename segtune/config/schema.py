@@ -5,6 +5,7 @@ Knows nothing of searches; their settings are in `tuning/study.py`.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -12,7 +13,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from segtune.config.data_config import DataConfig
-from segtune.config.settings import Settings
+from segtune.config.settings import PathText, Settings
 from segtune.config.yaml_io import parse_assignments, read_yaml
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -95,7 +96,7 @@ class ModelConfig(Settings):
         description="Encoder. segformer: mit_b0 to mit_b5, or mit_nano, which is small enough to "
         "train on a CPU. upernet: any timm encoder with feature maps at 1/4, 1/8, 1/16 and 1/32.",
     )
-    weights: str | None = Field(
+    weights: PathText | None = Field(
         default=None,
         description="Pretrained encoder weights: a file or folder of weights in which the encoder "
         "may be a part of a larger model, a checkpoint of segtune, or an id on the Hugging Face "
@@ -434,7 +435,12 @@ def absolute_paths(config: ExperimentConfig) -> ExperimentConfig:
     changes: dict[str, str] = {"data.root": str(Path(config.data.root).absolute())}
     if config.data.cache not in ("auto", "none"):
         changes["data.cache"] = str(Path(config.data.cache).absolute())
-    weights = config.model.weights
-    if weights and Path(weights).exists():
-        changes["model.weights"] = str(Path(weights).absolute())
+    if config.model.weights:
+        changes["model.weights"] = absolute_weights(config.model.weights)
     return config.override(changes)
+
+
+def absolute_weights(weights: str) -> str:
+    """Return an absolute path if there is such a file or folder; the name itself if not."""
+    path = Path(os.path.expanduser(weights))
+    return str(path.absolute()) if path.exists() else weights

@@ -7,21 +7,56 @@ search.
 from __future__ import annotations
 
 import json
+import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self, get_args
+from typing import Annotated, Any, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from segtune.config.allowed import allowed_values
+from segtune.config.hints import NULL_WORDS, other_format, way_out
 from segtune.config.yaml_io import Source, Tree
 from segtune.errors import ConfigError, nearest
 
 # Names of union branches (`int`, `literal['auto']`, `tuple[...]`) that pydantic adds to a location.
 UNION_BRANCH = re.compile(r"^(str|int|float|bool|list|tuple|literal|constrained|function|dict)\b")
+# A variable of the environment in a path: $HOME or ${HOME}.
+VARIABLE = re.compile(r"\$(\{\w+\}|[A-Za-z_]\w*)")
+
+
+def expand_path(path: str) -> str:
+    """Return a path that a user wrote, with the home folder for `~` and `~user`.
+
+    Raises ValueError if it is empty, or if it names nothing on disk and is surely not what the user
+    meant: a variable that nothing expands, blanks at its ends, or a word for no value.
+    """
+    expanded = os.path.expanduser(path)
+    if not expanded:
+        raise ValueError("is empty; write . for the current folder")
+    if os.path.lexists(expanded):
+        return expanded
+    if expanded.startswith("~") and os.path.dirname(expanded):
+        raise ValueError(f"there is no user of the name in {path!r}; write the path out")
+    if variable := VARIABLE.search(expanded):
+        raise ValueError(
+            f"{variable.group()} in {path!r} is not replaced by its value; write the path out, or "
+            f'let the shell do it: --set "NAME={path}"'
+        )
+    if expanded != expanded.strip():
+        raise ValueError(f"{path!r} begins or ends with a blank; remove it")
+    if expanded.lower() in NULL_WORDS:
+        raise ValueError(
+            f"{path!r} would be a file of this name; write null or leave the setting out for no "
+            f"value, and ./{path} for the file"
+        )
+    return expanded
+
+
+PathText = Annotated[str, AfterValidator(expand_path)]
 
 
 class Settings(BaseModel):
@@ -34,24 +69,35 @@ class Settings(BaseModel):
         """Validate a tree of plain values. Raises ConfigError that lists all mistakes."""
         source = source or Source(cls.__name__)
         if not isinstance(tree, dict):
-            text = f"expected names and values, found {type(tree).__name__}"
+            found = "text" if isinstance(tree, str) else type(tree).__name__
+            text = f"expected names and values, found {found}"
+            text += other_format(tree) if isinstance(tree, str) else ""
             raise ConfigError([source.problem("", text)])
         try:
             # Through JSON, because pydantic's strict mode accepts a JSON list for a tuple.
             # It also ensures that settings can be sent to other processes as plain JSON.
-            return cls.model_validate_json(json.dumps(tree, default=str))
+            return cls.model_validate_json(json.dumps(_nested(cls, tree), default=str))
         except ValidationError as error:
             details = _one_per_name(error.errors())
             raise ConfigError([_explain(cls, detail, source) for detail in details]) from None
 
     def override(self, changes: Mapping[str, Any], source: Source | None = None) -> Self:
-        """Return a copy with {dotted name: value} set, validated as a whole. Raises ConfigError."""
+        """Return a copy with {dotted name: value} set, validated as a whole. Raises ConfigError.
+
+        A mapping for a section that is always there, such as {"optim": {"lr": 1e-3}}, changes the
+        settings that it names and leaves the others as they are.
+        """
         source = source or Source("override")
         names = type(self).names()
+        changes = dict(_by_setting(changes, names))
         problems = [
-            source.problem(name, f"no such setting{nearest(name, names)}")
+            source.problem(name, f"no such setting{nearest_setting(name, names)}")
             for name in changes
             if name not in names
+        ]
+        problems += [
+            source.problem(name, f"is a section; name a setting of it, for example {name}.{first}")
+            for name, first in _emptied_sections(changes, names)
         ]
         if problems:
             raise ConfigError(problems)
@@ -92,6 +138,70 @@ def section_of(annotation: Any) -> type[Settings] | None:
         if isinstance(candidate, type) and issubclass(candidate, Settings):
             return candidate
     return None
+
+
+def _nested(cls: type[Settings], tree: Mapping[str, Any]) -> Tree:
+    """Return `tree` with dotted names as sections, and with {} for sections that are null.
+
+    A section is null if all lines below its name are comments.
+    """
+    nested: Tree = {}
+    for name, value in tree.items():
+        first, dot, rest = str(name).partition(".")
+        if not (dot or value is None or isinstance(value, dict)):
+            nested[name] = value
+            continue
+        field = cls.model_fields.get(first)
+        section = section_of(field.annotation) if field else None
+        if field is None or section is None:
+            nested[name] = value
+            continue
+        if dot:
+            value = {rest: value}
+        elif value is None and section is field.annotation:
+            value = {}
+        if isinstance(value, dict):
+            value = _nested(section, value)
+            earlier = nested.get(first)
+            value = _merged(earlier, value) if isinstance(earlier, dict) else value
+        nested[first] = value
+    return nested
+
+
+def _merged(ours: Tree, theirs: Tree) -> Tree:
+    merged = dict(ours)
+    for name, value in theirs.items():
+        both = isinstance(merged.get(name), dict) and isinstance(value, dict)
+        merged[name] = _merged(merged[name], value) if both else value
+    return merged
+
+
+def _by_setting(
+    changes: Mapping[str, Any], names: Mapping[str, FieldInfo]
+) -> Iterator[tuple[str, Any]]:
+    """Yield the changes; one of a section that is always there as one for each of its settings."""
+    for name, value in changes.items():
+        field = names.get(name) if isinstance(value, dict) and value else None
+        if field and section_of(field.annotation) is field.annotation:
+            inner = {f"{name}.{key}": part for key, part in value.items()}
+            yield from _by_setting(inner, names)
+        else:
+            yield name, value
+
+
+def _emptied_sections(
+    changes: Mapping[str, Any], names: Mapping[str, FieldInfo]
+) -> Iterator[tuple[str, str]]:
+    """Yield the name and the first setting of each section that is changed to null or {}.
+
+    Either would set every setting of the section back to its default.
+    """
+    for name, value in changes.items():
+        if name not in names or not (value is None or value == {}):
+            continue
+        section = section_of(names[name].annotation)
+        if section and section is names[name].annotation:
+            yield name, next(iter(section.model_fields))
 
 
 def _set_value(tree: Tree, dotted: str, value: Any) -> None:
@@ -158,6 +268,11 @@ def _is_of_other_branch(error: ErrorDetails, errors: Sequence[ErrorDetails]) -> 
             other is not error and f"{_dotted(other['loc'])}.".startswith(f"{name}.")
             for other in errors
         )
+    if error["type"] == "string_type" and isinstance(error["input"], list):
+        # The user wrote a list where text is allowed too, and an item of the list is wrong.
+        return any(
+            _dotted(other["loc"]).startswith(f"{name}.") and other is not error for other in errors
+        )
     return error["type"].startswith("model_") and any(
         other["type"] == "literal_error" and _dotted(other["loc"]) == name for other in errors
     )
@@ -175,15 +290,40 @@ def _explain(cls: type[Settings], error: ErrorDetails, source: Source) -> str:
     dotted = _dotted(error["loc"])
     fields = cls.names()
     match error["type"]:
+        case "json_invalid":
+            return source.problem(dotted, "nested too deeply")
         case "extra_forbidden":
-            return source.problem(dotted, f"no such setting{nearest(dotted, fields)}")
+            return source.problem(dotted, f"no such setting{nearest_setting(dotted, fields)}")
         case "value_error":
             return source.problem(dotted, str(error.get("ctx", {}).get("error")))
-        case "missing":
+        case "missing" if dotted in fields:
             return source.problem(dotted, "must be given")
+        case "missing":  # an item of a list of fixed length
+            dotted = dotted.rpartition(".")[0]
     # The items of a list (`data.crop.0`) have no field of their own.
     field = fields.get(dotted) or fields.get(dotted.rpartition(".")[0])
+    is_item = dotted not in fields
     allowed = allowed_values(field) if field else error["msg"]
     value = error["input"]
     near = nearest(str(value), allowed.split(" | ")) if " | " in allowed else ""
-    return source.problem(dotted, f"allowed is {allowed}; got {value!r}{near}")
+    if isinstance(value, str) and field and value in _optional_section(field):
+        near = f"; write {value} as a section: {{{value}: {{}}}}"
+    hint = near or way_out(value, allowed.rpartition("list of ")[2] if is_item else allowed)
+    return source.problem(dotted, f"allowed is {allowed}; got {value!r}{hint}")
+
+
+def _optional_section(field: FieldInfo) -> Iterable[str]:
+    """Return the names of the settings of a section that may be absent; empty for other fields."""
+    section = section_of(field.annotation)
+    return section.model_fields if section and section is not field.annotation else ()
+
+
+def nearest_setting(name: str, names: Iterable[str]) -> str:
+    """Return `; did you mean 'optim.lr'?` for `lr`, `Optim.LR` or `optim.l`; empty for others."""
+    names = list(names)
+    plain = name.lower().replace("-", "_")
+    same = [known for known in names if known == plain or known.endswith(f".{plain}")]
+    if same and name not in names:
+        listed = " or ".join(f"'{known}'" for known in same[:3])
+        return f"; did you mean {listed}?"
+    return nearest(plain, names)

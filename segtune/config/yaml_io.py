@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,11 +13,34 @@ from typing import Any
 
 import yaml
 
+from segtune.config.characters import decode_text, odd_character, refuse_control_characters
+from segtune.config.hints import other_format
 from segtune.errors import ConfigError, nearest
+
+log = logging.getLogger(__name__)
 
 Tree = dict[str, Any]
 
 MAX_CHARACTERS = 1 << 20
+
+# What PyYAML says, and what the user can do.
+PLAIN_REASONS = {
+    r"found character '\\t'": "a tab; indent with spaces",
+    r"found character '([@`%])'": "text that begins with {} needs quotes",
+    r"another document": "a second document begins here (---); expected one",
+    r"mapping values are not allowed": "a colon that was not expected: indent the line like its "
+    "neighbours, and put quotes around text that has a colon and a space",
+    r"constructor for the tag 'tag:yaml.org,2002:(.+)'": "the tag !!{} is not supported; "
+    "write plain values, and a list as [a, b]",
+    r"constructor for the tag '(.+)'": "the tag {} is not supported; write plain values",
+    r"unknown escape character": "in double quotes a backslash begins an escape: use single "
+    "quotes, or / in paths",
+    r"unhashable key": "braces inside braces, as in a template; put quotes around text with braces",
+    r"unexpected end of stream": "a quote is not closed",
+    r"but got '<stream end>'": "a bracket is not closed",
+    r"expected alphabetic or numeric character, but found '%'": "text that begins with % needs "
+    "quotes",
+}
 
 
 @dataclass(frozen=True)
@@ -59,38 +84,58 @@ _Loader.yaml_implicit_resolvers = {
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:int", re.compile(r"[-+]?(0|[1-9][0-9]*)$"), list("-+0123456789")
 )
-_Loader.add_implicit_resolver(
+_FLOAT = (
     "tag:yaml.org,2002:float",
     re.compile(
-        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$"
+        # With a leading zero it is text: the octal 010 of YAML 1.1 is 8, that of YAML 1.2 is 10.
+        r"[-+]?(\.[0-9]+|(0|[1-9][0-9]*)(\.[0-9]*)?)([eE][-+]?[0-9]+)?$"
         r"|[-+]?\.(inf|Inf|INF)$"
         r"|\.(nan|NaN|NAN)$"
     ),
     list("-+0123456789."),
 )
+_Loader.add_implicit_resolver(*_FLOAT)
 
 
 def parse_yaml(text: str, name: str) -> tuple[Any, Source]:
-    """Parse YAML text into plain values and the line of every dotted key.
+    """Parse YAML text into plain values and the line of every dotted key. Keys are text.
 
     `name` is the file's name in messages. Raises ConfigError if the text is not YAML, is longer
-    than 2^20 characters, or has duplicate keys or aliases.
+    than 2^20 characters, or has duplicate keys, aliases, or characters that look like others.
     """
+    value, lines, node = _parse(text, name)
+    return (value if node else {}), Source(name, lines)
+
+
+def _parse(text: str, name: str) -> tuple[Any, dict[str, int], yaml.Node | None]:
+    """Return the value of a YAML text, the lines of its keys, and its node; None if it is empty."""
     if len(text) > MAX_CHARACTERS:
         raise ConfigError(
             [f"{name}: longer than {MAX_CHARACTERS} characters; this is not a settings file"]
         )
+    refuse_control_characters(text, name)
     try:
         _refuse_aliases(text, name)
         loader = _Loader(text)
         node = loader.get_single_node()
         lines = _lines_of_keys(node, name)
-        return (loader.construct_document(node) if node else {}), Source(name, lines)
-    except (yaml.YAMLError, RecursionError) as error:
+        return (loader.construct_document(node) if node else None), lines, node
+    except (yaml.YAMLError, RecursionError, ValueError) as error:  # ValueError: `!!int x`
         mark = getattr(error, "problem_mark", None)
         place = f"{name}:{mark.line + 1}" if mark else name
-        reason = getattr(error, "problem", None) or "nested too deeply"
+        reason = other_format(text).removeprefix("; ") or _plain_reason(error)
         raise ConfigError([f"{place}: not readable as YAML: {reason}"]) from None
+
+
+def _plain_reason(error: Exception) -> str:
+    """Return why a text is not YAML, in words that name the way out if it is known."""
+    if isinstance(error, ValueError):
+        return str(error)
+    reason = getattr(error, "problem", None) or "nested too deeply"
+    for pattern, plain in PLAIN_REASONS.items():
+        if found := re.search(pattern, reason):
+            return plain.format(*found.groups())
+    return reason
 
 
 def _refuse_aliases(text: str, name: str) -> None:
@@ -102,40 +147,70 @@ def _refuse_aliases(text: str, name: str) -> None:
 
 
 def _lines_of_keys(node: yaml.Node | None, name: str) -> dict[str, int]:
-    """Return {dotted key: line}. Raises ConfigError that lists all duplicate keys."""
+    """Return {dotted key: line}. Raises ConfigError that lists all duplicate keys and odd texts."""
     lines: dict[str, int] = {}
     problems: list[str] = []
-    for dotted, line in _keys(node) if node else ():
-        if dotted in lines:
-            problems.append(f"{name}:{line}: {dotted}: given twice, first on line {lines[dotted]}")
-        lines[dotted] = line
+    for dotted, part in _parts(node) if node else ():
+        line = part.start_mark.line + 1
+        if isinstance(part, _Key):
+            if dotted in lines:
+                first = lines[dotted]
+                problems.append(f"{name}:{line}: {dotted}: given twice, first on line {first}")
+            lines[dotted] = line
+        if isinstance(part.value, str) and (problem := odd_character(part.value)):
+            problems.append(f"{name}:{line}: {problem}")
     if problems:
         raise ConfigError(problems)
     return lines
 
 
-def _keys(node: yaml.Node, prefix: str = "") -> Iterator[tuple[str, int]]:
-    """Yield the dotted name and the line of every key, also of keys inside lists (`a.0.b`)."""
+class _Key(yaml.ScalarNode):
+    """A key of a mapping. It is text, also if it reads like a number, `on` or `null`."""
+
+
+def _parts(node: yaml.Node, prefix: str = "") -> Iterator[tuple[str, yaml.Node]]:
+    """Yield the dotted name and the node of every key and of every plain value.
+
+    Keys inside lists are named `a.0.b`. Keys become text in passing.
+    """
     if isinstance(node, yaml.SequenceNode):
         for index, item in enumerate(node.value):
-            yield from _keys(item, f"{prefix}{index}.")
+            yield from _parts(item, f"{prefix}{index}.")
     elif isinstance(node, yaml.MappingNode):
         for key, value in node.value:
-            yield f"{prefix}{key.value}", key.start_mark.line + 1
-            yield from _keys(value, f"{prefix}{key.value}.")
+            yield f"{prefix}{key.value}", _as_text_key(key)
+            yield from _parts(value, f"{prefix}{key.value}.")
+    else:
+        yield prefix.rstrip("."), node
+
+
+def _as_text_key(key: yaml.Node) -> yaml.Node:
+    """Make a key text; return it as a `_Key`. A merge key and a key of several parts stay."""
+    if isinstance(key, yaml.ScalarNode) and not key.tag.endswith(":merge"):
+        key.tag = "tag:yaml.org,2002:str"
+    return _Key(key.tag, str(key.value), key.start_mark, key.end_mark)
 
 
 def read_yaml(path: str | Path) -> tuple[Any, Source]:
     """Read a YAML file; see `parse_yaml`. Raises ConfigError also if there is no such file."""
-    path = Path(path)
-    if not path.is_file():
+    path = Path(os.path.expanduser(path))
+    if path.is_dir():
+        beside = sorted(p.name for p in path.glob("*.y*ml"))
+        holds = f"; it holds {', '.join(beside[:3])}" if beside else ""
+        raise ConfigError([f"{path}: is a folder, expected a YAML file{holds}"])
+    if not path.exists():
         folder = path.parent if path.parent.is_dir() else Path()
-        near = nearest(path.name, [p.name for p in folder.glob("*.yaml")])
+        near = nearest(path.name, [p.name for p in folder.glob("*.y*ml")])
         raise ConfigError([f"{path}: no such file{near}"])
-    try:
-        return parse_yaml(path.read_text(encoding="utf-8-sig"), str(path))
-    except UnicodeDecodeError:
-        raise ConfigError([f"{path}: not a text file in UTF-8"]) from None
+    value, lines, node = _parse(decode_text(path.read_bytes(), str(path)), str(path))
+    if node is None:
+        raise ConfigError(
+            [
+                f"{path}: no settings, the file is empty or has only comments; {{}} is a config of "
+                "defaults"
+            ]
+        )
+    return value, Source(str(path), lines)
 
 
 def write_yaml(tree: Tree) -> str:
@@ -159,16 +234,53 @@ def _represent_list(dumper: yaml.SafeDumper, items: list[Any]) -> yaml.Node:
 
 
 _Dumper.add_representer(list, _represent_list)
+# Text such as 1e5, which is no number in YAML 1.1, gets quotes.
+_Dumper.add_implicit_resolver(*_FLOAT)
 
 
 def parse_assignments(assignments: Sequence[str]) -> tuple[Tree, Source]:
-    """Parse `--set a.b=value` texts into {dotted name: value}. Values are read as YAML."""
+    """Parse `--set a.b=value` texts into {dotted name: value}. Values are read as YAML.
+
+    A value has no comments: ` #` belongs to it. If a name is given twice, the last value counts,
+    with a warning.
+    """
     changes: Tree = {}
     for text in assignments:
         name, equals, value = text.partition("=")
-        if not equals or not name.strip():
+        name = name.strip()
+        if not equals or not name:
             raise ConfigError(
                 [f"--set {text}: expected name=value, for example --set optim.lr=1e-4"]
             )
-        changes[name.strip()], _ = parse_yaml(value, f"--set {text}")
+        if problem := odd_character(name):
+            raise ConfigError([f"--set {text}: {problem}"])
+        if name in changes:
+            log.warning("--set %s is given twice: only the last one counts, %s", name, text)
+        changes[name] = _assigned_value(name, value.strip(" \t\r\n\ufeff"))
     return changes, Source("--set")
+
+
+def _assigned_value(name: str, text: str) -> Any:
+    """Return the value of `--set name=text`."""
+    place = f"--set {name}={text}"
+    if not text:
+        raise ConfigError(
+            [
+                f"{place}: no value after '='; write null for no value, or {name}='\"\"' for "
+                "empty text"
+            ]
+        )
+    try:
+        value, _, node = _parse(text, place)
+    except ConfigError as error:
+        quoting = f"for text, write --set '{name}=\"…\"'"
+        problems = [problem.replace(f"{place}:1:", f"{place}:", 1) for problem in error.problems]
+        raise ConfigError([f"{problem}; {quoting}" for problem in problems]) from None
+    if node is None or (isinstance(node, yaml.ScalarNode) and node.style in ("|", ">")):
+        return text
+    rest = text[node.end_mark.index :].strip()
+    if rest and isinstance(node, yaml.ScalarNode) and not node.style:
+        return text  # a path such as `data #2`: nothing of it is a comment
+    if rest:
+        raise ConfigError([f"{place}: there is more after the value: {rest!r}; remove it"])
+    return value

@@ -55,8 +55,26 @@ def _data_lines(study: Study) -> list[str]:
         raise ConfigError(
             [f"schedule.batch_size: {batch_size} is more than the {num_train} training images"]
         )
+    _check_drawn_batches(study, num_train)
     return [
         f"data:       {num_train} training and {num_val} validation images, {num_classes} classes, "
         f"in {config.data.root}",
         f"epochs:     {config.schedule.epochs} of {steps} steps",
     ]
+
+
+def _check_drawn_batches(study: Study, num_train: int) -> None:
+    """Raise ConfigError if the space draws a batch larger than the training set."""
+    dimensions = {dimension.name: dimension for dimension in study.space.dimensions}
+    sizes = dimensions.get("schedule.batch_size")
+    limits = dimensions.get("data.num_images")
+    largest = sizes.whole_values()[-1] if sizes else study.config.schedule.batch_size
+    fewest = min(num_train, *limits.whole_values()[:1]) if limits else num_train
+    if largest > fewest:
+        name = "schedule.batch_size" if sizes else "data.num_images"
+        raise ConfigError(
+            [
+                f"space.{name}: batches of {largest} are drawn, and training sets of {fewest} "
+                "images: a trial with both would fail; leave such values out"
+            ]
+        )

@@ -71,7 +71,10 @@ def full_length_study(study: Study, run: SearchDir) -> Study:
         "sampler": "random",
         "storage": None,
     }
-    full = replace(study, search=study.search.override(changes))
+    # After --extend, the config's own value of a new setting, with which the earlier trials were
+    # trained, may lie outside the space.
+    space = study.space.widened_to(points)
+    full = replace(study, space=space, search=study.search.override(changes))
     return replace(full, search=full.search.override({"trials": len(full.points())}))
 
 

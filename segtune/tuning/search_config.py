@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+import os
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from segtune.config.settings import Settings
 from segtune.tuning.proxy import ProxyConfig
+
+
+def _with_home(url: str) -> str:
+    """Return a database URL with the home folder for `~` in a path of sqlite."""
+    scheme, slashes, path = url.partition(":///")
+    return f"{scheme}{slashes}{os.path.expanduser(path)}" if path.startswith("~") else url
 
 
 class AshaConfig(Settings):
@@ -173,7 +180,7 @@ class SearchConfig(Settings):
         description="How often a trial is started again from its last checkpoint if its process "
         "hangs or dies, or its node dies. --resume starts counting from 0 again.",
     )
-    storage: str | None = Field(
+    storage: Annotated[str, AfterValidator(_with_home)] | None = Field(
         default=None,
         description="Where Optuna stores the study: a database URL such as sqlite:///study.db or "
         "postgresql://USER@HOST/DATABASE. null: the journal file study.log in the run folder.",

@@ -1,20 +1,18 @@
 """A search space: which settings of a config vary, and over which values.
 
-Read from YAML. Picklable, because Tune sends the study to every trial. Samplers decide which values
-to try next.
+Picklable, because Tune sends the study to every trial. Samplers decide which values
+to try next. `space_reader.py` reads a space from YAML.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from segtune.config.schema import ExperimentConfig
-from segtune.config.settings import section_of
-from segtune.config.yaml_io import Source, Tree
-from segtune.errors import ConfigError, nearest
+from segtune.config.yaml_io import Tree
+from segtune.errors import nearest
 
 if TYPE_CHECKING:
     import optuna
@@ -66,6 +64,22 @@ class Dimension:
         else:
             inner = [low + share * (high - low) for share in shares[1:-1]]
         return [low, *(float(f"{value:.6g}") for value in inner), high]
+
+    def whole_values(self) -> Sequence[int]:
+        """Return the whole numbers that are drawn, in ascending order; null is left out."""
+        if self.kind == "choice":
+            return sorted(value for value in self.values if value is not None)
+        low, high = self.values
+        return range(low, high + 1)
+
+    def widened_to(self, value: Any) -> Dimension:
+        """Return the dimension with one more value, which lies outside of it."""
+        if self.kind == "choice":
+            return replace(self, values=(*self.values, value))
+        low, high = min(*self.values, value), max(*self.values, value)
+        # A logarithmic range cannot begin at 0.
+        kind = "uniform" if self.kind == "loguniform" and low <= 0 else self.kind
+        return replace(self, kind=kind, values=(low, high))
 
     def distribution(self) -> optuna.distributions.BaseDistribution:
         """Return Optuna's distribution of the values that `suggest` draws."""
@@ -153,6 +167,15 @@ class Space:
             combinations = extended
         return combinations
 
+    def widened_to(self, points: Sequence[Mapping[str, Any]]) -> Space:
+        """Return a space that contains `points`, completed with the config's own values."""
+        widened = {dimension.name: dimension for dimension in self.dimensions}
+        for point in map(self.complete, points):
+            for name, value in point.items():
+                if not widened[name].contains(value):
+                    widened[name] = widened[name].widened_to(value)
+        return replace(self, dimensions=tuple(widened.values()))
+
     def missed_by(self, point: Mapping[str, Any]) -> list[Dimension]:
         """Return the dimensions whose range or choices do not contain the value in `point`."""
         return [d for d in self.dimensions if d.name in point and not d.contains(point[d.name])]
@@ -169,147 +192,10 @@ class Space:
         """Whether the conditions of a dimension hold, given the dimensions above it in `point`."""
         names = self.names
         return all(
-            (point.get(name) if name in names else self.base[name]) == value
+            (name in point and point[name] == value) if name in names else self.base[name] == value
             for name, value in dimension.when.items()
         )
 
     def dump(self) -> Tree:
         """Return the space as it is written in YAML."""
         return {d.name: d.dump() for d in self.dimensions}
-
-    @classmethod
-    def parse(cls, tree: Any, config: ExperimentConfig, source: Source, prefix: str = "") -> Space:
-        """Read a space from {dotted name: {kind: values, when: {name: value}}}.
-
-        `prefix` is where the space stands in its file, for example `space.`. Raise ConfigError that
-        lists every mistake: unknown names, wrong ranges, values that the config refuses.
-        """
-        if not isinstance(tree, dict) or not tree:
-            place = source.place(prefix.rstrip("."))
-            raise ConfigError(
-                [
-                    f"{place}: expected settings that vary, "
-                    "for example optim.lr: {loguniform: [1e-5, 1e-3]}"
-                ]
-            )
-        reader = _Reader(config, source, prefix, tree)
-        read = [reader.read(str(name), body) for name, body in tree.items()]
-        if reader.problems:
-            raise ConfigError(reader.problems)
-        dimensions = tuple(dimension for dimension in read if dimension)
-        parents = [name for dimension in dimensions for name in dimension.when]
-        names = dict.fromkeys([*parents, *(d.name for d in dimensions)])
-        return cls(dimensions, {name: config.get(name) for name in names})
-
-
-class _Reader:
-    """Reads the dimensions of a space one by one and collects all mistakes in `problems`."""
-
-    def __init__(
-        self, config: ExperimentConfig, source: Source, prefix: str, tree: Mapping[str, Any]
-    ) -> None:
-        self.config = config
-        self.source = source
-        self.prefix = prefix
-        self.order = tuple(tree)
-        self.last_values = _last_values(tree)
-        self.problems: list[str] = []
-        fields = ExperimentConfig.names().items()
-        self.settings = [name for name, info in fields if not section_of(info.annotation)]
-
-    def read(self, name: str, body: Any) -> Dimension | None:
-        """Return a dimension; None if it has a mistake."""
-        if problem := self._body_problem(name, body):
-            return self._report(name, problem)
-        when = body.get("when", {})
-        kind = next(key for key in body if key != "when")
-        problems = [_values_problem(kind, body[kind]), self._when_problem(name, when)]
-        if any(problems):
-            return self._report(name, *problems)
-        values = body[kind] if kind in ("choice", "int") else map(float, body[kind])
-        dimension = Dimension(name, kind, tuple(values), when)
-        self._report(name, *(self._value_problem(dimension, v) for v in dimension.values))
-        return dimension
-
-    def _report(self, name: str, *problems: str) -> None:
-        place = self.source.place(self.prefix + name)
-        self.problems += [f"{place}: {problem}" for problem in problems if problem]
-
-    def _body_problem(self, name: str, body: Any) -> str:
-        if name not in self.settings:
-            return f"no such setting{nearest(name, self.settings)}"
-        if not isinstance(body, dict):
-            return f"expected one of {', '.join(KINDS)} with its values, got {body!r}"
-        kinds = [key for key in body if key != "when"]
-        if len(kinds) == 1 and kinds[0] in KINDS:
-            return ""
-        unknown = next((str(kind) for kind in kinds if kind not in KINDS), "")
-        hint = nearest(unknown, KINDS) if unknown else ""
-        return f"expected exactly one of {', '.join(KINDS)}, got {kinds}{hint}"
-
-    def _when_problem(self, name: str, when: Any) -> str:
-        if not isinstance(when, dict):
-            return f"when takes {{name: value}}, got {when!r}"
-        earlier = self.order[: self.order.index(name)]
-        for parent, value in when.items():
-            if parent not in self.settings:
-                return f"when: {parent}: no such setting{nearest(str(parent), self.settings)}"
-            if parent in self.order and parent not in earlier:
-                return f"when: {parent} must stand above this setting in the space"
-            if problem := self._refused({parent: value}):
-                return f"when: {problem}"
-        return ""
-
-    def _value_problem(self, dimension: Dimension, value: Any) -> str:
-        """Return why the config refuses a choice or an end of a range; empty if it does not.
-
-        The config may refuse a value only because of others: all loss weights 0, for example. The
-        value is possible if it goes together with the last value of every other dimension.
-        """
-        changes = {**dimension.when, dimension.name: value}
-        problem = self._refused(changes)
-        if problem and self._refused({**self.last_values, **changes}):
-            return f"value {value!r} is not possible: {problem}"
-        return ""
-
-    def _refused(self, changes: Mapping[str, Any]) -> str:
-        try:
-            self.config.override(changes, Source(""))
-        except ConfigError as error:
-            return "; ".join(error.problems)
-        return ""
-
-
-def _values_problem(kind: str, values: Any) -> str:
-    """Return what is wrong with the values of a dimension; empty if nothing is."""
-    if kind == "choice":
-        if not isinstance(values, list) or not values:
-            return f"choice takes a list of one or more values, got {values!r}"
-        if len({repr(value) for value in values}) != len(values):
-            return f"choice: a value is given twice in {values!r}"
-        return ""
-    if not isinstance(values, list) or len(values) != 2:
-        return f"{kind} takes [low, high], got {values!r}"
-    if not all(_is_number(kind, value) for value in values):
-        whole = "whole " if kind == "int" else ""
-        return f"{kind} takes two finite {whole}numbers, got {values!r}"
-    if values[0] >= values[1]:
-        return f"{kind}: low must be less than high, got {values!r}"
-    if kind == "loguniform" and values[0] <= 0:
-        return f"loguniform: low must be above 0, got {values!r}"
-    return ""
-
-
-def _is_number(kind: str, value: Any) -> bool:
-    types = (int,) if kind == "int" else (int, float)
-    return isinstance(value, types) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _last_values(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the upper end or the last choice of every dimension that has one."""
-    last_values: dict[str, Any] = {}
-    for name, body in tree.items():
-        values = [body[kind] for kind in body if kind in KINDS] if isinstance(body, dict) else []
-        if values and isinstance(values[0], list) and values[0]:
-            last_values[name] = values[0][-1]
-    return last_values

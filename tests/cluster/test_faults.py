@@ -99,9 +99,9 @@ def test_trial_after_one_whose_ranks_have_raised_gets_ranks_that_train(
     cluster: None, study_file: Path, tmp_path: Path
 ) -> None:
     tree = yaml.safe_load(study_file.read_text())
-    tree["space"] = {"schedule.batch_size": {"choice": [7, 8]}}
-    # Seven images cannot be divided among two workers.
-    tree["config"]["schedule"] |= {"batch_size": 7, "epochs": 2}
+    tree["space"] = {"schedule.batch_size": {"choice": [512, 8]}}
+    # A batch larger than the data set is noticed only when the ranks build their loaders.
+    tree["config"]["schedule"] |= {"batch_size": 512, "epochs": 2}
     points = [{"schedule.batch_size": 8}]
     tree["search"] |= {"trials": 2, "workers_per_trial": 2, "known_good": points}
     study_file.write_text(write_yaml(tree))
@@ -109,7 +109,7 @@ def test_trial_after_one_whose_ranks_have_raised_gets_ranks_that_train(
     search(load_study(study_file), run)
     first, second = read_trials(run)
     assert (first.state, first.kind) == ("failed", "config")
-    assert "does not divide among 2 workers" in first.reason
+    assert "512 is more than the 24 training images" in first.reason
     assert (second.state, second.epoch) == ("completed", 2)
 
 

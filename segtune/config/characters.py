@@ -1,0 +1,116 @@
+"""Text files in other encodings, and characters that look like others or like nothing.
+
+Text that is copied from a web page or a word processor has such characters.
+"""
+
+from __future__ import annotations
+
+import codecs
+import os
+import re
+import unicodedata
+
+from segtune.errors import ConfigError
+
+# UTF-32 first: its mark begins with that of UTF-16.
+BYTE_ORDER_MARKS = (
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF32_LE, "utf-32-le"),
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
+# What YAML allows: tab, line breaks, and everything from the space on except control characters.
+CONTROL_CHARACTER = re.compile(
+    r"[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"
+)
+# Zero-width space, word joiner, byte order mark, soft hyphen, and marks of the writing direction.
+# The joiners U+200C and U+200D are not among them: Persian and Hindi words need them.
+INVISIBLE = re.compile(r"[\u200b\u2060\ufeff\u00ad\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+QUOTES = "\u201c\u201d\u201e\u201f\uff02"  # double quotation marks other than "
+SINGLE_QUOTES = re.compile(r"[\u2018\u201a].*[\u2019\u2018]", re.DOTALL)
+
+
+def decode_text(content: bytes, name: str) -> str:
+    """Return the text of a file: UTF-8, or UTF-16 and UTF-32 with a byte order mark.
+
+    `name` is the file's name in messages. Raises ConfigError that says how to convert any other
+    file.
+    """
+    for mark, encoding in BYTE_ORDER_MARKS:
+        if content.startswith(mark):
+            return _decode(content.removeprefix(mark), encoding, name)
+    return _decode(content, "utf-8", name)
+
+
+def _decode(content: bytes, encoding: str, name: str) -> str:
+    try:
+        text = content.decode(encoding)
+    except UnicodeDecodeError as error:
+        if b"\0" in content or encoding != "utf-8":
+            raise ConfigError([f"{name}: not a text file"]) from None
+        line = content.count(b"\n", 0, error.start) + 1
+        byte = content[error.start : error.start + 1]
+        meaning = byte.decode("cp1252", errors="replace")
+        raise ConfigError(
+            [
+                f"{name}:{line}: not a text file in UTF-8: byte 0x{byte.hex().upper()} "
+                f"({meaning!r} in Windows-1252); save the file as UTF-8, for example with "
+                f"iconv -f WINDOWS-1252 -t UTF-8 {name} > NEW_FILE"
+            ]
+        ) from None
+    if "\0" in text:
+        raise ConfigError(
+            [
+                f"{name}: not a text file in UTF-8: it has NUL bytes, as UTF-16 without a byte "
+                f"order mark has; convert it with iconv -f UTF-16LE -t UTF-8 {name} > NEW_FILE"
+            ]
+        )
+    return text
+
+
+def refuse_control_characters(text: str, name: str) -> None:
+    """Raise ConfigError that names the first control character in `text`, with its line."""
+    if found := CONTROL_CHARACTER.search(text):
+        line = text.count("\n", 0, found.start()) + 1
+        raise ConfigError(
+            [f"{name}:{line}: control character U+{ord(found.group()):04X}; remove it"]
+        )
+
+
+def named(character: str) -> str:
+    """Return a character as `U+2212 MINUS SIGN`."""
+    return f"U+{ord(character):04X} {unicodedata.name(character, 'without a name')}"
+
+
+def odd_character(text: str) -> str:
+    """Return what is odd about a text that a user wrote, and the way out; empty if nothing is.
+
+    Odd are characters without a width, spaces other than the usual one at either end, and a first
+    quotation mark that YAML does not take for a quote. The name of a file that exists is not odd.
+    """
+    oddity = _oddity(text)
+    return "" if oddity and os.path.lexists(text) else oddity
+
+
+def _oddity(text: str) -> str:
+    if invisible := INVISIBLE.search(text):
+        return f"{text!r} has the invisible character {named(invisible.group())}; remove it"
+    for end in text[:1], text[-1:]:
+        if end and end != " " and unicodedata.category(end) == "Zs":
+            return f"{text!r} begins or ends with {named(end)}; remove it, or write a usual space"
+    if text and text[0] in QUOTES:
+        return f'{text!r} has {named(text[0])}, which is no quote in YAML; write " instead'
+    if SINGLE_QUOTES.fullmatch(text):
+        return f"{text!r} has {named(text[0])}, which is no quote in YAML; write ' instead"
+    if text.startswith(('\\"', "\\'")):
+        return (
+            f"{text!r} begins with a backslash and a quote; remove the backslash. "
+            "In PowerShell, write --set 'name=text'"
+        )
+    return ""
+
+
+def first_foreign(text: str) -> str:
+    """Return the first character outside of ASCII, as `U+2212 MINUS SIGN`; empty if none."""
+    return next((named(character) for character in text if not character.isascii()), "")
