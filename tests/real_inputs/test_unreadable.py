@@ -108,18 +108,23 @@ def broken_config(tiny_config: ExperimentConfig, tmp_path: Path) -> ExperimentCo
     )
 
 
+def message_of_loader(config: ExperimentConfig, split: str) -> str:
+    """Return the error of an epoch. The loader's processes have ended when this returns."""
+    loader = TrainLoader(config, 0, 1).epoch(1) if split == "train" else ValLoader(config, 0, 1)
+    try:
+        list(loader)
+    except DataError as error:
+        return str(error)
+    return ""
+
+
 @pytest.mark.parametrize("num_loaders", [0, 2])
 def test_a_damaged_image_is_one_message_from_every_process(
     broken_config: ExperimentConfig, num_loaders: int
 ) -> None:
     config = broken_config.override({"data.num_loaders": num_loaders})
-    for split, batches in (
-        ("train", TrainLoader(config, 0, 1).epoch(1)),
-        ("val", iter(ValLoader(config, 0, 1))),
-    ):
-        with pytest.raises(DataError) as error:
-            list(batches)
-        message = str(error.value)
+    for split in ("train", "val"):
+        message = message_of_loader(config, split)
         assert message.startswith(f"{config.data.root}/images/{split}/b.png: not readable")
         assert "\n" not in message
 

@@ -151,7 +151,7 @@ def test_dotted_names_and_sections_may_be_mixed_at_any_depth(tmp_path: Path) -> 
 def test_yaml_1_1_words_are_booleans_only_for_switches(tmp_path: Path) -> None:
     assert load(tmp_path, "augment: {photometric: off}\n").augment.photometric is False
     message = refusal(tmp_path, "data:\n  classes: [road, no]\n")
-    assert message.startswith("c.yaml:2: data.classes: the name of label 1 is the truth value false")
+    assert message.startswith("c.yaml:2: data.classes: the name of label 1 is the truth value")
     assert message.endswith("write the name in quotes")
     assert load(tmp_path, "data:\n  classes: [road, 'no']\n").data.classes == ("road", "no")
 
