@@ -128,6 +128,11 @@ def _keys(node: yaml.Node, prefix: str = "") -> Iterator[tuple[str, int]]:
 def read_yaml(path: str | Path) -> tuple[Any, Source]:
     """Read a YAML file; see `parse_yaml`. Raises ConfigError also if there is no such file."""
     path = Path(path)
+    if path.exists() and not path.is_file():
+        kind = "a folder" if path.is_dir() else "a pipe or a device"
+        raise ConfigError([f"{path}: this is {kind}; expected a YAML file, such as config.yaml"])
+    if path.is_symlink() and not path.exists():
+        raise ConfigError([f"{path}: a symbolic link to {path.readlink()}, which does not exist"])
     if not path.is_file():
         folder = path.parent if path.parent.is_dir() else Path()
         near = nearest(path.name, [p.name for p in folder.glob("*.yaml")])
