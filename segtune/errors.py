@@ -12,10 +12,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 # These errors come from a disk, never from a bug, also if they do not name a file.
-DISK_ERRORS = (
-    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),  # full
-    *(errno.EROFS, errno.EIO, errno.ESTALE),
-)
+FULL_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+LOST_DISK_ERRORS = (errno.EIO, errno.ESTALE)
+DISK_ERRORS = (*FULL_DISK_ERRORS, *LOST_DISK_ERRORS)
 FREE_SPACE = "free some space; what was written before is kept, and --resume continues it"
 OTHER_PLACE = "choose another place, or change who may use this one"
 PARENT_IS_FILE = "a file or a broken link is there, where a folder is needed; choose another path"
