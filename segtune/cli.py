@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import io
 import logging
+import signal
 import sys
+import threading
 from collections.abc import Callable
 
 from segtune.errors import SegtuneError, place_problem
@@ -63,6 +65,9 @@ def run_command(command: Callable[[], int]) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("segtune").setLevel(logging.INFO)
     _print_every_name()
+    if threading.current_thread() is threading.main_thread():
+        # As Ctrl-C: files are closed, temporary ones removed, and the way to resume is printed.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         return command()
     except SegtuneError as error:
