@@ -13,6 +13,7 @@ import os
 import re
 import socket
 import time
+import uuid
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -181,6 +182,7 @@ class SearchDir:
         self.report = self.path / "report.html"
         self.sessions = self.path / "sessions.jsonl"
         self.lock = self.path / ".lock"
+        self.identity = self.path / ".identity"
         self.stop_request = self.path / "stop"
 
     @property
@@ -200,6 +202,14 @@ class SearchDir:
                 f"search runs in {parent}: {', '.join(names) or 'none'}"
             )
         return run
+
+    def read_identity(self) -> str:
+        """Return the search run's random name, which stays if its folder is moved or renamed.
+
+        Written at the first call; a copy of the folder has the same one.
+        """
+        create_once(self.identity, uuid.uuid4().hex)
+        return self.identity.read_text()
 
     def trial(self, number: int, attempt: int | None = None) -> TrialDir:
         """Return the folder of trial `number`, to which `attempt` writes; see `TrialDir`."""

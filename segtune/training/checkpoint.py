@@ -24,7 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from segtune.config.schema import ExperimentConfig
+from segtune.config.schema import CHANGEABLE_ON_RESUME, ExperimentConfig
 from segtune.config.settings import differences
 from segtune.errors import CheckpointError
 from segtune.runs.atomic import naming, sync_folder, write_atomic
@@ -39,9 +39,6 @@ MANIFEST = "manifest.json"
 
 # One spare: if the newest checkpoint is damaged, the training run continues from the one before.
 NUM_LAST_KEPT = 2
-
-# Settings that may change when a training run is resumed, because they do not change its numbers.
-CHANGEABLE_ON_RESUME = ("data.root", "data.num_loaders", "checkpoint.every")
 
 # Warn of a learning rate above this multiple of the rate at which the checkpoint's training run
 # ended: such a learning rate has taken mIoU to 0.
