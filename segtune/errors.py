@@ -93,6 +93,9 @@ def place_problem(error: Exception) -> str | None:
     """
     if isinstance(error, ValueError) and str(error).startswith("embedded null"):
         return "a path holds a NUL character, which no file name can have; remove it"
+    if isinstance(error, UnicodeEncodeError) and error.reason == "surrogates not allowed":
+        # Python has read a file name of another encoding from the command line or from a folder.
+        return f"{shown_path(error.object)}: this name is not UTF-8; rename the file or folder"
     if not isinstance(error, OSError) or error.errno is None:
         return None
     # The second name is the target of a rename, for which the first was written.

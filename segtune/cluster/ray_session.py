@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import signal
+import socket
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from typing import Any
 import ray
 
 from segtune.cluster.forkserver import forkserver
-from segtune.errors import ClusterError
+from segtune.errors import ClusterError, place_problem
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +55,7 @@ LOCAL: dict[str, Any] = {
 # A socket's path has at most 107 bytes on Linux and 103 on macOS. To its folder Ray adds
 # /ray/session_2026-01-01_00-00-00_123456_1234567/sockets/plasma_store, 70 bytes.
 MAX_RAY_FOLDER = 103 - 70
+ANSWER_TIMEOUT_S = 10.0
 RAY_FOLDERS = ("RAY_TMPDIR", "TMPDIR")  # the variables that Ray reads, in this order
 
 
@@ -86,10 +88,25 @@ def ray_connection(address: str | None) -> Iterator[str]:
                 with _temporary_files_in(folder, runtime_env):
                     context = ray.init(**LOCAL, **QUIET, runtime_env=runtime_env or None)
             else:
+                _check_answer(address)
                 runtime_env = {"env_vars": {name: os.environ[name] for name in ENVIRONMENT}}
                 context = ray.init(address=address, **QUIET, runtime_env=runtime_env)
         resources.callback(ray.shutdown)
         yield _dashboard_url(context)
+
+
+def _check_answer(address: str) -> None:
+    """Raise ConnectionError if nothing answers at `address`, HOST:PORT. Ray itself waits a minute.
+
+    Other forms of an address are left to Ray.
+    """
+    host, _, port = address.rpartition(":")
+    if not (host and port.isdigit()):
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_TIMEOUT_S).close()
+    except (OSError, OverflowError) as error:
+        raise ConnectionError(str(error)) from None
 
 
 @contextlib.contextmanager
@@ -107,6 +124,14 @@ def _as_cluster_error(address: str | None) -> Iterator[None]:
         raise ClusterError(
             f"--address {address}: no Ray cluster answers ({reason}); "
             "start one with: ray start --head"
+        ) from None
+    except OSError as error:
+        problem = place_problem(error)
+        if problem is None:
+            raise
+        raise ClusterError(
+            f"Ray does not start on this machine: {problem}; it writes into the home folder and "
+            f"into {_ray_folder()}: set HOME and RAY_TMPDIR to folders that can be written"
         ) from None
 
 

@@ -120,6 +120,9 @@ def _where_the_file_is(url: str, run: SearchDir) -> str:
     if parsed.get_backend_name() != "sqlite" or parsed.database in (None, "", ":memory:"):
         return url
     file = Path(parsed.database)
+    hint = "" if set("%?").isdisjoint(url) else "; in a URL, % is written %25 and ? is written %3F"
+    if "/" in url.partition("?")[2].partition("=")[0]:
+        raise ClusterError(f"search.storage: {shown_url(url)}: names the file {file}{hint}")
     if file.is_dir():
         raise ClusterError(
             f"search.storage: {shown_url(url)}: {file} is a folder; name a file in it"
@@ -133,7 +136,7 @@ def _where_the_file_is(url: str, run: SearchDir) -> str:
             return parsed.set(database=str(moved)).render_as_string(hide_password=False)
     raise ClusterError(
         f"search.storage: {shown_url(url)}: there is no folder {file.absolute().parent}, and no "
-        f"{file.name} in {run.path} or {run.path.parent}; make the folder, or {OTHER_STORAGE}"
+        f"{file.name} in {run.path} or {run.path.parent}; make the folder, or {OTHER_STORAGE}{hint}"
     )
 
 

@@ -221,8 +221,23 @@ def test_run_folders_with_odd_names_keep_their_study(
         ("postgresql://me:secret@host/db", "postgresql://me:***@host/db"),
         ("postgresql://me:sec@ret@host/db", "postgresql://me:***@host/db"),
         ("postgresql://me:sec/ret@host/db", "postgresql://me:***@host/db"),
-        ("postgresql://host/db?user=me&password=secret", "postgresql://host/db?user=me&password=***"),
+        (
+            "postgresql://host/db?user=me&password=secret",
+            "postgresql://host/db?user=me&password=***",
+        ),
     ],
 )
 def test_the_password_of_a_database_is_never_shown(url: str, shown: str) -> None:
     assert shown_url(url) == shown
+
+
+@pytest.mark.parametrize(("folder", "written"), [("is it?", "is it%3F"), ("50%20", "50%2520")])
+def test_percent_and_question_mark_in_the_url_of_a_database_are_explained(
+    make_study: Callable[..., Study], tmp_path: Path, folder: str, written: str
+) -> None:
+    (tmp_path / folder).mkdir()
+    run = SearchDir(tmp_path / "s")
+    with pytest.raises(ClusterError, match="% is written %25 and \\? is written %3F"):
+        StudySearcher.from_run(make_study(f"sqlite:///{tmp_path}/{folder}/study.db"), run)
+    StudySearcher.from_run(make_study(f"sqlite:///{tmp_path}/{written}/study.db"), run)
+    assert (tmp_path / folder / "study.db").is_file()
