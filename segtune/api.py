@@ -1,6 +1,9 @@
 """The public functions and their results: run a study, train a config.
 
 Parses no command line and prints nothing. What needs torch or Ray is imported inside the functions.
+
+A mistake of the user is a SegtuneError. A path that the operating system refuses is an OSError that
+names it; commands turn it into a message (see `errors.place_problem`).
 """
 
 from __future__ import annotations
@@ -105,7 +108,8 @@ def run_study(
 
     Ctrl-C, SIGTERM and `segtune stop` end the search: the result is then `interrupted`. A second
     Ctrl-C ends it at once. Neither raises KeyboardInterrupt. Raise RunError if the folder is in use
-    or holds another search run, or if there is none to resume, and ClusterError if Ray does not
+    or holds another search run, if there is none to resume, or if the disk is full (free some space
+    and resume it), and ClusterError if Ray does not
     answer or a trial does not fit.
     """
     folder = Path(out) / check_name(name)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from segtune.cli import add_set_argument, path_argument, run_command
 from segtune.config.schema import load_config
-from segtune.errors import DataError
+from segtune.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -44,6 +44,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _shapes(arguments: argparse.Namespace) -> int:
     from segtune.data.shapes import ShapesSpec, generate_if_needed
 
+    lowest = {"seed": 0, "train": 1, "val": 1}
+    problems = [
+        f"--{name}: allowed is a number from {least}; got {getattr(arguments, name)}"
+        for name, least in lowest.items()
+        if getattr(arguments, name) < least
+    ]
+    if problems:
+        raise ConfigError(problems)
     spec = ShapesSpec(arguments.seed, arguments.train, arguments.val)
     generate_if_needed(Path(arguments.out), spec)
     print(

@@ -5,13 +5,18 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
+import socket
+import tempfile
+import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import ray
 
 from segtune.cluster.forkserver import forkserver
-from segtune.errors import ClusterError
+from segtune.errors import ClusterError, place_problem
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +52,13 @@ LOCAL: dict[str, Any] = {
 }
 
 
+# A socket's path has at most 107 bytes on Linux and 103 on macOS. To its folder Ray adds
+# /ray/session_2026-01-01_00-00-00_123456_1234567/sockets/plasma_store, 70 bytes.
+MAX_RAY_FOLDER = 103 - 70
+ANSWER_TIMEOUT_S = 10.0
+RAY_FOLDERS = ("RAY_TMPDIR", "TMPDIR")  # the variables that Ray reads, in this order
+
+
 @contextlib.contextmanager
 def ray_connection(address: str | None) -> Iterator[str]:
     """Join the cluster at `address`, or start a local Ray; yield the URL of the dashboard.
@@ -68,21 +80,143 @@ def ray_connection(address: str | None) -> Iterator[str]:
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     with contextlib.ExitStack() as resources:
-        try:
+        with _sigterm_like_ctrl_c(), _as_cluster_error(address):
             if address is None:
                 python = resources.enter_context(forkserver())
-                runtime_env = {"py_executable": python} if python else None
-                context = ray.init(**LOCAL, **QUIET, runtime_env=runtime_env)
+                runtime_env = {"py_executable": python} if python else {}
+                folder = resources.enter_context(_short_folder())
+                with _temporary_files_in(folder, runtime_env):
+                    context = ray.init(**LOCAL, **QUIET, runtime_env=runtime_env or None)
             else:
+                _check_answer(address)
                 runtime_env = {"env_vars": {name: os.environ[name] for name in ENVIRONMENT}}
                 context = ray.init(address=address, **QUIET, runtime_env=runtime_env)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise ClusterError(
-                f"--address {address}: no Ray cluster answers ({str(error).splitlines()[0]}); "
-                "start one with: ray start --head"
-            ) from None
         resources.callback(ray.shutdown)
         yield _dashboard_url(context)
+
+
+def _check_answer(address: str) -> None:
+    """Raise ConnectionError if nothing answers at `address`, HOST:PORT. Ray itself waits a minute.
+
+    Other forms of an address are left to Ray.
+    """
+    host, _, port = address.rpartition(":")
+    if not (host and port.isdigit()):
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_TIMEOUT_S).close()
+    except (OSError, OverflowError) as error:
+        raise ConnectionError(str(error)) from None
+
+
+@contextlib.contextmanager
+def _as_cluster_error(address: str | None) -> Iterator[None]:
+    """Raise ClusterError if Ray does not start, or if no cluster answers."""
+    try:
+        yield
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        if address is None:
+            raise ClusterError(
+                f"Ray does not start on this machine ({reason}); its logs are in "
+                f"{_ray_folder()}/ray/session_latest/logs"
+            ) from None
+        raise ClusterError(
+            f"--address {address}: no Ray cluster answers ({reason}); "
+            "start one with: ray start --head"
+        ) from None
+    except OSError as error:
+        problem = place_problem(error)
+        if problem is None:
+            raise
+        raise ClusterError(
+            f"Ray does not start on this machine: {problem}; it writes into the home folder and "
+            f"into {_ray_folder()}: set HOME and RAY_TMPDIR to folders that can be written"
+        ) from None
+
+
+def _ray_folder() -> str:
+    """Return the folder in which Ray makes its own, `ray`."""
+    return next((os.environ[name] for name in RAY_FOLDERS if name in os.environ), "/tmp")
+
+
+@contextlib.contextmanager
+def _short_folder() -> Iterator[str | None]:
+    """Yield a folder for Ray, or None if Ray's own choice is usable.
+
+    Otherwise it is a new folder in /tmp, which is removed at the end. Raise ClusterError if /tmp
+    cannot be written either.
+    """
+    problem = _folder_problem(_ray_folder())
+    if not problem:
+        yield None
+        return
+    try:
+        folder = tempfile.TemporaryDirectory(
+            prefix="segtune-", dir="/tmp", ignore_cleanup_errors=True
+        )
+    except OSError as error:
+        raise ClusterError(
+            f"{_ray_folder()}: {problem}, and /tmp cannot be written ({error.strerror}); set "
+            f"RAY_TMPDIR to a folder of at most {MAX_RAY_FOLDER} characters that can be written"
+        ) from None
+    with folder as path:
+        log.info("%s: %s; Ray's files are in %s", _ray_folder(), problem, path)
+        yield path
+
+
+@contextlib.contextmanager
+def _temporary_files_in(folder: str | None, runtime_env: dict[str, Any]) -> Iterator[None]:
+    """Let the processes that Ray starts in the block make their sockets in `folder`.
+
+    Adds the earlier variables to `runtime_env`: a trial keeps its decoded images in TMPDIR, which
+    may be a large disk.
+    """
+    if folder is None:
+        yield
+        return
+    earlier = {name: os.environ[name] for name in RAY_FOLDERS if name in os.environ}
+    runtime_env["env_vars"] = earlier
+    os.environ.update(dict.fromkeys(RAY_FOLDERS, folder))
+    try:
+        yield
+    finally:
+        for name in RAY_FOLDERS:
+            os.environ.pop(name)
+        os.environ.update(earlier)
+
+
+def _folder_problem(folder: str) -> str:
+    """Return why Ray cannot make its sockets in `folder`, or "" if it can."""
+    if len(os.fsencode(folder)) > MAX_RAY_FOLDER:
+        return "too long for the paths of Ray's sockets"
+    if not os.path.isabs(folder):
+        return "not an absolute path"
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return ""
+    except OSError as error:
+        return f"cannot be written ({error.strerror})"
+
+
+@contextlib.contextmanager
+def _sigterm_like_ctrl_c() -> Iterator[None]:
+    """Let SIGTERM raise KeyboardInterrupt, while Ray starts and after it.
+
+    `ray.init` installs a handler of its own, which ends the process without a message. The search
+    installs another one when its trials run. Only the main thread may handle signals.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    earlier = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    except SystemExit:  # from Ray's handler
+        raise KeyboardInterrupt from None
+    finally:
+        signal.signal(signal.SIGTERM, earlier)
 
 
 def _dashboard_url(context: Any) -> str:

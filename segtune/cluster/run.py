@@ -19,6 +19,7 @@ from segtune.cluster.trial import run_trial
 from segtune.cluster.tune_scheduler import StoppingRuleScheduler
 from segtune.cluster.tune_searcher import StudySearcher, is_unfinished
 from segtune.cluster.verdict_scheduler import VerdictScheduler
+from segtune.errors import RunError
 from segtune.runs.results import best_trial, miou_by_epoch, read_trials, validated_epochs
 from segtune.runs.rundir import SearchDir
 from segtune.runs.timeline import recorded
@@ -40,7 +41,7 @@ def run_search(
     The caller holds `run.locked()`. `on_placement` is called with the placement and the URL of the
     Ray dashboard before the first trial. Ctrl-C, SIGTERM and the stop request of `segtune stop` end
     the search gracefully: running trials can be resumed. Raise KeyboardInterrupt at a second
-    Ctrl-C.
+    Ctrl-C, and RunError if the disk of the run folder is full: the trials can then be resumed, too.
     """
     with sampler_warmed_up(study.search, study.space), ray_connection(address) as dashboard:
         warn_if_incomplete()
@@ -62,6 +63,8 @@ def run_search(
             supervisor.wait_until_released(timeout_s=10.0)
             searcher.settle()
             write_best(study, run, best_trial(read_trials(run)))
+        if searcher.disk_problem:
+            raise RunError(f"the search has stopped: {searcher.disk_problem}")
         return supervisor.stopping
 
 

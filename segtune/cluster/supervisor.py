@@ -98,7 +98,7 @@ class Supervisor(tune.Callback):
         for tune_trial in trials:
             if tune_trial.status == Trial.RUNNING and tune_trial.trial_id in self.searcher.numbers:
                 self._end_if_hung(tune_trial)
-        if self.run.stop_request.exists():
+        if self.run.stop_request.exists() or self.searcher.disk_problem:
             self.stop()
 
     def on_trial_complete(

@@ -5,6 +5,7 @@ A single worker trains in the trial's own process. Two or more are a worker grou
 
 from __future__ import annotations
 
+import socket
 import traceback
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,10 @@ from segtune.cluster.placement import Placement
 from segtune.cluster.ray_internals import WORKER_GROUPS, train_errors
 from segtune.cluster.worker import release_memory, train_rank
 from segtune.config.yaml_io import write_yaml
-from segtune.errors import SegtuneError
+from segtune.errors import FULL_DISK_ERRORS, LOST_DISK_ERRORS, SegtuneError, place_problem
 from segtune.runs.atomic import write_atomic
 from segtune.runs.rundir import SearchDir, TrialDir
-from segtune.runs.verdict import Verdict
+from segtune.runs.verdict import DISK, Verdict
 from segtune.tuning.study import Study
 
 
@@ -37,8 +38,10 @@ def run_trial(config: dict[str, Any], *, study: Study, run: str, placement: Plac
         _train(task, Path(run) / "ray", placement)
     except Exception as error:  # no error of a trial, whatever it is, may end the search
         if trial.is_current():
-            write_atomic(trial.error, traceback.format_exc())
-            trial.write_verdict(_verdict_of(error, trial))
+            verdict = _verdict_of(error, trial)
+            if verdict.kind != DISK:  # the message says all, and there may be no space for more
+                write_atomic(trial.error, traceback.format_exc())
+            trial.write_verdict(verdict)
     finally:
         release_memory()
 
@@ -97,6 +100,10 @@ def is_worker_loss(cause: Exception) -> bool:
 def _verdict_of(error: Exception, trial: TrialDir) -> Verdict:
     cause = root_cause(error)
     kind = _kind_of(cause)
+    if kind == DISK:
+        epoch, step = trial.progress()
+        evidence = f"{place_problem(cause)} (on {socket.gethostname()})"
+        return Verdict(state="interrupted", kind=kind, epoch=epoch, step=step, evidence=evidence)
     lines = str(cause).strip().splitlines() or [""]
     evidence = f"{type(cause).__name__}: {lines[0 if kind == 'lost' else -1]}"
     epoch, step = trial.progress()
@@ -120,6 +127,8 @@ def _kind_of(cause: Exception) -> str:
 
     if isinstance(cause, SegtuneError):
         return "config"
-    if is_worker_loss(cause):
+    if isinstance(cause, OSError) and cause.errno in FULL_DISK_ERRORS:
+        return DISK
+    if is_worker_loss(cause) or (isinstance(cause, OSError) and cause.errno in LOST_DISK_ERRORS):
         return "lost"
     return "out-of-memory" if is_out_of_memory(cause) else "exception"

@@ -19,7 +19,7 @@ from segtune.errors import ConfigError
 from segtune.runs.atomic import write_atomic
 from segtune.runs.results import miou_by_epoch, read_params, validated_epochs
 from segtune.runs.rundir import SearchDir, TrialDir
-from segtune.runs.verdict import Verdict
+from segtune.runs.verdict import DISK, Verdict
 from segtune.tuning import warm_start
 from segtune.tuning.optuna_study import OptunaStudyLog, recreate_study, to_frozen_trial
 from segtune.tuning.samplers import make_sampler, random_sampler
@@ -56,6 +56,7 @@ class StudySearcher(Searcher):
         self.history = history_for(study.search.sampler, study.space)
         self.points = study.points()  # of the first trials, by trial number
         self.stopping = False
+        self.disk_problem = ""  # why no trial can write its files, with the way out
         self.num_started = 0  # trials that have a number
         self.numbers: dict[str, int] = {}  # trial numbers of the running trials, by Tune's trial id
         self.unfinished: list[int] = []  # trials to be started again
@@ -122,6 +123,9 @@ class StudySearcher(Searcher):
             if not trial.write_verdict(verdict):
                 # The trial's own process was faster, and its verdict stands.
                 verdict = trial.read_verdict() or verdict
+        if verdict.kind == DISK:
+            self.disk_problem = verdict.evidence
+            self.stop()
         may_restart = self.num_faults[number] < self.study.search.retries and not self.stopping
         if verdict.is_machine_fault and may_restart:
             self.num_faults[number] += 1

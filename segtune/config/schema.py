@@ -419,6 +419,17 @@ class ExperimentConfig(Settings):
     )
 
 
+# Settings that may change when a training run or a search is resumed, because they do not change
+# its numbers.
+CHANGEABLE_ON_RESUME = (
+    "data.root",
+    "data.num_loaders",
+    "data.cache",
+    "data.cache_gb",
+    "checkpoint.every",
+)
+
+
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> ExperimentConfig:
     """Read a config file and apply `name=value` overrides.
 

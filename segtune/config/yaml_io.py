@@ -198,6 +198,10 @@ def read_yaml(path: str | Path) -> tuple[Any, Source]:
         beside = sorted(p.name for p in path.glob("*.y*ml"))
         holds = f"; it holds {', '.join(beside[:3])}" if beside else ""
         raise ConfigError([f"{path}: is a folder, expected a YAML file{holds}"])
+    if path.exists() and not path.is_file():
+        raise ConfigError([f"{path}: is a pipe or a device, expected a YAML file"])
+    if path.is_symlink() and not path.exists():
+        raise ConfigError([f"{path}: is a link to {path.readlink()}, which does not exist"])
     if not path.exists():
         folder = path.parent if path.parent.is_dir() else Path()
         near = nearest(path.name, [p.name for p in folder.glob("*.y*ml")])

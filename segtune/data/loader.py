@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from segtune.data.cache import DecodedPairs
 from segtune.data.decode import pair_size
 from segtune.data.layouts import class_names, open_split
 from segtune.data.loader_errors import CollateOrError, ErrorsAsValues, raise_errors
+from segtune.data.loader_limits import fitting_loaders, shorten_socket_paths
 from segtune.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -124,7 +126,13 @@ class TrainLoader:
         self.steps_per_epoch = self._batches.num_steps
         self._decoded = samples.decoded
         self._loader = _data_loader(
-            samples, self._batches, _collate, config, num_loaders(config, cpus), prefetch=4
+            samples,
+            self._batches,
+            _collate,
+            config,
+            num_loaders(config, cpus),
+            batch=config.schedule.batch_size // (world_size * config.schedule.accumulate),
+            prefetch=4,
         )
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
@@ -157,7 +165,13 @@ class ValLoader:
         self.num_images = len(samples.decoded)
         batches = _val_batches(samples, rank, world_size)
         self._loader = _data_loader(
-            samples, batches, _collate_val, config, num_loaders(config, cpus), prefetch=2
+            samples,
+            batches,
+            _collate_val,
+            config,
+            num_loaders(config, cpus),
+            batch=VAL_BATCH,
+            prefetch=2,
         )
 
     def __iter__(self) -> Iterator[ValBatch]:
@@ -202,8 +216,15 @@ def _data_loader(
     collate: Callable[..., Batch | ValBatch],
     config: ExperimentConfig,
     loaders: int,
+    *,
+    batch: int,
     prefetch: int,
 ) -> DataLoader:
+    # Three channels and a label. Validation images may be larger; this is an estimate.
+    batch_bytes = batch * math.prod(config.data.crop) * 4
+    loaders = fitting_loaders(loaders, batch_bytes, prefetch)
+    if loaders:
+        shorten_socket_paths()
     return DataLoader(
         ErrorsAsValues(samples),
         batch_sampler=batches,

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
-import uuid
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -18,6 +20,8 @@ import numpy as np
 from PIL import Image
 
 from segtune.config.data_config import IGNORE_INDEX
+from segtune.errors import DataError, place_problem, shown_path
+from segtune.runs.atomic import naming, temporary_beside
 
 CLASSES = ("background", "disc", "box", "triangle", "line", "dot", "ring")
 # A scene gets up to MAX_OBJECTS objects of a class, each with probability FREQUENCY / 1.5. Dots and
@@ -28,6 +32,10 @@ MAX_OBJECTS = 3
 MIN_PIXELS_FOR_BORDER = 120
 # Holds the spec that a folder was generated from.
 SPEC_FILE = "shapes.json"
+# The setting, and the option, that name the folder.
+ROOT_NAMES = "data.root (--out of `segtune data shapes`)"
+# Left in any folder by file browsers.
+STRAY = re.compile(r"\._.*|\.DS_Store|Thumbs\.db|desktop\.ini")
 
 
 @dataclass(frozen=True)
@@ -44,38 +52,94 @@ class ShapesSpec:
 def generate_if_needed(root: Path, spec: ShapesSpec | None = None) -> None:
     """Generate the data set under `root`, unless it is there and current.
 
-    Without a `spec`, any data set of the current version is current. Several processes may call
-    this at the same time: each writes to a folder of its own, and the first one to finish renames
-    its folder to `root`.
+    Without a `spec`, any data set of the current version is current. An older data set is replaced.
+    Several processes may call this at the same time: each writes to a folder of its own, and the
+    first one to finish renames its folder to `root`.
+
+    Raise DataError if `root` holds files that are not of this data set, which are left as they are,
+    or if the operating system refuses the folder.
     """
     wanted = json.dumps(asdict(spec or ShapesSpec()))
-    if _is_current(root / SPEC_FILE, wanted, any_spec=spec is None):
-        return
-    staging = root.with_name(f".{root.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
-        _write(staging, spec or ShapesSpec())
-        (staging / SPEC_FILE).write_text(wanted)
-        _replace(staging, root)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        if _is_current(root / SPEC_FILE, wanted, any_spec=spec is None):
+            return
+        _check_only_shapes(root)
+        staging = temporary_beside(root)
+        try:
+            with naming(root):
+                _write(staging, spec or ShapesSpec())
+                (staging / SPEC_FILE).write_text(wanted)
+                _replace(staging, root, wanted)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+    except OSError as error:
+        problem = place_problem(error)
+        if problem is None:
+            raise
+        raise DataError(f"{ROOT_NAMES}: not usable for the shapes: {problem}") from error
 
 
 def _is_current(spec_file: Path, wanted: str, *, any_spec: bool) -> bool:
     if not spec_file.is_file():
         return False
     text = spec_file.read_text()
-    if any_spec and json.loads(text)["version"] == ShapesSpec().version:
+    if any_spec and _version(text) == ShapesSpec().version:
         return True
     return text == wanted
 
 
-def _replace(staging: Path, root: Path) -> None:
+def _version(text: str) -> int | None:
+    try:
+        return json.loads(text)["version"]
+    except (ValueError, KeyError, TypeError):  # not written by segtune
+        return None
+
+
+def _check_only_shapes(root: Path) -> None:
+    """Raise DataError if `root` has an entry that this module has not written.
+
+    To generate the data set replaces the whole folder.
+    """
+    foreign = None
+    with suppress(FileNotFoundError):  # also if another process replaces the folder now
+        foreign = next(_foreign_entries(root), None)
+    if foreign:
+        raise DataError(
+            f"{ROOT_NAMES}: {shown_path(root)} holds files that are not of the shapes data set "
+            f"({shown_path(foreign.relative_to(root))}), and they would be lost; choose a new or "
+            "an empty folder, or move them away"
+        )
+
+
+def _foreign_entries(root: Path) -> Iterator[Path]:
+    of_folder = {
+        "": rf"JPEGImages|SegmentationClass|ImageSets|{re.escape(SPEC_FILE)}",
+        "JPEGImages": r"(train|val)_\d{5,}\.jpg",
+        "SegmentationClass": r"(train|val)_\d{5,}\.png",
+        "ImageSets": "Segmentation",
+        "ImageSets/Segmentation": r"(train|val)\.txt",
+    }
+    # Without the spec file it is another data set, perhaps in VOC layout.
+    has_spec = (root / SPEC_FILE).is_file()
+    for folder, pattern in of_folder.items():
+        if not (root / folder).is_dir():
+            continue
+        for entry in sorted((root / folder).iterdir()):
+            is_ours = has_spec and re.fullmatch(pattern, entry.name)
+            if not is_ours and not STRAY.fullmatch(entry.name):
+                yield entry
+
+
+def _replace(staging: Path, root: Path, wanted: str) -> None:
     """Rename `staging` to `root`, and remove an older data set there."""
+    if _is_current(root / SPEC_FILE, wanted, any_spec=False):
+        return  # another process was faster, and may be reading its files
     old = staging.with_suffix(".old")
-    if (root / SPEC_FILE).is_file():
-        root.rename(old)
-    elif root.is_dir() and not any(root.iterdir()):
-        root.rmdir()
+    with suppress(FileNotFoundError):  # another process has moved it
+        if (root / SPEC_FILE).is_file():
+            root.rename(old)
+        elif root.is_dir() and not any(root.iterdir()):
+            root.rmdir()
     try:
         os.rename(staging, root)
     except OSError:
@@ -94,11 +158,9 @@ def _write(root: Path, spec: ShapesSpec) -> None:
         for index, name in enumerate(names):
             rng = np.random.default_rng((spec.seed, split == "val", index))
             image, mask = draw_scene(rng, spec.size)
-            cv2.imwrite(
-                str(root / "JPEGImages" / f"{name}.jpg"),
-                image[:, :, ::-1],
-                [cv2.IMWRITE_JPEG_QUALITY, 92],
-            )
+            _, jpeg = cv2.imencode(".jpg", image[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])
+            # Not imwrite, which only returns False if the disk is full.
+            (root / "JPEGImages" / f"{name}.jpg").write_bytes(jpeg.tobytes())
             Image.fromarray(mask, mode="L").save(root / "SegmentationClass" / f"{name}.png")
         (root / "ImageSets" / "Segmentation" / f"{split}.txt").write_text("\n".join(names) + "\n")
 

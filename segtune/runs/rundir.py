@@ -13,13 +13,14 @@ import os
 import re
 import socket
 import time
+import uuid
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from segtune.errors import RunError
-from segtune.runs.atomic import create_once, write_atomic
+from segtune.runs.atomic import create_once, naming, write_atomic
 from segtune.runs.records import Attempt, EpochRecord
 from segtune.runs.verdict import Verdict
 
@@ -101,13 +102,25 @@ class TrialDir:
             )
 
     def append_epoch(self, record: EpochRecord) -> None:
-        """Add one epoch and sync it to disk. Raise ValueError if a number is not finite."""
+        """Add one epoch and sync it to disk.
+
+        Raise ValueError if a number is not finite, and OSError that names the file if the disk is
+        full. The file then ends as before, so that the next record begins on a line of its own.
+        """
         self.check_current()
-        self.path.mkdir(parents=True, exist_ok=True)
-        with self.epochs.open("ab") as file:
-            file.write(json.dumps(record.to_row(), allow_nan=False).encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+        line = json.dumps(record.to_row(), allow_nan=False).encode() + b"\n"
+        with naming(self.epochs):
+            self.path.mkdir(parents=True, exist_ok=True)
+            with self.epochs.open("ab", buffering=0) as file:
+                end = file.tell()
+                try:
+                    # A raw file may write a part and say so; the next write then raises.
+                    while line:
+                        line = line[file.write(line) :]
+                    os.fsync(file.fileno())
+                except OSError:
+                    file.truncate(end)
+                    raise
 
     def read_epochs(self, last: float = math.inf) -> list[EpochRecord]:
         """Return the records up to epoch `last`, in order.
@@ -169,6 +182,7 @@ class SearchDir:
         self.report = self.path / "report.html"
         self.sessions = self.path / "sessions.jsonl"
         self.lock = self.path / ".lock"
+        self.identity = self.path / ".identity"
         self.stop_request = self.path / "stop"
 
     @property
@@ -188,6 +202,14 @@ class SearchDir:
                 f"search runs in {parent}: {', '.join(names) or 'none'}"
             )
         return run
+
+    def read_identity(self) -> str:
+        """Return the search run's random name, which stays if its folder is moved or renamed.
+
+        Written at the first call; a copy of the folder has the same one.
+        """
+        create_once(self.identity, uuid.uuid4().hex)
+        return self.identity.read_text()
 
     def trial(self, number: int, attempt: int | None = None) -> TrialDir:
         """Return the folder of trial `number`, to which `attempt` writes; see `TrialDir`."""

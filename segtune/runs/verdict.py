@@ -10,6 +10,9 @@ from segtune.config.settings import Settings
 
 # The config is not at fault: a search starts such a trial again from its last checkpoint.
 MACHINE_FAULTS = ("lost", "hung")
+# Kind of an interrupted trial: the disk of the run folder is full or read-only. Every other trial
+# would end the same way, so the search stops and can be resumed.
+DISK = "disk"
 
 State = Literal["completed", "pruned", "unhealthy", "failed", "interrupted"]
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import re
 import shutil
 import uuid
@@ -23,11 +24,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from segtune.config.schema import ExperimentConfig
+from segtune.config.schema import CHANGEABLE_ON_RESUME, ExperimentConfig
 from segtune.config.settings import differences
 from segtune.data.layouts import NAMED_CLASSES
 from segtune.errors import CheckpointError, nearest
-from segtune.runs.atomic import sync_folder, write_atomic
+from segtune.runs.atomic import naming, sync_folder, write_atomic
 from segtune.runs.results import best_trial, read_trials
 from segtune.runs.rundir import SearchDir
 
@@ -41,9 +42,6 @@ MANIFEST = "manifest.json"
 
 # One spare: if the newest checkpoint is damaged, the training run continues from the one before.
 NUM_LAST_KEPT = 2
-
-# Settings that may change when a training run is resumed, because they do not change its numbers.
-CHANGEABLE_ON_RESUME = ("data.root", "data.num_loaders", "checkpoint.every")
 
 
 @dataclass(frozen=True)
@@ -66,27 +64,57 @@ def save(
     state: Mapping[str, Any] | None,
     manifest: Manifest,
 ) -> Path:
-    """Write `folder/kind-EPOCH` and return its path; remove checkpoints that no resume needs."""
+    """Write `folder/kind-EPOCH` and return its path; remove checkpoints that no resume needs.
+
+    Raise OSError that names the path, for example if the disk is full. Earlier checkpoints are then
+    as they were.
+    """
     target = folder / f"{kind}-{manifest.epoch:05d}"
     temporary = folder / f".{target.name}.{uuid.uuid4().hex[:8]}.tmp"
-    temporary.mkdir(parents=True)
     try:
-        on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-        save_file(on_cpu, temporary / WEIGHTS)
-        if state is not None:
-            torch.save(state, temporary / STATE)
-        checksums = {path.name: _sha256(path) for path in temporary.iterdir()}
-        content = {**asdict(manifest), "sha256": checksums}
-        write_atomic(temporary / MANIFEST, json.dumps(content, indent=1))
-        if target.exists():
-            shutil.rmtree(target)
-        temporary.rename(target)
-        sync_folder(folder)
+        with naming(target):
+            temporary.mkdir(parents=True)
+            on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+            _write_weights(on_cpu, temporary / WEIGHTS)
+            if state is not None:
+                _write_state(state, temporary / STATE)
+            checksums = {path.name: _sha256(path) for path in temporary.iterdir()}
+            content = {**asdict(manifest), "sha256": checksums}
+            write_atomic(temporary / MANIFEST, json.dumps(content, indent=1))
+            # safetensors lets only this user read its files, whatever the umask.
+            shutil.copymode(temporary / MANIFEST, temporary / WEIGHTS)
+            if target.exists():
+                shutil.rmtree(target)
+            temporary.rename(target)
+            sync_folder(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     for old in _of_kind(folder, "last")[NUM_LAST_KEPT:] + _superseded(folder):
         shutil.rmtree(old)
     return target
+
+
+def _write_weights(weights: Mapping[str, Tensor], path: Path) -> None:
+    """Write a file of weights. Raise OSError if the disk is full."""
+    try:
+        save_file(dict(weights), path)
+    except SafetensorError as error:
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        if not number:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
+
+
+def _write_state(state: Mapping[str, Any], path: Path) -> None:
+    """Write everything else that a resume needs. Raise OSError if the disk is full."""
+    try:
+        with path.open("wb") as file:
+            torch.save(dict(state), file)
+    except RuntimeError as error:
+        # torch.save notices that the write before, which has raised OSError, did not take place.
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise
 
 
 def _superseded(folder: Path) -> list[Path]:

@@ -6,18 +6,23 @@ version lacks one of them, the documented interface is used instead, and a warni
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution
+from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from segtune.errors import ClusterError
+from segtune.runs.atomic import naming
 from segtune.runs.rundir import SearchDir
 from segtune.runs.verdict import Verdict
 from segtune.tuning.samplers import silence_optuna
@@ -30,6 +35,11 @@ log = logging.getLogger(__name__)
 UNHEALTHY = "unhealthy"
 # User attribute of a study in a database: the folder of the search run that the study belongs to.
 RUN_ATTRIBUTE = "run"
+IDENTITY_ATTRIBUTE = "identity"  # the same of that folder, see `SearchDir.read_identity`
+OTHER_STORAGE = (
+    "set another search.storage, also at a resume: the run folder holds all results, and the study "
+    "is filled from it"
+)
 # Undocumented attributes of optuna.Study and optuna.Trial that this file uses.
 STUDY_NAMES = ("_storage", "_study_id")
 TRIAL_NAMES = ("storage", "_trial_id")
@@ -41,28 +51,39 @@ def recreate_study(run: SearchDir, url: str | None) -> optuna.Study:
 
     Nothing is lost: the caller fills the study from the run folder. `url` is that of a database;
     None means the journal file of the run folder. Raise ClusterError if the database does not
-    answer, or if it holds a study of this name that belongs to another search run.
+    answer or cannot be written, or if it holds a study of this name that belongs to another search
+    run.
     """
     silence_optuna()
     run.path.mkdir(parents=True, exist_ok=True)
     if url is None:
         for leftover in run.path.glob(f"{run.journal.name}*"):
             leftover.unlink()
-        storage: BaseStorage = JournalStorage(JournalFileBackend(str(run.journal)))
-    else:
-        storage = _open_database(url)
+        with naming(run.journal):
+            return _create_study(run, JournalStorage(JournalFileBackend(str(run.journal))))
+    url = _where_the_file_is(url, run)
+    with _as_cluster_error(url):
+        storage = optuna.storages.get_storage(url)
         _delete_study_of(run, storage, url)
+        return _create_study(run, storage)
+
+
+def _create_study(run: SearchDir, storage: BaseStorage) -> optuna.Study:
     study = optuna.create_study(storage=storage, study_name=run.path.name, direction="maximize")
     study.set_user_attr(RUN_ATTRIBUTE, str(run.path))
+    study.set_user_attr(IDENTITY_ATTRIBUTE, run.read_identity())
     return study
 
 
-def _open_database(url: str) -> BaseStorage:
+@contextlib.contextmanager
+def _as_cluster_error(url: str) -> Iterator[None]:
+    """Raise ClusterError that names the database if the block cannot use it."""
     from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
     try:
-        return optuna.storages.get_storage(url)
-    except ArgumentError:
+        yield
+        return
+    except (ArgumentError, UnicodeError):
         problem = (
             "this is not the URL of a database; "
             "examples: sqlite:///study.db, postgresql://user@host/name"
@@ -73,26 +94,89 @@ def _open_database(url: str) -> BaseStorage:
             f"the driver of this database is not installed ({missing}); "
             "for PostgreSQL: pip install 'segtune[postgres]'"
         )
-    except SQLAlchemyError as error:
-        problem = f"the database does not answer ({str(error).splitlines()[0]})"
-    raise ClusterError(f"search.storage: {_without_password(url)}: {problem}")
+    except (SQLAlchemyError, StorageInternalError) as error:
+        cause = error.__cause__ if isinstance(error, StorageInternalError) else error
+        reason = (str(cause or error).splitlines() or [""])[0]
+        problem = f"the database does not answer, or cannot be written ({reason}); {OTHER_STORAGE}"
+    except RuntimeError as error:
+        if "version" not in str(error):
+            raise
+        problem = f"{str(error).splitlines()[0]}; {OTHER_STORAGE}"
+    raise ClusterError(f"search.storage: {shown_url(url)}: {problem}")
+
+
+def _where_the_file_is(url: str, run: SearchDir) -> str:
+    """Return the URL of an SQLite file that was moved together with a run folder, or `url` itself.
+
+    Raise ClusterError that names all places if the folder of the file does not exist.
+    """
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):
+        return url  # `get_storage` refuses it
+    if parsed.get_backend_name() != "sqlite" or parsed.database in (None, "", ":memory:"):
+        return url
+    file = Path(parsed.database)
+    hint = "" if set("%?").isdisjoint(url) else "; in a URL, % is written %25 and ? is written %3F"
+    if "/" in url.partition("?")[2].partition("=")[0]:
+        raise ClusterError(f"search.storage: {shown_url(url)}: names the file {file}{hint}")
+    if file.is_dir():
+        raise ClusterError(
+            f"search.storage: {shown_url(url)}: {file} is a folder; name a file in it"
+        )
+    if file.absolute().parent.is_dir():
+        return url
+    beside = [run.path / file.name, run.path.parent / file.name]
+    for moved in beside:
+        if moved.is_file():
+            log.warning("search.storage: there is no folder %s: using %s", file.parent, moved)
+            return parsed.set(database=str(moved)).render_as_string(hide_password=False)
+    raise ClusterError(
+        f"search.storage: {shown_url(url)}: there is no folder {file.absolute().parent}, and no "
+        f"{file.name} in {run.path} or {run.path.parent}; make the folder, or {OTHER_STORAGE}{hint}"
+    )
 
 
 def _delete_study_of(run: SearchDir, storage: BaseStorage, url: str) -> None:
     name = run.path.name
     if name not in optuna.get_all_study_names(storage):
         return
-    owner = optuna.load_study(study_name=name, storage=storage).user_attrs.get(RUN_ATTRIBUTE)
-    if owner != str(run.path):
+    attributes = optuna.load_study(study_name=name, storage=storage).user_attrs
+    owner = attributes.get(RUN_ATTRIBUTE)
+    if owner != str(run.path) and not _was_moved(run, attributes, url):
         raise ClusterError(
-            f"search.storage: {_without_password(url)} already holds a study {name!r} "
-            f"(of {owner or 'unknown origin'}); choose another --name"
+            f"search.storage: {shown_url(url)} already holds a study {name!r} (of "
+            f"{owner or 'unknown origin'}); {OTHER_STORAGE}, or choose another --name "
+            "for a new search run"
         )
     optuna.delete_study(study_name=name, storage=storage)
 
 
-def _without_password(url: str) -> str:
-    return url.split("@")[-1]
+def _was_moved(run: SearchDir, attributes: Mapping[str, Any], url: str) -> bool:
+    """Whether a study belongs to this search run, but its folder had another path then.
+
+    A copy is not moved: the folder that it was copied from is still there. Studies of early
+    versions have no identity. Their owner is then known only for a file of this machine.
+    """
+    owner = attributes.get(RUN_ATTRIBUTE)
+    if owner is None:
+        return False
+    old = SearchDir(Path(owner))
+    if old.study.is_file():
+        return old.path.samefile(run.path)  # the same folder through a link or another mount
+    identity = attributes.get(IDENTITY_ATTRIBUTE)
+    if identity is None:
+        return url.startswith("sqlite")
+    return identity == run.read_identity()
+
+
+def shown_url(url: str) -> str:
+    """Return the URL of a database for a message, without its password."""
+    shown = re.sub(r"(://[^/@:]*):.*@", r"\1:***@", url)
+    return re.sub(r"(?i)(passw[a-z]*=)[^&]*", r"\1***", shown)
 
 
 def to_frozen_trial(known: KnownTrial, space: Space) -> FrozenTrial:

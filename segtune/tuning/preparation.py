@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from segtune.config.schema import CHANGEABLE_ON_RESUME
 from segtune.config.settings import Difference, differences
 from segtune.config.yaml_io import write_yaml
 from segtune.errors import RunError
@@ -18,8 +19,8 @@ from segtune.tuning.study import Study, load_study
 from segtune.tuning.warm_start import WarmStart
 
 # Settings of the search block that may change at a resume. They decide how many trials there are
-# and where they run, but not which points are drawn.
-FREE_ON_RESUME = ("trials", "max_concurrent", "cpus_per_worker", "retries")
+# and where they run, but not which points are drawn. The storage is filled from the run folder.
+FREE_ON_RESUME = ("trials", "max_concurrent", "cpus_per_worker", "retries", "storage")
 
 
 def prepare_study(
@@ -57,7 +58,7 @@ def _check_same_study(run: SearchDir, study: Study) -> None:
     """Raise RunError if the study differs from the one with which the search run began."""
     begun = load_study(SearchDir.open(run.path).study)
     problems = [
-        *differences(study.config, begun.config),
+        *_config_differences(study, begun),
         *(d for d in differences(study.search, begun.search) if d.name not in FREE_ON_RESUME),
         *_different_dimensions(study, begun),
     ]
@@ -76,7 +77,7 @@ def _check_extension(run: SearchDir, study: Study) -> None:
     # Not trial 0: it is the config itself, which may lie outside its space.
     drawn = [(f"trial {trial.id}", trial.params) for trial in read_trials(run) if trial.number]
     drawn += [("a trial of --warm-start", trial.params) for trial in warm_start.read(run).trials]
-    problems = [f"config {changed}" for changed in differences(study.config, begun.config)]
+    problems = [f"config {changed}" for changed in _config_differences(study, begun)]
     for name, params in drawn:
         problems += [f"{name}: {problem}" for problem in study.space.outside(params)]
     if problems:
@@ -84,6 +85,12 @@ def _check_extension(run: SearchDir, study: Study) -> None:
         raise RunError(
             f"{run.path}: --extend may widen the space or add trials, but not this:\n  {listed}"
         )
+
+
+def _config_differences(ours: Study, theirs: Study) -> list[Difference]:
+    """Return the settings that differ and may not: those that change the numbers of a trial."""
+    changed = differences(ours.config, theirs.config)
+    return [d for d in changed if d.name not in CHANGEABLE_ON_RESUME]
 
 
 def _different_dimensions(ours: Study, theirs: Study) -> Iterator[Difference]:

@@ -68,7 +68,7 @@ def test_a_new_searcher_deletes_no_study(make_study: MakeStudy, tmp_path: Path) 
     [
         ("nonsense", "not the URL of a database"),
         ("mysql+mysqldb://u:secret@host/x", "driver of this database is not installed"),
-        ("sqlite:////no/such/folder/x.db", "the database does not answer"),
+        ("sqlite:////no/such/folder/x.db", "there is no folder /no/such/folder"),
     ],
 )
 def test_message_about_an_unusable_database_hides_the_password(
