@@ -10,6 +10,7 @@ from collections.abc import Callable
 from segtune.errors import SegtuneError
 
 DONE = 0
+PARTLY_REFUSED = 1  # some images were refused, each with its reason; the others are done
 USER_ERROR = 2
 UNHEALTHY = 3  # a search without a healthy trial, or a training run that did not complete
 INTERRUPTED = 130
@@ -48,7 +49,7 @@ def add_checkpoint_argument(parser: argparse.ArgumentParser) -> None:
         required=True,
         metavar="PATH",
         help="a checkpoint, or the folder of a training run or a trial, which stands for its best "
-        "checkpoint",
+        "checkpoint, or of a search run, which stands for its best trial",
     )
 
 

@@ -23,6 +23,7 @@ from segtune.training.tta import WHOLE_IMAGE, AugmentedInference
 # with 2048 x 512 pixels are 39 million values.
 WIDE_VALUES = 1 << 27
 
+
 # Images come in many sizes, and torch.compile would compile the network again for each size.
 @torch.compiler.set_stance("force_eager")
 @torch.no_grad()
@@ -100,15 +101,11 @@ def label_bands(
     return _label_bands(_upsamplers(logits, size), 0)
 
 
-def _upsamplers(
-    logits: Sequence[Tensor], size: tuple[int, ...] | torch.Size
-) -> list[RowUpsampler]:
+def _upsamplers(logits: Sequence[Tensor], size: tuple[int, ...] | torch.Size) -> list[RowUpsampler]:
     return [RowUpsampler(prediction.float(), torch.Size(size)) for prediction in logits]
 
 
-def _label_bands(
-    upsamplers: Sequence[RowUpsampler], sample: int
-) -> Iterator[tuple[slice, Tensor]]:
+def _label_bands(upsamplers: Sequence[RowUpsampler], sample: int) -> Iterator[tuple[slice, Tensor]]:
     width = upsamplers[0].size[1]
     for bands in _groups_of_bands(upsamplers):
         whole = slice(bands[0].start, bands[-1].stop)

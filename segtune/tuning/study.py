@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from segtune.config.file_kinds import check_is_file, check_is_space
 from segtune.config.schema import ExperimentConfig, absolute_paths, load_config
 from segtune.config.yaml_io import Source, Tree, parse_assignments, read_yaml
 from segtune.errors import ConfigError, nearest
@@ -115,7 +116,9 @@ def load_study(
     the config; `search` holds changes to the search block. Paths in the result are absolute. Raise
     ConfigError that lists every mistake.
     """
+    check_is_file(path, ("study.yaml",))
     tree, source = read_yaml(path)
+    check_is_space(path, tree, tuple(ExperimentConfig.model_fields))
     if not isinstance(tree, dict) or "space" not in tree:
         tree = {"space": tree}
         prefix = ""
