@@ -53,6 +53,12 @@ def add_checkpoint_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def say_once(is_first: bool) -> None:
+    """Keep warnings and notes that are the same on all ranks to rank 0."""
+    if not is_first:
+        logging.getLogger("segtune").setLevel(logging.ERROR)
+
+
 def run_command(command: Callable[[], int]) -> int:
     """Run a command and return its exit code.
 

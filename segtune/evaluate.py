@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import csv
 import io
-import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from segtune.cli import (
     add_checkpoint_argument,
     add_set_argument,
     run_command,
+    say_once,
 )
 from segtune.config.schema import ExperimentConfig, load_config
 from segtune.errors import ConfigError, RunError
@@ -100,9 +100,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         prepare_folder(show_dir)
     keep_freed_memory()
     ranks = Ranks.join()
-    if not ranks.is_first:
-        # What is true of all ranks is said once.
-        logging.getLogger("segtune").setLevel(logging.ERROR)
+    say_once(ranks.is_first)
     try:
         return _evaluate_on(ranks, arguments, config, views, show_dir)
     finally:

@@ -88,13 +88,12 @@ def _choose_trial(run: SearchDir, number: int | None) -> TrialResult:
         # After a search on a proxy, the best of the trials at full length.
         chosen = best_trial(read_trials(run.full) if run.full.best.exists() else trials)
         states = ", ".join(f"{trial.id} {trial.state}" for trial in trials) or "none"
-        problem = f"no healthy trial with a validation ({states}); export another with --trial N"
+        problem = f"no healthy trial with a validation ({states}); --trial N exports another"
     else:
         chosen = next((trial for trial in trials if trial.number == number), None)
-        problem = f"no trial {number}"
+        problem = f"no trial {number}; trials: {', '.join(trial.id for trial in trials) or 'none'}"
     if chosen is None:
-        names = ", ".join(trial.id for trial in trials) or "none"
-        raise RunError(f"{run.path}: {problem}; trials: {names}")
+        raise RunError(f"{run.path}: {problem}")
     return chosen
 
 

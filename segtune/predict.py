@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from segtune.cli import DONE, PARTLY_REFUSED, add_checkpoint_argument, run_command
+from segtune.cli import DONE, PARTLY_REFUSED, add_checkpoint_argument, run_command, say_once
 from segtune.reporting.progress import follow, print_refusal, printable
 from segtune.training.overlays import find_inputs, prepare_folder
 from segtune.training.prediction import draw_overlays, load_model
@@ -57,6 +57,7 @@ def _predict(arguments: argparse.Namespace) -> int:
     out = Path(arguments.out)
     prepare_folder(out)
     ranks = Ranks.join()
+    say_once(ranks.is_first)
     try:
         model, config, _ = load_model(arguments.checkpoint, None, ranks.device)
         if ranks.is_first:

@@ -131,7 +131,7 @@ def print_training(trial: TrialDir, console: Console) -> None:
     verdict = trial.read_verdict()
     scores = miou_by_epoch(validated_epochs(trial, verdict))
     best = max(scores, key=scores.__getitem__, default=0)
-    lines = [labelled("training run", str(trial.path))]
+    lines = [labelled("run", str(trial.path))]
     if verdict is None:
         lines.append(labelled("state", f"running, or killed; epoch {trial.progress()[0]} is done"))
     else:

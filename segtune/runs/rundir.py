@@ -235,8 +235,11 @@ def search_runs_in(folder: Path) -> list[str]:
 
 def search_of(path: Path) -> SearchDir | None:
     """Return the search run that a trial's folder, or a file or folder in it, belongs to."""
-    parents = path.absolute().parents
-    return next((run for run in map(SearchDir, parents[:5]) if run.study.is_file()), None)
+    for run in map(SearchDir, path.absolute().parents[:5]):
+        # A folder of the user's own files may hold a study.yaml, too.
+        if run.study.is_file() and run.trials.is_dir():
+            return run
+    return None
 
 
 def is_training_run(path: Path) -> bool:

@@ -207,11 +207,11 @@ def overlay(
     batch = torch.from_numpy(np.ascontiguousarray(resized))[None].to(device)
     with torch.no_grad():
         logits = _logits(model, batch, window)
-        colours = palette(logits.shape[1])[:, ::-1]
+        colours = np.ascontiguousarray(palette(logits.shape[1])[:, ::-1])
         blended = rgb if rgb.flags.writeable else np.empty_like(rgb)
         for rows, labels in label_bands([logits], rgb.shape[:2]):
             of_classes = colours[labels.cpu().numpy()]
-            bgr = np.ascontiguousarray(rgb[rows, :, ::-1])
+            bgr = cv2.cvtColor(rgb[rows], cv2.COLOR_RGB2BGR)
             blended[rows] = cv2.addWeighted(bgr, 1 - opacity, of_classes, opacity, 0)
     return blended
 
