@@ -14,6 +14,7 @@ from segtune.config.settings import expand_path
 from segtune.errors import SegtuneError, place_problem
 
 DONE = 0
+PARTLY_REFUSED = 1  # some images were refused, each with its reason; the others are done
 USER_ERROR = 2
 UNHEALTHY = 3  # a search without a healthy trial, or a training run that did not complete
 INTERRUPTED = 130
@@ -91,6 +92,12 @@ def add_checkpoint_argument(parser: argparse.ArgumentParser) -> None:
         help="a checkpoint, or the folder of a training run, a trial or a search run, which stands "
         "for its best checkpoint",
     )
+
+
+def say_once(is_first: bool) -> None:
+    """Keep warnings and notes that are the same on all ranks to rank 0."""
+    if not is_first:
+        logging.getLogger("segtune").setLevel(logging.ERROR)
 
 
 def run_command(command: Callable[[], int]) -> int:

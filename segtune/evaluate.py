@@ -5,14 +5,32 @@ from __future__ import annotations
 import argparse
 import csv
 import io
+import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from segtune.cli import DONE, add_checkpoint_argument, add_set_argument, path_argument, run_command
-from segtune.config.schema import load_config
-from segtune.errors import ConfigError
+from segtune.cli import (
+    DONE,
+    PARTLY_REFUSED,
+    add_checkpoint_argument,
+    add_set_argument,
+    path_argument,
+    run_command,
+    say_once,
+)
+from segtune.config.schema import ExperimentConfig, load_config
+from segtune.errors import ConfigError, RunError
+from segtune.reporting.progress import follow
 from segtune.runs.atomic import write_atomic
-from segtune.training.prediction import load_model, validation_images, write_overlays
+from segtune.training.overlays import prepare_folder
+from segtune.training.prediction import draw_overlays, load_model, validation_images
+
+if TYPE_CHECKING:
+    import torch
+
+    from segtune.training.distributed import Ranks
+    from segtune.training.tta import AugmentedInference
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -70,11 +88,7 @@ def _add_augmentation_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
-    from segtune.data.layouts import class_names
-    from segtune.data.loader import ValLoader
-    from segtune.metrics import csv_rows, format_table
     from segtune.training.distributed import Ranks
-    from segtune.training.evaluation import autocast_dtype, evaluate
     from segtune.training.memory import keep_freed_memory
     from segtune.training.tta import AugmentedInference
 
@@ -82,26 +96,85 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         arguments.window, arguments.stride, arguments.flip, _scales(arguments.scales)
     )
     config = load_config(arguments.config) if arguments.config else None
+    show_dir = Path(arguments.show_dir) if arguments.show_dir else None
+    if arguments.csv:
+        _check_table(Path(arguments.csv))
+    if show_dir:
+        prepare_folder(show_dir)
     keep_freed_memory()
     ranks = Ranks.join()
+    say_once(ranks.is_first)
+    try:
+        return _evaluate_on(ranks, arguments, config, views, show_dir)
+    finally:
+        ranks.close()
+
+
+def _evaluate_on(
+    ranks: Ranks,
+    arguments: argparse.Namespace,
+    config: ExperimentConfig | None,
+    views: AugmentedInference,
+    show_dir: Path | None,
+) -> int:
+    """Evaluate on all ranks; rank 0 prints and writes the table. Return the exit code."""
+    from segtune.data.layouts import class_names
+    from segtune.data.loader import ValLoader
+    from segtune.training.evaluation import autocast_dtype, evaluate
+
     model, config, checkpoint = load_model(
-        arguments.checkpoint, config, ranks.device, overrides=arguments.set
+        arguments.checkpoint, config, ranks.device, arguments.set, check_classes=True
     )
     names = class_names(config.data)
     images = ValLoader(config, ranks.rank, ranks.world_size)
     precision = autocast_dtype(config.optim.precision, ranks.device)
-    summary = evaluate(model, images, ranks, config, len(names), precision, views).summary()
+    matrix = evaluate(model, images, ranks, config, len(names), precision, views)
+    if ranks.is_first:
+        table = Path(arguments.csv) if arguments.csv else checkpoint / "evaluation.csv"
+        _report(matrix.summary(), names, table)
+    if show_dir is None:
+        return DONE
+    return _show(model, config, show_dir, ranks)
+
+
+def _check_table(path: Path) -> None:
+    """Raise RunError if the table cannot be written: an evaluation may take an hour."""
+    if path.is_dir():
+        raise RunError(f"--csv: {path} is a folder; expected a file, as in {path / 'table.csv'}")
+    if path.exists() and not path.is_file():
+        return  # for example /dev/stdout
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise RunError(f"--csv: {path} cannot be written: {folder} is no writable folder")
+
+
+def _report(summary: dict[str, Any], names: Sequence[str], table: Path) -> None:
+    from segtune.metrics import csv_rows, format_table
+
     print(format_table(summary, names))
-    table = Path(arguments.csv) if arguments.csv else checkpoint / "evaluation.csv"
     text = io.StringIO()
     csv.writer(text).writerows(csv_rows(summary, names))
-    write_atomic(table, text.getvalue())
+    try:
+        write_atomic(table, text.getvalue())
+    except OSError as error:
+        raise RunError(
+            f"{table}: the table cannot be written: {error.strerror}; choose a file with --csv"
+        ) from None
     print(f"table: {table}")
-    if arguments.show_dir:
-        folder = Path(arguments.show_dir)
-        files = validation_images(config)
-        print(f"{write_overlays(model, config, files, folder, ranks.device)} overlays in {folder}")
-    return DONE
+
+
+def _show(model: torch.nn.Module, config: ExperimentConfig, out: Path, ranks: Ranks) -> int:
+    """Draw the validation images, each rank its part. Return the exit code."""
+    import torch
+
+    images = validation_images(config)
+    part = images[ranks.rank :: ranks.world_size]
+    problems = draw_overlays(model, config, part, out, ranks.device)
+    counts = follow(problems, len(part), "draw", shows_bar=ranks.is_first)
+    refused = int(ranks.sum(torch.tensor(counts, device=ranks.device)))
+    if ranks.is_first:
+        print(f"{len(images) - refused} overlays in {out}")
+    return PARTLY_REFUSED if refused else DONE
 
 
 def _scales(text: str) -> tuple[float, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,9 +12,11 @@ from segtune.config.yaml_io import parse_assignments, write_yaml
 from segtune.errors import RunError
 from segtune.reporting.format import format_miou
 from segtune.runs.atomic import write_atomic
-from segtune.runs.results import TrialResult, best_trial, read_trials
-from segtune.runs.rundir import SearchDir
+from segtune.runs.results import BAD_ENDS, TrialResult, best_trial, read_trials
+from segtune.runs.rundir import SearchDir, TrialDir, is_training_run, search_of
 from segtune.tuning.study import load_study
+
+log = logging.getLogger("segtune.export")  # under `python -m` __name__ is __main__
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,8 +42,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    run = SearchDir.open(arguments.run)
-    trial = _choose_trial(run, arguments.trial)
+    if Path(arguments.out).is_dir():
+        example = Path(arguments.out) / "best.yaml"
+        raise RunError(f"--out: {arguments.out} is a folder; expected a file, as in {example}")
+    run, number = _open(Path(arguments.run), arguments.trial)
+    trial = _choose_trial(run, number)
+    if not trial.healthy:
+        log.warning("%s", _health(trial))
     config = load_study(run.study).config.override(trial.params)
     if arguments.set:
         config = config.override(*parse_assignments(arguments.set))
@@ -54,19 +62,42 @@ def _export(arguments: argparse.Namespace) -> int:
     return DONE
 
 
+def _open(path: Path, number: int | None) -> tuple[SearchDir, int | None]:
+    """Return the search run and the number of the trial to export; None: the best.
+
+    The folder of a trial stands for this trial. Raise RunError if there is no search run.
+    """
+    if SearchDir(path).study.is_file() or not is_training_run(path):
+        return SearchDir.open(path), number
+    run = search_of(path)
+    if run is None:
+        raise RunError(f"{path}: a single training run; its config is {TrialDir(path).config}")
+    if number is not None or not path.absolute().name.isdigit():
+        raise RunError(f"{path}: belongs to the search run {run.path}; export that folder")
+    return run, int(path.absolute().name)
+
+
+def _health(trial: TrialResult) -> str:
+    """Return why a trial should not be trained again without a change."""
+    if trial.state in BAD_ENDS:
+        reason = f": {trial.reason}" if trial.reason else ""
+        return f"trial {trial.id} is {trial.state}{reason}; its config may end the same way again"
+    return f"trial {trial.id} is {trial.state} and has no validation yet"
+
+
 def _choose_trial(run: SearchDir, number: int | None) -> TrialResult:
     """Return trial `number`, or the best. Raise RunError if there is no such trial."""
     trials = read_trials(run)
     if number is None:
         # After a search on a proxy, the best of the trials at full length.
         chosen = best_trial(read_trials(run.full) if run.full.best.exists() else trials)
-        problem = "no healthy trial"
+        states = ", ".join(f"{trial.id} {trial.state}" for trial in trials) or "none"
+        problem = f"no healthy trial with a validation ({states}); --trial N exports another"
     else:
         chosen = next((trial for trial in trials if trial.number == number), None)
-        problem = f"no trial {number}"
+        problem = f"no trial {number}; trials: {', '.join(trial.id for trial in trials) or 'none'}"
     if chosen is None:
-        names = ", ".join(trial.id for trial in trials) or "none"
-        raise RunError(f"{run.path}: {problem}; trials: {names}")
+        raise RunError(f"{run.path}: {problem}")
     return chosen
 
 

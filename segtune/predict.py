@@ -6,15 +6,26 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from segtune.cli import DONE, add_checkpoint_argument, path_argument, run_command
-from segtune.training.prediction import images_in, load_model, write_overlays
+from segtune.cli import (
+    DONE,
+    PARTLY_REFUSED,
+    add_checkpoint_argument,
+    path_argument,
+    run_command,
+    say_once,
+)
+from segtune.reporting.progress import follow, print_refusal, printable
+from segtune.training.overlays import find_inputs, prepare_folder
+from segtune.training.prediction import draw_overlays, load_model
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     parser = argparse.ArgumentParser(
         prog="segtune predict",
-        description="Blend each image with the colours of its predicted classes.",
+        description="Blend each image with the colours of its predicted classes. An image that "
+        "cannot be read is refused in one line; the others are predicted, and the exit code is "
+        f"{PARTLY_REFUSED}.",
     )
     add_checkpoint_argument(parser)
     parser.add_argument(
@@ -22,28 +33,59 @@ def main(argv: Sequence[str] | None = None) -> int:
         default="predictions",
         type=path_argument,
         metavar="DIR",
-        help="folder for the overlays (default: predictions)",
+        help="folder for the overlays (default: predictions); a file that segtune has not written "
+        "is never replaced",
+    )
+    parser.add_argument(
+        "--window",
+        type=int,
+        metavar="PIXELS",
+        help="predict larger images in overlapping windows of this side, in pixels after "
+        "data.resize; default: 1024 if the resized image has more than 2048 x 1024 pixels, "
+        "otherwise the whole image",
     )
     parser.add_argument(
         "images",
         nargs="+",
         type=path_argument,
         metavar="IMAGE",
-        help="image files, or folders of images",
+        help="image files, or folders, which stand for all images in them and in their subfolders",
     )
     arguments = parser.parse_args(argv)
     return run_command(lambda: _predict(arguments))
 
 
 def _predict(arguments: argparse.Namespace) -> int:
-    from segtune.training.distributed import Ranks
+    import torch
 
-    images = images_in(arguments.images)
-    device = Ranks.join().device
-    model, config, _ = load_model(arguments.checkpoint, None, device)
-    count = write_overlays(model, config, images, Path(arguments.out), device)
-    print(f"{count} overlays in {arguments.out}")
-    return DONE
+    from segtune.training.distributed import Ranks
+    from segtune.training.tta import AugmentedInference
+
+    AugmentedInference(arguments.window)  # raises if no window can have this side
+    inputs = find_inputs(arguments.images)
+    out = Path(arguments.out)
+    prepare_folder(out)
+    ranks = Ranks.join()
+    say_once(ranks.is_first)
+    try:
+        model, config, _ = load_model(arguments.checkpoint, None, ranks.device)
+        if ranks.is_first:
+            for problem in inputs.refused:
+                print_refusal(problem)
+        images = inputs.images[ranks.rank :: ranks.world_size]
+        problems = draw_overlays(model, config, images, out, ranks.device, arguments.window)
+        counts = follow(problems, len(images), "predict", shows_bar=ranks.is_first)
+        unread = int(ranks.sum(torch.tensor(counts, device=ranks.device)))
+    finally:
+        ranks.close()
+    if ranks.is_first:
+        print(f"{len(inputs.images) - unread} overlays in {printable(str(out))}")
+    refused = unread + len(inputs.refused)
+    if not refused:
+        return DONE
+    if ranks.is_first:
+        print(f"{refused} of {len(inputs.images) + len(inputs.refused)} inputs refused, see above")
+    return PARTLY_REFUSED
 
 
 if __name__ == "__main__":

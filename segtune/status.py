@@ -7,10 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from segtune.cli import DONE, add_run_argument, path_argument, run_command
-from segtune.reporting.terminal import print_outcome, wide_console
+from segtune.reporting.terminal import (
+    print_outcome,
+    print_runs,
+    print_training,
+    wide_console,
+)
 from segtune.runs.atomic import write_atomic
 from segtune.runs.results import read_trials, to_frame
-from segtune.runs.rundir import SearchDir
+from segtune.runs.rundir import SearchDir, TrialDir, is_training_run, search_runs_in
 from segtune.tuning.study import load_study
 
 
@@ -18,7 +23,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     parser = argparse.ArgumentParser(
         prog="segtune status",
-        description="Show the trials of a search run, also while it is running.",
+        description="Show the trials of a search run, also while it is running. A folder of search "
+        "runs is listed, and the folder of a training run or a trial is shown in a few lines.",
     )
     add_run_argument(parser)
     parser.add_argument(
@@ -32,7 +38,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _status(arguments: argparse.Namespace) -> int:
-    run = SearchDir.open(arguments.run)
+    path = Path(arguments.run)
+    if not SearchDir(path).study.is_file() and not arguments.csv:
+        console = wide_console()
+        if search_runs_in(path):
+            print_runs(path, console)
+            return DONE
+        if is_training_run(path):
+            print_training(TrialDir(path), console)
+            return DONE
+    run = SearchDir.open(path)
     print_outcome(load_study(run.study), run, wide_console())
     if arguments.csv:
         write_atomic(Path(arguments.csv), to_frame(read_trials(run)).to_csv(index=False))

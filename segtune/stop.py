@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from segtune.cli import DONE, add_run_argument, run_command
 from segtune.runs.atomic import write_atomic
-from segtune.runs.rundir import SearchDir
+from segtune.runs.rundir import SearchDir, search_of
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -24,7 +24,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _stop(path: str) -> int:
     run = SearchDir.open(path)
-    write_atomic(run.stop_request, "stop\n")
+    parts = [run]
+    if run.full.study.is_file():
+        parts.append(run.full)  # after a search on a proxy, the trials at full length run here
+    for part in parts:
+        write_atomic(part.stop_request, "stop\n")
+    # A search on a proxy locks its own folder, also while the trials at full length run.
+    parent = search_of(run.path)
+    if not (run.is_locked() or (parent and parent.is_locked())):
+        print(f"{run.path}: no search is running in this folder on this machine")
+        print("a search on another machine sees the request; the next --resume ignores it")
+        return DONE
     print(
         f"{run.path}: stop requested; the running trials end within seconds, and --resume "
         "continues them"

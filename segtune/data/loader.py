@@ -355,7 +355,8 @@ def val_batch_size(num_pixels: int) -> int:
     """Return the number of images in a validation batch, for resized images of `num_pixels`."""
     if torch.cuda.is_available():
         return VAL_BATCH
-    return max(1, min(VAL_BATCH, VAL_PIXELS_ON_CPU // num_pixels))
+    # An image of 1 x 20,000 pixels, resized to fit 64 x 64, has less than half a pixel.
+    return max(1, min(VAL_BATCH, VAL_PIXELS_ON_CPU // max(1, num_pixels)))
 
 
 def _stack(images: Sequence[np.ndarray]) -> Tensor:

@@ -73,18 +73,21 @@ class RowUpsampler:
         first = max(0, int((rows.start + 0.5) * scale - 0.5))
         return slice(first, min(height, max(first, int((rows.stop - 0.5) * scale - 0.5)) + 2))
 
-    def upsample_width(self, sample: int) -> Tensor:
-        """Return the logits [C, h, W] of a sample at full width."""
-        if self.width_matrix is None:
-            return self.logits[sample]
-        return self.logits[sample] @ self.width_matrix
+    def upsample_width(self, sample: int, source: slice = slice(None)) -> Tensor:
+        """Return the logits [C, h, W] of a sample at full width, or only the rows `source` of h."""
+        logits = self.logits[sample][:, source]
+        return logits if self.width_matrix is None else logits @ self.width_matrix
 
-    def upsample_rows(self, full_width: Tensor, rows: slice) -> Tensor:
-        """Return the logits [C, P] of some of the H rows, from the logits [C, h, W]."""
+    def upsample_rows(self, full_width: Tensor, rows: slice, first: int = 0) -> Tensor:
+        """Return the logits [C, P] of some of the H rows, from the logits [C, h, W].
+
+        `full_width` may hold only a part of the h rows; `first` is the row with which it begins.
+        """
         if self.height_matrix is None:
-            return full_width[:, rows].flatten(1)
+            return full_width[:, rows.start - first : rows.stop - first].flatten(1)
         source = self.source_rows(rows)
-        return (self.height_matrix[source, rows].T @ full_width[:, source]).flatten(1)
+        held = full_width[:, source.start - first : source.stop - first]
+        return (self.height_matrix[source, rows].T @ held).flatten(1)
 
     def add_rows_backward(self, full_width_grad: Tensor, rows: slice, grad: Tensor) -> None:
         """Add the gradient [C, P] of some of the H rows to the gradient [C, h, W], in place."""

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -27,8 +28,17 @@ from segtune.reporting.format import (
     num_ended,
     short_names,
 )
-from segtune.runs.results import RUNNING, TrialReader, TrialResult, best_trial, ranked, read_trials
-from segtune.runs.rundir import SearchDir
+from segtune.runs.results import (
+    RUNNING,
+    TrialReader,
+    TrialResult,
+    best_trial,
+    miou_by_epoch,
+    ranked,
+    read_trials,
+    validated_epochs,
+)
+from segtune.runs.rundir import SearchDir, TrialDir, search_of, search_runs_in
 from segtune.runs.timeline import utilisation
 from segtune.tuning.proxy_check import check, full_length_study
 from segtune.tuning.study import Study
@@ -92,12 +102,46 @@ def print_summary(study: Study, run: SearchDir, console: Console) -> None:
             print_lines(console, f"trial {trial.id} {trial.state}: {trial.reason}")
     winner = best_trial(trials)
     if not winner:
-        console.print("no healthy trial, so there is no best config", style="red")
+        if all(trial.state in (RUNNING, "interrupted") for trial in trials):
+            print_lines(console, "no trial has been validated yet, so there is no best config")
+        else:
+            console.print("no healthy trial, so there is no best config", style="red")
         return
     lines = [labelled("best", _best_line(trials, winner))]
     lines += [labelled(label, step) for label, step in next_steps(study, run).items()]
     if used := utilisation(run):
         lines.append(labelled("workers", used.summary))
+    print_lines(console, *lines)
+
+
+def print_runs(folder: Path, console: Console) -> None:
+    """Print a table of the search runs in a folder."""
+    table = Table("search run", "trials", "ended", "best mIoU", header_style="bold")
+    for name in search_runs_in(folder):
+        trials = read_trials(SearchDir(folder / name))
+        winner = best_trial(trials)
+        miou = format_miou(winner.miou if winner else None)
+        table.add_row(Text(name), str(len(trials)), str(num_ended(trials)), miou)
+    console.print(table)
+    print_lines(console, labelled("one of them", f"segtune status {shlex.quote(str(folder))}/NAME"))
+
+
+def print_training(trial: TrialDir, console: Console) -> None:
+    """Print how far a training run or a trial is, its best validation, and how it ended."""
+    verdict = trial.read_verdict()
+    scores = miou_by_epoch(validated_epochs(trial, verdict))
+    best = max(scores, key=scores.__getitem__, default=0)
+    lines = [labelled("run", str(trial.path))]
+    if verdict is None:
+        lines.append(labelled("state", f"running, or killed; epoch {trial.progress()[0]} is done"))
+    else:
+        lines.append(labelled("state", f"{verdict.state} at epoch {verdict.epoch}"))
+        lines += [labelled("reason", verdict.reason)] if verdict.reason else []
+    miou = f"mIoU {format_miou(scores[best])} at epoch {best}" if scores else "no validation yet"
+    lines += [labelled("best", miou), labelled("config", str(trial.config))]
+    if (run := search_of(trial.path)) is not None:
+        command = shlex.join(["segtune", "status", str(run.path)])
+        lines.append(labelled("search run", f"{run.path}, see {command}"))
     print_lines(console, *lines)
 
 

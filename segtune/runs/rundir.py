@@ -19,7 +19,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from segtune.errors import RunError
+from segtune.errors import RunError, nearest
 from segtune.runs.atomic import create_once, naming, write_atomic
 from segtune.runs.records import Attempt, EpochRecord
 from segtune.runs.verdict import Verdict
@@ -195,12 +195,7 @@ class SearchDir:
         """Return the search run at `path`. Raise RunError if no search has run there."""
         run = cls(Path(path))
         if not run.study.is_file():
-            parent = run.path.parent
-            names = sorted(study.parent.name for study in parent.glob("*/study.yaml"))
-            raise RunError(
-                f"{path}: no search has been run here (no study.yaml); "
-                f"search runs in {parent}: {', '.join(names) or 'none'}"
-            )
+            raise RunError(f"{path}: no search has been run here; {_what_is_there(run.path)}")
         return run
 
     def read_identity(self) -> str:
@@ -218,6 +213,20 @@ class SearchDir:
     def trial_dirs(self) -> list[TrialDir]:
         """Return the folders of all trials that have been started, by number."""
         return [TrialDir(path) for path in sorted(self.trials.glob("[0-9]*")) if path.is_dir()]
+
+    def is_locked(self) -> bool:
+        """Whether a driver has locked the folder, as far as this machine's kernel knows.
+
+        Takes the lock for a moment if it is free.
+        """
+        if not self.lock.exists():
+            return False
+        with self.lock.open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        return False
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -239,6 +248,45 @@ class SearchDir:
             file.write(f"host {socket.gethostname()}, process {os.getpid()}")
             file.flush()
             yield
+
+
+def search_runs_in(folder: Path) -> list[str]:
+    """Return the names of the search runs in a folder."""
+    return sorted(study.parent.name for study in folder.glob("*/study.yaml"))
+
+
+def search_of(path: Path) -> SearchDir | None:
+    """Return the search run that a trial's folder, or a file or folder in it, belongs to."""
+    for run in map(SearchDir, path.absolute().parents[:5]):
+        # A folder of the user's own files may hold a study.yaml, too.
+        if run.study.is_file() and run.trials.is_dir():
+            return run
+    return None
+
+
+def is_training_run(path: Path) -> bool:
+    """Whether `path` is the folder of a training run, alone or as a trial."""
+    trial = TrialDir(path)
+    return trial.config.is_file() and (trial.is_used() or trial.verdict.exists())
+
+
+def _what_is_there(path: Path) -> str:
+    """Return what is at an absolute path that is no search run, and what to use instead."""
+    if inside := search_runs_in(path):
+        return (
+            f"the folder holds {len(inside)} search runs: {', '.join(inside)}; use one of them, "
+            f"for example {path / inside[0]}"
+        )
+    if (run := search_of(path)) is not None:
+        return f"it belongs to the search run {run.path}; use that folder"
+    if is_training_run(path):
+        return "it is a single training run (segtune status shows it)"
+    if path.is_file():
+        return "it is a file; a search run is a folder with study.yaml"
+    siblings = search_runs_in(path.parent)
+    state = "no study.yaml" if path.exists() else "no such folder"
+    names = ", ".join(siblings) or "none"
+    return f"{state}; search runs in {path.parent}: {names}{nearest(path.name, siblings)}"
 
 
 def check_name(name: str) -> str:

@@ -27,10 +27,8 @@ from torch import Tensor
 from segtune.config.schema import CHANGEABLE_ON_RESUME, ExperimentConfig
 from segtune.config.settings import differences
 from segtune.data.layouts import NAMED_CLASSES
-from segtune.errors import CheckpointError, nearest
+from segtune.errors import CheckpointError
 from segtune.runs.atomic import naming, sync_folder, write_atomic
-from segtune.runs.results import best_trial, read_trials
-from segtune.runs.rundir import SearchDir
 
 log = logging.getLogger(__name__)
 
@@ -158,57 +156,12 @@ def last_good(folder: Path) -> tuple[Path, Manifest] | None:
     return None
 
 
-def find(path: str | Path) -> Path:
-    """Return the checkpoint at `path`, which may also be a file in a checkpoint.
+def newest_best(folder: Path) -> Path | None:
+    """Return the newest best checkpoint in `folder`, or the newest last one; None if it has none.
 
-    The folder of a training run stands for its best checkpoint, or for its newest last one if it
-    has no best one yet. The folder of a search run stands for its best trial. Raises
-    CheckpointError if there is none.
+    Other entries of the folder, such as copies of the user, are not taken.
     """
-    path = Path(path).expanduser()
-    folder = path.parent if path.is_file() and path.name in (WEIGHTS, STATE, MANIFEST) else path
-    if (folder / MANIFEST).is_file() or (folder / WEIGHTS).is_file():
-        return folder
-    for inner in (folder, folder / "checkpoints"):
-        if checkpoints := [*_of_kind(inner, "best"), *_of_kind(inner, "last")]:
-            return checkpoints[0]
-    if SearchDir(folder).study.is_file():
-        return _of_best_trial(SearchDir(folder))
-    raise CheckpointError(f"{path}: {_no_checkpoint(path)}")
-
-
-def _of_best_trial(run: SearchDir) -> Path:
-    """Return the best checkpoint of the best trial of a search run."""
-    for part in (run.full, run):
-        best = best_trial(read_trials(part))
-        found = best_checkpoint(part.trial(best.number).checkpoints) if best else None
-        if best and best.miou is not None and found:
-            log.info(
-                "%s: a search run; taking its best trial %s, mIoU %.2f",
-                part.path,
-                best.id,
-                100 * best.miou,
-            )
-            return found
-    raise CheckpointError(f"{run.path}: a search run in which no trial has a best checkpoint yet")
-
-
-def _no_checkpoint(path: Path) -> str:
-    """Return why `path` is no checkpoint, and what was probably meant."""
-    expected = (
-        f"expected a folder with {MANIFEST}, or the folder of a training run with checkpoints/"
-    )
-    if path.is_file():
-        return (
-            f"no checkpoint, but a file; {expected}. For pretrained weights of the encoder, set "
-            f"model.weights: {path}"
-        )
-    if not path.exists():
-        siblings = path.parent.iterdir() if path.parent.is_dir() else ()
-        return f"no checkpoint; {expected}{nearest(path.name, [entry.name for entry in siblings])}"
-    found = sorted(path.glob("*/checkpoints")) or sorted(path.glob("*/trials"))
-    names = ", ".join(inner.parent.name for inner in found[:5])
-    return f"no checkpoint; {expected}{f'; runs in this folder: {names}' if names else ''}"
+    return next(iter((*_of_kind(folder, "best"), *_of_kind(folder, "last"))), None)
 
 
 def verify(path: Path, *, weights_only: bool = False) -> Manifest:

@@ -6,7 +6,7 @@ Trains nothing and writes nothing.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -18,6 +18,10 @@ from segtune.metrics import ConfusionMatrix
 from segtune.runs.records import ValidationScores
 from segtune.training.distributed import Ranks
 from segtune.training.tta import WHOLE_IMAGE, AugmentedInference
+
+# Logits at full width that exist at a time: 512 MB in float32. 150 classes of a validation image
+# with 2048 x 512 pixels are 39 million values.
+WIDE_VALUES = 1 << 27
 
 
 # Images come in many sizes, and torch.compile would compile the network again for each size.
@@ -78,21 +82,63 @@ def predict_labels(logits: Sequence[Tensor], size: tuple[int, ...] | torch.Size)
     averaged. Works in bands of rows: logits of full size do not fit into a cache, and with 150
     classes they hardly fit into memory.
     """
-    upsamplers = [RowUpsampler(prediction.float(), torch.Size(size)) for prediction in logits]
+    upsamplers = _upsamplers(logits, size)
     labels = torch.empty(len(logits[0]), *size, dtype=torch.int64, device=logits[0].device)
     for sample in range(len(labels)):
-        full_widths = [upsampler.upsample_width(sample) for upsampler in upsamplers]
-        for rows in upsamplers[0].row_slices():
-            bands = [
-                u.upsample_rows(width, rows)
-                for u, width in zip(upsamplers, full_widths, strict=True)
-            ]
-            scores = bands[0]
-            if len(bands) > 1:
-                scores = torch.stack([band.softmax(0) for band in bands]).sum(0)
-            # `max` gives the same as `argmax` and is three times as fast along the first dimension.
-            labels[sample, rows] = scores.max(0).indices.view(-1, size[1])
+        for rows, band in _label_bands(upsamplers, sample):
+            labels[sample, rows] = band
     return labels
+
+
+def label_bands(
+    logits: Sequence[Tensor], size: tuple[int, ...] | torch.Size
+) -> Iterator[tuple[slice, Tensor]]:
+    """Yield the labels of one image in bands: which of the H rows, and int64 [rows, W].
+
+    `logits` are predictions [1, C, h, w]. The bands together are `predict_labels`, which takes
+    eight bytes per pixel: two gigabytes for an image of 20,000 x 15,000 pixels.
+    """
+    return _label_bands(_upsamplers(logits, size), 0)
+
+
+def _upsamplers(logits: Sequence[Tensor], size: tuple[int, ...] | torch.Size) -> list[RowUpsampler]:
+    return [RowUpsampler(prediction.float(), torch.Size(size)) for prediction in logits]
+
+
+def _label_bands(upsamplers: Sequence[RowUpsampler], sample: int) -> Iterator[tuple[slice, Tensor]]:
+    width = upsamplers[0].size[1]
+    for bands in _groups_of_bands(upsamplers):
+        whole = slice(bands[0].start, bands[-1].stop)
+        sources = [upsampler.source_rows(whole) for upsampler in upsamplers]
+        held = [
+            upsampler.upsample_width(sample, source)
+            for upsampler, source in zip(upsamplers, sources, strict=True)
+        ]
+        for rows in bands:
+            parts = [
+                upsampler.upsample_rows(full_width, rows, source.start)
+                for upsampler, full_width, source in zip(upsamplers, held, sources, strict=True)
+            ]
+            scores = parts[0]
+            if len(parts) > 1:
+                scores = torch.stack([part.softmax(0) for part in parts]).sum(0)
+            # `max` gives the same as `argmax` and is three times as fast along the first dimension.
+            yield rows, scores.max(0).indices.view(-1, width)
+
+
+def _groups_of_bands(upsamplers: Sequence[RowUpsampler]) -> list[list[slice]]:
+    """Return the bands of an image in groups, all in one group unless the image is large.
+
+    The logits of a group exist at full width, with at most WIDE_VALUES values.
+    """
+    bands = list(upsamplers[0].row_slices())
+    height, width = upsamplers[0].size
+    sources = max(upsampler.logits.shape[-2] for upsampler in upsamplers)
+    values_per_source_row = width * sum(upsampler.logits.shape[1] for upsampler in upsamplers)
+    num_source_rows = max(1, WIDE_VALUES // values_per_source_row - 2)
+    rows_per_band = bands[0].stop - bands[0].start
+    bands_per_group = max(1, num_source_rows * height // (sources * rows_per_band))
+    return [bands[i : i + bands_per_group] for i in range(0, len(bands), bands_per_group)]
 
 
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype:

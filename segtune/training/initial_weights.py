@@ -16,6 +16,7 @@ from segtune.models.segformer import SegFormer
 from segtune.models.upernet import UPerNet
 from segtune.training import checkpoint
 from segtune.training.checkpoint import Manifest
+from segtune.training.locate import find_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ def load_initial_weights(
     logged. Return whether all classes have weights of the checkpoint. Raises CheckpointError if it
     is of another architecture.
     """
-    path = checkpoint.find(source)
+    path = find_checkpoint(source)
     manifest = checkpoint.verify(path, weights_only=True)
     weights = checkpoint.load_weights(path)
     _check_model(path, manifest, model, weights, config.model)

@@ -58,14 +58,32 @@ class AugmentedInference:
         """
         logits = []
         for scale in self.scales:
-            size = [max(MIN_SIDE, round(side * scale)) for side in images.shape[-2:]]
+            size = [max(1, round(side * scale)) for side in images.shape[-2:]]
             scaled = images
             if scale != 1:
                 scaled = F.interpolate(images, size=size, mode="bilinear", align_corners=False)
-            logits.append(self._windowed(model, scaled))
+            logits.append(self._padded(model, scaled))
             if self.flip:
-                logits.append(self._windowed(model, scaled.flip(-1)).flip(-1))
+                logits.append(self._padded(model, scaled.flip(-1)).flip(-1))
         return logits
+
+    def _padded(self, model: Model, images: Tensor) -> Tensor:
+        """Return the logits of images that may be smaller than the encoders take.
+
+        A smaller image is padded below and to the right. Its logits then have one value per pixel,
+        because the border between the image and the padding may lie inside a patch of 4x4 pixels.
+        """
+        height, width = images.shape[-2:]
+        if min(height, width) >= MIN_SIDE:
+            return self._windowed(model, images)
+        # With 0, which is ImageNet's mean after normalisation: training crops are padded with it.
+        missing = (0, max(0, MIN_SIDE - width), 0, max(0, MIN_SIDE - height))
+        padded = F.pad(images, missing)
+        logits = self._windowed(model, padded).float()
+        of_pixels = F.interpolate(
+            logits, size=padded.shape[-2:], mode="bilinear", align_corners=False
+        )
+        return of_pixels[..., :height, :width]
 
     def _windowed(self, model: Model, images: Tensor) -> Tensor:
         """Return the logits of whole images; those of overlapping windows are averaged."""
@@ -73,7 +91,8 @@ class AugmentedInference:
         if self.window is None or max(height, width) <= self.window:
             return model(images)
         total: Tensor | None = None  # the sum; its number of classes is that of the first window
-        count = images.new_zeros(-(-height // OUTPUT_STRIDE), -(-width // OUTPUT_STRIDE))
+        num_logits = (-(-height // OUTPUT_STRIDE), -(-width // OUTPUT_STRIDE))
+        count = images.new_zeros(num_logits, dtype=torch.float32)
         covered_height = covered_width = 0
         for top, bottom in self._spans(height):
             for left, right in self._spans(width):

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from segtune.config.file_kinds import check_is_file
 from segtune.config.schema import (
     ExperimentConfig,
     absolute_paths,
@@ -161,6 +162,7 @@ def _read_blocks(path: str | Path) -> tuple[Tree, Source, str]:
 
     A file with only a space is a study with only that block.
     """
+    check_is_file(path, ("study.yaml",))
     tree, source = read_yaml(path)
     if isinstance(tree, dict) and "space" in tree:
         _refuse_unknown_blocks(tree, source)
@@ -220,7 +222,8 @@ def _refuse_other_kind(tree: Any, source: Source) -> None:
         raise ConfigError(
             [
                 f"{source.name}: this is a config, not a space; give it with --config, and a "
-                "space, such as search_spaces/optim.yaml, with --space. A space has dotted names: "
+                "space, such as search_spaces/optim.yaml, with --space, or train it with: segtune "
+                f"train --config {source.name} --out DIR. A space has dotted names: "
                 "optim.lr: {loguniform: [1e-5, 1e-3]}"
             ]
         )

@@ -26,6 +26,7 @@ from segtune.training import checkpoint
 from segtune.training.checkpoint import Manifest
 from segtune.training.distributed import Ranks
 from segtune.training.initial_weights import load_initial_weights
+from segtune.training.locate import find_checkpoint
 from segtune.training.trainer import Trainer
 
 Weights = dict[str, Tensor]
@@ -186,7 +187,7 @@ def test_classes_without_names_are_the_same_if_their_number_is(
 
 
 def test_manifest_of_a_later_version_is_read(run: Path, tmp_path: Path) -> None:
-    path = Path(shutil.copytree(checkpoint.find(run), tmp_path / "copy"))
+    path = Path(shutil.copytree(find_checkpoint(run), tmp_path / "copy"))
     content = json.loads((path / "manifest.json").read_text())
     (path / "manifest.json").write_text(json.dumps({**content, "host": "a"}))
     assert checkpoint.verify(path).classes == CLASSES
@@ -210,7 +211,7 @@ def test_training_run_with_new_classes_has_no_initial_miou(
     renamed = short.override({"data.classes": [*names[:-1], "other"]})
     run_training(renamed, tmp_path / "new", init_from=tmp_path / "before")
     assert TrialDir(tmp_path / "new").read_epochs()[0].init_miou is None
-    saved = checkpoint.verify(checkpoint.find(tmp_path / "new")).classes
+    saved = checkpoint.verify(find_checkpoint(tmp_path / "new")).classes
     assert saved == (*names[:-1], "other")
 
 
@@ -295,7 +296,7 @@ def test_values_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     ],
 )
 def test_checkpoint_is_found_at(inner: str, run: Path) -> None:
-    assert checkpoint.find(run / inner) == run / "checkpoints" / "best-00001"
+    assert find_checkpoint(run / inner) == run / "checkpoints" / "best-00001"
 
 
 def add_trial(search: SearchDir, number: int, miou: float, state: Any = "completed") -> Path:
@@ -315,26 +316,27 @@ def test_search_run_stands_for_the_best_checkpoint_of_its_best_trial(
     search = SearchDir(tmp_path / "search")
     search.path.mkdir()
     search.study.write_text("config: {}\n")
-    with pytest.raises(CheckpointError, match="no trial has a best checkpoint yet"):
-        checkpoint.find(search.path)
+    with pytest.raises(CheckpointError, match="without a validated healthy trial"):
+        find_checkpoint(search.path)
     add_trial(search, 0, 0.4)
     best = add_trial(search, 1, 0.6)
     add_trial(search, 2, 0.9, state="unhealthy")
     with caplog.at_level(logging.INFO, "segtune"):
-        assert checkpoint.find(search.path) == best
+        assert find_checkpoint(search.path) == best
     assert "best trial 0001, mIoU 60.00" in caplog.text
-    assert checkpoint.find(search.trial(0).path).parent.parent == search.trial(0).path
+    assert find_checkpoint(search.trial(0).path).parent.parent == search.trial(0).path
     # After a search on a proxy, the trials at full length count.
     full = add_trial(search.full, 0, 0.5)
-    assert checkpoint.find(search.path) == full
+    search.full.best.touch()
+    assert find_checkpoint(search.path) == full
 
 
 @pytest.mark.parametrize(
     ("name", "text"),
     [
         ("first-2", "did you mean 'first'"),
-        (".", "runs in this folder: first"),
-        ("mit.pth", r"but a file; .* set model\.weights: \S+mit\.pth"),
+        (".", "training runs in this folder: first"),
+        ("mit.pth", r"a file of weights, .* set model\.weights: \S+mit\.pth"),
     ],
 )
 def test_path_that_is_no_checkpoint_points_to_its_neighbours(
@@ -343,7 +345,7 @@ def test_path_that_is_no_checkpoint_points_to_its_neighbours(
     shutil.copytree(run, tmp_path / "first")
     (tmp_path / "mit.pth").touch()
     with pytest.raises(CheckpointError, match=text):
-        checkpoint.find(tmp_path / name)
+        find_checkpoint(tmp_path / name)
 
 
 # ---- damage ----
@@ -351,7 +353,7 @@ def test_path_that_is_no_checkpoint_points_to_its_neighbours(
 
 def test_checkpoint_without_its_manifest_says_so(run: Path, tmp_path: Path) -> None:
     (tmp_path / "copy").mkdir()
-    shutil.copy(checkpoint.find(run) / "weights.safetensors", tmp_path / "copy")
+    shutil.copy(find_checkpoint(run) / "weights.safetensors", tmp_path / "copy")
     pattern = r"copy: manifest\.json is absent, which holds the config.*copy the whole folder again"
     with pytest.raises(CheckpointError, match=pattern):
         init_from(tmp_path / "copy", CLASSES)
@@ -375,12 +377,12 @@ def test_weights_are_taken_from_a_checkpoint_without_its_state(run: Path, tmp_pa
     (tmp_path / "checkpoints" / "best-00001" / "state.pt").unlink()
     assert init_from(tmp_path, CLASSES)[1]
     with pytest.raises(CheckpointError, match=r"state\.pt: absent"):
-        checkpoint.verify(checkpoint.find(tmp_path))
+        checkpoint.verify(find_checkpoint(tmp_path))
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"epoch": 1'])
 def test_damaged_manifest_is_named(text: str, run: Path, tmp_path: Path) -> None:
-    path = Path(shutil.copytree(checkpoint.find(run), tmp_path / "best-00001"))
+    path = Path(shutil.copytree(find_checkpoint(run), tmp_path / "best-00001"))
     (path / "manifest.json").write_text(text)
     with pytest.raises(CheckpointError, match=r"manifest\.json: damaged"):
         checkpoint.verify(path)
@@ -388,10 +390,10 @@ def test_damaged_manifest_is_named(text: str, run: Path, tmp_path: Path) -> None
 
 def test_copies_that_a_user_made_are_neither_taken_nor_removed(run: Path, tmp_path: Path) -> None:
     folder = tmp_path / "checkpoints"
-    path = Path(shutil.copytree(checkpoint.find(run), folder / "best-00001"))
+    path = Path(shutil.copytree(find_checkpoint(run), folder / "best-00001"))
     for name in ("best-old", "best-00009.bak", "last-00007 (copy)"):
         shutil.copytree(path, folder / name)
-    assert checkpoint.find(tmp_path) == path
+    assert find_checkpoint(tmp_path) == path
     checkpoint.remove_after(folder, 1)
     save(tmp_path, {"w": torch.zeros(1)}, ExperimentConfig(), kind="last")
     names = ["best-00001", "best-00009.bak", "best-old", "last-00001", "last-00007 (copy)"]

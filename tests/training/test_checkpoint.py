@@ -12,6 +12,7 @@ from segtune.config.schema import ExperimentConfig
 from segtune.errors import CheckpointError
 from segtune.training import checkpoint
 from segtune.training.checkpoint import Kind, Manifest
+from segtune.training.locate import find_checkpoint
 
 WEIGHTS = {"w": torch.arange(6.0).reshape(2, 3)}
 
@@ -135,6 +136,6 @@ def test_pickled_code_is_not_run(tmp_path: Path) -> None:
 def test_folder_of_a_training_run_stands_for_its_best_checkpoint(tmp_path: Path) -> None:
     save(tmp_path / "checkpoints", "last", 4)
     save(tmp_path / "checkpoints", "best", 2)
-    assert checkpoint.find(tmp_path).name == "best-00002"
+    assert find_checkpoint(tmp_path).name == "best-00002"
     with pytest.raises(CheckpointError, match="nowhere: no checkpoint; expected"):
-        checkpoint.find(tmp_path / "nowhere")
+        find_checkpoint(tmp_path / "nowhere")

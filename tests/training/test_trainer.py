@@ -29,6 +29,7 @@ from segtune.runs.rundir import TrialDir
 from segtune.training import checkpoint
 from segtune.training.distributed import Ranks
 from segtune.training.evaluation import evaluate
+from segtune.training.locate import find_checkpoint
 from segtune.training.prediction import load_model
 from segtune.training.trainer import Trainer, TrialCancelled
 
@@ -228,7 +229,7 @@ def test_init_from_takes_weights_only_and_warns_of_a_large_rate(
     train(start(tiny_config.override({"schedule.eta_min": 1e-5}), tmp_path / "a"))
     config = tiny_config.override({"optim.lr": 0.1})
     trainer = start(config, tmp_path / "b", init_from=tmp_path / "a")
-    saved = checkpoint.load_weights(checkpoint.find(tmp_path / "a"))
+    saved = checkpoint.load_weights(find_checkpoint(tmp_path / "a"))
     weights = trainer.model.state_dict()
     assert all(torch.equal(value, saved[name]) for name, value in weights.items())
     assert (trainer.epoch, trainer.step) == (0, 0)
@@ -468,6 +469,7 @@ from segtune.runs.rundir import TrialDir
 from segtune.training.distributed import Ranks
 from segtune.training.memory import OutOfMemoryError
 from segtune.training.trainer import Trainer
+from segtune.training.locate import find_checkpoint
 
 def refuse(module, inputs):
     if len(inputs[0]) > 2:
