@@ -115,6 +115,7 @@ class TrainLoader:
         the data set or the ranks.
         """
         samples = TrainSamples(config)
+        self.pairs = samples.decoded.pairs
         self.num_images = len(samples.decoded)
         _check_batch_size(config.schedule, world_size, self.num_images)
         self._batches = _TrainBatches(config, self.num_images, rank, world_size)
@@ -147,6 +148,7 @@ class ValLoader:
     ) -> None:
         """`cpus`: as in `TrainLoader`. Raises DataError if the data set is incomplete."""
         samples = ValSamples(config.data)
+        self.pairs = samples.decoded.pairs
         self.num_images = len(samples.decoded)
         batches = _val_batches(samples, rank, world_size)
         self._loader = _data_loader(
