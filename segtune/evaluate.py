@@ -68,6 +68,7 @@ def _add_augmentation_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
+    from segtune.data.class_coverage import ignored_class_note
     from segtune.data.layouts import class_names
     from segtune.data.loader import ValLoader
     from segtune.metrics import csv_rows, format_table
@@ -90,6 +91,8 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     precision = autocast_dtype(config.optim.precision, ranks.device)
     summary = evaluate(model, images, ranks, config, len(names), precision, views).summary()
     print(format_table(summary, names))
+    if note := ignored_class_note(config.data, names):
+        print(note)
     table = Path(arguments.csv) if arguments.csv else checkpoint / "evaluation.csv"
     text = io.StringIO()
     csv.writer(text).writerows(csv_rows(summary, names))

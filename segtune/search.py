@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from segtune.api import run_study
+from segtune.api import check_study_data, run_study
 from segtune.cli import DONE, INTERRUPTED, UNHEALTHY, add_set_argument, run_command
 from segtune.errors import RunError
 from segtune.reporting.html import write_report
@@ -125,6 +125,7 @@ def _search(arguments: argparse.Namespace) -> int:
     changes = {name: value for name, value in values.items() if value is not None}
     study = load_study(arguments.space, arguments.config, arguments.set, changes)
     if arguments.dry_run:
+        check_study_data(study)
         print(search_plan(study))
         return DONE
     out, stem = Path(arguments.out), Path(arguments.space).stem

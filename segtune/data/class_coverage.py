@@ -71,7 +71,7 @@ def check_training_masks(
     raise ConfigError(
         [
             f"loss.class_weights: the weight of every class in the training masks is 0 ({names}), "
-            "so nothing is trained; give one of them a weight above 0"
+            "so none of them is trained; give one of them a weight above 0"
         ]
     )
 
@@ -146,7 +146,8 @@ def coverage_notes(
     notes = [
         f"class {classes[label]!r} (label {label}) is in no image of either split"
         for label in absent
-        if label in absent_in_val
+        # If this is a problem, it names these classes.
+        if label in absent_in_val and len(absent) <= len(classes) - MIN_CLASSES
     ]
     notes += [
         f"class {classes[label]!r} (label {label}) is in no validation image, so its IoU is not "
