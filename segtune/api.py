@@ -134,13 +134,13 @@ def check_study_data(study: Study) -> None:
     this machine does not have the data set, or if the study searches settings of the data set:
     then each trial checks its own.
     """
-    from segtune.data.class_coverage import check_training_masks
-    from segtune.data.layouts import class_names, open_split
-
     data = study.config.data
     is_searched = any(name.startswith("data.") for name in study.space.names)
     if data.layout == "shapes" or is_searched or not Path(data.root).is_dir():
         return
+    from segtune.data.class_coverage import check_training_masks
+    from segtune.data.layouts import class_names, open_split
+
     check_training_masks(open_split(data, "train"), data, class_names(data))
 
 

@@ -177,10 +177,10 @@ def _check_batch_size(schedule: ScheduleConfig, world_size: int, num_images: int
     largest = num_images // parts * parts
     near = min(max(1, round(schedule.batch_size / parts)) * parts, largest)
     problem = ""
-    if schedule.batch_size % parts:
-        problem = f"does not divide among {world_size} workers x accumulate {schedule.accumulate}"
-    elif schedule.batch_size > num_images:
+    if schedule.batch_size > num_images:
         problem = f"is more than the {num_images} training images"
+    elif schedule.batch_size % parts:
+        problem = f"does not divide among {world_size} workers x accumulate {schedule.accumulate}"
     if problem:
         way_out = f"the nearest is {near}" if near else _fewer_parts(num_images, schedule, parts)
         raise ConfigError([f"schedule.batch_size: {schedule.batch_size} {problem}; {way_out}"])
