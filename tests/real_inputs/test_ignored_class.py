@@ -1,16 +1,24 @@
 """If ignore_index is the label of a class, this class is left out of every mean."""
 
 import math
+from collections.abc import Callable
+from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
 
+from segtune import evaluate
+from segtune.config.data_config import DataConfig
 from segtune.config.schema import ExperimentConfig
 from segtune.metrics import ConfusionMatrix, csv_rows, format_table
 from segtune.runs.records import EpochRecord, ValidationScores
+from segtune.runs.rundir import TrialDir
+from segtune.training.distributed import Ranks
 from segtune.training.evaluation import validation_scores
 from segtune.training.health import HealthMonitor
+from segtune.training.trainer import Trainer
 
 
 def independent_miou(target: np.ndarray, prediction: np.ndarray, ignore: int, count: int) -> float:
@@ -93,3 +101,26 @@ def test_model_that_predicts_one_of_two_counted_classes_is_collapsed() -> None:
     confusion.update(torch.ones(9, dtype=torch.int64), torch.tensor([1] * 6 + [2] * 2 + [0]))
     assert confusion.constant_miou() == pytest.approx(confusion.summary()["mIoU"])
     assert judge(validation_scores(confusion, ["background", "thing", "other"])) == "collapsed"
+
+
+def test_evaluate_says_that_the_ignored_class_does_not_count(
+    tiny_config: ExperimentConfig,
+    make_data_set: Callable[..., DataConfig],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    mask = np.repeat([0, 1, 1, 1], 16).astype(np.uint8)[:, None].repeat(64, 1)
+    names = [f"{kind}/{split}/0.png" for kind in ("images", "masks") for split in ("train", "val")]
+    write = {name: lambda path: cv2.imwrite(str(path), mask) for name in names}
+    data = make_data_set(write, ignore_index=0)
+    changes = {f"data.{name}": getattr(data, name) for name in ("layout", "root", "ignore_index")}
+    changes |= {"data.classes": ["background", "thing"], "schedule.batch_size": 1}
+    config = tiny_config.override({**changes, "schedule.epochs": 1})
+    trainer = Trainer.start(config, TrialDir(tmp_path / "run"), Ranks())
+    (record,) = trainer.epochs()
+    assert record.validation
+    assert record.validation.class_iou[0] is None
+    assert evaluate.main(["--checkpoint", str(tmp_path / "run")]) == 0
+    printed = capsys.readouterr().out
+    assert "data.ignore_index: 0 is class 'background', which is not trained" in printed
+    assert f"{100 * record.validation.miou:.2f}" in printed

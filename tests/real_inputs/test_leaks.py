@@ -7,10 +7,17 @@ import cv2
 import numpy as np
 import pytest
 
+from segtune.api import check_study_data
 from segtune.config.data_config import DataConfig
+from segtune.config.schema import ExperimentConfig
+from segtune.config.yaml_io import write_yaml
 from segtune.data.layouts import open_split
 from segtune.data.leaks import leak_warning
 from segtune.data.statistics import check_data_set
+from segtune.runs.rundir import TrialDir
+from segtune.training.distributed import Ranks
+from segtune.training.trainer import Trainer
+from segtune.tuning.study import load_study
 
 MakeDataSet = Callable[..., DataConfig]
 MASK = np.repeat(np.array([[0, 1]], np.uint8), 8, 0).repeat(4, 1)
@@ -49,6 +56,23 @@ def test_validation_names_in_the_training_list_are_counted(make_data_set: MakeDa
         "data.val: 2 of 4 validation images are also training images (first d), so mIoU is too "
         "high; see segtune data check"
     )
+
+
+def test_start_of_a_training_run_and_of_a_search_warns_once_of_leaks(
+    make_data_set: MakeDataSet, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    lists = {"train.txt": text(*"abcd"), "val.txt": text(*"dcef")}
+    data = make_data_set({**writers(IMAGES), **lists})
+    config = ExperimentConfig.parse({"data": data.dump(), "model": {"encoder": "mit_nano"}})
+    config = config.override({"schedule.batch_size": 2, "schedule.val_every": 1})
+    path = tmp_path / "config.yaml"
+    path.write_text(write_yaml(config.dump()))
+    space = tmp_path / "space.yaml"
+    space.write_text("optim.lr: {loguniform: [1.0e-5, 1.0e-3]}\n")
+    check_study_data(load_study(space, path))
+    Trainer.start(config, TrialDir(tmp_path / "run"), Ranks())
+    leaks = [r for r in caplog.records if "2 of 4 validation images are also" in r.message]
+    assert [record.levelname for record in leaks] == ["WARNING"] * 2
 
 
 def test_images_that_num_images_leaves_out_do_not_leak(make_data_set: MakeDataSet) -> None:
