@@ -117,6 +117,7 @@ def run_study(
     events = events or _NoEvents()
     # Before the lock, which creates the folder: a name that was misspelt leaves nothing behind.
     run = SearchDir.open(folder) if resume else SearchDir(folder)
+    check_study_data(study)
     earlier = None
     if warm_start and not resume:
         earlier = earlier_runs.collect(study, warm_start)
@@ -128,6 +129,32 @@ def run_study(
             write_atomic(run.best, last.best.read_bytes())
     trials = to_frame(read_trials(run))
     return StudyResult(_best(study, last), trials, run.path, interrupted)
+
+
+def check_study_data(study: Study) -> None:
+    """Raise DataError if the config's training masks have fewer than two classes.
+
+    Otherwise every trial would fail with this message, after reading all masks. Warn of an ignored
+    class, and of validation images that are also training images. Do nothing if this machine does
+    not have the data set, or if the study searches settings of the data set: then each trial checks
+    its own.
+    """
+    data = study.config.data
+    is_searched = any(name.startswith("data.") for name in study.space.names)
+    if data.layout == "shapes" or is_searched or not Path(data.root).is_dir():
+        return
+    from segtune.data.class_coverage import check_training_masks, ignored_class_note
+    from segtune.data.layouts import class_names, open_split
+    from segtune.data.leaks import leak_warning
+
+    train, classes = open_split(data, "train"), class_names(data)
+    check_training_masks(train, data, classes)
+    for warning in (
+        ignored_class_note(data, classes),
+        leak_warning(train, open_split(data, "val")),
+    ):
+        if warning:
+            log.warning("%s", warning)
 
 
 def _best(study: Study, run: SearchDir) -> BestTrial | None:

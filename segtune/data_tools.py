@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,10 +14,11 @@ from segtune.errors import ConfigError, DataError
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from segtune.data.layouts import Pair
     from segtune.data.statistics import DataSetStatistics
 
-# `data check` prints at most this many problems.
-MAX_PROBLEMS = 50
+# `data check` prints at most this many problems, and as many notes.
+MAX_LINES = 50
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -66,14 +67,16 @@ def _check(arguments: argparse.Namespace) -> int:
     from segtune.reporting.terminal import wide_console
 
     config = load_config(arguments.config, arguments.set).data
-    content = check_data_set(config)
+    content = check_data_set(config, _with_progress)
     wide_console().print(_table(content, config.root, config.ignore_index), markup=False)
     print(
         f"{content.train.num_images} training and {content.val.num_images} validation images, "
         f"{len(content.classes)} classes"
     )
+    if content.notes:
+        print(_list("note", content.notes))
     if content.problems:
-        raise DataError(_problem_list(content.problems))
+        raise DataError(_list("problem", content.problems))
     print("no problems found")
     return 0
 
@@ -86,7 +89,12 @@ def _table(content: DataSetStatistics, root: str, ignore_index: int) -> Table:
         title=f"share of pixels by class, {root}",
         title_justify="left",
     )
-    for label, name in [*enumerate(content.classes), (ignore_index, "(ignored)")]:
+    rows = list(enumerate(content.classes))
+    if ignore_index < len(rows):
+        rows[ignore_index] = (ignore_index, f"{content.classes[ignore_index]} (ignored)")
+    else:
+        rows.append((ignore_index, "(ignored)"))
+    for label, name in rows:
         cells = [str(label), name]
         for split in (content.train, content.val):
             cells += [f"{100 * split.pixel_share(label):.2f} %", str(split.images[label])]
@@ -94,11 +102,26 @@ def _table(content: DataSetStatistics, root: str, ignore_index: int) -> Table:
     return table
 
 
-def _problem_list(problems: Sequence[str]) -> str:
-    lines = [f"{len(problems)} problems:", *problems[:MAX_PROBLEMS]]
-    if len(problems) > MAX_PROBLEMS:
-        lines.append(f"… and {len(problems) - MAX_PROBLEMS} more")
-    return "\n".join(lines)
+def _with_progress(split: str, pairs: Sequence[Pair]) -> Iterable[Pair]:
+    """Yield the pairs of a split, with a progress bar on stderr if that is a terminal."""
+    from rich.console import Console
+    from rich.progress import track
+
+    console = Console(stderr=True)
+    return track(
+        pairs,
+        description=f"reading {split}",
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+
+
+def _list(noun: str, lines: Sequence[str]) -> str:
+    """Return the number of problems or notes, and at most MAX_LINES of them, one a line."""
+    head = f"{len(lines)} {noun}{'' if len(lines) == 1 else 's'}:"
+    more = [f"… and {len(lines) - MAX_LINES} more"] if len(lines) > MAX_LINES else []
+    return "\n".join([head, *lines[:MAX_LINES], *more])
 
 
 if __name__ == "__main__":

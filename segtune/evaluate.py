@@ -19,6 +19,7 @@ from segtune.cli import (
     run_command,
     say_once,
 )
+from segtune.config.data_config import DataConfig
 from segtune.config.schema import ExperimentConfig, load_config
 from segtune.errors import ConfigError, RunError
 from segtune.reporting.progress import follow
@@ -131,7 +132,7 @@ def _evaluate_on(
     matrix = evaluate(model, images, ranks, config, len(names), precision, views)
     if ranks.is_first:
         table = Path(arguments.csv) if arguments.csv else checkpoint / "evaluation.csv"
-        _report(matrix.summary(), names, table)
+        _report(matrix.summary(), names, config.data, table)
     if show_dir is None:
         return DONE
     return _show(model, config, show_dir, ranks)
@@ -148,10 +149,13 @@ def _check_table(path: Path) -> None:
         raise RunError(f"--csv: {path} cannot be written: {folder} is no writable folder")
 
 
-def _report(summary: dict[str, Any], names: Sequence[str], table: Path) -> None:
+def _report(summary: dict[str, Any], names: Sequence[str], data: DataConfig, table: Path) -> None:
+    from segtune.data.class_coverage import ignored_class_note
     from segtune.metrics import csv_rows, format_table
 
     print(format_table(summary, names))
+    if note := ignored_class_note(data, names):
+        print(note)
     text = io.StringIO()
     csv.writer(text).writerows(csv_rows(summary, names))
     try:

@@ -42,7 +42,8 @@ class ConfusionMatrix:
     def constant_miou(self) -> float:
         """Return the mIoU, in 0..1, of predicting the most frequent class in every pixel.
 
-        A trained model has to be better than this. Without any pixel, it is 0.
+        A trained model has to be better than this. Without any pixel, it is 0. If only one class
+        is labelled, it is 1: no model can be better.
         """
         labels = self.matrix.sum(1)
         return float(labels.max() / labels.sum() / (labels > 0).sum()) if labels.sum() else 0.0
@@ -57,7 +58,8 @@ class ConfusionMatrix:
         """Return aAcc, mIoU, mAcc and mDice in 0..1, and the arrays iou, acc and dice per class.
 
         A class that is neither present nor predicted is NaN, and left out of the means. `acc` is
-        NaN for every class that is not present.
+        NaN for every class that is not present. If ignore_index is the label of a class, this class
+        is NaN too, also if it is predicted: no pixel could count as correct.
         """
         counts = self.matrix.cpu().numpy().astype(np.float64)
         correct = counts.diagonal()
@@ -68,6 +70,9 @@ class ConfusionMatrix:
             acc = correct / labels
             dice = 2 * correct / (labels + predicted)
             all_acc = correct.sum() / counts.sum()
+        if self.ignore_index < self.num_classes:
+            for scores in (iou, acc, dice):
+                scores[self.ignore_index] = np.nan
         return {
             "aAcc": float(np.nan_to_num(all_acc)),
             "mIoU": _mean_of_defined(iou),

@@ -9,7 +9,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from segtune.api import run_study
+from segtune.api import check_study_data, run_study
 from segtune.cli import (
     DONE,
     INTERRUPTED,
@@ -144,6 +144,7 @@ def _search(arguments: argparse.Namespace) -> int:
         check_name(arguments.name)
     study = load_study(arguments.space, arguments.config, arguments.set, changes)
     if arguments.dry_run:
+        check_study_data(study)
         print(search_plan(study))
         return DONE
     out, resume = Path(arguments.out), arguments.resume or arguments.extend

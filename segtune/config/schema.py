@@ -207,6 +207,11 @@ class LossConfig(Settings):
                 "at least one of focal.weight, dice.weight and ce.weight must be above 0, "
                 "got 0 for all three"
             )
+        if self.class_weights is not None and not any(self.class_weights):
+            raise ValueError(
+                "at least one of class_weights must be above 0, got "
+                f"{len(self.class_weights)} values of 0; null gives every class the weight 1"
+            )
         return self
 
 

@@ -120,6 +120,7 @@ class TrainLoader:
         the data set or the ranks.
         """
         samples = TrainSamples(config)
+        self.pairs = samples.decoded.pairs
         self.num_images = len(samples.decoded)
         _check_batch_size(config.schedule, world_size, self.num_images)
         self._batches = _TrainBatches(config, self.num_images, rank, world_size)
@@ -162,6 +163,7 @@ class ValLoader:
     ) -> None:
         """`cpus`: as in `TrainLoader`. Raises DataError if the data set is incomplete."""
         samples = ValSamples(config.data)
+        self.pairs = samples.decoded.pairs
         self.num_images = len(samples.decoded)
         batches = _val_batches(samples, rank, world_size)
         self._loader = _data_loader(
@@ -193,21 +195,21 @@ def num_loaders(config: ExperimentConfig, cpus: float | None = None) -> int:
 
 def _check_batch_size(schedule: ScheduleConfig, world_size: int, num_images: int) -> None:
     parts = world_size * schedule.accumulate
-    if schedule.batch_size % parts:
-        near = max(1, schedule.batch_size // parts) * parts
-        raise ConfigError(
-            [
-                f"schedule.batch_size: {schedule.batch_size} does not divide among {world_size} "
-                f"workers x accumulate {schedule.accumulate}; the nearest is {near}"
-            ]
-        )
+    largest = num_images // parts * parts
+    near = min(max(1, round(schedule.batch_size / parts)) * parts, largest)
+    problem = ""
     if schedule.batch_size > num_images:
-        raise ConfigError(
-            [
-                f"schedule.batch_size: {schedule.batch_size} is more than the {num_images} "
-                "training images"
-            ]
-        )
+        problem = f"is more than the {num_images} training images"
+    elif schedule.batch_size % parts:
+        problem = f"does not divide among {world_size} workers x accumulate {schedule.accumulate}"
+    if problem:
+        way_out = f"the nearest is {near}" if near else _fewer_parts(num_images, schedule, parts)
+        raise ConfigError([f"schedule.batch_size: {schedule.batch_size} {problem}; {way_out}"])
+
+
+def _fewer_parts(num_images: int, schedule: ScheduleConfig, parts: int) -> str:
+    text = f"{num_images} training images are fewer than these {parts} parts of a batch"
+    return f"{text}, so use fewer workers" + (" or accumulate 1" if schedule.accumulate > 1 else "")
 
 
 def _data_loader(

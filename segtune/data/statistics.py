@@ -5,78 +5,99 @@ Reads every image and mask. Prints nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from segtune.config.data_config import DataConfig
+from segtune.data.class_coverage import LabelCounts, coverage_notes, coverage_problems
 from segtune.data.decode import load_pair
-from segtune.data.layouts import class_names, open_split
+from segtune.data.layouts import Pair, class_names, open_split
+from segtune.data.leaks import Content, content_problems, listing_problems
 from segtune.errors import DataError
+
+# Receives a split and its pairs, and yields each pair when it is to be read: shows progress.
+Watch = Callable[[str, Sequence[Pair]], Iterable[Pair]]
 
 
 @dataclass(frozen=True)
-class SplitStatistics:
-    """The content of a split, by label 0..255."""
+class SplitStatistics(LabelCounts):
+    """The content of a split."""
 
-    num_images: int
-    pixels: np.ndarray  # pixels of each label, int64 [256]
-    images: np.ndarray  # images with at least one pixel of each label, int64 [256]
     problems: Sequence[str]
-
-    def pixel_share(self, label: int) -> float:
-        """Return the fraction of all pixels that have this label, in 0..1."""
-        return float(self.pixels[label] / max(1, self.pixels.sum()))
+    content: Sequence[Content]  # of each pair that could be read
 
 
 @dataclass(frozen=True)
 class DataSetStatistics:
-    """The content of both splits, and the problems of the data set."""
+    """The content of both splits, the problems of the data set, and what is only worth knowing."""
 
     classes: Sequence[str]
     train: SplitStatistics
     val: SplitStatistics
-    problems: Sequence[str]
+    problems: Sequence[str]  # each makes scores wrong or hides pixels from the training
+    notes: Sequence[str]  # also true of good data sets
 
 
-def check_data_set(config: DataConfig) -> DataSetStatistics:
-    """Read the whole data set and list its problems.
+def check_data_set(config: DataConfig, watch: Watch | None = None) -> DataSetStatistics:
+    """Read the whole data set and list its problems and notes.
 
-    Raises DataError only if the class names or a split cannot be found.
+    `watch` is called with each split before it is read, and yields its pairs. Raises DataError only
+    if the class names or a split cannot be found.
     """
     classes = class_names(config)
-    train = read_split(config, "train", len(classes))
-    val = read_split(config, "val", len(classes))
-    problems = [*train.problems, *val.problems, *_untrained_classes(classes, train, val)]
-    return DataSetStatistics(classes, train, val, problems)
+    train = read_split(config, "train", len(classes), watch)
+    val = read_split(config, "val", len(classes), watch)
+    leaks = content_problems(train.content, val.content)
+    problems = [
+        *train.problems,
+        *val.problems,
+        *coverage_problems(config, classes, train, val),
+        *listing_problems(config),
+        *leaks.problems,
+    ]
+    notes = [*coverage_notes(config, classes, train, val), *leaks.notes]
+    return DataSetStatistics(classes, train, val, problems, notes)
 
 
-def read_split(config: DataConfig, split: str, num_classes: int) -> SplitStatistics:
+def read_split(
+    config: DataConfig, split: str, num_classes: int, watch: Watch | None = None
+) -> SplitStatistics:
     """Read every pair of a split. Raises DataError only if the split itself cannot be opened."""
-    pixels = np.zeros(256, np.int64)
-    images = np.zeros(256, np.int64)
-    problems = []
+    num_labels = max(256, num_classes, config.ignore_index + 1)
+    pixels = np.zeros(num_labels, np.int64)
+    images = np.zeros(num_labels, np.int64)
+    problems: dict[str, list[str]] = {}  # the files of each kind of problem
+    content = []
     pairs = open_split(config, split)
-    for pair in pairs:
+    for pair in watch(split, pairs) if watch else pairs:
         try:
-            _, mask = load_pair(pair, config, num_classes)
+            image, mask = load_pair(pair, config, num_classes)
         except DataError as error:
-            problems.append(str(error))
+            _add_problem(problems, pair, str(error))
             continue
-        counts = np.bincount(mask.ravel(), minlength=256)
+        counts = np.bincount(mask.ravel(), minlength=num_labels)
         pixels += counts
         images += counts > 0
+        content.append(Content.of(pair, image, mask))
         if counts[:num_classes].sum() == 0:
-            problems.append(f"{pair.mask}: every pixel is ignored")
-    return SplitStatistics(len(pairs), pixels, images, problems)
+            _add_problem(problems, pair, f"{pair.mask}: every pixel is ignored")
+    grouped = [_describe(text, files) for text, files in problems.items()]
+    return SplitStatistics(len(pairs), pixels, images, grouped, content)
 
 
-def _untrained_classes(
-    classes: Sequence[str], train: SplitStatistics, val: SplitStatistics
-) -> list[str]:
-    return [
-        f"class {name!r} (label {label}) is in the validation images and in no training image"
-        for label, name in enumerate(classes)
-        if val.images[label] and not train.images[label]
-    ]
+def _add_problem(problems: dict[str, list[str]], pair: Pair, message: str) -> None:
+    """Add a problem of one file to those that have the same text after the file's name."""
+    for file in (pair.mask, pair.image):
+        if message.startswith(f"{file}: "):
+            problems.setdefault(message.removeprefix(f"{file}: "), []).append(file)
+            return
+    problems.setdefault(message, []).append("")
+
+
+def _describe(text: str, files: Sequence[str]) -> str:
+    """Return one line for a problem of one or more files."""
+    if len(files) == 1:
+        return f"{files[0]}: {text}" if files[0] else text
+    return f"{len(files)} files: {text}; first {min(files)}" if files[0] else text

@@ -54,13 +54,17 @@ def head_parameters(model: SegFormer | UPerNet) -> tuple[str, ...]:
     return model.head_prefixes
 
 
-def check_batch(config: ModelConfig, num_images: int) -> None:
-    """Raise ConfigError if a model cannot train on `num_images` images per worker and step."""
+def check_batch(config: ModelConfig, num_images: int, num_parts: int = 1) -> None:
+    """Raise ConfigError if a model cannot train on `num_images` images per worker and step.
+
+    `num_parts` is the number of workers times the backward passes of an optimiser step.
+    """
     if config.name == "upernet" and num_images < 2:
         raise ConfigError(
             [
                 "schedule.batch_size: UPerNet pools to 1x1 pixel before a BatchNorm, which needs "
-                "2 or more images per worker; raise batch_size, or use fewer workers or "
+                f"2 or more images per worker and backward pass, got {num_images}; the smallest "
+                f"batch_size is {2 * num_parts} here; raise it, or use fewer workers or "
                 "accumulate 1"
             ]
         )

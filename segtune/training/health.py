@@ -158,6 +158,8 @@ class HealthMonitor:
         self._update_streaks(record.epoch, scores)
         if record.epoch >= self.config.schedule.epochs:
             return None  # the training run is over: ending it would save nothing
+        if scores.constant_miou >= 1:
+            return None  # one class is labelled: predicting it everywhere is right
         patience = self._patience(record)
         num_flat = record.epoch - self._flat_since
         num_constant = 0 if self._constant_since is None else record.epoch - self._constant_since

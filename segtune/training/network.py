@@ -24,7 +24,7 @@ def build_network(config: ExperimentConfig, num_classes: int, ranks: Ranks) -> S
     the network cannot train on.
     """
     num_parts = ranks.world_size * config.schedule.accumulate
-    check_batch(config.model, config.schedule.batch_size // num_parts)
+    check_batch(config.model, config.schedule.batch_size // num_parts, num_parts)
     network = build_model(config.model, num_classes)
     if config.model.sync_norms and ranks.world_size > 1:
         if ranks.device.type == "cuda":

@@ -19,7 +19,9 @@ import torch
 
 from segtune.config.schema import ExperimentConfig
 from segtune.config.yaml_io import write_yaml
+from segtune.data.class_coverage import check_training_masks, ignored_class_note
 from segtune.data.layouts import class_names
+from segtune.data.leaks import leak_warning
 from segtune.data.loader import Batch, TrainLoader, ValLoader
 from segtune.data.value_range import find_value_range
 from segtune.losses.segmentation import build_loss
@@ -86,6 +88,8 @@ class Trainer:
         self.classes = class_names(config.data)
         self.train_data = TrainLoader(config, ranks.rank, ranks.world_size, cpus=cpus)
         self.val_data = ValLoader(config, ranks.rank, ranks.world_size, cpus=cpus)
+        self.loss = build_loss(config.loss, len(self.classes), config.data.ignore_index)
+        self._check_data()
         self.precision = autocast_dtype(config.optim.precision, ranks.device)
         with seeded(config.seed, ranks.device):
             self.network = build_network(
@@ -311,6 +315,24 @@ class Trainer:
         )
         return validation_scores(matrix, self.classes)
 
+    def _check_data(self) -> None:
+        """Check what the masks contain, on all ranks; warn of the rest, on rank 0."""
+        config = self.config
+        # Dice has no class weights, so it trains the classes with weight 0, too.
+        weights = None if config.loss.dice.weight else config.loss.class_weights
+        check_training_masks(self.train_data.pairs, config.data, self.classes, weights)
+        warnings = [
+            ignored_class_note(config.data, self.classes),
+            leak_warning(self.train_data.pairs, self.val_data.pairs),
+        ]
+        if config.schedule.eta_min > config.optim.lr:
+            warnings.append(
+                f"schedule.eta_min: {config.schedule.eta_min:g} is above optim.lr "
+                f"{config.optim.lr:g}, so the learning rate rises until the end"
+            )
+        for warning in filter(None, warnings if self.ranks.is_first else ()):
+            log.warning("%s", warning)
+
     def _set_up(self) -> None:
         """Set up the folder, the health monitor and the training step, with the final weights."""
         # Rank 0 changes the folder after all ranks have read their checkpoint from it. The ranks
@@ -321,11 +343,10 @@ class Trainer:
         self.ranks.barrier()
         self.health.replay(self.out.read_epochs(self.epoch))
         self.model = self.ranks.wrap(self.network)
-        loss = build_loss(self.config.loss, len(self.classes), self.config.data.ignore_index)
         self.train_step = TrainStep(
             self.config.optim,
             self.model,
-            loss,
+            self.loss,
             self.optimizer,
             self.scaler,
             self.precision,

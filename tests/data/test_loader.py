@@ -120,7 +120,7 @@ def test_every_image_is_validated_once_over_all_ranks(tiny_config: ExperimentCon
 
 def test_batch_sizes_that_do_not_fit_are_refused(tiny_config: ExperimentConfig) -> None:
     with pytest.raises(
-        ConfigError, match="8 does not divide among 3 workers x accumulate 1; the nearest is 6"
+        ConfigError, match="8 does not divide among 3 workers x accumulate 1; the nearest is 9"
     ):
         TrainLoader(tiny_config, 0, 3)
     with pytest.raises(ConfigError, match="25 is more than the 24 training images"):

@@ -27,10 +27,14 @@ def test_every_problem_is_listed(voc_config: DataConfig, voc_root: Path) -> None
     content = check_data_set(voc_config)
     assert content.train.num_images == 2
     assert content.train.pixels.sum() == 48
-    bad_labels, all_ignored, *untrained = content.problems
+    bad_labels, all_ignored, *untrained, too_few = content.problems
     assert bad_labels.startswith(f"{masks}/a.png: labels [99] are outside the 21 classes")
     assert all_ignored == f"{masks}/b.png: every pixel is ignored"
     assert untrained == [
         f"class {name!r} (label {label}) is in the validation images and in no training image"
         for label, name in ((0, "background"), (1, "aeroplane"), (20, "tvmonitor"))
     ]
+    assert too_few.endswith(
+        "the value 255 is 100 % of all pixels and is ignored (data.ignore_index); if it is a "
+        "class, --set 'data.label_map={255: LABEL}'"
+    )
