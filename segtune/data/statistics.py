@@ -13,6 +13,7 @@ import numpy as np
 from segtune.config.data_config import DataConfig
 from segtune.data.decode import load_pair
 from segtune.data.layouts import class_names, open_split
+from segtune.data.value_range import with_value_range
 from segtune.errors import DataError
 
 
@@ -46,6 +47,7 @@ def check_data_set(config: DataConfig) -> DataSetStatistics:
     Raises DataError only if the class names or a split cannot be found.
     """
     classes = class_names(config)
+    config = with_value_range(config)
     train = read_split(config, "train", len(classes))
     val = read_split(config, "val", len(classes))
     problems = [*train.problems, *val.problems, *_untrained_classes(classes, train, val)]

@@ -33,7 +33,10 @@ def load_model(
 
     folder = checkpoint.find(path)
     manifest = checkpoint.verify(folder, weights_only=True)
-    config = config or ExperimentConfig.parse(manifest.config)
+    trained = ExperimentConfig.parse(manifest.config)
+    config = config or trained
+    if config.data.value_range is None:  # the model expects the pixels that it was trained with
+        config = config.override({"data.value_range": trained.data.value_range})
     if overrides:
         config = config.override(*parse_assignments(overrides))
     # Not the pretrained weights of the config: the checkpoint replaces them all.
