@@ -25,7 +25,7 @@ from typing import TextIO
 import numpy as np
 
 from segtune.config.data_config import DataConfig
-from segtune.data.decode import load_pair
+from segtune.data.decode import DecodedPair, decode_pair
 from segtune.data.image_files import open_header
 from segtune.data.pairs import Pair
 from segtune.errors import DataError
@@ -45,7 +45,7 @@ CACHE_FOLDER = "segtune-decoded"
 IN_USE_FILE = "in-use"
 # Never used by the cache, so that the disk has space for checkpoints.
 RESERVED_BYTES = 2 * GB
-HEADER_BYTES = 24  # height, width, and bytes per label
+HEADER_BYTES = 32  # height, width, bytes per label, and whether the image is as stored
 # Settings of DataConfig that change neither pixels nor labels of a pair. All others are part of the
 # key, so that a new setting cannot be forgotten. The files of a pair have keys of their own.
 NOT_IN_KEY = frozenset(
@@ -74,6 +74,8 @@ class DecodedPairs:
         self.config = config
         self.num_classes = num_classes
         self.folder = _open_folder(pairs, config, num_classes, split)
+        # Of the pairs that were read by this process, the first image that is not upright.
+        self.first_as_stored = ""
         self._writer: ThreadPoolExecutor | None = None
         self._writing: Future[None] | None = None
 
@@ -85,10 +87,15 @@ class DecodedPairs:
 
         Raises DataError that names the file if one of the two cannot be decoded.
         """
-        pair = self.pairs[index]
+        image, labels, is_as_stored = self._decoded(self.pairs[index])
+        if is_as_stored and not self.first_as_stored:
+            self.first_as_stored = self.pairs[index].image
+        return image, labels
+
+    def _decoded(self, pair: Pair) -> DecodedPair:
         folder = self.folder  # read once: the writer thread may set it to None meanwhile
         if folder is None or not (name := _file_name(pair)):
-            return load_pair(pair, self.config, self.num_classes)
+            return decode_pair(pair, self.config, self.num_classes)
         # Strings: Path objects took a tenth of the time of reading a cached pair.
         path = os.path.join(folder, name)
         lock_path = os.path.join(folder, f"lock-{int(name[:2], 16) % NUM_LOCKS}")
@@ -98,23 +105,21 @@ class DecodedPairs:
             return self._decode_and_cache(pair, path, lock_path)
         except OSError as error:  # a file system without locks, or a user has removed the folder
             self._stop_caching(error)
-            return load_pair(pair, self.config, self.num_classes)
+            return decode_pair(pair, self.config, self.num_classes)
 
     def flush(self) -> None:
         """Wait until every pair that this process has decoded is in the cache."""
         if self._writing:
             self._writing.result()
 
-    def _decode_and_cache(
-        self, pair: Pair, path: str, lock_path: str
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def _decode_and_cache(self, pair: Pair, path: str, lock_path: str) -> DecodedPair:
         with contextlib.ExitStack() as lock:
             lock.enter_context(_locked(lock_path))
             # The process that held the lock before may have decoded this pair.
             if cached := _read(path):
                 return cached
-            decoded = load_pair(pair, self.config, self.num_classes)
-            for array in decoded:
+            decoded = decode_pair(pair, self.config, self.num_classes)
+            for array in (decoded.image, decoded.labels):
                 array.setflags(write=False)
             # Writing takes as long as decoding, so a thread writes while the next image is decoded.
             # At most one image waits to be written, to limit the memory.
@@ -136,20 +141,21 @@ class DecodedPairs:
             )
 
     def _write_and_unlock(
-        self, path: str, decoded: tuple[np.ndarray, np.ndarray], lock: contextlib.ExitStack
+        self, path: str, decoded: DecodedPair, lock: contextlib.ExitStack
     ) -> None:
         """Write a decoded pair, then release its lock. This process stops caching if that fails."""
         with lock:
             try:
-                _write(path, *decoded)
+                _write(path, decoded)
             except OSError as error:
                 self._stop_caching(error)
 
 
-def _write(path: str, image: np.ndarray, labels: np.ndarray) -> None:
+def _write(path: str, decoded: DecodedPair) -> None:
     """Write a decoded pair to a temporary file and rename it, so that readers see a whole file."""
     temporary = Path(f"{path}.{os.getpid()}")
-    header = np.array((*labels.shape, labels.itemsize), "<i8")
+    image, labels, is_as_stored = decoded
+    header = np.array((*labels.shape, labels.itemsize, is_as_stored), "<i8")
     arrays = [np.ascontiguousarray(array) for array in (header, image, labels)]
     try:
         with temporary.open("wb") as file:
@@ -165,17 +171,19 @@ def _write(path: str, image: np.ndarray, labels: np.ndarray) -> None:
         raise
 
 
-def _read(path: str) -> tuple[np.ndarray, np.ndarray] | None:
+def _read(path: str) -> DecodedPair | None:
     """Map a cached pair into memory; return None if it is not in the cache (yet)."""
     try:
         with open(path, "rb") as file:
             memory = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
     except (FileNotFoundError, ValueError):  # ValueError: an empty file
         return None
-    height, width, label_bytes = (int(value) for value in np.frombuffer(memory, "<i8", 3))
+    height, width, label_bytes, is_as_stored = np.frombuffer(memory, "<i8", 4).tolist()
     image = np.frombuffer(memory, np.uint8, height * width * 3, HEADER_BYTES)
     labels = np.frombuffer(memory, f"<u{label_bytes}", height * width, HEADER_BYTES + image.size)
-    return image.reshape(height, width, 3), labels.reshape(height, width)
+    return DecodedPair(
+        image.reshape(height, width, 3), labels.reshape(height, width), bool(is_as_stored)
+    )
 
 
 def _open_folder(
@@ -307,7 +315,7 @@ def _estimated_size(pairs: Sequence[Pair], max_megapixels: float) -> int:
     for pair in sized:
         # A file that is not an image is reported when it is decoded.
         with contextlib.suppress(DataError):
-            width, height = open_header(pair.image, max_megapixels).image.size
+            width, height = open_header(pair.image, max_megapixels).size
             num_pixels += width * height
     return 4 * num_pixels * len(pairs) // len(sized)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,8 +15,30 @@ from segtune.data.pairs import Pair
 from segtune.errors import DataError
 
 
+class DecodedPair(NamedTuple):
+    """A decoded pair."""
+
+    image: np.ndarray  # uint8 [H, W, 3]
+    labels: np.ndarray  # [H, W]; see `read_mask`
+    is_as_stored: bool  # the image is not upright, because only so it has the size of the mask
+
+
+class PairSize(NamedTuple):
+    """The size of a pair, from the headers of its files."""
+
+    width: int
+    height: int
+    is_as_stored: bool  # as in DecodedPair
+
+
 def load_pair(pair: Pair, config: DataConfig, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the image uint8 [H, W, 3] and the labels [H, W] of a pair; see `read_mask`.
+    """Return the image and the labels of `decode_pair`."""
+    decoded = decode_pair(pair, config, num_classes)
+    return decoded.image, decoded.labels
+
+
+def decode_pair(pair: Pair, config: DataConfig, num_classes: int) -> DecodedPair:
+    """Read the image and the mask of a pair.
 
     The image is upright, or as it is stored if only so it has the size of the mask. Raises
     DataError that names the file if one of the two cannot be read or their sizes differ.
@@ -23,38 +46,54 @@ def load_pair(pair: Pair, config: DataConfig, num_classes: int) -> tuple[np.ndar
     image = read_image(pair.image, config)
     labels = read_mask(pair.mask, config, num_classes)
     if image.shape[:2] == labels.shape:
-        return image, labels
+        return DecodedPair(image, labels, is_as_stored=False)
     height, width = labels.shape
     header = open_header(pair.image, config.max_megapixels)
-    if header.orientation in SWAPS_SIDES and header.image.size == (width, height):
-        return read_image(pair.image, config, upright=False), labels
+    orientation = header.exif_orientation
+    if orientation in SWAPS_SIDES and header.stored_size == (width, height):
+        image = read_image(pair.image, config, upright=False)
+        return DecodedPair(image, labels, is_as_stored=True)
     turned = ""
-    if header.orientation != 1:
-        turned = f" after it is turned upright (its EXIF orientation is {header.orientation})"
+    if orientation != 1:
+        turned = f" after it is turned upright (its EXIF orientation is {orientation})"
     raise DataError(
         f"{pair.mask}: is {width}x{height} pixels, but {pair.image} is "
         f"{image.shape[1]}x{image.shape[0]}{turned}; sizes must agree"
     )
 
 
-@dataclass(frozen=True)
-class PairSize:
-    """The size of a pair, from the headers of its files."""
-
-    width: int
-    height: int
-    is_as_stored: bool  # the mask fits only the image as it is stored, not upright
-
-
 def pair_size(pair: Pair, config: DataConfig) -> PairSize:
-    """Return the size that `load_pair` gives; opens the headers of the files only.
+    """Return the size that `decode_pair` gives; opens the headers of the files only.
 
     Raises DataError if one of them cannot be opened.
     """
     header = open_header(pair.image, config.max_megapixels)
-    upright, stored = header.upright_size, header.image.size
+    upright, stored = header.upright_size, header.stored_size
     if upright != stored:
         mask_size = open_header(pair.mask, config.max_megapixels).upright_size
         if mask_size == stored:
             return PairSize(*stored, is_as_stored=True)
     return PairSize(*upright, is_as_stored=False)
+
+
+def as_stored_images(pairs: Iterable[Pair], config: DataConfig) -> list[str]:
+    """Return the images that are used as stored, not upright; opens headers only.
+
+    Files that cannot be opened are left out: they are reported when they are decoded.
+    """
+    images = []
+    for pair in pairs:
+        try:
+            images += [pair.image] if pair_size(pair, config).is_as_stored else []
+        except DataError:
+            continue
+    return images
+
+
+def as_stored_note(split: str, images: Sequence[str]) -> str:
+    """Return a sentence about the images of a split that are used as stored; there is one."""
+    count = "1 image is" if len(images) == 1 else f"{len(images)} images are"
+    return (
+        f"data.{split}: {count} used as stored, although the EXIF orientation turns them: only so "
+        f"do they fit their masks; the first is {images[0]}"
+    )

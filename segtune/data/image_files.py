@@ -1,4 +1,4 @@
-"""Opening of image files: headers, pixels as stored, and one message for each bad file.
+"""Opening of image files: headers, decoded images, and one message for each bad file.
 
 Knows neither which files are masks nor how pixels are scaled.
 """
@@ -9,22 +9,23 @@ import contextlib
 import math
 import os
 import stat
+import struct
 import threading
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, BinaryIO
 
-import cv2
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
+from segtune.data.file_errors import first_bytes, not_readable
 from segtune.errors import DataError
 
 # Tags of EXIF and TIFF.
-BITS_PER_SAMPLE = 258
-ORIENTATION = 274
-SAMPLE_FORMAT = 339
-SIGNED_INTEGER = 2  # a value of SAMPLE_FORMAT
+WIDTH, HEIGHT, BITS_PER_SAMPLE, ORIENTATION, SAMPLE_FORMAT = 256, 257, 258, 274, 339
+UNSIGNED, SIGNED = 1, 2  # values of SAMPLE_FORMAT
 GDAL_NODATA = 42113
 # NewSubfileType, and its bits for a smaller copy of the image and for a transparency mask.
 SUBFILE_TYPE = 254
@@ -32,42 +33,58 @@ REDUCED_OR_MASK = 0b101
 
 # The EXIF orientations of an image on its side.
 SWAPS_SIDES = (5, 6, 7, 8)
+# The orientation that undoes another one. Each of the others undoes itself.
+INVERSE = {6: 8, 8: 6}
 # Modes of one channel with more than 8 bits.
 DEEP_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-HEIC_STARTS = (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypmsf1")
-# What users have under the name of an image, by the first bytes.
-NOT_IMAGES = {
-    b"<": "it is HTML or XML, perhaps the error page of a download",
-    b"version https://git-lfs": "it is a pointer of Git LFS; run: git lfs pull",
-    b"\x93NUMPY": "it is a NumPy array; save the array as PNG",
-}
-# Pillow raises these for damaged content.
-DAMAGE = (OSError, SyntaxError, ValueError, OverflowError, EOFError)
+# Pillow and zlib raise these for damaged content; found by changing bytes of files at random.
+DAMAGE = (
+    *(OSError, SyntaxError, ValueError, OverflowError, EOFError, IndexError, KeyError, TypeError),
+    *(struct.error, zlib.error, RuntimeError),
+)
 
 _pillow_limit_lock = threading.Lock()
 
 
 @dataclass(frozen=True)
-class StoredImage:
-    """An opened image file, and what Pillow forgets when it decodes the pixels."""
+class ImageHeader:
+    """What an image file says of itself, and what Pillow forgets when it decodes the pixels."""
 
     path: str
-    image: Image.Image
+    format: str  # Pillow's name of the format
+    mode: str  # Pillow's mode; empty for a TIFF of a kind that Pillow does not know
+    size: tuple[int, int]  # width and height of the pixels that Pillow decodes
     raw_mode: str  # Pillow's name of the layout in the file, such as `L;2` or `RGB;16B`
-    orientation: int  # of EXIF, 1 to 8; 1 for TIFF, because Pillow turns TIFF images upright
-    tiff_tags: dict[int, object]  # empty for other formats
+    orientation: int  # EXIF orientation, 1 to 8, that is left to apply to Pillow's pixels
+    turned: int  # the orientation that Pillow has applied; 1 except for TIFF
+    tiff_tags: Mapping[int, Any]  # empty for other formats
+
+    def tag(self, number: int, default: Any) -> Any:
+        """Return a tag of a TIFF, the first value if it is a list; `default` if it is absent."""
+        value = self.tiff_tags.get(number, default)
+        return value[0] if isinstance(value, tuple) and value else value
 
     @property
     def bits(self) -> int:
         """The largest number of bits per channel."""
-        if self.image.mode in DEEP_MODES:
-            return 16 if self.image.mode.startswith("I;16") else 32
         bits = self.tiff_tags.get(BITS_PER_SAMPLE)
         if isinstance(bits, tuple) and bits:
             return max(bits)
+        if self.mode in DEEP_MODES:
+            return 16 if self.mode.startswith("I;16") else 32
         digits = "".join(c for c in self.raw_mode.partition(";")[2] if c.isdigit())
         return int(digits) if digits else 8
+
+    @property
+    def is_signed(self) -> bool:
+        """Whether the values are whole numbers that may be negative."""
+        return self.tag(SAMPLE_FORMAT, UNSIGNED) == SIGNED
+
+    @property
+    def is_deep(self) -> bool:
+        """Whether the values have another range than 0..255, and need a value range."""
+        return self.bits > 8 or self.is_signed
 
     @property
     def nodata(self) -> float | None:
@@ -80,50 +97,93 @@ class StoredImage:
     @property
     def upright_size(self) -> tuple[int, int]:
         """Width and height of the image as viewers show it."""
-        width, height = self.image.size
-        return (height, width) if self.orientation in SWAPS_SIDES else (width, height)
+        return _swapped(self.size, self.orientation)
+
+    @property
+    def stored_size(self) -> tuple[int, int]:
+        """Width and height of the image as it is stored."""
+        return _swapped(self.size, self.turned)
+
+    @property
+    def exif_orientation(self) -> int:
+        """The orientation in the file, 1 to 8."""
+        return self.turned if self.turned != 1 else self.orientation
 
     @property
     def is_lossy(self) -> bool:
         """Whether the file's compression changes pixel values."""
-        if self.image.format == "WEBP":
-            return b"VP8L" not in _first_bytes(self.path, 1 << 16)
-        in_tiff = self.image.info.get("compression") in ("jpeg", "tiff_jpeg", "webp")
-        return in_tiff or self.image.format in ("JPEG", "MPO", "JPEG2000")
+        if self.format == "WEBP":
+            return b"VP8L" not in first_bytes(self.path, 1 << 16)
+        in_tiff = self.tag(259, 1) in (6, 7, 34712, 50001)  # JPEG, old and new, JPEG 2000, WebP
+        return in_tiff or self.format in ("JPEG", "MPO", "JPEG2000", "AVIF")
 
 
-def open_header(path: str | Path, max_megapixels: float) -> StoredImage:
-    """Open an image file without decoding it.
+@dataclass(frozen=True)
+class StoredImage(ImageHeader):
+    """A decoded image file."""
+
+    image: Image.Image
+
+
+def _swapped(size: tuple[int, int], orientation: int) -> tuple[int, int]:
+    width, height = size
+    return (height, width) if orientation in SWAPS_SIDES else size
+
+
+def open_header(path: str | Path, max_megapixels: float) -> ImageHeader:
+    """Return the header of an image file; decode nothing.
 
     Raises DataError if the file is absent, is no image, or has more pixels than `max_megapixels`.
     """
-    try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # a FIFO would block
-            raise DataError(f"{path}: is no regular file; expected an image")
-        with _without_pillows_limit():
-            image = Image.open(path)
-    except DAMAGE as error:
-        raise DataError(_not_readable(path, error)) from None
-    check_size(path, image.width, image.height, max_megapixels)
-    arguments = image.tile[0][3] if image.tile else ""
-    raw_mode = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
-    tags = dict(getattr(image, "tag_v2", {})) if image.format == "TIFF" else {}
-    return StoredImage(str(path), image, str(raw_mode), _orientation(image), tags)
+    with opened(path, max_megapixels) as (header, _):
+        return header
 
 
 def open_image(path: str | Path, max_megapixels: float) -> StoredImage:
-    """Open and decode an image file. Of an animation, the first frame is read.
+    """Open and decode an image file with Pillow. Of an animation, the first frame is read.
 
-    Raises DataError as `open_header` does, and if the content is damaged or has several pages.
+    Raises DataError as `open_header` does, and if the content is damaged, has several pages, or is
+    a TIFF of a kind that Pillow does not know.
     """
-    stored = open_header(path, max_megapixels)
+    with opened(path, max_megapixels) as (header, image):
+        if image is None:
+            raise DataError(f"{path}: not readable as an image: Pillow does not know this TIFF")
+        decode(header, image)
+        return StoredImage(**vars(header), image=image)
+
+
+@contextlib.contextmanager
+def opened(
+    path: str | Path, max_megapixels: float
+) -> Iterator[tuple[ImageHeader, Image.Image | None]]:
+    """Open an image file, and close it at the end; the image is not decoded yet.
+
+    The image is None for a TIFF that Pillow does not know. Raises DataError as `open_header` does.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            if not stat.S_ISREG(os.stat(path).st_mode):  # a FIFO would block
+                raise DataError(f"{path}: is a folder or a device; expected an image file")
+            # Not opened by its path: Pillow 13 then maps uncompressed TIFF images into memory, and
+            # mixes up the pixels of those that are on their side.
+            file = stack.enter_context(open(path, "rb"))
+            header, image = _read_header(str(path), file)
+        except DAMAGE as error:
+            raise DataError(not_readable(path, error)) from None
+        check_size(path, *header.size, max_megapixels)
+        yield header, image
+
+
+def decode(header: ImageHeader, image: Image.Image) -> None:
+    """Decode an opened image. Raises DataError if it is damaged or has several pages."""
     try:
-        _check_pages(stored)
-        with _without_pillows_limit():
-            stored.image.load()
+        _check_pages(header, image)
+        # Of all formats, only TIFF checks the size again.
+        limit = _without_pillows_limit() if header.format == "TIFF" else contextlib.nullcontext()
+        with limit:
+            image.load()
     except DAMAGE as error:
-        raise DataError(_not_readable(path, error)) from None
-    return stored
+        raise DataError(not_readable(header.path, error)) from None
 
 
 def check_size(path: str | Path, width: int, height: int, max_megapixels: float) -> None:
@@ -135,26 +195,6 @@ def check_size(path: str | Path, width: int, height: int, max_megapixels: float)
             f"data.max_megapixels is {max_megapixels:g}; cut the image into tiles, or set "
             f"data.max_megapixels={math.ceil(megapixels)}"
         )
-
-
-def deep_values(stored: StoredImage) -> np.ndarray:
-    """Return the values of an image with more than 8 bits, [H, W] or [H, W, 3], upright for TIFF.
-
-    Raises DataError if neither Pillow nor OpenCV reads them.
-    """
-    if stored.image.mode in DEEP_MODES:
-        return np.asarray(stored.image)
-    # Pillow keeps only the high byte of a channel of 16 bits.
-    with _without_opencvs_warnings():
-        pixels = cv2.imread(stored.path, cv2.IMREAD_UNCHANGED)
-    if pixels is None:
-        raise DataError(
-            f"{stored.path}: has {stored.bits} bits per channel in a form that is not read; "
-            "convert it to PNG"
-        )
-    if pixels.ndim == 3:
-        pixels = pixels[:, :, 2::-1] if pixels.shape[2] >= 3 else pixels[:, :, 0]
-    return turn_upright(pixels, _as_orientation(stored.tiff_tags.get(ORIENTATION, 1)))
 
 
 def turn_upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
@@ -177,6 +217,75 @@ def turn_upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
     return np.ascontiguousarray(pixels)
 
 
+def orientation_of(image: Image.Image) -> int:
+    """Return the EXIF orientation, 1 to 8, that is left to apply to the pixels of an image.
+
+    This is 1 for TIFF, because Pillow turns TIFF images upright.
+    """
+    # Without this condition, Pillow decodes a PNG to look for EXIF behind the pixels.
+    has_exif = "exif" in image.info or "Raw profile type exif" in image.info
+    if image.format == "TIFF" or not has_exif:
+        return 1
+    try:
+        return _valid_orientation(image.getexif().get(ORIENTATION, 1))
+    except DAMAGE:  # a damaged EXIF block; viewers ignore it, too
+        return 1
+
+
+def _valid_orientation(value: object) -> int:
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def _read_header(path: str, file: BinaryIO) -> tuple[ImageHeader, Image.Image | None]:
+    try:
+        with _without_pillows_limit():
+            image = Image.open(file)
+    except UnidentifiedImageError:
+        file.seek(0)
+        if file.read(4) not in TIFF_STARTS:
+            raise
+        return _unknown_tiff(path, file), None
+    arguments = image.tile[0][3] if image.tile else ""
+    raw_mode = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
+    is_tiff = image.format == "TIFF"
+    tags = dict(getattr(image, "tag_v2", {})) if is_tiff else {}
+    header = ImageHeader(
+        path=path,
+        format=image.format or "",
+        mode=image.mode,
+        size=image.size,
+        raw_mode=str(raw_mode),
+        orientation=orientation_of(image),
+        turned=_valid_orientation(tags.get(ORIENTATION, 1)),
+        tiff_tags=tags,
+    )
+    return header, image
+
+
+def _unknown_tiff(path: str, file: BinaryIO) -> ImageHeader:
+    """Read the header of a TIFF that Pillow does not know, for example of three floats per pixel.
+
+    Raises one of DAMAGE if the header is damaged.
+    """
+    file.seek(0)
+    start = file.read(8)
+    start += file.read(8) if 43 in start[2:4] else b""  # BigTIFF
+    directory = TiffImagePlugin.ImageFileDirectory_v2(start)
+    file.seek(directory.next)
+    directory.load(file)
+    tags = dict(directory)
+    return ImageHeader(
+        path=path,
+        format="TIFF",
+        mode="",
+        size=(int(tags[WIDTH]), int(tags[HEIGHT])),
+        raw_mode="",
+        orientation=_valid_orientation(tags.get(ORIENTATION, 1)),
+        turned=1,
+        tiff_tags=tags,
+    )
+
+
 @contextlib.contextmanager
 def _without_pillows_limit() -> Iterator[None]:
     """Lift Pillow's limit on the number of pixels; it is a variable of Pillow's module."""
@@ -188,35 +297,9 @@ def _without_pillows_limit() -> Iterator[None]:
             Image.MAX_IMAGE_PIXELS = limit
 
 
-@contextlib.contextmanager
-def _without_opencvs_warnings() -> Iterator[None]:
-    """Hide that a satellite image has more channels than colours, once per image."""
-    level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
-    try:
-        yield
-    finally:
-        cv2.utils.logging.setLogLevel(level)
-
-
-def _orientation(image: Image.Image) -> int:
-    # Without this condition, Pillow decodes a PNG to look for EXIF behind the pixels.
-    has_exif = "exif" in image.info or "Raw profile type exif" in image.info
-    if image.format == "TIFF" or not has_exif:
-        return 1
-    try:
-        return _as_orientation(image.getexif().get(ORIENTATION, 1))
-    except (*DAMAGE, TypeError, KeyError):  # a damaged EXIF block; viewers ignore it, too
-        return 1
-
-
-def _as_orientation(value: object) -> int:
-    return value if isinstance(value, int) and 1 <= value <= 8 else 1
-
-
-def _check_pages(stored: StoredImage) -> None:
+def _check_pages(header: ImageHeader, image: Image.Image) -> None:
     """Raise DataError if a TIFF has several images. Smaller copies of the first do not count."""
-    image = stored.image
-    if image.format != "TIFF" or not getattr(image, "is_animated", False):
+    if header.format != "TIFF" or not getattr(image, "is_animated", False):
         return
     num_pages = 1
     for page in range(1, getattr(image, "n_frames", 1)):
@@ -226,33 +309,5 @@ def _check_pages(stored: StoredImage) -> None:
     image.seek(0)
     if num_pages > 1:
         raise DataError(
-            f"{stored.path}: has {num_pages} pages; expected one image, so save each page as a file"
+            f"{header.path}: has {num_pages} pages; expected one image, so save each page as a file"
         )
-
-
-def _not_readable(path: str | Path, error: Exception) -> str:
-    """Say why a file is not readable: the system's reason, its first bytes, or Pillow's reason."""
-    if isinstance(error, FileNotFoundError) and os.path.islink(path):
-        return f"{path}: is a link to an absent file"
-    if isinstance(error, OSError) and error.errno:
-        return f"{path}: not readable: {error.strerror}"
-    start = _first_bytes(path, 64)
-    text = start.lstrip(b"\xef\xbb\xbf \t\r\n")
-    reason = str(error)
-    if isinstance(error, UnidentifiedImageError):
-        reason = "it has no format that segtune reads"
-    if not start:
-        reason = "the file is empty"
-    elif isinstance(error, UnidentifiedImageError) and start.startswith(TIFF_STARTS):
-        reason = "it is a TIFF of a kind that is not read, such as 64-bit floats; convert it to PNG"
-    elif start[4:12] in HEIC_STARTS:
-        reason = "it is HEIC; convert it to JPEG or PNG"
-    for first, what in NOT_IMAGES.items():
-        if text.startswith(first):
-            reason = what
-    return f"{path}: not readable as an image: {reason}"
-
-
-def _first_bytes(path: str | Path, count: int) -> bytes:
-    with open(path, "rb") as file:
-        return file.read(count)

@@ -9,14 +9,17 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from segtune.config.data_config import DataConfig
+from segtune.data.deep_values import is_inverted, read_values, scale_to_8_bits, valid_values
 from segtune.data.image_files import (
-    StoredImage,
+    INVERSE,
+    ImageHeader,
     check_size,
-    deep_values,
+    decode,
     open_header,
-    open_image,
+    opened,
     turn_upright,
 )
 from segtune.errors import DataError
@@ -40,48 +43,49 @@ def read_image(path: str | Path, config: DataConfig, *, upright: bool = True) ->
     jpeg = _read_jpeg(path, config.max_megapixels)
     if jpeg:
         pixels, orientation = jpeg
-    else:
-        stored = open_image(path, config.max_megapixels)
-        pixels, orientation = _as_rgb(stored, config), stored.orientation
-    return turn_upright(pixels, orientation) if upright else pixels
+        return turn_upright(pixels, orientation) if upright else pixels
+    with opened(path, config.max_megapixels) as (header, image):
+        if image is None or header.is_deep:
+            pixels = _from_values(header, read_values(header, image), config)
+        else:
+            pixels = _to_rgb(header, image)
+    # Pillow has turned the pixels of a TIFF already.
+    orientation = header.orientation if upright else INVERSE.get(header.turned, header.turned)
+    return turn_upright(pixels, orientation)
 
 
-def _as_rgb(stored: StoredImage, config: DataConfig) -> np.ndarray:
-    if stored.bits <= 8:
-        return np.asarray(stored.image.convert("RGB"))
-    values = deep_values(stored)
-    if config.value_range is None:
-        valid = valid_values(values, stored.nodata)
-        low, high = (float(valid.min()), float(valid.max())) if valid.size else (0.0, 0.0)
+def _to_rgb(header: ImageHeader, image: Image.Image) -> np.ndarray:
+    decode(header, image)
+    try:
+        return np.asarray(image.convert("RGB"))
+    except ValueError as error:
         raise DataError(
-            f"{stored.path}: has {stored.bits} bits per channel, with values from {low:g} to "
-            f"{high:g}; set data.value_range=[LOW, HIGH] to the values that become black and white"
-        )
-    pixels = scale_to_8_bits(values, config.value_range, stored.nodata)
+            f"{header.path}: colours of mode {image.mode} cannot be converted to RGB: {error}"
+        ) from None
+
+
+def _from_values(header: ImageHeader, values: np.ndarray, config: DataConfig) -> np.ndarray:
+    if values.dtype == np.uint8:
+        pixels = values
+    elif config.value_range is None:
+        raise DataError(_needs_range(header, values))
+    else:
+        pixels = scale_to_8_bits(values, config.value_range, header.nodata)
+        if is_inverted(header):
+            pixels = cv2.bitwise_not(pixels)
     return pixels if pixels.ndim == 3 else cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB)
 
 
-def valid_values(values: np.ndarray, nodata: float | None) -> np.ndarray:
-    """Return the values that are finite and not `nodata`, as one dimension."""
-    is_valid = np.isfinite(values)
-    if nodata is not None:
-        is_valid &= values != nodata
-    return values[is_valid]
-
-
-def scale_to_8_bits(
-    values: np.ndarray, value_range: tuple[float, float], nodata: float | None = None
-) -> np.ndarray:
-    """Return values of any shape as uint8: linear from LOW = 0 to HIGH = 255, and clipped.
-
-    NaN and `nodata` become 0.
-    """
-    low, high = value_range
-    scaled = (values.astype(np.float64) - low) * (255 / (high - low))
-    scaled = np.nan_to_num(scaled, nan=0, posinf=255, neginf=0)
-    if nodata is not None:
-        scaled[values == nodata] = 0
-    return np.clip(scaled.round(), 0, 255).astype(np.uint8)
+def _needs_range(header: ImageHeader, values: np.ndarray) -> str:
+    valid = valid_values(values, header.nodata)
+    low, high = (valid.min().item(), valid.max().item()) if valid.size else (0, 1)
+    kind = ", floats" if values.dtype.kind == "f" else ""
+    return (
+        f"{header.path}: has {header.bits} bits per channel{kind} (Pillow's mode "
+        f"{header.mode or 'none'}), with values from {low} to {high}. The values that become black "
+        "and white have to be the same for all images, so set them, for example "
+        f"data.value_range=[{low}, {high if high > low else low + 1}]"
+    )
 
 
 def _read_jpeg(path: str | Path, max_megapixels: float) -> tuple[np.ndarray, int] | None:
@@ -100,7 +104,10 @@ def _read_jpeg(path: str | Path, max_megapixels: float) -> tuple[np.ndarray, int
         if frame and frame.num_components < 4:
             check_size(path, frame.width, frame.height, max_megapixels)
             flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
-            pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+            try:
+                pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+            except cv2.error:  # more than 2^30 pixels, which Pillow reads
+                return None
             # OpenCV returns None for a truncated file; Pillow then says what is wrong with it.
             if pixels is not None:
                 return pixels, _jpeg_orientation(path, data, max_megapixels)

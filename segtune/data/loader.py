@@ -26,7 +26,7 @@ from segtune.config.data_config import DataConfig
 from segtune.config.schema import ExperimentConfig, ScheduleConfig
 from segtune.data.augment import Augmentation, cutmix, fit_scale, resize_to_fit
 from segtune.data.cache import DecodedPairs
-from segtune.data.decode import pair_size
+from segtune.data.decode import as_stored_note, pair_size
 from segtune.data.layouts import class_names, open_split
 from segtune.data.loader_errors import CollateOrError, ErrorsAsValues, raise_errors
 from segtune.data.loader_limits import fitting_loaders, shorten_socket_paths
@@ -254,6 +254,8 @@ class TrainSamples(Dataset):
         self.config = config
         self.decoded = _decoded_pairs(config.data, "train")
         self.augmentation = Augmentation(config.data, config.augment)
+        # In memory that all loader processes share, so that only one of them warns.
+        self._has_warned = torch.zeros(1, dtype=torch.uint8).share_memory_()
 
     def __getitem__(self, key: SampleKey) -> tuple[np.ndarray, np.ndarray]:
         image, mask = self._augmented(key.epoch, key.index, stream=0)
@@ -267,7 +269,11 @@ class TrainSamples(Dataset):
         return image, mask
 
     def _augmented(self, epoch: int, index: int, stream: int) -> tuple[np.ndarray, np.ndarray]:
-        return self.augmentation(*self.decoded[index], self._rng(epoch, index, stream))
+        augmented = self.augmentation(*self.decoded[index], self._rng(epoch, index, stream))
+        if self.decoded.first_as_stored and not self._has_warned.item():
+            self._has_warned.fill_(1)
+            log.warning("%s", as_stored_note("train", [self.decoded.first_as_stored]))
+        return augmented
 
     def _rng(self, epoch: int, index: int, stream: int) -> np.random.Generator:
         return np.random.default_rng((self.config.seed, epoch, index, stream))
@@ -340,11 +346,7 @@ def _val_batches(samples: ValSamples, rank: int, world_size: int) -> list[list[i
         indices_by_size.setdefault((size.width, size.height), []).append(index)
         as_stored += [pair.image] if size.is_as_stored else []
     if as_stored:
-        log.warning(
-            "data.val: %d images are used as stored, although their EXIF orientation turns them: "
-            "only so do they fit their masks; the first is %s",
-            *(len(as_stored), as_stored[0]),
-        )
+        log.warning("%s", as_stored_note("val", as_stored))
     batches = []
     for (width, height), indices in indices_by_size.items():
         scale = fit_scale(height, width, samples.config.resize)

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from segtune.config.data_config import DataConfig
-from segtune.data.image_files import open_image
+from segtune.data.image_files import open_image, turn_upright
 from segtune.errors import DataError
 
 # Pillow's modes for one channel: palette, grey, black and white, 16 bits, 32 bits.
@@ -20,13 +20,14 @@ def read_mask(path: str | Path, config: DataConfig, num_classes: int) -> np.ndar
 
     Raises DataError if the file has more than one channel, or labels outside the classes.
     """
-    image = open_image(path, config.max_megapixels).image
+    stored = open_image(path, config.max_megapixels)
+    image = stored.image
     if image.mode not in MASK_MODES:
         raise DataError(
             f"{path}: a mask must have one channel of labels (palette or grey PNG), this one is "
             f"{image.mode}; convert its colours to labels"
         )
-    values = np.asarray(image)
+    values = turn_upright(np.asarray(image), stored.orientation)
     label_of_value = _to_labels(np.arange(256), config)
     invalid = _is_invalid(label_of_value, config, num_classes).astype(np.uint8)
     if values.dtype != np.uint8 or cv2.countNonZero(cv2.LUT(values, invalid)):

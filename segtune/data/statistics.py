@@ -12,9 +12,10 @@ import numpy as np
 
 from segtune.config.data_config import DataConfig
 from segtune.data.class_coverage import LabelCounts, coverage_notes, coverage_problems
-from segtune.data.decode import load_pair
+from segtune.data.decode import as_stored_note, decode_pair
 from segtune.data.layouts import Pair, class_names, open_split
 from segtune.data.leaks import Content, content_problems, listing_problems
+from segtune.data.value_range import with_value_range
 from segtune.errors import DataError
 
 # Receives a split and its pairs, and yields each pair when it is to be read: shows progress.
@@ -27,6 +28,7 @@ class SplitStatistics(LabelCounts):
 
     problems: Sequence[str]
     content: Sequence[Content]  # of each pair that could be read
+    as_stored: Sequence[str]  # images that are not upright, because only so they fit their masks
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ def check_data_set(config: DataConfig, watch: Watch | None = None) -> DataSetSta
     if the class names or a split cannot be found.
     """
     classes = class_names(config)
+    config = with_value_range(config)
     train = read_split(config, "train", len(classes), watch)
     val = read_split(config, "val", len(classes), watch)
     leaks = content_problems(train.content, val.content)
@@ -58,6 +61,9 @@ def check_data_set(config: DataConfig, watch: Watch | None = None) -> DataSetSta
         *leaks.problems,
     ]
     notes = [*coverage_notes(config, classes, train, val), *leaks.notes]
+    for split, statistics in (("train", train), ("val", val)):
+        if statistics.as_stored:
+            notes.append(as_stored_note(split, statistics.as_stored))
     return DataSetStatistics(classes, train, val, problems, notes)
 
 
@@ -70,10 +76,11 @@ def read_split(
     images = np.zeros(num_labels, np.int64)
     problems: dict[str, list[str]] = {}  # the files of each kind of problem
     content = []
+    as_stored = []
     pairs = open_split(config, split)
     for pair in watch(split, pairs) if watch else pairs:
         try:
-            image, mask = load_pair(pair, config, num_classes)
+            image, mask, is_as_stored = decode_pair(pair, config, num_classes)
         except DataError as error:
             _add_problem(problems, pair, str(error))
             continue
@@ -81,10 +88,11 @@ def read_split(
         pixels += counts
         images += counts > 0
         content.append(Content.of(pair, image, mask))
+        as_stored += [pair.image] if is_as_stored else []
         if counts[:num_classes].sum() == 0:
             _add_problem(problems, pair, f"{pair.mask}: every pixel is ignored")
     grouped = [_describe(text, files) for text, files in problems.items()]
-    return SplitStatistics(len(pairs), pixels, images, grouped, content)
+    return SplitStatistics(len(pairs), pixels, images, grouped, content, as_stored)
 
 
 def _add_problem(problems: dict[str, list[str]], pair: Pair, message: str) -> None:

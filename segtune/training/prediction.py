@@ -51,6 +51,8 @@ def load_model(
     manifest = checkpoint.verify(folder, weights_only=True)
     trained = ExperimentConfig.parse(manifest.config)
     config = config or trained
+    if config.data.value_range is None:  # the model expects the pixels that it was trained with
+        config = config.override({"data.value_range": trained.data.value_range})
     if overrides:
         config = config.override(*parse_assignments(overrides))
     num_classes = _num_classes(folder, trained)

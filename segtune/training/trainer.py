@@ -440,7 +440,4 @@ class Trainer:
 
 def _with_value_range(config: ExperimentConfig) -> ExperimentConfig:
     """Return the config with the value range of the data set, so that its record is complete."""
-    value_range = find_value_range(config.data)
-    if value_range == config.data.value_range:
-        return config
-    return config.override({"data.value_range": value_range})
+    return config.override({"data.value_range": find_value_range(config.data)})

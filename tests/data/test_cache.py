@@ -18,7 +18,7 @@ from segtune.config.data_config import DataConfig
 from segtune.config.schema import ExperimentConfig
 from segtune.data import cache
 from segtune.data.cache import DecodedPairs
-from segtune.data.decode import load_pair
+from segtune.data.decode import DecodedPair, load_pair
 from segtune.data.images import read_image
 from segtune.data.layouts import Pair, open_split
 from segtune.data.shapes import CLASSES
@@ -103,14 +103,14 @@ def test_a_changed_image_is_decoded_again(data: DataConfig, own_pair: Pair) -> N
 
 def read_all_and_log_decodes(data: DataConfig, decode_log: Path) -> None:
     """Read all training pairs, and write the name of each image that is decoded to `decode_log`."""
-    decode = cache.load_pair
+    decode = cache.decode_pair
 
-    def logged(pair: Pair, config: DataConfig, num_classes: int) -> Arrays:
+    def logged(pair: Pair, config: DataConfig, num_classes: int) -> DecodedPair:
         with decode_log.open("a") as file:
             file.write(pair.image + "\n")
         return decode(pair, config, num_classes)
 
-    cache.load_pair = logged  # in a forked process only
+    cache.decode_pair = logged  # in a forked process only
     read_all(open_pairs(data))
 
 
@@ -128,12 +128,12 @@ def test_eight_processes_decode_each_image_once(data: DataConfig, tmp_path: Path
 
 
 def hang_while_decoding(data: DataConfig, has_lock: Event) -> None:
-    def hang(pair: Pair, config: DataConfig, num_classes: int) -> Arrays:
+    def hang(pair: Pair, config: DataConfig, num_classes: int) -> DecodedPair:
         has_lock.set()
         time.sleep(60)
         raise AssertionError
 
-    cache.load_pair = hang  # in a forked process only
+    cache.decode_pair = hang  # in a forked process only
     open_pairs(data)[0]
 
 

@@ -144,7 +144,7 @@ def test_validation_has_the_pixels_of_training(
     )
     batches = list(ValLoader(config, 0, 1))
     assert batches[0].masks.shape == ((1, 24, 40) if upright_mask else (1, 40, 24))
-    said = "1 images are used as stored" in caplog.text
+    said = "1 image is used as stored" in caplog.text
     assert said == (not upright_mask)
 
 

@@ -6,7 +6,6 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -42,18 +41,20 @@ BAD_FILES: list[tuple[str, Callable[[Path], object], str]] = [
     ("empty.png", write_bytes(b""), "the file is empty"),
     ("page.png", write_bytes(b"\n<!DOCTYPE html><html>404"), "it is HTML or XML"),
     ("page.jpg", write_bytes(b"<html>"), "it is HTML or XML"),
-    ("text.png", write_bytes(b"hello"), "no format that segtune reads"),
+    ("text.png", write_bytes(b"hello"), "none of the formats that are read: JPEG, PNG"),
     ("lfs.jpg", write_bytes(b"version https://git-lfs.github.com/spec/v1\n"), "git lfs pull"),
     ("array.png", write_bytes(b"\x93NUMPY\x01\0"), "NumPy array"),
     ("phone.jpg", write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"), "HEIC; convert it to JPEG"),
-    ("float64.tif", lambda path: cv2.imwrite(str(path), np.zeros((9, 9))), "convert it to PNG"),
+    ("zeros.png", write_bytes(bytes(500)), "begins with zeros.*copy it again"),
+    ("scan.png", write_bytes(bytes(128) + b"DICM" + b"x" * 200), "DICOM; convert it to PNG"),
+    ("array.tif", write_bytes(b"\x89HDF\r\n\x1a\n"), "HDF5; save the array"),
     ("half.png", write_truncated, "not readable as an image"),
     ("half.jpg", write_truncated, "not readable as an image"),
     ("half.tif", write_truncated, "not readable as an image"),
     ("huge.png", write_huge_header, r"200000x100000 pixels, 20000 million, .*max_megapixels=20000"),
-    ("fifo.png", os.mkfifo, "no regular file"),
-    ("folder.png", Path.mkdir, "no regular file"),
-    ("link.png", lambda path: path.symlink_to("absent.png"), "is a link to an absent file"),
+    ("fifo.png", os.mkfifo, "is a folder or a device; expected an image file"),
+    ("folder.png", Path.mkdir, "is a folder or a device; expected an image file"),
+    ("link.png", lambda path: path.symlink_to("lost.png"), "is a link to an absent file, lost.png"),
     ("absent.png", lambda path: None, "not readable: No such file"),
 ]
 
