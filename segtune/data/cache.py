@@ -28,6 +28,7 @@ from PIL import Image
 from segtune.config.data_config import DataConfig
 from segtune.data.decode import load_pair
 from segtune.data.layouts import Pair
+from segtune.data.masks import label_rules
 
 log = logging.getLogger(__name__)
 
@@ -216,9 +217,7 @@ def _data_set_key(config: DataConfig, num_classes: int) -> str:
             _boot_id(),
             os.path.abspath(config.root),
             config.layout,
-            config.reduce_zero_label,
-            config.ignore_index,
-            num_classes,
+            *label_rules(config, num_classes),
         )
     )
 

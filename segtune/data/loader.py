@@ -27,6 +27,7 @@ from segtune.config.schema import ExperimentConfig, ScheduleConfig
 from segtune.data.augment import Augmentation, cutmix, fit_scale, resize_to_fit
 from segtune.data.cache import DecodedPairs
 from segtune.data.layouts import class_names, open_split
+from segtune.data.masks import check_mask_settings
 from segtune.errors import ConfigError
 
 # ImageNet's statistics, in 0..255. All encoders of transformers and timm that we use were trained
@@ -256,6 +257,7 @@ class ValSamples(Dataset):
 
 
 def _decoded_pairs(config: DataConfig, split: str) -> DecodedPairs:
+    check_mask_settings(config)
     return DecodedPairs(open_split(config, split), config, len(class_names(config)), split)
 
 
@@ -326,11 +328,17 @@ def _stack(images: Sequence[np.ndarray]) -> Tensor:
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
 
 
+def _stack_masks(masks: Sequence[np.ndarray]) -> Tensor:
+    # uint8 as it is. torch has few operations for uint16, so more than 255 classes are int32.
+    stacked = np.stack(masks)
+    return torch.from_numpy(stacked if stacked.dtype == np.uint8 else stacked.astype(np.int32))
+
+
 def _collate(samples: list[tuple[np.ndarray, np.ndarray]]) -> Batch:
     images, masks = zip(*samples, strict=True)
-    return Batch(_stack(images), torch.from_numpy(np.stack(masks)))
+    return Batch(_stack(images), _stack_masks(masks))
 
 
 def _collate_val(samples: list[tuple[np.ndarray, np.ndarray, str]]) -> ValBatch:
     images, masks, names = zip(*samples, strict=True)
-    return ValBatch(_stack(images), torch.from_numpy(np.stack(masks)), list(names))
+    return ValBatch(_stack(images), _stack_masks(masks), list(names))

@@ -1,4 +1,4 @@
-"""Reading of mask files, the translation of their values to training labels, and label colours."""
+"""Mask files to training labels."""
 
 from __future__ import annotations
 
@@ -6,67 +6,130 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from segtune.config.data_config import DataConfig
-from segtune.data.images import open_image
+from segtune.data.label_colours import (
+    describe_colours,
+    labels_of_colours,
+    palette_file,
+    read_label_colours,
+    voc_colours,
+)
+from segtune.data.label_map import (
+    check_label_settings,
+    describe_invalid,
+    index_values,
+    is_invalid,
+    label_dtype,
+    labels_of_values,
+    reduces_zero_label,
+)
+from segtune.data.layouts import class_names
+from segtune.data.lossy_masks import known_values, refuse_lossy, snap_colours, snap_values
+from segtune.data.mask_values import GDAL_NODATA, lossy_format, open_mask, read_values, tiff_tag
 from segtune.errors import DataError
 
-# Pillow's modes for one channel: palette, grey, black and white, 16 bits, 32 bits.
-MASK_MODES = ("P", "L", "1", "I;16", "I")
+# Increased when the same mask file gets other labels than before, so that caches are not used.
+RULES_VERSION = 2
 
 
 def read_mask(path: str | Path, config: DataConfig, num_classes: int) -> np.ndarray:
-    """Return the labels of a mask file as uint8 [H, W], in 0..num_classes-1 or ignore_index.
+    """Return the labels of a mask file as [H, W], in 0..num_classes-1 or ignore_index.
 
-    Raises DataError if the file has more than one channel, or labels outside the classes.
+    They are uint8, or uint16 if there are more than 255 classes or ignore_index is above 255.
+    Raises DataError if the file does not hold labels exactly, or has labels outside the classes;
+    ConfigError if the settings of the labels contradict each other.
     """
-    image = open_image(path)
-    if image.mode not in MASK_MODES:
+    check_label_settings(config, num_classes)
+    image = open_mask(path)
+    lossy = lossy_format(path, image)
+    if lossy and not config.allow_lossy_masks:
+        raise refuse_lossy(path, lossy)
+    if config.palette:
+        labels = _read_colours(path, image, config, num_classes, is_lossy=bool(lossy))
+        return labels.astype(label_dtype(config, num_classes))
+    if lossy:
+        values = snap_values(path, image, known_values(config, num_classes))
+    else:
+        values = read_values(path, image)
+    if values.ndim == 3:
+        raise DataError(f"{path}: {describe_colours(path, values, config)}")
+    nodata = tiff_tag(image, GDAL_NODATA, None)
+    return _translate(path, values, config, num_classes, nodata)
+
+
+def _read_colours(
+    path: str | Path, image: Image.Image, config: DataConfig, num_classes: int, *, is_lossy: bool
+) -> np.ndarray:
+    if image.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA"):
         raise DataError(
-            f"{path}: a mask must have one channel of labels (palette or grey PNG), this one is "
-            f"{image.mode}; convert its colours to labels"
+            f"{path}: data.palette needs masks with colours of 8 bits, this one is {image.mode}; "
+            "set data.palette=null if its values are the labels"
         )
-    values = np.asarray(image)
-    label_of_value = _to_labels(np.arange(256), config)
-    invalid = _is_invalid(label_of_value, config, num_classes).astype(np.uint8)
-    if values.dtype != np.uint8 or cv2.countNonZero(cv2.LUT(values, invalid)):
-        _check_labels(path, values, config, num_classes)
-    # One table look-up translates all values. They are below 256: larger ones are invalid labels.
-    return cv2.LUT(values.astype(np.uint8), label_of_value.astype(np.uint8))
+    known = read_label_colours(config, num_classes)
+    rgb = np.asarray(image.convert("RGB"))
+    if is_lossy:
+        return snap_colours(path, rgb, known)
+    try:
+        return labels_of_colours(rgb, known)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
 
 
-def _check_labels(
-    path: str | Path, values: np.ndarray, config: DataConfig, num_classes: int
-) -> None:
-    labels = _to_labels(np.unique(values).astype(np.int64), config)
-    invalid = np.unique(labels[_is_invalid(labels, config, num_classes)])
-    if invalid.size:
-        raise DataError(
-            f"{path}: labels {invalid[:5].tolist()} are outside the {num_classes} classes "
-            f"(0..{num_classes - 1}, {config.ignore_index} = ignore); "
-            "check data.classes, data.ignore_index and data.reduce_zero_label"
-        )
+def _translate(
+    path: str | Path, values: np.ndarray, config: DataConfig, num_classes: int, nodata: str | None
+) -> np.ndarray:
+    dtype = label_dtype(config, num_classes)
+    if values.dtype == np.uint8:
+        # One table look-up translates all values.
+        labels = labels_of_values(np.arange(256), config)
+        invalid = is_invalid(labels, config, num_classes)
+        if not cv2.countNonZero(cv2.LUT(values, invalid.astype(np.uint8))):
+            return cv2.LUT(values, labels.astype(dtype))
+    else:
+        distinct, index = index_values(values)
+        labels = labels_of_values(distinct, config)
+        if not is_invalid(labels, config, num_classes)[index].any():
+            return labels.astype(dtype)[index]
+    hint = "; *_labelTrainIds.png have 19 classes" if "labelIds" in str(path) else ""
+    raise DataError(f"{path}: {describe_invalid(values, config, num_classes, nodata)}{hint}")
 
 
-def _is_invalid(labels: np.ndarray, config: DataConfig, num_classes: int) -> np.ndarray:
-    return (labels >= num_classes) & (labels != config.ignore_index) | (labels < 0)
+def check_mask_settings(config: DataConfig) -> None:
+    """Check the settings of the masks against the classes, before any mask is read.
+
+    Raises ConfigError for labels that do not fit the classes; DataError if the file `data.palette`
+    is absent or has no colour for a class.
+    """
+    num_classes = len(class_names(config))
+    check_label_settings(config, num_classes)
+    if config.palette:
+        read_label_colours(config, num_classes)
 
 
-def _to_labels(values: np.ndarray, config: DataConfig) -> np.ndarray:
-    """Return the training labels of the values in a mask file."""
-    reduce_zero = config.reduce_zero_label
-    if reduce_zero is None:
-        reduce_zero = config.layout == "ade20k"
-    if not reduce_zero:
-        return values
-    return np.where((values == 0) | (values == 255), config.ignore_index, values - 1)
+def label_rules(config: DataConfig, num_classes: int) -> tuple[object, ...]:
+    """Return everything but the mask file that its labels depend on, as a key for caches."""
+    colours: tuple[object, ...] = ()
+    if config.palette and config.palette != "voc":
+        colours = (palette_file(config).read_bytes(), class_names(config))
+    return (
+        RULES_VERSION,
+        num_classes,
+        config.ignore_index,
+        reduces_zero_label(config),
+        sorted((config.label_map or {}).items()),
+        config.palette,
+        config.allow_lossy_masks,
+        *colours,
+    )
 
 
 def palette(num_classes: int) -> np.ndarray:
-    """Return uint8 [256, 3]: PASCAL VOC's colour of each label, black from `num_classes` on."""
-    colours = np.zeros((256, 3), np.uint8)
-    for label in range(min(num_classes, 256)):
-        for bit in range(8):
-            for channel in range(3):
-                colours[label, channel] |= ((label >> (3 * bit + channel)) & 1) << (7 - bit)
+    """Return PASCAL VOC's colour of each label, black from `num_classes` on.
+
+    uint8 [256, 3], or [num_classes, 3] if there are more classes.
+    """
+    colours = np.zeros((max(256, num_classes), 3), np.uint8)
+    colours[:num_classes] = voc_colours(num_classes)
     return colours
