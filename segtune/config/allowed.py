@@ -45,6 +45,8 @@ def _type_in_words(annotation: Any, constraints: Sequence[Any] = ()) -> str:
 
 
 def _plain_type(annotation: Any, origin: Any, arguments: Sequence[Any]) -> str:
+    if origin is dict and arguments == (int, int):
+        return "{value: label}"
     if origin is dict:
         return "{name: value}"
     if origin is tuple and arguments[-1] is Ellipsis:

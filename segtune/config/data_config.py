@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -10,6 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from segtune.config.settings import PathText, Settings
 
 IGNORE_INDEX = 255
+MAX_LABEL = 65_535  # labels have at most 16 bits
 
 Side = Annotated[int, Field(ge=32)]  # in pixels
 
@@ -45,11 +47,6 @@ class DataConfig(Settings):
         "masks for the layout folder. For the layouts voc and shapes, null is SegmentationClassAug "
         "if data.train contains aug, trainaug or train_aug, otherwise SegmentationClass.",
     )
-    allow_lossy_masks: bool = Field(
-        default=False,
-        description="Read masks that are stored as JPEG or lossy WebP. Their values are snapped to "
-        "the nearest known label.",
-    )
     image_suffix: str = Field(
         default="",
         description="Text at the end of every image name that is not in the name of its mask, for "
@@ -71,13 +68,32 @@ class DataConfig(Settings):
     ignore_index: int = Field(
         default=IGNORE_INDEX,
         ge=0,
-        le=255,
-        description="Label of the pixels that count neither in the loss nor in mIoU.",
+        le=MAX_LABEL,
+        description="Label of the pixels that count neither in the loss nor in mIoU. With more "
+        "than 255 classes, it has to be set, for example to 65535.",
     )
     reduce_zero_label: bool | None = Field(
         default=None,
         description="Turn the labels 0 and 255 of the mask files into ignore_index and lower all "
         "others by 1. null: true for the layout ade20k, otherwise false.",
+    )
+    label_map: dict[int, int] | None = Field(
+        default=None,
+        description="Labels of values in the mask files, such as {255: 1} for masks of 0 and 255. "
+        "The label may be ignore_index. Values without an entry are labels themselves. null: all "
+        "values are labels.",
+    )
+    palette: str | None = Field(
+        default=None,
+        description="Colours of the classes, for masks of colours: voc for PASCAL VOC's colours "
+        "in the order of the labels, or a file in root: lines such as 'road 128 64 128', CVAT's "
+        "labelmap.txt, or a JSON or YAML file {name: [r, g, b]}. Palette images are then read by "
+        "their colours. null: masks hold labels; a palette image holds them as its indices.",
+    )
+    allow_lossy_masks: bool = Field(
+        default=False,
+        description="Read masks with lossy compression (JPEG, lossy WebP) too: every pixel gets "
+        "the nearest value of label_map or colour of palette. false: they are refused.",
     )
     resize: tuple[Side, Side] = Field(
         default=(2048, 512),
@@ -155,3 +171,45 @@ class DataConfig(Settings):
                 f"value_range: expected two numbers, the smaller one first, got [{low:g}, {high:g}]"
             )
         return self
+
+    @field_validator("label_map", mode="before")
+    @classmethod
+    def _read_label_map(cls, mapping: Any) -> Any:
+        """Turn the keys into integers: they are text in JSON."""
+        if mapping is None:
+            return None
+        if not isinstance(mapping, dict) or not mapping:
+            raise ValueError(
+                "allowed is {value in the mask files: label}, such as {255: 1}, or null; "
+                f"got {mapping!r}"
+            )
+        wrong = [
+            f"{key}: {label}"
+            for key, label in mapping.items()
+            if not re.fullmatch(r"-?\d{1,10}", str(key)) or not _is_label(label)
+        ]
+        if wrong:
+            more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+            raise ValueError(
+                "allowed are whole numbers as values and labels, and labels of "
+                f"0..{MAX_LABEL}, such as {{255: 1}}; got {{{wrong[0]}}}{more}"
+            )
+        return {int(key): label for key, label in mapping.items()}
+
+    @model_validator(mode="after")
+    def _check_translation(self) -> Self:
+        reduces = self.reduce_zero_label or (
+            self.reduce_zero_label is None and self.layout == "ade20k"
+        )
+        if self.label_map and (reduces or self.palette):
+            other = "palette is set" if self.palette else "reduce_zero_label is true"
+            way_out = "palette to null" if self.palette else "reduce_zero_label to false"
+            raise ValueError(f"label_map cannot be used if {other}; set {way_out}")
+        if self.palette and self.reduce_zero_label:
+            raise ValueError("palette cannot be used if reduce_zero_label is true")
+        return self
+
+
+def _is_label(value: Any) -> bool:
+    is_number = isinstance(value, int) and not isinstance(value, bool)
+    return is_number and 0 <= value <= MAX_LABEL

@@ -241,7 +241,8 @@ def _values_by_name(tree: Tree, prefix: str = "") -> Tree:
     """Return {dotted name: value} of everything in a tree except sections."""
     values: Tree = {}
     for name, value in tree.items():
-        if isinstance(value, dict):
+        # The keys of a section are names; a setting that is a mapping has whole numbers.
+        if isinstance(value, dict) and all(isinstance(key, str) for key in value):
             values |= _values_by_name(value, f"{prefix}{name}.")
         else:
             values[prefix + name] = value

@@ -79,9 +79,10 @@ class Augmentation:
     def __call__(
         self, image: np.ndarray, mask: np.ndarray, rng: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return image uint8 [h, w, 3] and mask uint8 [h, w], both of the crop's size.
+        """Return image uint8 [h, w, 3] and mask [h, w], both of the crop's size.
 
-        `image` uint8 [H, W, 3] and `mask` uint8 [H, W] may have any size, but the same one.
+        `image` uint8 [H, W, 3] and `mask` uint8 or uint16 [H, W] may have any size, but
+        the same one.
         """
         height, width = mask.shape
         scale = fit_scale(height, width, self.data.resize) * rng.uniform(*self.augment.ratio)
@@ -127,7 +128,8 @@ class Augmentation:
         """
         top, left, height, width = (round(value / scale) for value in window)
         part = mask[top : top + max(1, height), left : left + max(1, width)]
-        counts = cv2.calcHist([part], [0], None, [256], [0, 256]).ravel()
+        num_bins = np.iinfo(part.dtype).max + 1
+        counts = cv2.calcHist([part], [0], None, [num_bins], [0, num_bins]).ravel()
         counts[self.data.ignore_index] = 0
         return bool(
             np.count_nonzero(counts) > 1

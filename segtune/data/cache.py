@@ -27,6 +27,7 @@ import numpy as np
 from segtune.config.data_config import DataConfig
 from segtune.data.decode import DecodedPair, decode_pair
 from segtune.data.image_files import open_header
+from segtune.data.masks import palette_content
 from segtune.data.pairs import Pair
 from segtune.errors import DataError
 
@@ -234,6 +235,7 @@ def _data_set_key(config: DataConfig, num_classes: int) -> str:
             os.path.abspath(config.root),
             num_classes,
             *sorted((k, repr(v)) for k, v in config.dump().items() if k not in NOT_IN_KEY),
+            palette_content(config),
         )
     )
 

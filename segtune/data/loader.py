@@ -30,6 +30,7 @@ from segtune.data.decode import as_stored_note, pair_size
 from segtune.data.layouts import class_names, open_split
 from segtune.data.loader_errors import CollateOrError, ErrorsAsValues, raise_errors
 from segtune.data.loader_limits import fitting_loaders, shorten_socket_paths
+from segtune.data.masks import check_mask_settings
 from segtune.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -292,6 +293,7 @@ class ValSamples(Dataset):
 
 
 def _decoded_pairs(config: DataConfig, split: str) -> DecodedPairs:
+    check_mask_settings(config)
     return DecodedPairs(open_split(config, split), config, len(class_names(config)), split)
 
 
@@ -368,11 +370,17 @@ def _stack(images: Sequence[np.ndarray]) -> Tensor:
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
 
 
+def _stack_masks(masks: Sequence[np.ndarray]) -> Tensor:
+    # uint8 as it is. torch has few operations for uint16, so more than 255 classes are int32.
+    stacked = np.stack(masks)
+    return torch.from_numpy(stacked if stacked.dtype == np.uint8 else stacked.astype(np.int32))
+
+
 def _collate(samples: list[tuple[np.ndarray, np.ndarray]]) -> Batch:
     images, masks = zip(*samples, strict=True)
-    return Batch(_stack(images), torch.from_numpy(np.stack(masks)))
+    return Batch(_stack(images), _stack_masks(masks))
 
 
 def _collate_val(samples: list[tuple[np.ndarray, np.ndarray, str]]) -> ValBatch:
     images, masks, names = zip(*samples, strict=True)
-    return ValBatch(_stack(images), torch.from_numpy(np.stack(masks)), list(names))
+    return ValBatch(_stack(images), _stack_masks(masks), list(names))

@@ -1,4 +1,4 @@
-"""Reading of mask files, the translation of their values to training labels, and label colours."""
+"""Mask files to training labels."""
 
 from __future__ import annotations
 
@@ -8,66 +8,115 @@ import cv2
 import numpy as np
 
 from segtune.config.data_config import DataConfig
-from segtune.data.image_files import open_image, turn_upright
+from segtune.data.image_files import StoredImage, turn_upright
+from segtune.data.label_colours import (
+    describe_colours,
+    labels_of_colours,
+    palette_file,
+    read_label_colours,
+    voc_colours,
+)
+from segtune.data.label_map import (
+    check_label_settings,
+    describe_invalid,
+    index_values,
+    is_invalid,
+    label_dtype,
+    labels_of_values,
+)
+from segtune.data.layouts import class_names
+from segtune.data.lossy_masks import known_values, refuse_lossy, snap_colours, snap_values
+from segtune.data.mask_values import open_mask, read_values
 from segtune.errors import DataError
-
-# Pillow's modes for one channel: palette, grey, black and white, 16 bits, 32 bits.
-MASK_MODES = ("P", "L", "1", "I;16", "I")
 
 
 def read_mask(path: str | Path, config: DataConfig, num_classes: int) -> np.ndarray:
-    """Return the labels of a mask file as uint8 [H, W], in 0..num_classes-1 or ignore_index.
+    """Return the labels of a mask file as [H, W], in 0..num_classes-1 or ignore_index.
 
-    Raises DataError if the file has more than one channel, or labels outside the classes.
+    They are uint8, or uint16 if there are more than 255 classes or ignore_index is above 255.
+    Raises DataError if the file does not hold labels exactly, or has labels outside the classes;
+    ConfigError if the settings of the labels contradict each other.
     """
-    stored = open_image(path, config.max_megapixels)
-    image = stored.image
-    if image.mode not in MASK_MODES:
+    check_label_settings(config, num_classes)
+    stored = open_mask(path, config.max_megapixels)
+    if stored.is_lossy and not config.allow_lossy_masks:
+        raise refuse_lossy(stored)
+    if config.palette:
+        labels = _read_colours(stored, config, num_classes)
+    else:
+        labels = _read_labels(stored, config, num_classes)
+    return turn_upright(labels, stored.orientation)
+
+
+def _read_labels(stored: StoredImage, config: DataConfig, num_classes: int) -> np.ndarray:
+    if stored.is_lossy:
+        values = snap_values(stored.path, stored.image, known_values(config, num_classes))
+    else:
+        values = read_values(stored)
+    if values.ndim == 3:
+        raise DataError(f"{stored.path}: {describe_colours(stored.path, values, config)}")
+    return _translate(stored.path, values, config, num_classes, stored.nodata)
+
+
+def _read_colours(stored: StoredImage, config: DataConfig, num_classes: int) -> np.ndarray:
+    path, image = stored.path, stored.image
+    if image.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA"):
         raise DataError(
-            f"{path}: a mask must have one channel of labels (palette or grey PNG), this one is "
-            f"{image.mode}; convert its colours to labels"
+            f"{path}: data.palette needs masks with colours of 8 bits, this one is {image.mode}; "
+            "set data.palette=null if its values are the labels"
         )
-    values = turn_upright(np.asarray(image), stored.orientation)
-    label_of_value = _to_labels(np.arange(256), config)
-    invalid = _is_invalid(label_of_value, config, num_classes).astype(np.uint8)
-    if values.dtype != np.uint8 or cv2.countNonZero(cv2.LUT(values, invalid)):
-        _check_labels(path, values, config, num_classes)
-    # One table look-up translates all values. They are below 256: larger ones are invalid labels.
-    return cv2.LUT(values.astype(np.uint8), label_of_value.astype(np.uint8))
+    known = read_label_colours(config, num_classes)
+    rgb = np.asarray(image.convert("RGB"))
+    if stored.is_lossy:
+        labels = snap_colours(path, rgb, known)
+    else:
+        labels = labels_of_colours(path, rgb, known)
+    return labels.astype(label_dtype(config, num_classes))
 
 
-def _check_labels(
-    path: str | Path, values: np.ndarray, config: DataConfig, num_classes: int
-) -> None:
-    labels = _to_labels(np.unique(values).astype(np.int64), config)
-    invalid = np.unique(labels[_is_invalid(labels, config, num_classes)])
-    if invalid.size:
-        raise DataError(
-            f"{path}: labels {invalid[:5].tolist()} are outside the {num_classes} classes "
-            f"(0..{num_classes - 1}, {config.ignore_index} = ignore); "
-            "check data.classes, data.ignore_index and data.reduce_zero_label"
-        )
+def _translate(
+    path: str | Path, values: np.ndarray, config: DataConfig, num_classes: int, nodata: float | None
+) -> np.ndarray:
+    dtype = label_dtype(config, num_classes)
+    if values.dtype == np.uint8:
+        # One table look-up translates all values.
+        labels = labels_of_values(np.arange(256), config)
+        invalid = is_invalid(labels, config, num_classes)
+        if not cv2.countNonZero(cv2.LUT(values, invalid.astype(np.uint8))):
+            return cv2.LUT(values, labels.astype(dtype))
+    else:
+        distinct, index = index_values(values)
+        labels = labels_of_values(distinct, config)
+        if not is_invalid(labels, config, num_classes)[index].any():
+            return labels.astype(dtype)[index]
+    hint = "; *_labelTrainIds.png have 19 classes" if "labelIds" in str(path) else ""
+    raise DataError(f"{path}: {describe_invalid(values, config, num_classes, nodata)}{hint}")
 
 
-def _is_invalid(labels: np.ndarray, config: DataConfig, num_classes: int) -> np.ndarray:
-    return (labels >= num_classes) & (labels != config.ignore_index) | (labels < 0)
+def check_mask_settings(config: DataConfig) -> None:
+    """Check the settings of the masks against the classes, before any mask is read.
+
+    Raises ConfigError for labels that do not fit the classes; DataError if the file `data.palette`
+    is absent or has no colour for a class.
+    """
+    num_classes = len(class_names(config))
+    check_label_settings(config, num_classes)
+    if config.palette:
+        read_label_colours(config, num_classes)
 
 
-def _to_labels(values: np.ndarray, config: DataConfig) -> np.ndarray:
-    """Return the training labels of the values in a mask file."""
-    reduce_zero = config.reduce_zero_label
-    if reduce_zero is None:
-        reduce_zero = config.layout == "ade20k"
-    if not reduce_zero:
-        return values
-    return np.where((values == 0) | (values == 255), config.ignore_index, values - 1)
+def palette_content(config: DataConfig) -> bytes:
+    """Return the content of the file `data.palette`, as a part of keys for caches."""
+    if not config.palette or config.palette == "voc":
+        return b""
+    return palette_file(config).read_bytes()
 
 
 def palette(num_classes: int) -> np.ndarray:
-    """Return uint8 [256, 3]: PASCAL VOC's colour of each label, black from `num_classes` on."""
-    colours = np.zeros((256, 3), np.uint8)
-    for label in range(min(num_classes, 256)):
-        for bit in range(8):
-            for channel in range(3):
-                colours[label, channel] |= ((label >> (3 * bit + channel)) & 1) << (7 - bit)
+    """Return PASCAL VOC's colour of each label, black from `num_classes` on.
+
+    uint8 [256, 3], or [num_classes, 3] if there are more classes.
+    """
+    colours = np.zeros((max(256, num_classes), 3), np.uint8)
+    colours[:num_classes] = voc_colours(num_classes)
     return colours

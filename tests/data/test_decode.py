@@ -59,7 +59,7 @@ def test_wrong_files_are_named(voc_config: DataConfig, voc_root: Path) -> None:
     cv2.imwrite(pair.mask, np.zeros((6, 9), np.uint8))
     with pytest.raises(DataError, match=r"a\.png: is 9x6 pixels, but .*a\.jpg is 8x6"):
         load_pair(pair, voc_config, 21)
-    cv2.imwrite(pair.mask, np.zeros((6, 8, 3), np.uint8))
+    cv2.imwrite(pair.mask, np.full((6, 8, 3), (0, 0, 128), np.uint8))
     with pytest.raises(DataError, match="one channel of labels"):
         load_pair(pair, voc_config, 21)
     Path(pair.image).write_bytes(Path(pair.image).read_bytes()[:200])

@@ -1,0 +1,286 @@
+"""The colours of the classes in masks of colours: `data.palette`, and VOC's own colours."""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from segtune.config.data_config import DataConfig
+from segtune.config.yaml_io import parse_yaml
+from segtune.data.layouts import class_names, root_folder
+from segtune.errors import DataError, nearest
+
+log = logging.getLogger(__name__)
+
+VOC_BORDER = (224, 224, 192)  # of the objects in PASCAL VOC's masks; these pixels are ignored
+MAX_SHOWN = 8
+_GAP = r"[\s,;]+"
+_RGB = rf"(\d+){_GAP}(\d+){_GAP}(\d+)"
+COLOUR_FIRST = re.compile(rf"{_RGB}(?:{_GAP}(.*))?")
+COLOUR_LAST = re.compile(rf"(.*?)[\s,;:=]+{_RGB}[\s,;]*")
+CVAT = re.compile(r"([^:]*):(\d+),(\d+),(\d+)(?::.*)?")
+HEX_FIRST = re.compile(rf"#([0-9a-fA-F]{{6}})(?:{_GAP}(.*))?")
+HEX_LAST = re.compile(r"(.*?)[\s,;:=]+#([0-9a-fA-F]{6})")
+HEADERS = ({"r", "g", "b"}, {"red", "green", "blue"})
+
+Colour = tuple[int, int, int]
+Entry = tuple[str, Colour]  # the name is empty if the file has only colours
+
+
+@dataclass(frozen=True)
+class LabelColours:
+    """The label of each known colour; both arrays are in ascending order of `packed`."""
+
+    packed: np.ndarray  # red * 65536 + green * 256 + blue, int32 [K]
+    labels: np.ndarray  # int64 [K]
+    source: str  # for messages
+
+    @classmethod
+    def of(cls, labels: dict[Colour, int], source: str) -> LabelColours:
+        """Sort {colour: label}."""
+        packed = pack(np.array(list(labels), np.uint8))
+        order = packed.argsort()
+        return cls(packed[order], np.array(list(labels.values()))[order], source)
+
+    @property
+    def rgb(self) -> np.ndarray:
+        """The colours as uint8 [K, 3]."""
+        return unpack(self.packed)
+
+
+def pack(rgb: np.ndarray) -> np.ndarray:
+    """Return colours uint8 [..., 3] as one int32 each."""
+    red, green, blue = (rgb[..., channel].astype(np.int32) for channel in range(3))
+    return (red << 16) | (green << 8) | blue
+
+
+def unpack(packed: np.ndarray) -> np.ndarray:
+    """Return the colours uint8 [..., 3] of `pack`."""
+    return np.stack([packed >> 16, packed >> 8 & 255, packed & 255], -1).astype(np.uint8)
+
+
+def voc_colours(num_colours: int) -> np.ndarray:
+    """Return PASCAL VOC's colour of each label, uint8 [num_colours, 3]."""
+    labels = np.arange(num_colours)
+    colours = np.zeros((num_colours, 3), np.uint8)
+    for bit in range(8):
+        for channel in range(3):
+            colours[:, channel] |= (((labels >> (3 * bit + channel)) & 1) << (7 - bit)).astype(
+                np.uint8
+            )
+    return colours
+
+
+def read_label_colours(config: DataConfig, num_classes: int) -> LabelColours:
+    """Return the colours of `data.palette`, which is not null.
+
+    Raises DataError if the file is absent or unclear, or has no colour for a class.
+    """
+    assert config.palette
+    if config.palette == "voc":
+        labels: dict[Colour, int] = {VOC_BORDER: config.ignore_index}
+        for label, (red, green, blue) in enumerate(voc_colours(num_classes).tolist()):
+            labels[red, green, blue] = label
+        return LabelColours.of(labels, "data.palette voc")
+    path = palette_file(config)
+    names = class_names(config)
+    return _read_cached(str(path), path.stat().st_mtime_ns, names, config.ignore_index)
+
+
+def palette_file(config: DataConfig) -> Path:
+    """Return the path of `data.palette`. Raises DataError if it is absent or outside the root."""
+    root = root_folder(config)
+    path = root / str(config.palette)
+    if not path.resolve().is_relative_to(root.resolve()):
+        raise DataError(f"data.palette: {config.palette!r} is outside data.root ({root})")
+    if not path.is_file():
+        near = nearest(path.name, [entry.name for entry in path.parent.glob("*.*")])
+        raise DataError(
+            f"data.palette: no file {path}{near}; allowed are voc and a file in data.root with one "
+            "line per class, such as 'road 128 64 128', or CVAT's labelmap.txt"
+        )
+    return path
+
+
+@functools.lru_cache(maxsize=8)  # every mask needs it
+def _read_cached(
+    path: str, modified_ns: int, names: tuple[str, ...], ignore_index: int
+) -> LabelColours:
+    """Read and match the file; `modified_ns` makes a changed file a new entry of the cache."""
+    entries = read_colour_file(Path(path))
+    labels: dict[Colour, int] = {}
+    for label, colour in _labelled(entries, names, path, ignore_index):
+        if labels.setdefault(colour, label) != label:
+            raise DataError(f"{path}: the colour {colour} belongs to two classes; use two colours")
+    return LabelColours.of(labels, path)
+
+
+def _labelled(
+    entries: Sequence[Entry], names: Sequence[str], path: str, ignore_index: int
+) -> Iterator[tuple[int, Colour]]:
+    """Yield the label of each colour, and its colour; names that are no class are ignored."""
+    if not any(name for name, _ in entries):
+        if len(entries) != len(names):
+            raise DataError(
+                f"{path}: has {len(entries)} colours without names, and there are {len(names)} "
+                "classes; write one colour per class, or 'name r g b'"
+            )
+        yield from enumerate(colour for _, colour in entries)
+        return
+    label_of_name = {_key(name): label for label, name in enumerate(names)}
+    in_file = {_key(name) for name, _ in entries}
+    absent = [name for name in names if _key(name) not in in_file]
+    if absent:
+        more = f" and {len(absent) - 1} other classes" if len(absent) > 1 else ""
+        near = nearest(absent[0], [name for name, _ in entries])
+        raise DataError(f"{path}: no colour for class {absent[0]!r}{more}{near}")
+    others = [name for name, _ in entries if _key(name) not in label_of_name]
+    if others:
+        log.warning(
+            "data.palette: %s: %d names are in no class of data.classes; their pixels are ignored: "
+            "%s",
+            path,
+            len(others),
+            ", ".join(others[:MAX_SHOWN]) + (", …" if len(others) > MAX_SHOWN else ""),
+        )
+    for name, colour in entries:
+        yield label_of_name.get(_key(name), ignore_index), colour
+
+
+def _key(name: str) -> str:
+    return " ".join(name.casefold().replace("_", " ").split())
+
+
+def read_colour_file(path: Path) -> list[Entry]:
+    """Return the names and colours in a file, in its order.
+
+    Text: CVAT's `name:r,g,b:parts:actions`, `name r g b`, `r g b name`, `name #rrggbb` or `r g b`,
+    separated by blanks, tabs, commas or semicolons; `# ` begins a comment. JSON or YAML: {name:
+    [r, g, b]} or {name: "#rrggbb"}. Raises DataError with the line that is none of these.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise DataError(f"{path}: not a text file in UTF-8; save it as UTF-8") from None
+    match path.suffix.lower():
+        case ".json":
+            try:
+                entries = _entries_of_tree(path, json.loads(text))
+            except json.JSONDecodeError as error:
+                raise DataError(f"{path}:{error.lineno}: not readable as JSON: {error}") from None
+        case ".yaml" | ".yml":
+            entries = _entries_of_tree(path, parse_yaml(text, str(path))[0])
+        case _:
+            lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1)]
+            content = [(number, line) for number, line in lines if line and not _is_comment(line)]
+            if content and _is_header(content[0][1]):
+                del content[0]
+            entries = [_entry_of_line(f"{path}:{number}", line) for number, line in content]
+    if not entries:
+        raise DataError(f"{path}: has no colours; expected lines such as 'road 128 64 128'")
+    return entries
+
+
+def _is_comment(line: str) -> bool:
+    return line.startswith(("#", "//")) and not HEX_FIRST.fullmatch(line)
+
+
+def _is_header(line: str) -> bool:
+    words = set(re.split(_GAP, line.casefold()))
+    return any(header <= words for header in HEADERS)
+
+
+def _entry_of_line(place: str, line: str) -> Entry:
+    if match := CVAT.fullmatch(line) or COLOUR_LAST.fullmatch(line):
+        name, *colour = match.groups()
+    elif match := COLOUR_FIRST.fullmatch(line):
+        *colour, name = match.groups()
+    elif match := HEX_FIRST.fullmatch(line):
+        colour, name = [f"#{match[1]}"], match[2]
+    elif match := HEX_LAST.fullmatch(line):
+        name, colour = match[1], [f"#{match[2]}"]
+    else:
+        name, colour = "", []
+    name = (name or "").strip(" \t\"'")
+    if not colour or re.match(r"\d+([\s,;]|$)", name):
+        raise DataError(
+            f"{place}: {line!r}: expected a class and three numbers, such as 'road 128 64 128', "
+            "'128 64 128 road' or CVAT's 'road:128,64,128::'"
+        )
+    return name, _colour(place, colour[0] if len(colour) == 1 else [int(v) for v in colour])
+
+
+def _entries_of_tree(path: Path, tree: Any) -> list[Entry]:
+    if not isinstance(tree, dict):
+        raise DataError(f"{path}: expected names and colours: {{name: [r, g, b], ...}}")
+    return [(str(name), _colour(f"{path}: {name}", colour)) for name, colour in tree.items()]
+
+
+def _colour(place: str, value: Any) -> Colour:
+    """Return a colour from [r, g, b] or "#rrggbb"."""
+    if isinstance(value, str) and re.fullmatch(r"#?[0-9a-fA-F]{6}", value):
+        red, green, blue = bytes.fromhex(value.removeprefix("#"))
+        return red, green, blue
+    if isinstance(value, list) and len(value) == 3:
+        red, green, blue = value
+        if all(isinstance(v, int) and 0 <= v <= 255 for v in value):
+            return red, green, blue
+    raise DataError(f"{place}: {value!r} is no colour; expected three numbers of 0..255")
+
+
+def labels_of_colours(path: str, rgb: np.ndarray, known: LabelColours) -> np.ndarray:
+    """Return the labels int64 [H, W] of colours uint8 [H, W, 3].
+
+    Raises DataError if a colour is not known.
+    """
+    packed = pack(rgb)
+    index = np.searchsorted(known.packed, packed).clip(max=len(known.packed) - 1)
+    unknown = packed[known.packed[index] != packed]
+    if unknown.size:
+        colours, counts = np.unique(unknown, return_counts=True)
+        first = unpack(colours[counts.argmax()])
+        distances = ((known.rgb.astype(int) - first) ** 2).sum(1)
+        raise DataError(
+            f"{path}: {unknown.size} of {packed.size} pixels have {_number_of(colours.size)} in no "
+            "class; "
+            f"most have {first.tolist()}, the nearest colour in {known.source} is "
+            f"{known.rgb[distances.argmin()].tolist()}; add a line 'name {_numbers(first)}' to the "
+            "file, or save the mask without smoothing and loss"
+        )
+    return known.labels[index]
+
+
+def _number_of(num_colours: int) -> str:
+    return "a colour" if num_colours == 1 else f"{num_colours} colours"
+
+
+def _numbers(colour: np.ndarray) -> str:
+    return " ".join(map(str, colour.tolist()))
+
+
+def describe_colours(path: str | Path, rgb: np.ndarray, config: DataConfig) -> str:
+    """Return why a mask of colours is refused if `data.palette` is null, and the way out."""
+    colours, counts = np.unique(pack(rgb), return_counts=True)
+    most_first = unpack(colours[counts.argsort()[::-1]])
+    shown = ", ".join(str(tuple(colour)) for colour in most_first[:MAX_SHOWN].tolist())
+    more = f" and {colours.size - MAX_SHOWN} more" if colours.size > MAX_SHOWN else ""
+    if Path(path).stem.endswith("_seg") and not (most_first[:, 0] % 10).any():
+        return (
+            "is a mask of the full ADE20K release, with classes in red / 10 * 256 + green; use "
+            "the release with 150 classes (ADEChallengeData2016), or convert it to a 16-bit PNG"
+        )
+    file = next(Path(config.root).glob("label*map*.txt"), None)
+    setting = file.name if file else "FILE"
+    return (
+        f"a mask must have one channel of labels, this one has {colours.size} colours: "
+        f"{shown}{more}; set data.palette={setting}, a file in data.root with the colours of the "
+        "classes ('road 128 64 128'), or data.palette=voc"
+    )

@@ -1,0 +1,156 @@
+"""The translation of a mask file's values to training labels, and what is wrong with the values."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from segtune.config.data_config import IGNORE_INDEX, DataConfig
+from segtune.errors import ConfigError
+
+# Labels have at most 16 bits, and one of the 65,536 values is ignore_index.
+MAX_CLASSES = 65_534
+# The values of a mask are looked up in a table if they lie within this span, otherwise searched.
+MAX_TABLE = 1 << 20
+MAX_SHOWN = 8
+# Instance masks hold label * 256 + instance (KITTI) or label * 1000 + instance (Cityscapes).
+INSTANCE_FACTORS = (256, 1000)
+
+
+def check_label_settings(config: DataConfig, num_classes: int) -> None:
+    """Raise ConfigError if the settings of the labels do not fit the number of classes."""
+    problems = []
+    if num_classes > MAX_CLASSES:
+        problems.append(f"data.classes: {num_classes} classes; at most {MAX_CLASSES} are possible")
+    elif num_classes > IGNORE_INDEX == config.ignore_index:
+        problems.append(
+            f"data.ignore_index: {IGNORE_INDEX} is also the label of one of the {num_classes} "
+            "classes; set data.ignore_index=65535"
+        )
+    for value, label in (config.label_map or {}).items():
+        if label >= num_classes and label != config.ignore_index:
+            problems.append(
+                f"data.label_map: {value} -> {label}: no such label; allowed are "
+                f"0..{num_classes - 1} and {config.ignore_index} (data.ignore_index)"
+            )
+    if problems:
+        raise ConfigError(problems)
+
+
+def label_dtype(config: DataConfig, num_classes: int) -> type[np.uint8] | type[np.uint16]:
+    """Return uint8 if all labels and ignore_index fit into it, otherwise uint16."""
+    return np.uint16 if num_classes > 255 or config.ignore_index > 255 else np.uint8
+
+
+def reduces_zero_label(config: DataConfig) -> bool:
+    """Return whether 0 and 255 are ignored, and all other values lowered by 1."""
+    if config.reduce_zero_label is None:
+        return config.layout == "ade20k"
+    return config.reduce_zero_label
+
+
+def labels_of_values(values: np.ndarray, config: DataConfig) -> np.ndarray:
+    """Return the training label, int64, of each value in a mask file."""
+    labels = values.astype(np.int64)
+    if reduces_zero_label(config):
+        return np.where((labels == 0) | (labels == 255), config.ignore_index, labels - 1)
+    for value, label in (config.label_map or {}).items():
+        labels[values == value] = label
+    return labels
+
+
+def is_invalid(labels: np.ndarray, config: DataConfig, num_classes: int) -> np.ndarray:
+    """Return, for each label, whether it is neither a class nor ignore_index."""
+    return ((labels >= num_classes) | (labels < 0)) & (labels != config.ignore_index)
+
+
+def index_values(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return (distinct, index) with `values == distinct[index]`, of integers of any size.
+
+    `distinct` may hold values that do not occur.
+    """
+    low, high = int(values.min()), int(values.max())
+    if high - low < MAX_TABLE:
+        return np.arange(low, high + 1), values.astype(np.int64) - low
+    distinct, index = np.unique(values, return_inverse=True)
+    return distinct, index.reshape(values.shape)
+
+
+def describe_invalid(
+    values: np.ndarray, config: DataConfig, num_classes: int, nodata: float | None = None
+) -> str:
+    """Return what is wrong with a mask that has labels outside the classes, and a way out.
+
+    `values` are those of the file, of which one or more are invalid. `nodata` is the value that the
+    file itself declares as missing.
+    """
+    distinct, counts = np.unique(values, return_counts=True)
+    labels = labels_of_values(distinct, config)
+    invalid = is_invalid(labels, config, num_classes)
+    wrong = distinct[invalid]
+    shown = labels[invalid].tolist()
+    more = f" and {len(shown) - MAX_SHOWN} more" if len(shown) > MAX_SHOWN else ""
+    in_file = ""
+    if shown != wrong.tolist():
+        in_file = f" (values {wrong[:MAX_SHOWN].tolist()} in the file)"
+    return (
+        f"labels {shown[:MAX_SHOWN]}{more}{in_file} are outside the {num_classes} classes "
+        f"(0..{num_classes - 1}, {config.ignore_index} = ignore): {counts[invalid].sum()} of "
+        f"{values.size} pixels; {_way_out(distinct, wrong, config, num_classes, nodata)}"
+    )
+
+
+def _way_out(
+    distinct: np.ndarray,
+    wrong: np.ndarray,
+    config: DataConfig,
+    num_classes: int,
+    nodata: float | None,
+) -> str:
+    """Return the likely cause of wrong values, with the setting that mends it."""
+    known = set(distinct.tolist())
+    ignore = config.ignore_index
+    if nodata is not None and wrong.tolist() == [nodata]:
+        return (
+            f"the file declares {nodata:g} as nodata: to ignore it, set "
+            f"data.label_map={{{nodata:g}: {ignore}}}"
+        )
+    if wrong.size == 1 and wrong[0] < 0:
+        return f"to ignore these pixels, set data.label_map={{{wrong[0]}: {ignore}}}"
+    if wrong.tolist() == [255] and not (len(known) == 2 and num_classes == 2):
+        return (
+            "if 255 marks pixels without a label, set data.ignore_index=255 or "
+            f"data.label_map={{255: {ignore}}}"
+        )
+    if reduces_zero_label(config):
+        return "check data.classes, data.ignore_index and data.reduce_zero_label"
+    if steps := _even_steps(distinct, num_classes):
+        mapping = ", ".join(f"{value}: {label}" for label, value in enumerate(steps) if value)
+        return f"if the labels were saved as grey levels, set data.label_map={{{mapping}}}"
+    if distinct.min() >= 1 and distinct[distinct != ignore].max() == num_classes:
+        return "if the labels start at 1, set data.reduce_zero_label=true"
+    for factor in INSTANCE_FACTORS:
+        if distinct.min() >= 0 and 256 <= distinct.max() < factor * num_classes:
+            return (
+                f"if this is an instance mask (label * {factor} + number), use the masks of "
+                f"labels instead, or divide by {factor}"
+            )
+    if wrong.tolist() == [num_classes]:
+        return (
+            f"if label {num_classes} is a class, add its name to data.classes; to ignore it, set "
+            f"data.label_map={{{num_classes}: {ignore}}}"
+        )
+    return "check data.classes, data.ignore_index, data.label_map and data.reduce_zero_label"
+
+
+def _even_steps(distinct: np.ndarray, num_classes: int) -> list[int]:
+    """Return the grey levels 0, n, 2n, … of the classes, if the values are such levels."""
+    values = [int(value) for value in distinct if value]
+    if not values or min(values) < 0:
+        return []
+    if len(values) == 1:
+        return [0, values[0]] if num_classes == 2 else []
+    step = int(np.gcd.reduce(values))
+    num_levels = max(values) // step + 1
+    if step == 1 or num_levels > num_classes:
+        return []
+    return [step * level for level in range(num_levels)]
