@@ -17,13 +17,11 @@ STUDY_BLOCKS = ("space", "search")  # a study has these, and a `config` that a c
 
 
 def check_is_file(path: str | Path, names: Sequence[str]) -> None:
-    """Raise ConfigError if `path` is a folder, and name the first of the files `names` in it."""
-    folder = Path(path)
-    if not folder.is_dir():
-        return
-    inside = next((folder / name for name in names if (folder / name).is_file()), None)
-    use = f"use {inside}" if inside else "expected a YAML file"
-    raise ConfigError([f"{path}: is a folder; {use}"])
+    """Raise ConfigError if `path` is a folder that has one of the files `names`."""
+    for name in names:
+        inside = Path(path) / name
+        if inside.is_file():
+            raise ConfigError([f"{path}: is a folder; use {inside}"])
 
 
 def check_is_config(path: str | Path, tree: Any) -> None:

@@ -185,15 +185,6 @@ def _key(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
 
 
-def prepare_folder(out: Path) -> None:
-    """Create the folder of the overlays. Raise RunError if that is not possible."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        reason = "is a file" if out.is_file() else error.strerror
-        raise RunError(f"{out}: no folder for overlays: {reason}; choose another folder") from None
-
-
 def is_overlay(path: Path) -> bool:
     """Whether a file is a PNG with the mark that `write_overlay` leaves."""
     if path.suffix.lower() != ".png":
