@@ -13,8 +13,10 @@ from segtune.config.data_config import DataConfig
 from segtune.config.schema import ExperimentConfig, load_config
 from segtune.config.settings import differences
 from segtune.config.yaml_io import parse_yaml, write_yaml
+from segtune.data.cache import DecodedPairs
 from segtune.data.label_colours import read_colour_file
-from segtune.data.masks import label_rules, palette, read_mask
+from segtune.data.masks import palette, read_mask
+from segtune.data.pairs import Pair
 from segtune.errors import ConfigError, DataError
 
 ROAD, CAR, SKY = (128, 64, 128), (0, 0, 142), (70, 130, 180)
@@ -239,16 +241,24 @@ def test_a_mask_of_the_full_ade20k_release_is_recognised(tmp_path: Path) -> None
 
 def test_caches_change_with_everything_that_labels_depend_on(tmp_path: Path) -> None:
     text = "road 128 64 128\ncar 0 0 142\nsky 70 130 180\n"
+    image = colour_mask(tmp_path / "image.png", ROAD)
+    pairs = [Pair(str(image), str(colour_mask(tmp_path / "mask.png", ROAD)))]
+
+    def folder(config: DataConfig) -> Path | None:
+        config = config.override({"cache": str(tmp_path / "cache")})
+        return DecodedPairs(pairs, config, 3, "train").folder
+
     colours = colour_config(tmp_path, text)
     plain = colours.override({"palette": None})
-    before = label_rules(colours, 3)
-    rules = [
-        before,
-        label_rules(plain, 3),
-        label_rules(plain.override({"label_map": {255: 1}}), 3),
-        label_rules(plain.override({"allow_lossy_masks": True}), 3),
-        label_rules(plain.override({"ignore_index": 7}), 3),
-        label_rules(colours.override({"classes": ["car", "road", "sky"]}), 3),
-        label_rules(colour_config(tmp_path, text.replace("142", "143")), 3),
+    folders = [
+        folder(colours),
+        folder(plain),
+        folder(plain.override({"label_map": {255: 1}})),
+        folder(plain.override({"allow_lossy_masks": True})),
+        folder(plain.override({"ignore_index": 7})),
+        folder(colours.override({"classes": ["car", "road", "sky"]})),
+        folder(colour_config(tmp_path, text.replace("142", "143"))),
     ]
-    assert len({repr(rule) for rule in rules}) == len(rules)
+    assert None not in folders
+    assert len(set(folders)) == len(folders)
+    assert folder(plain.override({"crop": [64, 64]})) == folders[1]
