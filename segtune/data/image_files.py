@@ -222,13 +222,26 @@ def orientation_of(image: Image.Image) -> int:
 
     This is 1 for TIFF, because Pillow turns TIFF images upright.
     """
-    # Without this condition, Pillow decodes a PNG to look for EXIF behind the pixels.
-    has_exif = "exif" in image.info or "Raw profile type exif" in image.info
-    if image.format == "TIFF" or not has_exif:
+    if image.format == "TIFF":
+        return 1
+    # Not `getexif` in general: Pillow then decodes a PNG to look for EXIF behind the pixels.
+    if "exif" in image.info:
+        return orientation_in(image.info["exif"])
+    if "Raw profile type exif" not in image.info:  # in PNG files of ImageMagick
         return 1
     try:
         return _valid_orientation(image.getexif().get(ORIENTATION, 1))
-    except DAMAGE:  # a damaged EXIF block; viewers ignore it, too
+    except DAMAGE:  # viewers ignore it, too
+        return 1
+
+
+def orientation_in(exif: bytes) -> int:
+    """Return the orientation in an EXIF block, 1 to 8; 1 if it is damaged or has none."""
+    block = Image.Exif()
+    try:
+        block.load(exif)
+        return _valid_orientation(block.get(ORIENTATION, 1))
+    except DAMAGE:
         return 1
 
 
