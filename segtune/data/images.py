@@ -56,7 +56,8 @@ def read_image(path: str | Path, config: DataConfig, *, upright: bool = True) ->
 def _to_rgb(header: ImageHeader, image: Image.Image) -> np.ndarray:
     decode(header, image)
     try:
-        return np.asarray(image.convert("RGB"))
+        # `convert` copies an image that is RGB already, 4 bytes per pixel.
+        return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
     except ValueError as error:
         raise DataError(
             f"{header.path}: colours of mode {image.mode} cannot be converted to RGB: {error}"

@@ -153,12 +153,13 @@ def test_segtune_train_prints_one_message_for_a_damaged_image(
     assert "Traceback" not in text
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of Pillow, about damaged EXIF
 def test_changed_bytes_of_a_file_are_one_message_or_an_image(tmp_path: Path) -> None:
     """Pillow raises many kinds of errors for damaged content; none of them is a traceback."""
     rng = np.random.default_rng(0)
     image = Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8))
     config = DataConfig.parse({"max_megapixels": 5, "value_range": [0, 255]})
-    for suffix in ("png", "jpg", "tif", "bmp", "gif", "webp", "jp2"):
+    for suffix in ("png", "jpg", "tif", "bmp", "gif", "webp", "jp2", "avif"):
         path = tmp_path / f"x.{suffix}"
         image.save(path)
         content = path.read_bytes()

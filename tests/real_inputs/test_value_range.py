@@ -46,6 +46,18 @@ def test_colours_of_16_bits_are_scaled_and_stay_in_their_order(tmp_path: Path) -
         assert read_image(tmp_path / name, RANGED).tolist() == [[[0, 128, 255]]]
 
 
+@pytest.mark.parametrize("name", ["a.png", "a.tif", "a.ppm", "a.jp2"])
+def test_no_format_of_16_bits_loses_its_low_byte(tmp_path: Path, name: str) -> None:
+    green = ramp(1000, 3000).repeat(4, 0).repeat(4, 1)  # JPEG 2000 needs some pixels
+    rgb = np.dstack([green // 2, green, green + 7])
+    lossless = [cv2.IMWRITE_JPEG2000_COMPRESSION_X1000, 1000]
+    cv2.imwrite(str(tmp_path / name), rgb[:, :, ::-1], lossless if name == "a.jp2" else [])
+    expected = ((rgb - 1000.0) * 255 / 2000).round().clip(0, 255)
+    assert np.array_equal(read_image(tmp_path / name, RANGED), expected)
+    with pytest.raises(DataError, match=r"has 16 bits per channel"):
+        read_image(tmp_path / name, DataConfig())
+
+
 def test_floats_are_scaled_and_pixels_without_data_are_black(tmp_path: Path) -> None:
     values = np.array([[1000, 3000, np.nan, np.inf, 9999]], np.float32)
     Image.fromarray(values).save(tmp_path / "a.tif", tiffinfo={42113: "9999"})
