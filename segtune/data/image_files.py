@@ -282,7 +282,7 @@ def _raw_mode(image: Image.Image, path: str) -> str:
 
     For JPEG 2000 and PPM, Pillow has no such name, and scales colours to 8 bits.
     """
-    tiles = getattr(image, "tile", None)  # only of images that come from a file
+    tiles = getattr(image, "tile", [])
     arguments = tiles[0][3] if tiles else ""
     if image.format == "JPEG2000":
         start = first_bytes(path, 1 << 16)
