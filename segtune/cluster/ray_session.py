@@ -205,10 +205,10 @@ def _folder_problem(folder: str) -> str:
 def _interrupted_by_signals() -> Iterator[None]:
     """Raise KeyboardInterrupt if SIGINT or SIGTERM arrives in the block, at its end at the latest.
 
-    Python drops a KeyboardInterrupt that is raised in a callback, such as those of a fork, and Ray's
-    start forks often. `ray.init` installs a handler for SIGTERM, which ends the process without a
-    message. The search installs other handlers when its trials run. Only the main thread may handle
-    signals; a handler that the caller's program has for SIGINT stays.
+    Python drops a KeyboardInterrupt that is raised in a callback, such as those of a fork, and the
+    start of Ray forks often. `ray.init` installs a handler for SIGTERM, which ends the process
+    without a message. The search installs other handlers when its trials run. Only the main thread
+    may handle signals; a handler that the caller's program has for SIGINT stays.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
