@@ -232,6 +232,17 @@ def orientation_of(image: Image.Image) -> int:
         return 1
 
 
+def orientation_in_exif(block: bytes) -> int | None:
+    """Return the orientation in an EXIF block; None if it has none or is damaged."""
+    exif = Image.Exif()
+    try:
+        exif.load(block)
+        value = exif.get(ORIENTATION)
+    except DAMAGE:
+        return None
+    return None if value is None else _valid_orientation(value)
+
+
 def _valid_orientation(value: object) -> int:
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
