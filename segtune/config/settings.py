@@ -241,8 +241,9 @@ def _values_by_name(tree: Tree, prefix: str = "") -> Tree:
     """Return {dotted name: value} of everything in a tree except sections."""
     values: Tree = {}
     for name, value in tree.items():
-        # The keys of a section are names; a setting that is a mapping has whole numbers.
-        if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+        # The keys of a section are names; those of a setting that is a mapping are whole numbers,
+        # as text.
+        if isinstance(value, dict) and all(key.isidentifier() for key in value):
             values |= _values_by_name(value, f"{prefix}{name}.")
         else:
             values[prefix + name] = value
