@@ -23,6 +23,7 @@ from segtune.data.label_map import (
     is_invalid,
     label_dtype,
     labels_of_values,
+    occurs,
 )
 from segtune.data.layouts import class_names
 from segtune.data.lossy_masks import known_values, refuse_lossy, snap_colours, snap_values
@@ -81,8 +82,7 @@ def _translate(
     if values.dtype == np.uint8:
         # One table look-up translates all values.
         labels = labels_of_values(np.arange(256), config)
-        invalid = is_invalid(labels, config, num_classes)
-        if not cv2.countNonZero(cv2.LUT(values, invalid.astype(np.uint8))):
+        if not occurs(is_invalid(labels, config, num_classes), values):
             return cv2.LUT(values, labels.astype(dtype))
     else:
         distinct, index = index_values(values)
