@@ -159,7 +159,7 @@ def test_yaml_1_1_words_are_booleans_only_for_switches(tmp_path: Path) -> None:
 def test_a_folder_and_a_near_miss_are_named(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.yaml").write_text("seed: 1\n")
-    with pytest.raises(ConfigError, match=r"is a folder, expected a YAML file; it holds config"):
+    with pytest.raises(ConfigError, match=r"is a folder; expected a YAML file; use .*config.yaml"):
         load_config(tmp_path / "run")
     (tmp_path / "voc.yml").write_text("seed: 1\n")
     with pytest.raises(ConfigError, match=r"no such file; did you mean 'voc.yml'"):
