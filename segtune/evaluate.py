@@ -24,7 +24,6 @@ from segtune.config.schema import ExperimentConfig, load_config
 from segtune.errors import ConfigError, RunError
 from segtune.reporting.progress import follow
 from segtune.runs.atomic import write_atomic
-from segtune.training.overlays import prepare_folder
 from segtune.training.prediction import draw_overlays, load_model, validation_images
 
 if TYPE_CHECKING:
@@ -101,7 +100,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     if arguments.csv:
         _check_table(Path(arguments.csv))
     if show_dir:
-        prepare_folder(show_dir)
+        show_dir.mkdir(parents=True, exist_ok=True)
     keep_freed_memory()
     ranks = Ranks.join()
     say_once(ranks.is_first)

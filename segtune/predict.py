@@ -15,7 +15,7 @@ from segtune.cli import (
     say_once,
 )
 from segtune.reporting.progress import follow, print_refusal, printable
-from segtune.training.overlays import find_inputs, prepare_folder
+from segtune.training.overlays import find_inputs
 from segtune.training.prediction import draw_overlays, load_model
 
 
@@ -64,7 +64,7 @@ def _predict(arguments: argparse.Namespace) -> int:
     AugmentedInference(arguments.window)  # raises if no window can have this side
     inputs = find_inputs(arguments.images)
     out = Path(arguments.out)
-    prepare_folder(out)
+    out.mkdir(parents=True, exist_ok=True)
     ranks = Ranks.join()
     say_once(ranks.is_first)
     try:
