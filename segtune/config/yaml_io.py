@@ -207,7 +207,11 @@ def read_yaml(path: str | Path, usual: Sequence[str] = ()) -> tuple[Any, Source]
         folder = path.parent if path.parent.is_dir() else Path()
         near = nearest(path.name, [p.name for p in folder.glob("*.y*ml")])
         raise ConfigError([f"{path}: no such file{near}"])
-    value, lines, node = _parse(decode_text(path.read_bytes(), str(path)), str(path))
+    try:
+        text = decode_text(path.read_bytes(), str(path))
+    except ValueError as error:
+        raise ConfigError([str(error)]) from None
+    value, lines, node = _parse(text, str(path))
     if node is None:
         raise ConfigError(
             [
