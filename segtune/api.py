@@ -109,9 +109,11 @@ def run_study(
     Ctrl-C, SIGTERM and `segtune stop` end the search: the result is then `interrupted`. A second
     Ctrl-C ends it at once. Neither raises KeyboardInterrupt. Raise RunError if the folder is in use
     or holds another search run, if there is none to resume, or if the disk is full (free some space
-    and resume it), and ClusterError if Ray does not
-    answer or a trial does not fit.
+    and resume it), and ClusterError if Ray does not answer or a trial does not fit.
     """
+    # Python cannot repeat an import that Ctrl-C has interrupted, and the result needs this one.
+    import pandas  # noqa: F401
+
     folder = Path(out) / check_name(name)
     resume = resume or extend
     events = events or _NoEvents()

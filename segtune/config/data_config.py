@@ -109,14 +109,15 @@ class DataConfig(Settings):
         description="Values that become black and white in images with more than 8 bits per "
         "channel, such as [0, 4095]; values between them are scaled linearly. Images of 8 bits "
         "are used as they are. null: if the training images have more than 8 bits, the range of "
-        "their values (0.1 to 99.9 % of them, from at most 64 images); the config of the training "
-        "run then has the range.",
+        "their values (0.1 to 99.9 % of them, from at most 64 images, without pixels that have no "
+        "data); the config of the training run then has the range.",
     )
     max_megapixels: float = Field(
         default=512.0,
         gt=0,
         description="Largest size of an image or mask, in millions of pixels. A decoded image "
-        "takes 4 bytes per pixel; a damaged file may claim any size.",
+        "takes 4 bytes per pixel, and up to 12 while it is decoded; a damaged file may claim any "
+        "size.",
     )
     num_images: int | None = Field(
         default=None, ge=1, description="Train on the first N images only. null: all images."

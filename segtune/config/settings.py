@@ -19,7 +19,7 @@ from pydantic_core import ErrorDetails
 
 from segtune.config.allowed import allowed_values
 from segtune.config.hints import NULL_WORDS, other_format, way_out
-from segtune.config.yaml_io import Source, Tree
+from segtune.config.yaml_io import Source, Tree, with_numbers_as_keys
 from segtune.errors import ConfigError, nearest
 
 # Names of union branches (`int`, `literal['auto']`, `tuple[...]`) that pydantic adds to a location.
@@ -242,10 +242,11 @@ def _values_by_name(tree: Tree, prefix: str = "") -> Tree:
     values: Tree = {}
     for name, value in tree.items():
         # The keys of a section are names; a setting that is a mapping has whole numbers.
-        if isinstance(value, dict) and all(isinstance(key, str) for key in value):
-            values |= _values_by_name(value, f"{prefix}{name}.")
+        plain = with_numbers_as_keys(value) if isinstance(value, dict) else value
+        if isinstance(plain, dict) and all(isinstance(key, str) for key in plain):
+            values |= _values_by_name(plain, f"{prefix}{name}.")
         else:
-            values[prefix + name] = value
+            values[prefix + name] = plain
     return values
 
 

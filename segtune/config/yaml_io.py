@@ -234,7 +234,7 @@ def _files_in(folder: Path, usual: Sequence[str]) -> str:
 def write_yaml(tree: Tree) -> str:
     """Return `tree` as YAML text. Keys keep their order; lists of plain values take one line."""
     return yaml.dump(
-        json.loads(json.dumps(tree), object_hook=_with_numbers_as_keys),
+        json.loads(json.dumps(tree), object_hook=with_numbers_as_keys),
         Dumper=_Dumper,
         sort_keys=False,
         default_flow_style=False,
@@ -242,7 +242,7 @@ def write_yaml(tree: Tree) -> str:
     )
 
 
-def _with_numbers_as_keys(tree: Tree) -> dict[Any, Any]:
+def with_numbers_as_keys(tree: Tree) -> dict[Any, Any]:
     """Undo JSON's conversion of whole numbers as keys to text."""
     if not all(re.fullmatch(r"-?\d+", key) for key in tree):
         return tree

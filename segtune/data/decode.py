@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -90,10 +90,13 @@ def as_stored_images(pairs: Iterable[Pair], config: DataConfig) -> list[str]:
     return images
 
 
-def as_stored_note(split: str, images: Sequence[str]) -> str:
-    """Return a sentence about the images of a split that are used as stored; there is one."""
-    count = "1 image is" if len(images) == 1 else f"{len(images)} images are"
+def as_stored_note(split: str, first: str, count: int | None = None) -> str:
+    """Return a sentence about the images of a split that are used as stored.
+
+    `first` is one of them. `count` is None if others may follow.
+    """
+    images = "some images are" if count is None else f"{count} images are"
     return (
-        f"data.{split}: {count} used as stored, although the EXIF orientation turns them: only so "
-        f"do they fit their masks; the first is {images[0]}"
+        f"data.{split}: {'1 image is' if count == 1 else images} used as stored, although the EXIF "
+        f"orientation turns them: only so do they fit their masks; the first is {first}"
     )

@@ -57,4 +57,5 @@ def _reason(start: bytes, error: Exception) -> str:
             return reason
     if isinstance(error, UnidentifiedImageError):
         return f"its content has none of the formats that are read: {READ_FORMATS}"
-    return " ".join(str(error).split()) or type(error).__name__
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return f"{reason}; copy the file again, or take it out of the data set"

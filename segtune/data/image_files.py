@@ -38,6 +38,10 @@ INVERSE = {6: 8, 8: 6}
 # Modes of one channel with more than 8 bits.
 DEEP_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+# The markers SOC and SIZ of JPEG 2000, and the offset of the bits of the first channel, less 1
+# (ITU-T T.800, A.5.1).
+JP2_SIZE_MARKERS = b"\xff\x4f\xff\x51"
+JP2_BITS = 42
 # Pillow and zlib raise these for damaged content; found by changing bytes of files at random.
 DAMAGE = (
     *(OSError, SyntaxError, ValueError, OverflowError, EOFError, IndexError, KeyError, TypeError),
@@ -222,13 +226,26 @@ def orientation_of(image: Image.Image) -> int:
 
     This is 1 for TIFF, because Pillow turns TIFF images upright.
     """
-    # Without this condition, Pillow decodes a PNG to look for EXIF behind the pixels.
-    has_exif = "exif" in image.info or "Raw profile type exif" in image.info
-    if image.format == "TIFF" or not has_exif:
+    if image.format == "TIFF":
+        return 1
+    # Not `getexif` in general: Pillow then decodes a PNG to look for EXIF behind the pixels.
+    if "exif" in image.info:
+        return orientation_in(image.info["exif"])
+    if "Raw profile type exif" not in image.info:  # in PNG files of ImageMagick
         return 1
     try:
         return _valid_orientation(image.getexif().get(ORIENTATION, 1))
-    except DAMAGE:  # a damaged EXIF block; viewers ignore it, too
+    except DAMAGE:  # viewers ignore it, too
+        return 1
+
+
+def orientation_in(exif: bytes) -> int:
+    """Return the orientation in an EXIF block, 1 to 8; 1 if it is damaged or has none."""
+    block = Image.Exif()
+    try:
+        block.load(exif)
+        return _valid_orientation(block.get(ORIENTATION, 1))
+    except DAMAGE:
         return 1
 
 
@@ -245,8 +262,6 @@ def _read_header(path: str, file: BinaryIO) -> tuple[ImageHeader, Image.Image | 
         if file.read(4) not in TIFF_STARTS:
             raise
         return _unknown_tiff(path, file), None
-    arguments = image.tile[0][3] if image.tile else ""
-    raw_mode = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
     is_tiff = image.format == "TIFF"
     tags = dict(getattr(image, "tag_v2", {})) if is_tiff else {}
     header = ImageHeader(
@@ -254,12 +269,31 @@ def _read_header(path: str, file: BinaryIO) -> tuple[ImageHeader, Image.Image | 
         format=image.format or "",
         mode=image.mode,
         size=image.size,
-        raw_mode=str(raw_mode),
+        raw_mode=_raw_mode(image, path),
         orientation=orientation_of(image),
         turned=_valid_orientation(tags.get(ORIENTATION, 1)),
         tiff_tags=tags,
     )
     return header, image
+
+
+def _raw_mode(image: Image.Image, path: str) -> str:
+    """Return Pillow's name of the layout of the pixels in an opened file.
+
+    For JPEG 2000 and PPM, Pillow has no such name, and scales colours to 8 bits.
+    """
+    tiles = getattr(image, "tile", [])
+    arguments = tiles[0][3] if tiles else ""
+    if image.format == "JPEG2000":
+        start = first_bytes(path, 1 << 16)
+        offset = start.find(JP2_SIZE_MARKERS)
+        bits = start[offset + JP2_BITS : offset + JP2_BITS + 1] if offset >= 0 else b""
+        return f"{image.mode};{(bits[0] & 0x7F) + 1}" if bits else image.mode
+    if not isinstance(arguments, tuple):
+        return str(arguments)
+    if image.format == "PPM":
+        return f"{image.mode};16" if arguments[-1] > 255 else image.mode
+    return str(arguments[0]) if arguments else ""
 
 
 def _unknown_tiff(path: str, file: BinaryIO) -> ImageHeader:

@@ -18,8 +18,8 @@ from segtune.data.image_files import (
     ImageHeader,
     check_size,
     decode,
-    open_header,
     opened,
+    orientation_in,
     turn_upright,
 )
 from segtune.errors import DataError
@@ -28,9 +28,8 @@ JPEG_START = b"\xff\xd8"  # the marker SOI
 # Frame headers have the markers 0xC0..0xCF, except these three: DHT, JPG and DAC (ITU-T T.81, B.1).
 FRAME_MARKERS = range(0xC0, 0xD0)
 NOT_FRAME_MARKERS = (0xC4, 0xC8, 0xCC)
+APP1 = 0xE1  # the marker of a segment with EXIF
 EXIF_START = b"Exif\0\0"
-# EXIF is in the first segments of a JPEG; a segment has at most 65,535 bytes.
-EXIF_WITHIN = 1 << 17
 
 
 def read_image(path: str | Path, config: DataConfig, *, upright: bool = True) -> np.ndarray:
@@ -57,7 +56,8 @@ def read_image(path: str | Path, config: DataConfig, *, upright: bool = True) ->
 def _to_rgb(header: ImageHeader, image: Image.Image) -> np.ndarray:
     decode(header, image)
     try:
-        return np.asarray(image.convert("RGB"))
+        # `convert` copies an image that is RGB already, 4 bytes per pixel.
+        return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
     except ValueError as error:
         raise DataError(
             f"{header.path}: colours of mode {image.mode} cannot be converted to RGB: {error}"
@@ -103,35 +103,39 @@ def _read_jpeg(path: str | Path, max_megapixels: float) -> tuple[np.ndarray, int
         # OpenCV and Pillow convert CMYK (four components) to different colours.
         if frame and frame.num_components < 4:
             check_size(path, frame.width, frame.height, max_megapixels)
-            flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
-            try:
-                pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-            except cv2.error:  # more than 2^30 pixels, which Pillow reads
-                return None
+            pixels = _decode_jpeg(data)
             # OpenCV returns None for a truncated file; Pillow then says what is wrong with it.
             if pixels is not None:
-                return pixels, _jpeg_orientation(path, data, max_megapixels)
+                return pixels, orientation_in(frame.exif) if frame.exif else 1
     return None
 
 
-def _jpeg_orientation(path: str | Path, data: bytes, max_megapixels: float) -> int:
-    has_exif = data.find(EXIF_START, 0, EXIF_WITHIN) >= 0
-    return open_header(path, max_megapixels).orientation if has_exif else 1
+def _decode_jpeg(data: bytes) -> np.ndarray | None:
+    flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+    try:
+        return cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error:  # more than 2^30 pixels, which Pillow reads
+        return None
 
 
 class _FrameHeader(NamedTuple):
     height: int
     width: int
     num_components: int  # 1 (grey), 3 (colours) or 4 (inks)
+    exif: bytes  # empty if there is none
 
 
 def _frame_header(jpeg: bytes) -> _FrameHeader | None:
     """Return the frame header of a JPEG (ITU-T T.81, B.2.2); None if there is none."""
     offset = 2
+    exif = b""
     while jpeg[offset : offset + 1] == b"\xff" and offset + 9 < len(jpeg):
         marker = jpeg[offset + 1]
         if marker in FRAME_MARKERS and marker not in NOT_FRAME_MARKERS:
             height, width = (int.from_bytes(jpeg[offset + i : offset + i + 2]) for i in (5, 7))
-            return _FrameHeader(height, width, jpeg[offset + 9])
-        offset += 2 + int.from_bytes(jpeg[offset + 2 : offset + 4])
+            return _FrameHeader(height, width, jpeg[offset + 9], exif)
+        end = offset + 2 + int.from_bytes(jpeg[offset + 2 : offset + 4])
+        if marker == APP1 and jpeg.startswith(EXIF_START, offset + 4):
+            exif += jpeg[offset + 4 : end] if not exif else jpeg[offset + 4 + len(EXIF_START) : end]
+        offset = end
     return None

@@ -273,7 +273,7 @@ class TrainSamples(Dataset):
         augmented = self.augmentation(*self.decoded[index], self._rng(epoch, index, stream))
         if self.decoded.first_as_stored and not self._has_warned.item():
             self._has_warned.fill_(1)
-            log.warning("%s", as_stored_note("train", [self.decoded.first_as_stored]))
+            log.warning("%s", as_stored_note("train", self.decoded.first_as_stored))
         return augmented
 
     def _rng(self, epoch: int, index: int, stream: int) -> np.random.Generator:
@@ -348,7 +348,7 @@ def _val_batches(samples: ValSamples, rank: int, world_size: int) -> list[list[i
         indices_by_size.setdefault((size.width, size.height), []).append(index)
         as_stored += [pair.image] if size.is_as_stored else []
     if as_stored:
-        log.warning("%s", as_stored_note("val", as_stored))
+        log.warning("%s", as_stored_note("val", as_stored[0], len(as_stored)))
     batches = []
     for (width, height), indices in indices_by_size.items():
         scale = fit_scale(height, width, samples.config.resize)

@@ -63,7 +63,7 @@ def check_data_set(config: DataConfig, watch: Watch | None = None) -> DataSetSta
     notes = [*coverage_notes(config, classes, train, val), *leaks.notes]
     for split, statistics in (("train", train), ("val", val)):
         if statistics.as_stored:
-            notes.append(as_stored_note(split, statistics.as_stored))
+            notes.append(as_stored_note(split, statistics.as_stored[0], len(statistics.as_stored)))
     return DataSetStatistics(classes, train, val, problems, notes)
 
 

@@ -36,12 +36,13 @@ def with_value_range(config: DataConfig) -> DataConfig:
     return config.override({"value_range": value_range})
 
 
-def find_value_range(config: DataConfig) -> tuple[float, float] | None:
+def find_value_range(config: DataConfig, *, is_quiet: bool = False) -> tuple[float, float] | None:
     """Return `data.value_range`, or the range of the training images if they have more than 8 bits.
 
     The range depends on the training list only, not on `num_images` nor on the number of ranks.
     Returns None if no sampled image has more than 8 bits. Images that cannot be read are left out:
-    they are reported when they are decoded. Raises DataError if the split cannot be opened.
+    they are reported when they are decoded. Logs what it has found, unless `is_quiet`. Raises
+    DataError if the split cannot be opened.
     """
     if config.value_range is not None:
         return config.value_range
@@ -49,8 +50,10 @@ def find_value_range(config: DataConfig) -> tuple[float, float] | None:
     indices = np.unique(np.linspace(0, len(pairs) - 1, NUM_SAMPLED).round().astype(int))
     samples = [_sample(pairs[index], config) for index in indices]
     deep = [values for values in samples if values.size]
-    value_range = _range_of(np.concatenate(deep)) if deep else None
-    if value_range:
+    if not deep:
+        return None
+    value_range = _range_of(_without_fill(np.concatenate(deep), is_quiet))
+    if value_range and not is_quiet:
         log.info(
             "data.value_range: %d of %d sampled training images have more than 8 bits; values from "
             "%g to %g become black to white",
@@ -75,17 +78,25 @@ def _sample(pair: Pair, config: DataConfig) -> np.ndarray:
     return valid[places].astype(np.float64)
 
 
-def _range_of(values: np.ndarray) -> tuple[float, float] | None:
-    """Return the range that PERCENTILES of the values span; None if all values are equal."""
+def _without_fill(values: np.ndarray, is_quiet: bool) -> np.ndarray:
+    """Return the values without the smallest and the largest one if these stand for no data."""
     for fill in (values.min(), values.max()):
         others = values[values != fill]
-        if _is_fill(fill, others, 1 - len(others) / len(values)):
-            log.warning(
-                "data.value_range: %.0f %% of the sampled pixels have the value %g, far from all "
-                "others: they count as pixels without data; set data.value_range if they are data",
-                *(100 * (1 - len(others) / len(values)), fill),
-            )
+        share = 1 - len(others) / len(values)
+        if _is_fill(fill, others, share):
             values = others
+            if not is_quiet:
+                log.warning(
+                    "data.value_range: %.0f %% of the sampled pixels have the value %g, far from "
+                    "all others: they count as pixels without data; set data.value_range if they "
+                    "are data",
+                    *(100 * share, fill),
+                )
+    return values
+
+
+def _range_of(values: np.ndarray) -> tuple[float, float] | None:
+    """Return the range that PERCENTILES of the values span; None if all values are equal."""
     low, high = _percentiles(values)
     if low == high:
         low, high = float(values.min()), float(values.max())

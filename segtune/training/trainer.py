@@ -120,7 +120,7 @@ class Trainer:
         """
         if not overwrite:
             out.check_unused()
-        config = _with_value_range(config)
+        config = _with_value_range(config, ranks)
         trainer = cls(config, out, ranks, cpus=cpus)
         if init_from:
             # With random rows in the classifier, the mIoU before training says nothing.
@@ -140,7 +140,7 @@ class Trainer:
         Without a checkpoint, start from the beginning. Raises CheckpointError if the config differs
         from that of the checkpoint.
         """
-        trainer = cls(_with_value_range(config), out, ranks, cpus=cpus)
+        trainer = cls(_with_value_range(config, ranks), out, ranks, cpus=cpus)
         trainer._load_checkpoint()
         trainer._set_up()
         return trainer
@@ -438,6 +438,7 @@ class Trainer:
             )
 
 
-def _with_value_range(config: ExperimentConfig) -> ExperimentConfig:
+def _with_value_range(config: ExperimentConfig, ranks: Ranks) -> ExperimentConfig:
     """Return the config with the value range of the data set, so that its record is complete."""
-    return config.override({"data.value_range": find_value_range(config.data)})
+    value_range = find_value_range(config.data, is_quiet=not ranks.is_first)
+    return config.override({"data.value_range": value_range})

@@ -72,6 +72,28 @@ def test_cached_pairs_equal_decoded_pairs(data: DataConfig) -> None:
         pairs[0][0][:] = 0
 
 
+def test_labels_of_16_bits_stay_as_they_are(data: DataConfig, tmp_path: Path) -> None:
+    labels = np.array([[0, 299, 65535]], np.uint16)
+    decoded = DecodedPair(np.zeros((1, 3, 3), np.uint8), labels, is_as_stored=True)
+    cache._write(str(tmp_path / "pair"), decoded)
+    cached = cache._read(str(tmp_path / "pair"))
+    assert cached
+    assert cached.labels.dtype == np.uint16
+    assert cached.labels.tolist() == labels.tolist()
+    assert cached.is_as_stored
+
+
+@pytest.mark.parametrize(
+    ("change", "num_folders"),
+    [({"value_range": [0, 9]}, 2), ({"ignore_index": 7}, 2), ({"resize": [64, 32]}, 1)],
+)
+def test_each_setting_that_changes_pixels_or_labels_has_a_folder_of_its_own(
+    data: DataConfig, change: dict[str, object], num_folders: int
+) -> None:
+    folders = {open_pairs(config).folder for config in (data, data.override(change))}
+    assert len(folders) == num_folders
+
+
 @pytest.fixture
 def own_pair(data: DataConfig, tmp_path: Path) -> Pair:
     """A copy of a training pair that a test may change."""

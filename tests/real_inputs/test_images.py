@@ -1,5 +1,6 @@
 """Images have the pixels that viewers show: upright, in the right colours, at the mask's place."""
 
+import logging
 import struct
 import zlib
 from pathlib import Path
@@ -11,11 +12,12 @@ import pytest
 from PIL import Image
 
 from segtune.config.data_config import DataConfig
-from segtune.data.decode import load_pair, pair_size
+from segtune.config.schema import ExperimentConfig
+from segtune.data.decode import as_stored_images, load_pair, pair_size
 from segtune.data.image_files import ORIENTATION
 from segtune.data.images import read_image
 from segtune.data.layouts import open_split
-from segtune.data.loader import ValLoader
+from segtune.data.loader import TrainLoader, ValLoader
 from segtune.data.pairs import Pair
 from segtune.errors import DataError
 from tests.real_inputs.conftest import MakeDataSet
@@ -75,6 +77,20 @@ def test_a_jpeg_is_turned_as_pillow_turns_it(tmp_path: Path, orientation: int) -
     assert np.abs(pixels.astype(int) - scene()).max() < 20
 
 
+def test_the_orientation_of_colours_of_16_bits_counts_once(tmp_path: Path) -> None:
+    """OpenCV reads these; it must not turn them, too."""
+    stored = stored_as(scene(), 6).astype(np.uint16) * 100
+    encoded = cv2.imencode(".png", stored[:, :, ::-1])[1]
+    block = exif_of(6).tobytes().removeprefix(b"Exif\0\0")
+    chunk = struct.pack(">I", len(block)) + b"eXIf" + block
+    chunk += struct.pack(">I", zlib.crc32(b"eXIf" + block))
+    start = 33  # after the signature and IHDR
+    png = encoded.tobytes()
+    (tmp_path / "a.png").write_bytes(png[:start] + chunk + png[start:])
+    config = DataConfig.parse({"value_range": [0, 25500]})
+    assert np.array_equal(read_image(tmp_path / "a.png", config), scene())
+
+
 @pytest.mark.parametrize("orientation", [0, 9, 77])
 def test_an_orientation_that_does_not_exist_is_ignored(tmp_path: Path, orientation: int) -> None:
     path = tmp_path / "a.png"
@@ -93,14 +109,16 @@ def labels_of_scene(height: int = 12, width: int = 20) -> np.ndarray:
     return (scene(height, width)[:, :, 0] == 200).astype(np.uint8)
 
 
-def turned_set(make_data_set: MakeDataSet, upright_mask: bool, side: int = 40) -> DataConfig:
+def turned_set(
+    make_data_set: MakeDataSet, upright_mask: bool, side: int = 40, num_images: int = 1
+) -> DataConfig:
     """Write pairs with orientation 6; the masks are of the upright or of the stored picture."""
     labels = labels_of_scene(24, side)
     mask = labels if upright_mask else stored_as(labels, 6)
     files = {}
-    for split in ("train", "val"):
-        files[f"images/{split}/a.jpg"] = lambda path: save_turned(path, scene(24, side), 6)
-        files[f"masks/{split}/a.png"] = lambda path: Image.fromarray(mask).save(path)
+    for name in [f"train/{i}" for i in range(num_images)] + ["val/a"]:
+        files[f"images/{name}.jpg"] = lambda path: save_turned(path, scene(24, side), 6)
+        files[f"masks/{name}.png"] = lambda path: Image.fromarray(mask).save(path)
     return make_data_set(files)
 
 
@@ -134,18 +152,55 @@ def test_the_stored_orientation_is_used_if_only_it_fits_the_mask(
 @pytest.mark.parametrize("upright_mask", [True, False])
 def test_validation_has_the_pixels_of_training(
     make_data_set: MakeDataSet,
-    tiny_config: object,
+    tiny_config: ExperimentConfig,
     upright_mask: bool,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     data = turned_set(make_data_set, upright_mask)
-    config = tiny_config.override(  # pyright: ignore[reportAttributeAccessIssue]
+    config = tiny_config.override(
         {f"data.{name}": value for name, value in data.dump().items()} | {"data.resize": [64, 64]}
     )
     batches = list(ValLoader(config, 0, 1))
     assert batches[0].masks.shape == ((1, 24, 40) if upright_mask else (1, 40, 24))
     said = "1 image is used as stored" in caplog.text
     assert said == (not upright_mask)
+
+
+@pytest.mark.parametrize("num_loaders", [0, 2])
+def test_training_says_once_that_images_are_used_as_stored(
+    make_data_set: MakeDataSet,
+    tiny_config: ExperimentConfig,
+    tmp_path: Path,
+    num_loaders: int,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    data = turned_set(make_data_set, upright_mask=False, num_images=8)
+    changes: dict[str, Any] = {f"data.{name}": value for name, value in data.dump().items()}
+    changes |= {"data.cache": str(tmp_path / "cache"), "data.num_loaders": num_loaders}
+    changes |= {"schedule.batch_size": 2, "data.resize": [64, 64], "data.crop": [64, 64]}
+    config = tiny_config.override(changes)
+    logger = logging.getLogger("segtune")
+    handler = logging.StreamHandler()  # writes to stderr, also in a loader process
+    logger.addHandler(handler)
+    try:
+        for _ in ("cold cache", "warm cache"):
+            loader = TrainLoader(config, 0, 1)
+            list(loader.epoch(1))
+            loader.flush()
+            del loader
+            text = capfd.readouterr().err
+            assert text.count("data.train: some images are used as stored") == 1
+            assert "images/train/" in text
+    finally:
+        logger.removeHandler(handler)
+
+
+def test_the_images_that_are_used_as_stored_are_listed(make_data_set: MakeDataSet) -> None:
+    config = turned_set(make_data_set, upright_mask=False, num_images=3)
+    pairs = open_split(config, "train")
+    assert as_stored_images(pairs, config) == [pair.image for pair in pairs]
+    Path(pairs[1].image).write_bytes(b"")
+    assert as_stored_images(pairs, config) == [pairs[0].image, pairs[2].image]
 
 
 def test_the_message_about_sizes_names_the_orientation(make_data_set: MakeDataSet) -> None:

@@ -12,9 +12,11 @@ from PIL import Image
 
 from segtune.config.data_config import DataConfig
 from segtune.config.schema import ExperimentConfig
+from segtune.config.yaml_io import write_yaml
 from segtune.data.images import read_image
 from segtune.data.loader import TrainLoader, ValLoader
 from segtune.errors import DataError
+from segtune.train import main
 
 
 def write_truncated(path: Path) -> None:
@@ -48,7 +50,7 @@ BAD_FILES: list[tuple[str, Callable[[Path], object], str]] = [
     ("zeros.png", write_bytes(bytes(500)), "begins with zeros.*copy it again"),
     ("scan.png", write_bytes(bytes(128) + b"DICM" + b"x" * 200), "DICOM; convert it to PNG"),
     ("array.tif", write_bytes(b"\x89HDF\r\n\x1a\n"), "HDF5; save the array"),
-    ("half.png", write_truncated, "not readable as an image"),
+    ("half.png", write_truncated, "not readable as an image: .*truncated; copy the file again"),
     ("half.jpg", write_truncated, "not readable as an image"),
     ("half.tif", write_truncated, "not readable as an image"),
     ("huge.png", write_huge_header, r"200000x100000 pixels, 20000 million, .*max_megapixels=20000"),
@@ -134,3 +136,46 @@ def test_a_validation_image_without_a_header_is_named(broken_config: ExperimentC
     (Path(broken_config.data.root) / "images/val/a.png").write_bytes(b"")
     with pytest.raises(DataError, match=r"val/a\.png: .*the file is empty"):
         ValLoader(broken_config, 0, 1)
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_segtune_train_prints_one_message_for_a_damaged_image(
+    broken_config: ExperimentConfig,
+    tmp_path: Path,
+    split: str,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    images = Path(broken_config.data.root) / "images"
+    other = {"train": "val", "val": "train"}[split]
+    (images / other / "b.png").write_bytes((images / other / "a.png").read_bytes())
+    config = broken_config.override({"data.num_loaders": 2, "schedule.epochs": 1})
+    (tmp_path / "config.yaml").write_text(write_yaml(config.dump()))
+    out = tmp_path / "run"
+    assert main(["--config", str(tmp_path / "config.yaml"), "--out", str(out)]) == 2
+    text = capfd.readouterr().err
+    assert text.count("b.png") == 1
+    assert f"error: {images}/{split}/b.png: not readable as an image: image file is trunc" in text
+    assert "Traceback" not in text
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of Pillow, about damaged EXIF
+def test_changed_bytes_of_a_file_are_one_message_or_an_image(tmp_path: Path) -> None:
+    """Pillow raises many kinds of errors for damaged content; none of them is a traceback."""
+    rng = np.random.default_rng(0)
+    image = Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8))
+    config = DataConfig.parse({"max_megapixels": 5, "value_range": [0, 255]})
+    for suffix in ("png", "jpg", "tif", "bmp", "gif", "webp", "jp2", "avif"):
+        path = tmp_path / f"x.{suffix}"
+        image.save(path)
+        content = path.read_bytes()
+        for _ in range(60):
+            changed = bytearray(content[: rng.integers(1, len(content) + 1)])
+            for place in rng.integers(0, len(changed), 3):
+                changed[place] = rng.integers(0, 256)
+            path.write_bytes(changed)
+            message = ""
+            try:
+                read_image(path, config)
+            except DataError as error:
+                message = str(error)
+            assert not message or (message.startswith(f"{path}: ") and "\n" not in message)

@@ -5,6 +5,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from segtune.config.data_config import DataConfig
@@ -12,10 +13,12 @@ from segtune.config.schema import ExperimentConfig, load_config
 from segtune.data.decode import load_pair
 from segtune.data.images import read_image
 from segtune.data.layouts import open_split
+from segtune.data.statistics import check_data_set
 from segtune.data.value_range import find_value_range
 from segtune.errors import ConfigError, DataError
 from segtune.runs.rundir import TrialDir
 from segtune.training.distributed import Ranks
+from segtune.training.prediction import load_model
 from segtune.training.trainer import Trainer
 from tests.real_inputs.conftest import MakeDataSet
 
@@ -41,6 +44,18 @@ def test_colours_of_16_bits_are_scaled_and_stay_in_their_order(tmp_path: Path) -
     for name in ("a.png", "a.tif"):
         cv2.imwrite(str(tmp_path / name), rgb[:, :, ::-1])
         assert read_image(tmp_path / name, RANGED).tolist() == [[[0, 128, 255]]]
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif", "a.ppm", "a.jp2"])
+def test_no_format_of_16_bits_loses_its_low_byte(tmp_path: Path, name: str) -> None:
+    green = ramp(1000, 3000).repeat(4, 0).repeat(4, 1)  # JPEG 2000 needs some pixels
+    rgb = np.dstack([green // 2, green, green + 7])
+    lossless = [cv2.IMWRITE_JPEG2000_COMPRESSION_X1000, 1000]
+    cv2.imwrite(str(tmp_path / name), rgb[:, :, ::-1], lossless if name == "a.jp2" else [])
+    expected = ((rgb - 1000.0) * 255 / 2000).round().clip(0, 255)
+    assert np.array_equal(read_image(tmp_path / name, RANGED), expected)
+    with pytest.raises(DataError, match=r"has 16 bits per channel"):
+        read_image(tmp_path / name, DataConfig())
 
 
 def test_floats_are_scaled_and_pixels_without_data_are_black(tmp_path: Path) -> None:
@@ -97,15 +112,19 @@ def test_images_of_8_bits_have_no_range(shapes_root: Path) -> None:
     assert find_value_range(config) is None
 
 
+def trained_config(data: DataConfig, tiny_config: ExperimentConfig) -> ExperimentConfig:
+    changes = {f"data.{name}": value for name, value in data.dump().items()}
+    changes |= {"data.resize": [64, 64], "data.crop": [64, 64], "data.num_loaders": 0}
+    return tiny_config.override(
+        {**changes, "schedule.batch_size": 2, "schedule.epochs": 1, "augment.cat_max_ratio": 1.0}
+    )
+
+
 def test_a_training_run_records_the_range_and_can_be_resumed(
     make_data_set: MakeDataSet, tiny_config: ExperimentConfig, tmp_path: Path
 ) -> None:
     data = deep_set(make_data_set)
-    changes = {f"data.{name}": value for name, value in data.dump().items()}
-    changes |= {"data.resize": [64, 64], "data.crop": [64, 64], "data.num_loaders": 0}
-    config = tiny_config.override(
-        {**changes, "schedule.batch_size": 2, "schedule.epochs": 1, "augment.cat_max_ratio": 1.0}
-    )
+    config = trained_config(data, tiny_config)
     out = TrialDir(tmp_path / "run")
     list(Trainer.start(config, out, Ranks.join()).epochs())
     recorded = load_config(out.config).data
@@ -114,3 +133,81 @@ def test_a_training_run_records_the_range_and_can_be_resumed(
     image, _ = load_pair(pair, recorded, 2)
     assert (image.min(), image.max()) == (0, 255)
     Trainer.resume(config, out, Ranks.join())
+
+
+def float_set(make_data_set: MakeDataSet, background: float) -> DataConfig:
+    """Write float images of 0.1 to 0.3, of which the upper fifth is `background`."""
+    values = ramp(0.1, 0.3, np.float32)
+    values[:8] = background
+    files = {}
+    for name in ("train/a", "val/a"):
+        files[f"images/{name}.tif"] = lambda path: Image.fromarray(values).save(path)
+        files[f"masks/{name}.png"] = lambda path: Image.new("L", (40, 40)).save(path)
+    return make_data_set(files)
+
+
+@pytest.mark.parametrize("background", [-9999, np.nan, np.inf, -3.4e38, 1e20])
+def test_pixels_without_data_do_not_set_the_range(
+    make_data_set: MakeDataSet, background: float
+) -> None:
+    value_range = find_value_range(float_set(make_data_set, background))
+    assert value_range == pytest.approx((0.14, 0.3), abs=0.005)
+
+
+def test_a_background_that_counts_as_no_data_is_said(
+    make_data_set: MakeDataSet, caplog: pytest.LogCaptureFixture
+) -> None:
+    find_value_range(float_set(make_data_set, -9999))
+    assert "20 % of the sampled pixels have the value -9999" in caplog.text
+    assert "set data.value_range if they are data" in caplog.text
+
+
+def test_a_few_hot_pixels_do_not_set_the_range(make_data_set: MakeDataSet) -> None:
+    values = ramp(100, 900)
+    values[0, :1] = 65535
+    files = {}
+    for name in ("train/a", "val/a"):
+        files[f"images/{name}.png"] = lambda path: Image.fromarray(values).save(path)
+        files[f"masks/{name}.png"] = lambda path: Image.new("L", (40, 40)).save(path)
+    low, high = find_value_range(make_data_set(files)) or (0, 0)
+    assert 100 <= low < 110
+    assert 890 < high <= 900
+
+
+def test_images_of_two_values_have_the_range_of_both(make_data_set: MakeDataSet) -> None:
+    values = np.where(ramp(0, 1, np.float64) > 0.5, 60000, 7).astype(np.uint16)
+    files = {}
+    for name in ("train/a", "val/a"):
+        files[f"images/{name}.png"] = lambda path: Image.fromarray(values).save(path)
+        files[f"masks/{name}.png"] = lambda path: Image.new("L", (40, 40)).save(path)
+    assert find_value_range(make_data_set(files)) == (7, 60000)
+
+
+def test_data_check_reads_images_of_16_bits_and_lists_damaged_ones(
+    make_data_set: MakeDataSet,
+) -> None:
+    config = deep_set(make_data_set)
+    assert not check_data_set(config).problems
+    Path(open_split(config, "train")[0].image).write_bytes(b"")
+    problems = check_data_set(config).problems
+    assert len(problems) == 1
+    assert "the file is empty" in problems[0]
+
+
+def test_a_checkpoint_keeps_the_range_under_another_config(
+    make_data_set: MakeDataSet, tiny_config: ExperimentConfig, tmp_path: Path
+) -> None:
+    config = trained_config(deep_set(make_data_set), tiny_config)
+    out = TrialDir(tmp_path / "run")
+    list(Trainer.start(config, out, Ranks.join()).epochs())
+    assert config.data.value_range is None
+    _, loaded, _ = load_model(out.path, config, torch.device("cpu"))
+    assert loaded.data.value_range == find_value_range(config.data)
+
+
+def test_large_images_are_scaled_in_bands(tmp_path: Path) -> None:
+    values = np.arange(600 * 3, dtype=np.float32).reshape(600, 3)
+    Image.fromarray(values).save(tmp_path / "a.tif")
+    config = DataConfig.parse({"value_range": [0, 1799]})
+    expected = (values * 255 / 1799).round()
+    assert np.array_equal(read_image(tmp_path / "a.tif", config)[:, :, 0], expected)
