@@ -103,7 +103,7 @@ def _ignored_hint(config: DataConfig, classes: Sequence[str], train: LabelCounts
     if not train.pixels[value] or not absent or value < len(classes):
         return ""
     share = _percent(train.pixel_share(value))
-    if _lowers_labels(config):
+    if config.reduces_zero_label:
         return (
             f"; {share} of all pixels have the value 0 or 255 and are ignored, and all other "
             "values are lowered by 1 (data.reduce_zero_label); if 0 is a class, "
@@ -114,12 +114,6 @@ def _ignored_hint(config: DataConfig, classes: Sequence[str], train: LabelCounts
         return text + f"if it is a class, --set 'data.label_map={{{value}: LABEL}}'"
     label = absent[-1]
     return text + f"if it means {classes[label]!r}, --set 'data.label_map={{{value}: {label}}}'"
-
-
-def _lowers_labels(config: DataConfig) -> bool:
-    if config.reduce_zero_label is None:
-        return config.layout == "ade20k"
-    return config.reduce_zero_label
 
 
 def coverage_problems(
@@ -166,7 +160,7 @@ def _notes_on_ignored_pixels(
     absent = train.absent(len(classes))
     much = train.pixel_share(config.ignore_index) >= MUCH_IGNORED
     # A subset of a data set with many classes lacks several of them, whatever is ignored.
-    is_last = _lowers_labels(config) and len(classes) - 1 in absent
+    is_last = config.reduces_zero_label and len(classes) - 1 in absent
     hint = _ignored_hint(config, classes, train)
     if hint and len(absent) <= len(classes) - MIN_CLASSES and (len(absent) == 1 or much or is_last):
         return [f"the training masks lack class {classes[absent[-1]]!r}{hint}"]
