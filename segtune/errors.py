@@ -15,7 +15,9 @@ from pathlib import Path
 FULL_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 LOST_DISK_ERRORS = (errno.EIO, errno.ESTALE)
 DISK_ERRORS = (*FULL_DISK_ERRORS, *LOST_DISK_ERRORS)
-FREE_SPACE = "free some space; what was written before is kept, and --resume continues it"
+FREE_SPACE = (
+    "free some space; what was written before is kept (train and search continue it with --resume)"
+)
 OTHER_PLACE = "choose another place, or change who may use this one"
 PARENT_IS_FILE = "a file or a broken link is there, where a folder is needed; choose another path"
 # By the number of the operating system's error: what is wrong, and the way out.

@@ -8,6 +8,7 @@ from __future__ import annotations
 import codecs
 import os
 import re
+import shlex
 import unicodedata
 
 from segtune.errors import ConfigError
@@ -28,45 +29,57 @@ CONTROL_CHARACTER = re.compile(
 # The joiners U+200C and U+200D are not among them: Persian and Hindi words need them.
 INVISIBLE = re.compile(r"[\u200b\u2060\ufeff\u00ad\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 QUOTES = "\u201c\u201d\u201e\u201f\uff02"  # double quotation marks other than "
+# Not str.splitlines, which also ends a line at characters that file names may have.
+LINE_END = re.compile(r"\r\n|\r|\n")
 SINGLE_QUOTES = re.compile(r"[\u2018\u201a].*[\u2019\u2018]", re.DOTALL)
 
 
 def decode_text(content: bytes, name: str) -> str:
     """Return the text of a file: UTF-8, or UTF-16 and UTF-32 with a byte order mark.
 
-    `name` is the file's name in messages. Raises ConfigError that says how to convert any other
-    file.
+    `name` is the file's name in messages. Raises ValueError with a message that names the encoding
+    of any other file, if it is known, and the command that converts it.
     """
-    for mark, encoding in BYTE_ORDER_MARKS:
-        if content.startswith(mark):
-            return _decode(content.removeprefix(mark), encoding, name)
-    return _decode(content, "utf-8", name)
-
-
-def _decode(content: bytes, encoding: str, name: str) -> str:
+    mark, encoding = next((m for m in BYTE_ORDER_MARKS if content.startswith(m[0])), (b"", "utf-8"))
     try:
-        text = content.decode(encoding)
+        text = content.removeprefix(mark).decode(encoding)
     except UnicodeDecodeError as error:
-        if b"\0" in content or encoding != "utf-8":
-            raise ConfigError([f"{name}: not a text file"]) from None
-        line = content.count(b"\n", 0, error.start) + 1
-        byte = content[error.start : error.start + 1]
-        meaning = byte.decode("cp1252", errors="replace")
-        raise ConfigError(
-            [
-                f"{name}:{line}: not a text file in UTF-8: byte 0x{byte.hex().upper()} "
-                f"({meaning!r} in Windows-1252); save the file as UTF-8, for example with "
-                f"iconv -f WINDOWS-1252 -t UTF-8 {name} > NEW_FILE"
-            ]
+        raise ValueError(
+            _other_encoding(content, encoding, error.start + len(mark), name)
         ) from None
     if "\0" in text:
-        raise ConfigError(
-            [
-                f"{name}: not a text file in UTF-8: it has NUL bytes, as UTF-16 without a byte "
-                f"order mark has; convert it with iconv -f UTF-16LE -t UTF-8 {name} > NEW_FILE"
-            ]
-        )
+        raise ValueError(_zero_bytes(content, name))
     return text
+
+
+def _other_encoding(content: bytes, encoding: str, start: int, name: str) -> str:
+    """Return what a file is that `encoding` cannot decode; `start` is the first wrong byte."""
+    if encoding != "utf-8":
+        return f"{name}: begins like {encoding.upper()} but is damaged; save it as UTF-8"
+    if b"\0" in content:
+        return _zero_bytes(content, name)
+    lines = LINE_END.split(content[:start].decode("utf-8-sig"))
+    rest = content[start:].splitlines()[0].decode("cp1252", errors="replace")
+    return (
+        f"{name}:{len(lines)}: byte 0x{content[start]:02x} is not UTF-8; save the file as UTF-8. "
+        f"If this line should be {(lines[-1] + rest).strip()!r}, its encoding is Windows-1252: "
+        f"{_conversion('WINDOWS-1252', name)}"
+    )
+
+
+def _zero_bytes(content: bytes, name: str) -> str:
+    """Explain zero bytes: every second byte is zero in a Western text in UTF-16."""
+    for start, encoding in ((1, "UTF-16LE"), (0, "UTF-16BE")):
+        if content[start::2].count(0) * 2 > len(content) // 2:
+            return (
+                f"{name}: looks like {encoding} without a byte order mark; save it as UTF-8: "
+                f"{_conversion(encoding, name)}"
+            )
+    return f"{name}: has zero bytes, so it is no text file; expected text in UTF-8"
+
+
+def _conversion(encoding: str, name: str) -> str:
+    return f"iconv -f {encoding} -t UTF-8 {shlex.quote(name)} > NEW_FILE"
 
 
 def refuse_control_characters(text: str, name: str) -> None:

@@ -146,6 +146,13 @@ class DataConfig(Settings):
         "auto: one less than the worker's CPUs, at most 4.",
     )
 
+    @property
+    def reduces_zero_label(self) -> bool:
+        """Whether 0 and 255 are ignored and all other values lowered by 1."""
+        if self.reduce_zero_label is None:
+            return self.layout == "ade20k"
+        return self.reduce_zero_label
+
     @field_validator("classes", mode="before")
     @classmethod
     def _check_names_are_text(cls, classes: Any) -> Any:
@@ -204,10 +211,7 @@ class DataConfig(Settings):
 
     @model_validator(mode="after")
     def _check_translation(self) -> Self:
-        reduces = self.reduce_zero_label or (
-            self.reduce_zero_label is None and self.layout == "ade20k"
-        )
-        if self.label_map and (reduces or self.palette):
+        if self.label_map and (self.reduces_zero_label or self.palette):
             other = "palette is set" if self.palette else "reduce_zero_label is true"
             way_out = "palette to null" if self.palette else "reduce_zero_label to false"
             raise ValueError(f"label_map cannot be used if {other}; set {way_out}")

@@ -5,7 +5,6 @@ Validates nothing: the readers of each kind do.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +13,6 @@ from segtune.errors import ConfigError
 # The distributions of a space that no setting has as its name.
 DISTRIBUTIONS = frozenset(("uniform", "loguniform", "int", "logint", "choice"))
 STUDY_BLOCKS = ("space", "search")  # a study has these, and a `config` that a config has not
-
-
-def check_is_file(path: str | Path, names: Sequence[str]) -> None:
-    """Raise ConfigError if `path` is a folder that has one of the files `names`."""
-    for name in names:
-        inside = Path(path) / name
-        if inside.is_file():
-            raise ConfigError([f"{path}: is a folder; use {inside}"])
 
 
 def check_is_config(path: str | Path, tree: Any) -> None:

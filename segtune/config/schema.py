@@ -13,7 +13,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from segtune.config.data_config import DataConfig
-from segtune.config.file_kinds import check_is_config, check_is_file
+from segtune.config.file_kinds import check_is_config
 from segtune.config.settings import PathText, Settings
 from segtune.config.yaml_io import parse_assignments, read_yaml
 
@@ -441,8 +441,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> ExperimentCo
 
     Raises ConfigError that lists all mistakes with file, line and the nearest valid name.
     """
-    check_is_file(path, ("best.yaml", "config.yaml"))
-    tree, source = read_yaml(path)
+    tree, source = read_yaml(path, ("best.yaml", "config.yaml"))
     check_is_config(path, tree)
     config = ExperimentConfig.parse(tree, source)
     changes, command_line = parse_assignments(overrides)

@@ -191,22 +191,27 @@ def _as_text_key(key: yaml.Node) -> yaml.Node:
     return _Key(key.tag, str(key.value), key.start_mark, key.end_mark)
 
 
-def read_yaml(path: str | Path) -> tuple[Any, Source]:
-    """Read a YAML file; see `parse_yaml`. Raises ConfigError also if there is no such file."""
+def read_yaml(path: str | Path, usual: Sequence[str] = ()) -> tuple[Any, Source]:
+    """Read a YAML file; see `parse_yaml`. Raises ConfigError also if there is no such file.
+
+    If `path` is a folder, the message names the first of the files `usual` that the folder holds.
+    """
     path = Path(os.path.expanduser(path))
     if path.is_dir():
-        beside = sorted(p.name for p in path.glob("*.y*ml"))
-        holds = f"; it holds {', '.join(beside[:3])}" if beside else ""
-        raise ConfigError([f"{path}: is a folder, expected a YAML file{holds}"])
+        raise ConfigError([f"{path}: is a folder; expected a YAML file{_files_in(path, usual)}"])
     if path.exists() and not path.is_file():
-        raise ConfigError([f"{path}: is a pipe or a device, expected a YAML file"])
+        raise ConfigError([f"{path}: is a pipe or a device; expected a YAML file"])
     if path.is_symlink() and not path.exists():
         raise ConfigError([f"{path}: is a link to {path.readlink()}, which does not exist"])
     if not path.exists():
         folder = path.parent if path.parent.is_dir() else Path()
         near = nearest(path.name, [p.name for p in folder.glob("*.y*ml")])
         raise ConfigError([f"{path}: no such file{near}"])
-    value, lines, node = _parse(decode_text(path.read_bytes(), str(path)), str(path))
+    try:
+        text = decode_text(path.read_bytes(), str(path))
+    except ValueError as error:
+        raise ConfigError([str(error)]) from None
+    value, lines, node = _parse(text, str(path))
     if node is None:
         raise ConfigError(
             [
@@ -215,6 +220,15 @@ def read_yaml(path: str | Path) -> tuple[Any, Source]:
             ]
         )
     return value, Source(str(path), lines)
+
+
+def _files_in(folder: Path, usual: Sequence[str]) -> str:
+    """Return `; use runs/a/best.yaml`, `; it holds a.yaml, b.yaml`, or "" if it has no YAML."""
+    for name in usual:
+        if (folder / name).is_file():
+            return f"; use {folder / name}"
+    files = sorted(file.name for file in folder.glob("*.y*ml"))
+    return f"; it holds {', '.join(files[:3])}" if files else ""
 
 
 def write_yaml(tree: Tree) -> str:

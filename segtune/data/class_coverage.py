@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from segtune.config.data_config import DataConfig
-from segtune.data.label_map import map_with, reduces_zero_label
+from segtune.data.label_map import map_with
 from segtune.data.layouts import Pair
 from segtune.data.masks import read_mask
 from segtune.errors import ConfigError, DataError
@@ -104,7 +104,7 @@ def _ignored_hint(config: DataConfig, classes: Sequence[str], train: LabelCounts
     if not train.pixels[value] or not absent or value < len(classes):
         return ""
     share = _percent(train.pixel_share(value))
-    if reduces_zero_label(config):
+    if config.reduces_zero_label:
         return (
             f"; {share} of all pixels have the value 0 or 255 and are ignored, and all other "
             "values are lowered by 1 (data.reduce_zero_label); if 0 is a class, "
@@ -168,7 +168,7 @@ def _notes_on_ignored_pixels(
     absent = train.absent(len(classes))
     much = train.pixel_share(config.ignore_index) >= MUCH_IGNORED
     # A subset of a data set with many classes lacks several of them, whatever is ignored.
-    is_last = reduces_zero_label(config) and len(classes) - 1 in absent
+    is_last = config.reduces_zero_label and len(classes) - 1 in absent
     hint = _ignored_hint(config, classes, train)
     if hint and len(absent) <= len(classes) - MIN_CLASSES and (len(absent) == 1 or much or is_last):
         return [f"the training masks lack class {classes[absent[-1]]!r}{hint}"]

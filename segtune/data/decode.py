@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -29,12 +28,6 @@ class PairSize(NamedTuple):
     width: int
     height: int
     is_as_stored: bool  # as in DecodedPair
-
-
-def load_pair(pair: Pair, config: DataConfig, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the image and the labels of `decode_pair`."""
-    decoded = decode_pair(pair, config, num_classes)
-    return decoded.image, decoded.labels
 
 
 def decode_pair(pair: Pair, config: DataConfig, num_classes: int) -> DecodedPair:
@@ -74,20 +67,6 @@ def pair_size(pair: Pair, config: DataConfig) -> PairSize:
         if mask_size == stored:
             return PairSize(*stored, is_as_stored=True)
     return PairSize(*upright, is_as_stored=False)
-
-
-def as_stored_images(pairs: Iterable[Pair], config: DataConfig) -> list[str]:
-    """Return the images that are used as stored, not upright; opens headers only.
-
-    Files that cannot be opened are left out: they are reported when they are decoded.
-    """
-    images = []
-    for pair in pairs:
-        try:
-            images += [pair.image] if pair_size(pair, config).is_as_stored else []
-        except DataError:
-            continue
-    return images
 
 
 def as_stored_note(split: str, first: str, count: int | None = None) -> str:

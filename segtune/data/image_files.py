@@ -143,19 +143,6 @@ def open_header(path: str | Path, max_megapixels: float) -> ImageHeader:
         return header
 
 
-def open_image(path: str | Path, max_megapixels: float) -> StoredImage:
-    """Open and decode an image file with Pillow. Of an animation, the first frame is read.
-
-    Raises DataError as `open_header` does, and if the content is damaged, has several pages, or is
-    a TIFF of a kind that Pillow does not know.
-    """
-    with opened(path, max_megapixels) as (header, image):
-        if image is None:
-            raise DataError(f"{path}: not readable as an image: Pillow does not know this TIFF")
-        decode(header, image)
-        return StoredImage(**vars(header), image=image)
-
-
 @contextlib.contextmanager
 def opened(
     path: str | Path, max_megapixels: float

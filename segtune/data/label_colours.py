@@ -16,6 +16,7 @@ import numpy as np
 from segtune.config.data_config import DataConfig
 from segtune.config.yaml_io import parse_yaml
 from segtune.data.layouts import class_names, root_folder
+from segtune.data.text_files import read_lines, read_text
 from segtune.errors import DataError, nearest
 
 log = logging.getLogger(__name__)
@@ -166,24 +167,19 @@ def read_colour_file(path: Path) -> list[Entry]:
     separated by blanks, tabs, commas or semicolons; `# ` begins a comment. JSON or YAML: {name:
     [r, g, b]} or {name: "#rrggbb"}. Raises DataError with the line that is none of these.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise DataError(f"{path}: not a text file in UTF-8; save it as UTF-8") from None
     match path.suffix.lower():
         case ".json":
             try:
-                entries = _entries_of_tree(path, json.loads(text))
+                entries = _entries_of_tree(path, json.loads(read_text(path)))
             except json.JSONDecodeError as error:
                 raise DataError(f"{path}:{error.lineno}: not readable as JSON: {error}") from None
         case ".yaml" | ".yml":
-            entries = _entries_of_tree(path, parse_yaml(text, str(path))[0])
+            entries = _entries_of_tree(path, parse_yaml(read_text(path), str(path))[0])
         case _:
-            lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1)]
-            content = [(number, line) for number, line in lines if line and not _is_comment(line)]
-            if content and _is_header(content[0][1]):
-                del content[0]
-            entries = [_entry_of_line(f"{path}:{number}", line) for number, line in content]
+            lines = [line for line in read_lines(path) if not _is_comment(line.text)]
+            if lines and _is_header(lines[0].text):
+                del lines[0]
+            entries = [_entry_of_line(line.place, line.text) for line in lines]
     if not entries:
         raise DataError(f"{path}: has no colours; expected lines such as 'road 128 64 128'")
     return entries

@@ -44,17 +44,10 @@ def label_dtype(config: DataConfig, num_classes: int) -> type[np.uint8] | type[n
     return np.uint16 if num_classes > 255 or config.ignore_index > 255 else np.uint8
 
 
-def reduces_zero_label(config: DataConfig) -> bool:
-    """Return whether 0 and 255 are ignored, and all other values lowered by 1."""
-    if config.reduce_zero_label is None:
-        return config.layout == "ade20k"
-    return config.reduce_zero_label
-
-
 def labels_of_values(values: np.ndarray, config: DataConfig) -> np.ndarray:
     """Return the training label, int64, of each value in a mask file."""
     labels = values.astype(np.int64)
-    if reduces_zero_label(config):
+    if config.reduces_zero_label:
         return np.where((labels == 0) | (labels == 255), config.ignore_index, labels - 1)
     for value, label in (config.label_map or {}).items():
         labels[values == value] = label
@@ -141,7 +134,7 @@ def _way_out(
             "if 255 marks pixels without a label, set data.ignore_index=255 or "
             f"{map_with(config, {255: ignore})}"
         )
-    if reduces_zero_label(config):
+    if config.reduces_zero_label:
         return "check data.classes, data.ignore_index and data.reduce_zero_label"
     if steps := _even_steps(distinct, num_classes):
         levels = {value: label for label, value in enumerate(steps) if value}

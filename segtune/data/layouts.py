@@ -323,7 +323,5 @@ def class_names(config: DataConfig) -> tuple[str, ...]:
             f"data.classes: no file {path}{nearest(config.classes, NAMED_CLASSES)}; allowed are "
             f"{', '.join(NAMED_CLASSES)}, a text file in data.root, or a list of names"
         )
-    reduce_zero = config.reduce_zero_label
-    if reduce_zero is None:
-        reduce_zero = config.layout == "ade20k"
-    return read_class_list(path, config.ignore_index, first_label=int(reduce_zero))
+    first_label = 1 if config.reduces_zero_label else 0
+    return read_class_list(path, config.ignore_index, first_label=first_label)

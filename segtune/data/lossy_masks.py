@@ -10,7 +10,6 @@ from PIL import Image
 from segtune.config.data_config import DataConfig
 from segtune.data.image_files import StoredImage
 from segtune.data.label_colours import LabelColours, pack, unpack
-from segtune.data.label_map import reduces_zero_label
 from segtune.errors import DataError
 
 # Closer values cannot be told apart after JPEG compression, which changes values by about 10 near
@@ -40,7 +39,7 @@ def known_values(config: DataConfig, num_classes: int) -> np.ndarray:
 
     They are the keys of `data.label_map`, and each label (and ignore_index) to which no key leads.
     """
-    if reduces_zero_label(config):
+    if config.reduces_zero_label:
         return np.array([*range(num_classes + 1), 255])
     mapping = config.label_map or {}
     targets = set(mapping.values())

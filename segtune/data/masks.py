@@ -14,7 +14,6 @@ from segtune.data.label_colours import (
     labels_of_colours,
     palette_file,
     read_label_colours,
-    voc_colours,
 )
 from segtune.data.label_map import (
     check_label_settings,
@@ -110,13 +109,3 @@ def palette_content(config: DataConfig) -> bytes:
     if not config.palette or config.palette == "voc":
         return b""
     return palette_file(config).read_bytes()
-
-
-def palette(num_classes: int) -> np.ndarray:
-    """Return PASCAL VOC's colour of each label, black from `num_classes` on.
-
-    uint8 [256, 3], or [num_classes, 3] if there are more classes.
-    """
-    colours = np.zeros((max(256, num_classes), 3), np.uint8)
-    colours[:num_classes] = voc_colours(num_classes)
-    return colours

@@ -12,7 +12,6 @@ import logging
 import os
 import struct
 import unicodedata
-import uuid
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,7 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from segtune.data.file_names import IMAGE_SUFFIXES, is_stray
-from segtune.errors import DataError, RunError, nearest
+from segtune.errors import DataError, nearest, place_problem
+from segtune.runs.atomic import naming, temporary_beside
 
 if TYPE_CHECKING:
     import numpy as np
@@ -207,27 +207,27 @@ def write_overlay(target: Path, bgr: np.ndarray) -> None:
     """Write uint8 [H, W, 3] as PNG with the mark of segtune; replace an earlier overlay.
 
     A reader finds the old or the new file, never a part. Raise DataError for an impossible name,
-    RunError if nothing can be written there.
+    and OSError that names `target` if nothing can be written there.
     """
     import cv2
 
     done, png = cv2.imencode(".png", bgr)
     assert done, "OpenCV encodes every uint8 image as PNG"
-    # Short, because the name of the overlay may be as long as the file system allows.
-    copy = target.parent / f".{uuid.uuid4().hex[:12]}.tmp"
+    copy = temporary_beside(target)
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        check_free(target)
-        with copy.open("wb") as file:
-            file.write(png[:MARK_OFFSET].tobytes())
-            file.write(_chunk(b"tEXt", MARK))
-            file.write(png[MARK_OFFSET:].data)
-        os.replace(copy, target)
+        with naming(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            check_free(target)
+            with copy.open("wb") as file:
+                file.write(png[:MARK_OFFSET].tobytes())
+                file.write(_chunk(b"tEXt", MARK))
+                file.write(png[MARK_OFFSET:].data)
+            os.replace(copy, target)
     except OSError as error:
-        problem = f"the overlay {target} cannot be written: {error.strerror}"
-        if error.errno in ERRORS_OF_A_NAME:
-            raise DataError(problem) from None
-        raise RunError(f"{problem}; choose another folder, or make room") from None
+        if error.errno not in ERRORS_OF_A_NAME:
+            raise
+        problem = place_problem(error)
+        raise DataError(f"its overlay cannot be written: {problem}") from None
     finally:
         with contextlib.suppress(OSError):
             copy.unlink(missing_ok=True)

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from segtune.config.file_kinds import check_is_file
 from segtune.config.schema import (
     ExperimentConfig,
     absolute_paths,
@@ -162,8 +161,7 @@ def _read_blocks(path: str | Path) -> tuple[Tree, Source, str]:
 
     A file with only a space is a study with only that block.
     """
-    check_is_file(path, ("study.yaml",))
-    tree, source = read_yaml(path)
+    tree, source = read_yaml(path, ("study.yaml",))
     if isinstance(tree, dict) and "space" in tree:
         _refuse_unknown_blocks(tree, source)
         return tree, source, "space."

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from segtune.config.data_config import DataConfig
-from segtune.data.masks import palette
+from segtune.data.label_colours import voc_colours
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def voc_root(tmp_path: Path) -> Path:
     labels = np.zeros((6, 8), np.uint8)
     labels[0, :3] = (1, 20, 255)
     palette_mask = Image.fromarray(labels, mode="P")
-    palette_mask.putpalette(palette(21).ravel().tolist())
+    palette_mask.putpalette(voc_colours(21).ravel().tolist())
     for name in ("a", "b", "c"):
         cv2.imwrite(str(root / "JPEGImages" / f"{name}.jpg"), np.full((6, 8, 3), 100, np.uint8))
         cv2.imwrite(str(root / "SegmentationClassAug" / f"{name}.png"), labels)

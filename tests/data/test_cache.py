@@ -18,7 +18,7 @@ from segtune.config.data_config import DataConfig
 from segtune.config.schema import ExperimentConfig
 from segtune.data import cache
 from segtune.data.cache import DecodedPairs
-from segtune.data.decode import DecodedPair, load_pair
+from segtune.data.decode import DecodedPair, decode_pair
 from segtune.data.images import read_image
 from segtune.data.layouts import Pair, open_split
 from segtune.data.shapes import CLASSES
@@ -48,7 +48,7 @@ def read_all(pairs: DecodedPairs) -> list[Arrays]:
 
 def decode_all(pairs: DecodedPairs) -> list[Arrays]:
     """Decode all pairs without the cache."""
-    return [load_pair(pair, pairs.config, pairs.num_classes) for pair in pairs.pairs]
+    return [decode_pair(pair, pairs.config, pairs.num_classes)[:2] for pair in pairs.pairs]
 
 
 def are_equal(left: list[Arrays], right: list[Arrays]) -> bool:

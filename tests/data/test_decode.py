@@ -8,10 +8,11 @@ import pytest
 from PIL import Image
 
 from segtune.config.data_config import DataConfig
-from segtune.data.decode import load_pair
+from segtune.data.decode import decode_pair
 from segtune.data.images import read_image
+from segtune.data.label_colours import voc_colours
 from segtune.data.layouts import open_split
-from segtune.data.masks import palette, read_mask
+from segtune.data.masks import read_mask
 from segtune.errors import DataError
 
 
@@ -35,7 +36,7 @@ def test_jpegs_have_pillows_pixels(tmp_path: Path, mode: str, progressive: bool)
 @pytest.mark.parametrize("train", ["train", "aug"])
 def test_palette_and_grey_masks_have_the_same_labels(voc_config: DataConfig, train: str) -> None:
     config = voc_config.override({"train": [train]})
-    _, labels = load_pair(open_split(config, "train")[0], config, 21)
+    _, labels, _ = decode_pair(open_split(config, "train")[0], config, 21)
     assert labels[0, :4].tolist() == [1, 20, 255, 0]
 
 
@@ -52,26 +53,25 @@ def test_wrong_files_are_named(voc_config: DataConfig, voc_root: Path) -> None:
     pair = open_split(voc_config, "train")[0]
     cv2.imwrite(pair.mask, np.full((6, 8), 21, np.uint8))
     with pytest.raises(DataError, match=r"a\.png: labels \[21\] are outside the 21 classes"):
-        load_pair(pair, voc_config, 21)
+        decode_pair(pair, voc_config, 21)
     cv2.imwrite(pair.mask, np.full((6, 8), 300, np.uint16))
     with pytest.raises(DataError, match=r"a\.png: labels \[300\] are outside the 21 classes"):
-        load_pair(pair, voc_config, 21)
+        decode_pair(pair, voc_config, 21)
     cv2.imwrite(pair.mask, np.zeros((6, 9), np.uint8))
     with pytest.raises(DataError, match=r"a\.png: is 9x6 pixels, but .*a\.jpg is 8x6"):
-        load_pair(pair, voc_config, 21)
+        decode_pair(pair, voc_config, 21)
     cv2.imwrite(pair.mask, np.full((6, 8, 3), (0, 0, 128), np.uint8))
     with pytest.raises(DataError, match="one channel of labels"):
-        load_pair(pair, voc_config, 21)
+        decode_pair(pair, voc_config, 21)
     Path(pair.image).write_bytes(Path(pair.image).read_bytes()[:200])
     with pytest.raises(DataError, match=r"a\.jpg: not readable as an image"):
         read_image(pair.image, DataConfig())
 
 
-def test_palette_has_vocs_colours() -> None:
-    assert palette(21)[[0, 1, 15, 20]].tolist() == [
+def test_labels_have_the_colours_of_voc() -> None:
+    assert voc_colours(21)[[0, 1, 15, 20]].tolist() == [
         [0, 0, 0],
         [128, 0, 0],
         [192, 128, 128],
         [0, 64, 128],
     ]
-    assert not palette(21)[21:].any()

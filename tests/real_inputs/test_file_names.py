@@ -12,7 +12,7 @@ from PIL import Image
 
 from segtune.config.data_config import DataConfig
 from segtune.config.yaml_io import parse_assignments
-from segtune.data.decode import load_pair
+from segtune.data.decode import decode_pair
 from segtune.data.file_names import Suffix, is_stray
 from segtune.data.layouts import open_split
 from segtune.errors import DataError
@@ -182,7 +182,7 @@ def test_a_gif_mask_with_a_suffix_gives_its_labels(make_data_set: MakeDataSet) -
         image_suffix="_training",
         mask_suffix="_manual1",
     )
-    image, mask = load_pair(open_split(config, "train")[0], config, 2)
+    image, mask, _ = decode_pair(open_split(config, "train")[0], config, 2)
     assert mask.tolist() == labels.tolist()
     assert image[0, 0].tolist() == [9, 8, 7]
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from segtune.config.data_config import DataConfig
 from segtune.config.schema import ExperimentConfig
-from segtune.data.decode import as_stored_images, load_pair, pair_size
+from segtune.data.decode import decode_pair, pair_size
 from segtune.data.image_files import ORIENTATION
 from segtune.data.images import read_image
 from segtune.data.layouts import open_split
@@ -132,7 +132,7 @@ def test_labels_made_from_the_upright_picture_lie_on_their_object(
     make_data_set: MakeDataSet, side: int
 ) -> None:
     config = turned_set(make_data_set, upright_mask=True, side=side)
-    image, labels = load_pair(open_split(config, "train")[0], config, 2)
+    image, labels, _ = decode_pair(open_split(config, "train")[0], config, 2)
     assert image.shape == (24, side, 3)
     assert bright_share(image, labels) > 0.95
 
@@ -142,7 +142,7 @@ def test_the_stored_orientation_is_used_if_only_it_fits_the_mask(
 ) -> None:
     config = turned_set(make_data_set, upright_mask=False)
     pair = open_split(config, "train")[0]
-    image, labels = load_pair(pair, config, 2)
+    image, labels, _ = decode_pair(pair, config, 2)
     assert image.shape == (40, 24, 3)
     assert bright_share(image, labels) > 0.95
     size = pair_size(pair, config)
@@ -195,14 +195,6 @@ def test_training_says_once_that_images_are_used_as_stored(
         logger.removeHandler(handler)
 
 
-def test_the_images_that_are_used_as_stored_are_listed(make_data_set: MakeDataSet) -> None:
-    config = turned_set(make_data_set, upright_mask=False, num_images=3)
-    pairs = open_split(config, "train")
-    assert as_stored_images(pairs, config) == [pair.image for pair in pairs]
-    Path(pairs[1].image).write_bytes(b"")
-    assert as_stored_images(pairs, config) == [pairs[0].image, pairs[2].image]
-
-
 def test_the_message_about_sizes_names_the_orientation(make_data_set: MakeDataSet) -> None:
     config = make_data_set(
         {
@@ -211,7 +203,7 @@ def test_the_message_about_sizes_names_the_orientation(make_data_set: MakeDataSe
         }
     )
     with pytest.raises(DataError, match=r"is 7x5 pixels, but .*a\.jpg is 20x12 after it is turned"):
-        load_pair(open_split(config, "train")[0], config, 2)
+        decode_pair(open_split(config, "train")[0], config, 2)
 
 
 def grey_png(values: np.ndarray, bits: int) -> bytes:
@@ -309,4 +301,4 @@ def test_a_pair_holds_the_name_of_both_files_in_messages(tmp_path: Path) -> None
     Image.new("L", (3, 3)).save(tmp_path / "m.png")
     pair = Pair(str(tmp_path / "a.png"), str(tmp_path / "m.png"))
     with pytest.raises(DataError, match=r"m\.png: is 3x3 pixels, but .*a\.png is 20x12; sizes"):
-        load_pair(pair, DataConfig(), 2)
+        decode_pair(pair, DataConfig(), 2)

@@ -14,8 +14,8 @@ from segtune.config.schema import ExperimentConfig, load_config
 from segtune.config.settings import differences
 from segtune.config.yaml_io import parse_yaml, write_yaml
 from segtune.data.cache import DecodedPairs
-from segtune.data.label_colours import read_colour_file
-from segtune.data.masks import palette, read_mask
+from segtune.data.label_colours import read_colour_file, voc_colours
+from segtune.data.masks import read_mask
 from segtune.data.pairs import Pair
 from segtune.errors import ConfigError, DataError
 
@@ -165,7 +165,7 @@ def test_black_and_white_masks_have_colours_too(tmp_path: Path) -> None:
 
 def test_vocs_colours_are_built_in_and_its_border_is_ignored(tmp_path: Path) -> None:
     config = DataConfig.parse({"palette": "voc"})
-    colours = [tuple(colour) for colour in palette(21)[[0, 15, 20]].tolist()]
+    colours = [tuple(colour) for colour in voc_colours(21)[[0, 15, 20]].tolist()]
     path = colour_mask(tmp_path / "x.png", *colours, (224, 224, 192))
     assert read_mask(path, config, 21).tolist() == [[0, 15, 20, 255]]
 

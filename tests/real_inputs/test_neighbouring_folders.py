@@ -191,7 +191,7 @@ def test_stop_reaches_the_trials_at_full_length_after_a_proxy(
 
 def test_config_that_is_a_folder_a_study_or_a_space_is_named(run: SearchDir, files: Path) -> None:
     cases = {
-        run.trial(0).path: rf"is a folder; use {run.trial(0).config}",
+        run.trial(0).path: rf"is a folder; expected a YAML file; use {run.trial(0).config}",
         files / "s.yaml": r"is a study .*segtune search --space",
         run.study: r"is a study .*segtune search --space",
         files / "space.yaml": r"is a space of settings, not a config.*segtune search --space",
@@ -205,5 +205,5 @@ def test_config_that_is_a_folder_a_study_or_a_space_is_named(run: SearchDir, fil
 def test_space_that_is_a_config_or_a_run_is_named(run: SearchDir, files: Path) -> None:
     with pytest.raises(ConfigError, match=r"is a config, not a space; .*segtune train --config"):
         load_study(files / "c.yaml")
-    with pytest.raises(ConfigError, match=rf"is a folder; use {run.study}"):
+    with pytest.raises(ConfigError, match=rf"is a folder; expected a YAML file; use {run.study}"):
         load_study(run.path)

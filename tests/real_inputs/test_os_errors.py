@@ -164,8 +164,8 @@ def test_a_place_that_cannot_be_read_is_one_message(
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("folder", "is a folder, expected a YAML file"),
-        ("pipe", "is a pipe or a device, expected a YAML file"),
+        ("folder", "is a folder; expected a YAML file"),
+        ("pipe", "is a pipe or a device; expected a YAML file"),
         ("broken", "is a link to absent.yaml, which does not exist"),
         ("absent", "no such file"),
     ],

@@ -14,8 +14,8 @@ from segtune.__main__ import main as program
 from segtune.config.schema import ExperimentConfig
 from segtune.data.augment import resize_to_fit
 from segtune.data.images import read_image
+from segtune.data.label_colours import voc_colours
 from segtune.data.loader import normalize
-from segtune.data.masks import palette
 from segtune.training import evaluation, prediction
 from segtune.training.evaluation import label_bands, predict_labels
 from segtune.training.prediction import load_model, overlay
@@ -66,7 +66,7 @@ def test_overlay_is_the_image_blended_with_the_colours_of_the_whole_prediction(
     with torch.no_grad():
         labels = predict_labels([model(batch)], rgb.shape[:2])[0].numpy()
     assert len(np.unique(labels)) > 1
-    expected = cv2.addWeighted(rgb, 0.5, palette(7)[labels], 0.5, 0)
+    expected = cv2.addWeighted(rgb, 0.5, voc_colours(7)[labels], 0.5, 0)
     assert np.array_equal(np.asarray(Image.open(tmp_path / "out" / "a.png")), expected)
 
 
@@ -181,7 +181,7 @@ def test_windows_of_bytes_give_the_same_as_windows_of_normalised_images(trained:
     with torch.no_grad():
         logits = AugmentedInference(64).logits(model, normalize(batch))
         labels = predict_labels(logits, (96, 128))[0].numpy()
-    expected = cv2.addWeighted(rgb, 0.5, palette(7)[labels], 0.5, 0)
+    expected = cv2.addWeighted(rgb, 0.5, voc_colours(7)[labels], 0.5, 0)
     drawn = overlay(model, config, rgb, CPU, window=64)[:, :, ::-1]
     assert np.array_equal(drawn, expected)
 

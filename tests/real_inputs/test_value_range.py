@@ -10,7 +10,7 @@ from PIL import Image
 
 from segtune.config.data_config import DataConfig
 from segtune.config.schema import ExperimentConfig, load_config
-from segtune.data.decode import load_pair
+from segtune.data.decode import decode_pair
 from segtune.data.images import read_image
 from segtune.data.layouts import open_split
 from segtune.data.statistics import check_data_set
@@ -130,7 +130,7 @@ def test_a_training_run_records_the_range_and_can_be_resumed(
     recorded = load_config(out.config).data
     assert recorded.value_range == find_value_range(data)
     pair = open_split(recorded, "val")[0]
-    image, _ = load_pair(pair, recorded, 2)
+    image, _, _ = decode_pair(pair, recorded, 2)
     assert (image.min(), image.max()) == (0, 255)
     Trainer.resume(config, out, Ranks.join())
 

@@ -48,9 +48,12 @@ def test_every_encoding_and_line_end_gives_the_same_settings(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("seed: 4\ndata: {root: größe}\n".encode("cp1252"), "c.yaml:2: not a text file in UTF-8"),
-        ("seed: 4\n".encode("utf-16-le"), "c.yaml: not a text file in UTF-8: it has NUL bytes"),
-        (b"\x89PNG\r\n\x1a\n\0\0", "c.yaml: not a text file"),
+        (
+            "seed: 4\ndata: {root: größe}\n".encode("cp1252"),
+            "c.yaml:2: byte 0xf6 is not UTF-8; save the file as UTF-8",
+        ),
+        ("seed: 4\n".encode("utf-16-le"), "c.yaml: looks like UTF-16LE without a byte order mark"),
+        (b"\x89PNG\r\n\x1a\n\0\0", "c.yaml: has zero bytes, so it is no text file"),
         ("seed: 4\noptim: {name: \x07}\n", "c.yaml:2: control character U+0007; remove it"),
         ("# \x1b[0m\n", "c.yaml:1: control character U+001B; remove it"),
         ("seed: 4\n\ufeffoptim: {}\n", "c.yaml:2: '\\ufeffoptim' has the invisible character"),
@@ -68,7 +71,7 @@ def test_an_unreadable_character_is_named_with_its_line(
 
 def test_a_file_in_another_encoding_names_the_command_that_converts_it(tmp_path: Path) -> None:
     message = refusal(tmp_path, "# größe\n".encode("latin-1"))
-    assert "byte 0xF6 ('ö' in Windows-1252)" in message
+    assert "If this line should be '# größe', its encoding is Windows-1252" in message
     assert "iconv -f WINDOWS-1252 -t UTF-8 c.yaml > NEW_FILE" in message
 
 
@@ -159,7 +162,7 @@ def test_yaml_1_1_words_are_booleans_only_for_switches(tmp_path: Path) -> None:
 def test_a_folder_and_a_near_miss_are_named(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.yaml").write_text("seed: 1\n")
-    with pytest.raises(ConfigError, match=r"is a folder; use .*config.yaml"):
+    with pytest.raises(ConfigError, match=r"is a folder; expected a YAML file; use .*config.yaml"):
         load_config(tmp_path / "run")
     (tmp_path / "voc.yml").write_text("seed: 1\n")
     with pytest.raises(ConfigError, match=r"no such file; did you mean 'voc.yml'"):
