@@ -14,7 +14,7 @@ from segtune.config.data_config import DataConfig
 from segtune.config.schema import ExperimentConfig, load_config
 from segtune.config.settings import differences
 from segtune.config.yaml_io import parse_assignments, parse_yaml, write_yaml
-from segtune.data.decode import load_pair
+from segtune.data.decode import decode_pair
 from segtune.data.label_map import occurs
 from segtune.data.layouts import open_split
 from segtune.data.loader import TrainLoader, ValLoader
@@ -54,7 +54,7 @@ def labels_of(values: list[list[int]], folder: Path, num_classes: int, **data: o
 
 def test_255_is_a_class_although_it_is_ignore_index(binary: DataConfig) -> None:
     assert binary.ignore_index == 255
-    _, labels = load_pair(open_split(binary, "train")[0], binary, 2)
+    labels = decode_pair(open_split(binary, "train")[0], binary, 2).labels
     assert labels.dtype == np.uint8
     assert labels.tolist() == stripes(0, 1).tolist()
     content = check_data_set(binary)
