@@ -49,14 +49,15 @@ def read_lines(path: Path) -> list[Line]:
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
     """Yield number and text of the lines, as `read_lines` does, without an object for each."""
-    text = _decode(path)
+    text = read_text(path)
     lines = LINE_END.split(text) if "\r" in text else text.split("\n")
     for number, line in enumerate(lines, 1):
         if stripped := line.strip(BLANK):
             yield number, stripped
 
 
-def _decode(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """Return the text of a file, without a byte order mark. Raises DataError as `read_lines`."""
     try:
         data = path.read_bytes()
     except OSError as error:
