@@ -1,4 +1,4 @@
-"""`data.palette`: masks of colours have the labels of a colour file, or a message with the colour."""
+"""`data.palette`: masks of colours have the labels of a colour file, or one message."""
 
 import logging
 import os
@@ -61,7 +61,8 @@ def labels_of(root: Path, config: DataConfig, image: Image.Image | np.ndarray) -
         ("class_dict.csv", "name;red;green;blue\nroad;128;64;128\nsky;70;130;180\n"),
         ("a.csv", "r,g,b,name\n128,64,128,road\n70,130,180,sky\n"),
         ("a.json", '{"road": [128, 64, 128], "sky": "#4682b4"}'),
-        ("labels.json", '[{"name": "road", "color": "#804080"}, {"name": "sky", "color": "4682b4"}]'),
+        ("labels.json", '[{"name": "road", "color": "#804080"}, '
+         '{"name": "sky", "color": "4682b4"}]'),
         ("meta.json", '{"classes": [{"title": "road", "color": "#804080"}, '
          '{"title": "sky", "color": "#4682b4"}], "tags": []}'),
         ("config.json", '{"labels": [{"name": "road", "readable": "x", "color": [128, 64, 128]}, '
