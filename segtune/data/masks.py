@@ -105,7 +105,10 @@ def check_mask_settings(config: DataConfig) -> None:
 
 
 def palette_content(config: DataConfig) -> bytes:
-    """Return the content of the file `data.palette`, as a part of keys for caches."""
+    """Return the content of the file `data.palette` and the order of the classes.
+
+    It is a part of keys for caches: both decide which label a colour has.
+    """
     if not config.palette or config.palette == "voc":
         return b""
-    return palette_file(config).read_bytes()
+    return repr(class_names(config)).encode() + palette_file(config).read_bytes()

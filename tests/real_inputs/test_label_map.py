@@ -125,7 +125,7 @@ def test_differences_name_the_map_and_not_its_entries() -> None:
     theirs = ExperimentConfig().override({"data.label_map": {255: 0, -1: 255}})
     assert [difference.name for difference in differences(ours, theirs)] == ["data.label_map"]
     assert str(differences(ours, ExperimentConfig())[0]) == (
-        "data.label_map: {'255': 1} here, None there"
+        "data.label_map: {255: 1} here, None there"
     )
 
 
