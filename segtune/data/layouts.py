@@ -302,8 +302,8 @@ class _Splits:
         count = sum(tree.num_stray for trees in self._trees.values() for tree in trees)
         if count:
             log.info(
-                "data.%s: ignored %d files of tools (hidden files, Thumbs.db and the like) in %s",
-                *(self.split, count, self.root),
+                "data.%s: ignored %d file%s of tools (hidden files, Thumbs.db and the like) in %s",
+                *(self.split, count, "" if count == 1 else "s", self.root),
             )
 
 
