@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import io
 import logging
+import os
 import signal
 import sys
 import threading
@@ -94,12 +95,6 @@ def add_checkpoint_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def say_once(is_first: bool) -> None:
-    """Keep warnings and notes that are the same on all ranks to rank 0."""
-    if not is_first:
-        logging.getLogger("segtune").setLevel(logging.ERROR)
-
-
 def run_command(command: Callable[[], int]) -> int:
     """Run a command and return its exit code.
 
@@ -107,8 +102,11 @@ def run_command(command: Callable[[], int]) -> int:
     SegtuneError, and a path that the operating system refuses (see `errors.place_problem`): only
     the user can choose another path or make space. Every other exception is a bug and is raised.
     """
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("segtune").setLevel(logging.INFO)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.addFilter(_Once("segtune.data"))
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
+    # Warnings and notes are the same on all ranks.
+    logging.getLogger("segtune").setLevel(logging.INFO if _is_rank_0() else logging.ERROR)
     _print_every_name()
     if threading.current_thread() is threading.main_thread():
         # As Ctrl-C: files are closed, temporary ones removed, and the way to resume is printed.
@@ -126,6 +124,31 @@ def run_command(command: Callable[[], int]) -> int:
         return USER_ERROR
     except KeyboardInterrupt:
         return INTERRUPTED
+
+
+class _Once(logging.Filter):
+    """Drop messages of the package `name` that were logged before.
+
+    A command opens a data set several times: for the range of values, the loaders and the checks.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self._logged: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether to log a record."""
+        if not super().filter(record):
+            return True  # of another package
+        message = record.getMessage()
+        is_new = message not in self._logged
+        self._logged.add(message)
+        return is_new
+
+
+def _is_rank_0() -> bool:
+    """Whether this process is rank 0 of torchrun, or was not started by torchrun."""
+    return os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK", "0") == "0"
 
 
 def _print_every_name() -> None:

@@ -17,7 +17,6 @@ from segtune.cli import (
     add_set_argument,
     path_argument,
     run_command,
-    say_once,
 )
 from segtune.config.data_config import DataConfig
 from segtune.config.schema import ExperimentConfig, load_config
@@ -103,7 +102,6 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         show_dir.mkdir(parents=True, exist_ok=True)
     keep_freed_memory()
     ranks = Ranks.join()
-    say_once(ranks.is_first)
     try:
         return _evaluate_on(ranks, arguments, config, views, show_dir)
     finally:

@@ -12,7 +12,6 @@ from segtune.cli import (
     add_checkpoint_argument,
     path_argument,
     run_command,
-    say_once,
 )
 from segtune.reporting.progress import follow, print_refusal, printable
 from segtune.training.overlays import find_inputs
@@ -66,7 +65,6 @@ def _predict(arguments: argparse.Namespace) -> int:
     out = Path(arguments.out)
     out.mkdir(parents=True, exist_ok=True)
     ranks = Ranks.join()
-    say_once(ranks.is_first)
     try:
         model, config, _ = load_model(arguments.checkpoint, None, ranks.device)
         if ranks.is_first:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from segtune.data.file_names import IMAGE_SUFFIXES, is_stray
+from segtune.data.file_names import IMAGE_SUFFIXES, is_folder, is_stray
 from segtune.errors import nearest
 
 IMAGE_FOLDERS = (
@@ -46,7 +46,7 @@ def folder_names(folder: Path) -> list[str]:
     """Return the names of the folders in a folder; an empty list if it cannot be read."""
     try:
         with os.scandir(folder) as entries:
-            return sorted(e.name for e in entries if not is_stray(e.name) and e.is_dir())
+            return sorted(e.name for e in entries if not is_stray(e.name) and is_folder(e))
     except OSError:
         return []
 

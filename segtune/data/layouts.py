@@ -5,6 +5,7 @@ Reads folder listings and text files only, never an image.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 from collections.abc import Sequence
@@ -91,7 +92,7 @@ def open_split(config: DataConfig, split: str) -> list[Pair]:
     A pair that is listed again is left out, with a warning. Raises DataError that names what is
     missing and what was expected.
     """
-    listed = listed_pairs(config, split)
+    listed = [pair for _, pairs in pairs_by_list(config, split) for pair in pairs]
     pairs = listed
     if len({pair.image for pair in listed}) < len(listed):
         pairs = list({(pair.image, pair.mask): pair for pair in listed}.values())
@@ -113,10 +114,10 @@ def _check_one_mask_each(pairs: Sequence[Pair]) -> None:
             )
 
 
-def listed_pairs(config: DataConfig, split: str) -> list[Pair]:
-    """Return the pairs of `train` or `val` as the lists have them: one twice if it is listed twice.
+def pairs_by_list(config: DataConfig, split: str) -> list[tuple[str, list[Pair]]]:
+    """Return the name and the pairs of each list or folder of `train` or `val`.
 
-    Raises DataError as `open_split` does.
+    A pair that is listed twice is there twice. Raises DataError as `open_split` does.
     """
     root = root_folder(config)
     names = config.train if split == "train" else (config.val,)
@@ -124,20 +125,20 @@ def listed_pairs(config: DataConfig, split: str) -> list[Pair]:
         log.warning("data.train: the layout ade20k uses only the first split, %s", names[0])
         names = names[:1]
     splits = _Splits(root, config, split)
-    pairs = [pair for name in names for pair in splits.pairs(name)]
-    if not pairs:
+    by_list = [(name, splits.pairs(name)) for name in names]
+    if not any(pairs for _, pairs in by_list):
         raise DataError(
             f"data.{split}: the split {', '.join(names)} of {config.root} is empty"
             f"{splits.content_hint()}"
         )
-    for image, mask, _ in pairs:
+    for image, mask, _ in itertools.chain.from_iterable(pairs for _, pairs in by_list):
         if image == mask:
             raise DataError(
                 f"{image}: is an image and its own mask; set data.masks to the folder of the "
                 "masks, or data.mask_suffix to the text behind their names"
             )
     splits.say_what_was_ignored()
-    return pairs
+    return by_list
 
 
 class _Splits:
@@ -302,8 +303,8 @@ class _Splits:
         count = sum(tree.num_stray for trees in self._trees.values() for tree in trees)
         if count:
             log.info(
-                "data.%s: ignored %d files of tools (hidden files, Thumbs.db and the like) in %s",
-                *(self.split, count, self.root),
+                "data.%s: ignored %d file%s of tools (hidden files, Thumbs.db and the like) in %s",
+                *(self.split, count, "" if count == 1 else "s", self.root),
             )
 
 

@@ -6,17 +6,15 @@ Validation images that are also training images make mIoU too high.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from segtune.config.data_config import DataConfig
-from segtune.data.layouts import Pair, open_split, root_folder
-from segtune.errors import DataError
+from segtune.data.layouts import open_split, pairs_by_list
+from segtune.data.pairs import Pair
 
 
 @dataclass(frozen=True)
@@ -70,55 +68,43 @@ def leak_warning(train: Sequence[Pair], val: Sequence[Pair]) -> str:
 
 
 def listing_problems(config: DataConfig) -> list[str]:
-    """Return a line for validation names that a training list has too, and for names listed twice.
+    """Return a line for images that are listed twice, and for validation images that are trained.
 
     Reads lists and folders, no image.
     """
-    lists = [("train", name) for name in config.train] + [("val", config.val)]
-    problems = []
-    for split, name in dict.fromkeys(lists):
-        twice = [line for line, number in Counter(_list_lines(config, name)).items() if number > 1]
-        if twice:
-            problems.append(
-                f"data.{split}: {_count(len(twice), 'name')} of the list {name} "
-                f"{'is' if len(twice) == 1 else 'are'} in it more than once: {_some(twice)}"
-            )
     train, val = open_split(config, "train"), open_split(config, "val")
-    leaked = leaked_images(train, val)
-    if leaked:
+    train_lists = dict(pairs_by_list(config, "train"))
+    problems = [_listed_twice("train", name, pairs) for name, pairs in train_lists.items()]
+    problems += [_listed_twice("val", *named) for named in pairs_by_list(config, "val")]
+    if leaked := leaked_images(train, val):
         problems.append(
             f"data.val: {len(leaked)} of {len(val)} validation images are also training images"
-            f"{_by_list(config, train, leaked)}: {_some(pair.name for pair in leaked)}"
+            f"{_by_list(train_lists, leaked)}: {_some(pair.name for pair in leaked)}"
         )
-    return problems
+    return [problem for problem in problems if problem]
 
 
-def _by_list(config: DataConfig, train: Sequence[Pair], leaked: Sequence[Pair]) -> str:
+def _listed_twice(split: str, name: str, pairs: Sequence[Pair]) -> str:
+    """Return a line if a list has images more than once, otherwise ""."""
+    numbers = Counter(pair.image for pair in pairs)
+    twice = list(dict.fromkeys(pair.name for pair in pairs if numbers[pair.image] > 1))
+    if not twice:
+        return ""
+    return (
+        f"data.{split}: {_count(len(twice), 'name')} of the list {name} "
+        f"{'is' if len(twice) == 1 else 'are'} in it more than once: {_some(twice)}"
+    )
+
+
+def _by_list(train_lists: Mapping[str, Sequence[Pair]], leaked: Sequence[Pair]) -> str:
     """Return how many of the leaked images each training list has, as ` (aug 904, train 1)`."""
     images = {pair.image for pair in leaked}
-    numbers = []
-    for name in config.train:
-        changes: dict[str, object] = {"train": [name], "num_images": None}
-        if config.layout in ("voc", "shapes"):
-            # The default folder of masks depends on all lists together.
-            changes["masks"] = os.path.relpath(Path(train[0].mask).parent, root_folder(config))
-        try:
-            listed = {pair.image for pair in open_split(config.override(changes), "train")}
-        except DataError:
-            continue
-        if number := len(images & listed):
-            numbers.append(f"{name} {number}")
+    numbers = [
+        f"{name} {number}"
+        for name, pairs in train_lists.items()
+        if (number := len(images.intersection(pair.image for pair in pairs)))
+    ]
     return f" (lists: {', '.join(numbers)})" if numbers else ""
-
-
-def _list_lines(config: DataConfig, name: str) -> list[str]:
-    """Return the lines of a split's list, or nothing if the split is a folder."""
-    folder = "ImageSets/Segmentation" if config.layout in ("voc", "shapes") else "."
-    path = root_folder(config) / folder / f"{name}.txt"
-    if config.layout == "ade20k" or not path.is_file():
-        return []
-    lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
-    return [line.strip() for line in lines if line.strip()]
 
 
 def content_problems(train: Sequence[Content], val: Sequence[Content]) -> Duplicates:

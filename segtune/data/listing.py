@@ -5,6 +5,7 @@ Reads folder listings only. Knows neither layouts nor split lists.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import posixpath
@@ -17,13 +18,16 @@ from segtune.data.file_names import (
     LOSSY_MASK_SUFFIXES,
     MASK_SUFFIXES,
     Suffix,
+    is_folder,
     is_stray,
     normal,
 )
-from segtune.errors import DataError
+from segtune.errors import DataError, place_problem
 
 log = logging.getLogger(__name__)
 
+# The errors of opendir(3) if there is no such folder.
+ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
 KNOWN_SUFFIXES = frozenset((*IMAGE_SUFFIXES, *MASK_SUFFIXES, *LOSSY_MASK_SUFFIXES))
 
 
@@ -73,7 +77,7 @@ def scan(folder: str, suffix: Suffix, excluded: Suffix | None = None) -> Listing
                 name = None if excluded and excluded.name_of(file) else suffix.name_of(file)
             # A link is not followed: that would be a `stat` for each of them.
             if name is None or not (entry.is_file(follow_symlinks=False) or entry.is_symlink()):
-                (folders if entry.is_dir() else others).append(file)
+                (folders if is_folder(entry) else others).append(file)
             elif name in files:
                 clashes.setdefault(name, [os.path.basename(files[name])]).append(file)
             else:
@@ -116,10 +120,10 @@ class FileTree:
         """
         try:
             return self.listing(folder)
-        except PermissionError as error:
-            raise DataError(f"{folder}: {error.strerror}") from None
-        except OSError:
-            return None
+        except OSError as error:
+            if error.errno in ABSENT:
+                return None
+            raise DataError(place_problem(error) or f"{folder}: {error.strerror}") from None
 
     @property
     def num_stray(self) -> int:

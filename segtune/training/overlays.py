@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from segtune.data.file_names import IMAGE_SUFFIXES, is_stray
+from segtune.data.file_names import IMAGE_SUFFIXES, is_folder, is_stray
 from segtune.errors import DataError, nearest, place_problem
 from segtune.runs.atomic import naming, temporary_beside
 
@@ -125,7 +125,7 @@ def _walk(folder: str, visited: set[str], problems: list[str]) -> Iterator[str]:
     for entry in entries:
         if is_stray(entry.name):
             continue
-        if entry.is_dir():
+        if is_folder(entry):
             yield from _walk(entry.path, visited, problems)
         elif os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES:
             yield entry.path

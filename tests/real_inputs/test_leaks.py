@@ -107,6 +107,15 @@ def test_name_that_is_listed_twice_is_a_problem(make_data_set: MakeDataSet) -> N
     assert problems == ["data.train: 2 names of the list train are in it more than once: a, c"]
 
 
+def test_name_with_and_without_its_suffix_is_listed_twice_and_a_comment_is_not(
+    make_data_set: MakeDataSet,
+) -> None:
+    train = "# mine\r\n# mine\r\na\r\nb\r\na.png\r\n".encode("utf-16")
+    lists = {"train.txt": lambda path: path.write_bytes(train), "val.txt": text("d")}
+    problems = check_data_set(make_data_set({**writers(IMAGES), **lists})).problems
+    assert problems == ["data.train: 1 name of the list train is in it more than once: a"]
+
+
 def test_same_pixels_under_another_name_leak(make_data_set: MakeDataSet) -> None:
     images = {"train/a": noise(1), "train/b": noise(2), "val/x": noise(2), "val/y": noise(3)}
     data = make_data_set(writers(images))

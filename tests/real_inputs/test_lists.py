@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from segtune.config.data_config import DataConfig
-from segtune.data.layouts import listed_pairs, open_split
+from segtune.data.layouts import open_split, pairs_by_list
 from segtune.data.text_files import read_lines
 from segtune.errors import DataError
 
@@ -198,7 +198,9 @@ def test_names_that_are_listed_again_are_used_once_and_counted(
     assert [record.getMessage() for record in caplog.records] == [
         "data.train: 2 of 5 images are listed before; each is used once"
     ]
-    assert [pair.name for pair in listed_pairs(config, "train")] == ["x", "y", "x", "y", "z"]
+    by_list = pairs_by_list(config, "train")
+    listed = [(name, [pair.name for pair in pairs]) for name, pairs in by_list]
+    assert listed == [("a", ["x", "y", "x"]), ("b", ["y", "z"])]
 
 
 def test_an_absent_image_comes_with_its_line_and_a_way_out(make_data_set: MakeDataSet) -> None:

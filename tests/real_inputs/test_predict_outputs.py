@@ -134,6 +134,7 @@ def test_folder_stands_for_the_images_in_its_subfolders_each_once(tmp_path: Path
     (photos / "Thumbs.db").write_bytes(b"x")
     (photos / "notes.txt").write_text("x")
     (photos / "x" / "loop").symlink_to(photos)
+    (photos / "x" / "to itself").symlink_to("to itself")
     (photos / "e.png").mkdir()
     inputs = find_inputs([photos, photos / "a.png", os.path.relpath(photos)])
     assert [image.overlay for image in inputs.images] == ["a.png", "sub.png/b.png", "x/y/c.png"]

@@ -145,16 +145,21 @@ def test_miou_of_three_ranks_is_that_of_one_process(
 def test_three_ranks_train_three_images_and_validate_one(
     make_images: MakeDataSet, tmp_path: Path
 ) -> None:
-    path = write_config(
-        config_of(make_images(4, 1), schedule__batch_size=3), tmp_path / "config.yaml"
-    )
+    config = config_of(make_images(4, 1), schedule__batch_size=3)
+    path = write_config(config, tmp_path / "config.yaml")
+    Path(config.data.root, "images", "train", "Thumbs.db").touch()
     out = tmp_path / "run"
     result = run_on_ranks(3, "-m", "segtune.train", "--config", path, "--out", out)
     assert result.returncode == 0, result.stderr
     (record,) = TrialDir(out).read_epochs()
     assert record.validation
     assert record.validation.aacc > 0
-    assert result.stderr.count("steps: 4 images / 3 per batch (3 workers) = 1 per epoch") == 1
+    for message in (
+        "data.train: ignored 1 file of tools",
+        "steps: 4 images / 3 per batch (3 workers) = 1 per epoch",
+        "best mIoU",
+    ):
+        assert result.stderr.count(message) == 1
 
 
 @pytest.mark.parametrize(
