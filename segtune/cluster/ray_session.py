@@ -11,6 +11,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import ray
@@ -80,7 +81,7 @@ def ray_connection(address: str | None) -> Iterator[str]:
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     with contextlib.ExitStack() as resources:
-        with _sigterm_like_ctrl_c(), _as_cluster_error(address):
+        with _interrupted_by_signals(), _as_cluster_error(address):
             if address is None:
                 python = resources.enter_context(forkserver())
                 runtime_env = {"py_executable": python} if python else {}
@@ -91,7 +92,7 @@ def ray_connection(address: str | None) -> Iterator[str]:
                 _check_answer(address)
                 runtime_env = {"env_vars": {name: os.environ[name] for name in ENVIRONMENT}}
                 context = ray.init(address=address, **QUIET, runtime_env=runtime_env)
-        resources.callback(ray.shutdown)
+            resources.callback(ray.shutdown)
         yield _dashboard_url(context)
 
 
@@ -201,22 +202,35 @@ def _folder_problem(folder: str) -> str:
 
 
 @contextlib.contextmanager
-def _sigterm_like_ctrl_c() -> Iterator[None]:
-    """Let SIGTERM raise KeyboardInterrupt, while Ray starts and after it.
+def _interrupted_by_signals() -> Iterator[None]:
+    """Raise KeyboardInterrupt if SIGINT or SIGTERM arrives in the block, at its end at the latest.
 
-    `ray.init` installs a handler of its own, which ends the process without a message. The search
-    installs another one when its trials run. Only the main thread may handle signals.
+    Python drops a KeyboardInterrupt that is raised in a callback, such as those of a fork, and the
+    start of Ray forks often. `ray.init` installs a handler for SIGTERM, which ends the process
+    without a message. The search installs other handlers when its trials run. Only the main thread
+    may handle signals; a handler that the caller's program has for SIGINT stays.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    earlier = signal.getsignal(signal.SIGTERM)
+    earlier = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    received: list[int] = []
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        raise KeyboardInterrupt
+
+    if earlier[signal.SIGINT] is signal.default_int_handler:
+        signal.signal(signal.SIGINT, interrupt)
     try:
         yield
-    except SystemExit:  # from Ray's handler
+    except SystemExit:  # from Ray's handler of SIGTERM
         raise KeyboardInterrupt from None
     finally:
-        signal.signal(signal.SIGTERM, earlier)
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
+    if received:
+        raise KeyboardInterrupt
 
 
 def _dashboard_url(context: Any) -> str:

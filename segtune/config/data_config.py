@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from typing import Annotated, Any, Literal, Self
@@ -12,6 +13,8 @@ from segtune.config.settings import PathText, Settings
 
 IGNORE_INDEX = 255
 MAX_LABEL = 65_535  # labels have at most 16 bits
+# A value in a mask file, as a key of label_map: 010 could mean 8 or 10.
+VALUE = re.compile(r"0|-?[1-9][0-9]{0,9}")
 
 Side = Annotated[int, Field(ge=32)]  # in pixels
 
@@ -85,6 +88,7 @@ class DataConfig(Settings):
     )
     palette: str | None = Field(
         default=None,
+        min_length=1,
         description="Colours of the classes, for masks of colours: voc for PASCAL VOC's colours "
         "in the order of the labels, or a file in root: lines such as 'road 128 64 128', CVAT's "
         "labelmap.txt, or a JSON or YAML file {name: [r, g, b]}. Palette images are then read by "
@@ -192,15 +196,16 @@ class DataConfig(Settings):
                 f"got {mapping!r}"
             )
         wrong = [
-            f"{key}: {label}"
+            (key, label)
             for key, label in mapping.items()
-            if not re.fullmatch(r"-?\d{1,10}", str(key)) or not _is_label(label)
+            if not VALUE.fullmatch(str(key)) or not _is_label(label)
         ]
         if wrong:
+            key, label = wrong[0]
             more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
             raise ValueError(
                 "allowed are whole numbers as values and labels, and labels of "
-                f"0..{MAX_LABEL}, such as {{255: 1}}; got {{{wrong[0]}}}{more}"
+                f"0..{MAX_LABEL}, such as {{255: 1}}; got {_entry(key, label)}{more}"
             )
         return {int(key): label for key, label in mapping.items()}
 
@@ -213,6 +218,13 @@ class DataConfig(Settings):
         if self.palette and self.reduce_zero_label:
             raise ValueError("palette cannot be used if reduce_zero_label is true")
         return self
+
+
+def _entry(key: Any, label: Any) -> str:
+    """Return an entry of a mapping as the user wrote it, and the way out if it is known."""
+    if label is None and (match := re.fullmatch(r"(-?\d+):(\d+)", str(key))):
+        return f"{{{key}}}: write a blank after the colon, {{{match[1]}: {match[2]}}}"
+    return f"{{{key}: {json.dumps(label)}}}"
 
 
 def _is_label(value: Any) -> bool:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from segtune.config.data_config import DataConfig
+from segtune.data.label_map import map_with
 from segtune.data.layouts import Pair
 from segtune.data.masks import read_mask
 from segtune.errors import ConfigError, DataError
@@ -109,11 +110,18 @@ def _ignored_hint(config: DataConfig, classes: Sequence[str], train: LabelCounts
             "values are lowered by 1 (data.reduce_zero_label); if 0 is a class, "
             "--set data.reduce_zero_label=false"
         )
+    if config.palette:
+        return (
+            f"; {share} of all pixels are ignored: their colours are in no class (data.palette, "
+            "data.classes)"
+        )
+    if value in (config.label_map or {}).values():
+        return f"; {share} of all pixels are ignored: data.label_map gives them {value}"
     text = f"; the value {value} is {share} of all pixels and is ignored (data.ignore_index); "
     if len(absent) > 1 and len(classes) > MIN_CLASSES:
-        return text + f"if it is a class, --set 'data.label_map={{{value}: LABEL}}'"
+        return text + f"if it is a class, --set '{map_with(config, {value: 'LABEL'})}'"
     label = absent[-1]
-    return text + f"if it means {classes[label]!r}, --set 'data.label_map={{{value}: {label}}}'"
+    return text + f"if it means {classes[label]!r}, --set '{map_with(config, {value: label})}'"
 
 
 def coverage_problems(

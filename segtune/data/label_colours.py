@@ -30,7 +30,10 @@ COLOUR_LAST = re.compile(rf"(.*?)[\s,;:=]+{_RGB}[\s,;]*")
 CVAT = re.compile(r"([^:]*):(\d+),(\d+),(\d+)(?::.*)?")
 HEX_FIRST = re.compile(rf"#([0-9a-fA-F]{{6}})(?:{_GAP}(.*))?")
 HEX_LAST = re.compile(r"(.*?)[\s,;:=]+#([0-9a-fA-F]{6})")
-HEADERS = ({"r", "g", "b"}, {"red", "green", "blue"})
+HEADERS = ({"r", "g", "b"}, {"red", "green", "blue"}, {"label", "color_rgb"})
+# Lists of classes in JSON: CVAT's labels, Supervisely's meta.json, Mapillary's config.
+LISTS = ("labels", "classes")
+NAME_KEYS, COLOUR_KEYS = ("name", "title", "label", "value"), ("color", "colour", "background")
 
 Colour = tuple[int, int, int]
 Entry = tuple[str, Colour]  # the name is empty if the file has only colours
@@ -136,24 +139,26 @@ def _labelled(
             )
         yield from enumerate(colour for _, colour in entries)
         return
-    label_of_name = {_key(name): label for label, name in enumerate(names)}
-    in_file = {_key(name) for name, _ in entries}
-    absent = [name for name in names if _key(name) not in in_file]
+    # The exact name comes first: classes may differ in upper and lower case only.
+    of_key = {_key(name): label for label, name in enumerate(names)}
+    exact = {name: label for label, name in enumerate(names)}
+    labels = [exact.get(name, of_key.get(_key(name))) for name, _ in entries]
+    absent = [name for label, name in enumerate(names) if label not in labels]
     if absent:
         more = f" and {len(absent) - 1} other classes" if len(absent) > 1 else ""
         near = nearest(absent[0], [name for name, _ in entries])
         raise DataError(f"{path}: no colour for class {absent[0]!r}{more}{near}")
-    others = [name for name, _ in entries if _key(name) not in label_of_name]
+    others = [name for (name, _), label in zip(entries, labels, strict=True) if label is None]
     if others:
         log.warning(
-            "data.palette: %s: %d names are in no class of data.classes; their pixels are ignored: "
+            "data.palette: %s: %d names are no class of data.classes, so their pixels are ignored: "
             "%s",
             path,
             len(others),
             ", ".join(others[:MAX_SHOWN]) + (", …" if len(others) > MAX_SHOWN else ""),
         )
-    for name, colour in entries:
-        yield label_of_name.get(_key(name), ignore_index), colour
+    for (_, colour), label in zip(entries, labels, strict=True):
+        yield ignore_index if label is None else label, colour
 
 
 def _key(name: str) -> str:
@@ -165,24 +170,36 @@ def read_colour_file(path: Path) -> list[Entry]:
 
     Text: CVAT's `name:r,g,b:parts:actions`, `name r g b`, `r g b name`, `name #rrggbb` or `r g b`,
     separated by blanks, tabs, commas or semicolons; `# ` begins a comment. JSON or YAML: {name:
-    [r, g, b]} or {name: "#rrggbb"}. Raises DataError with the line that is none of these.
+    [r, g, b]}, {name: "#rrggbb"} or [{name: NAME, color: COLOUR}]. Raises DataError with the line
+    that is none of these, and if the encoding is not certain.
     """
     match path.suffix.lower():
         case ".json":
-            try:
-                entries = _entries_of_tree(path, json.loads(read_text(path)))
-            except json.JSONDecodeError as error:
-                raise DataError(f"{path}:{error.lineno}: not readable as JSON: {error}") from None
+            entries = _entries_of_tree(path, _read_json(path))
         case ".yaml" | ".yml":
             entries = _entries_of_tree(path, parse_yaml(read_text(path), str(path))[0])
         case _:
-            lines = [line for line in read_lines(path) if not _is_comment(line.text)]
-            if lines and _is_header(lines[0].text):
-                del lines[0]
-            entries = [_entry_of_line(line.place, line.text) for line in lines]
+            content = [line for line in read_lines(path) if not _is_comment(line.text)]
+            if content and _is_header(content[0].text):
+                del content[0]
+            entries = [_entry_of_line(line.place, line.text) for line in content]
     if not entries:
         raise DataError(f"{path}: has no colours; expected lines such as 'road 128 64 128'")
     return entries
+
+
+def _read_json(path: Path) -> Any:
+    def unique(items: list[tuple[str, Any]]) -> dict[str, Any]:
+        tree = dict(items)
+        for name in tree:
+            if sum(other == name for other, _ in items) > 1:
+                raise DataError(f"{path}: {name!r} occurs twice; remove one of them")
+        return tree
+
+    try:
+        return json.loads(read_text(path), object_pairs_hook=unique)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}:{error.lineno}: not readable as JSON: {error}") from None
 
 
 def _is_comment(line: str) -> bool:
@@ -190,7 +207,7 @@ def _is_comment(line: str) -> bool:
 
 
 def _is_header(line: str) -> bool:
-    words = set(re.split(_GAP, line.casefold()))
+    words = set(re.split(r"[\s,;:]+", line.casefold()))
     return any(header <= words for header in HEADERS)
 
 
@@ -215,9 +232,28 @@ def _entry_of_line(place: str, line: str) -> Entry:
 
 
 def _entries_of_tree(path: Path, tree: Any) -> list[Entry]:
-    if not isinstance(tree, dict):
-        raise DataError(f"{path}: expected names and colours: {{name: [r, g, b], ...}}")
-    return [(str(name), _colour(f"{path}: {name}", colour)) for name, colour in tree.items()]
+    if isinstance(tree, dict):
+        classes = next((tree[key] for key in LISTS if _are_objects(tree.get(key))), None)
+        if classes is None:
+            return [(str(name), _colour(f"{path}: {name}", value)) for name, value in tree.items()]
+        tree = classes
+    if not _are_objects(tree):
+        raise DataError(
+            f"{path}: expected names and colours: {{name: [r, g, b], ...}}, or a list of "
+            "{name: NAME, color: [r, g, b]}"
+        )
+    entries = []
+    for number, of_class in enumerate(tree, 1):
+        name = next((of_class[key] for key in NAME_KEYS if key in of_class), None)
+        colour = next((of_class[key] for key in COLOUR_KEYS if key in of_class), None)
+        if not isinstance(name, str):
+            raise DataError(f"{path}: entry {number} has no name; allowed are {NAME_KEYS}")
+        entries.append((name, _colour(f"{path}: {name}", colour)))
+    return entries
+
+
+def _are_objects(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(v, dict) for v in value)
 
 
 def _colour(place: str, value: Any) -> Colour:
@@ -227,9 +263,10 @@ def _colour(place: str, value: Any) -> Colour:
         return red, green, blue
     if isinstance(value, list) and len(value) == 3:
         red, green, blue = value
-        if all(isinstance(v, int) and 0 <= v <= 255 for v in value):
+        if all(type(v) is int and 0 <= v <= 255 for v in value):  # True is an int, too
             return red, green, blue
-    raise DataError(f"{place}: {value!r} is no colour; expected three numbers of 0..255")
+    hint = ', or "#rrggbb" in quotes (# begins a comment in YAML)' if value is None else ""
+    raise DataError(f"{place}: {value!r} is no colour; expected three numbers of 0..255{hint}")
 
 
 def labels_of_colours(path: str, rgb: np.ndarray, known: LabelColours) -> np.ndarray:

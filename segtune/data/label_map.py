@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+import cv2
 import numpy as np
 
 from segtune.config.data_config import IGNORE_INDEX, DataConfig
@@ -56,6 +59,17 @@ def is_invalid(labels: np.ndarray, config: DataConfig, num_classes: int) -> np.n
     return ((labels >= num_classes) | (labels < 0)) & (labels != config.ignore_index)
 
 
+def occurs(wanted: np.ndarray, values: np.ndarray) -> bool:
+    """Return whether one of `values`, uint8 [H, W], is true in the table `wanted`, bool [256]."""
+    numbers = np.flatnonzero(wanted)
+    if not numbers.size:
+        return False
+    first, last = int(numbers[0]), int(numbers[-1])
+    if numbers.size == last - first + 1:  # two comparisons take a third of the time of a table
+        return bool(cv2.countNonZero(cv2.inRange(values, first, last)))
+    return bool(cv2.countNonZero(cv2.LUT(values, wanted.astype(np.uint8))))
+
+
 def index_values(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return (distinct, index) with `values == distinct[index]`, of integers of any size.
 
@@ -66,6 +80,12 @@ def index_values(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return np.arange(low, high + 1), values.astype(np.int64) - low
     distinct, index = np.unique(values, return_inverse=True)
     return distinct, index.reshape(values.shape)
+
+
+def map_with(config: DataConfig, entries: Mapping[int, int | str]) -> str:
+    """Return the setting `data.label_map=…` that adds entries to those that the config has."""
+    merged = {**(config.label_map or {}), **entries}
+    return f"data.label_map={{{', '.join(f'{value}: {merged[value]}' for value in merged)}}}"
 
 
 def describe_invalid(
@@ -105,20 +125,20 @@ def _way_out(
     if nodata is not None and wrong.tolist() == [nodata]:
         return (
             f"the file declares {nodata:g} as nodata: to ignore it, set "
-            f"data.label_map={{{nodata:g}: {ignore}}}"
+            f"{map_with(config, {int(nodata): ignore})}"
         )
     if wrong.size == 1 and wrong[0] < 0:
-        return f"to ignore these pixels, set data.label_map={{{wrong[0]}: {ignore}}}"
+        return f"to ignore these pixels, set {map_with(config, {int(wrong[0]): ignore})}"
     if wrong.tolist() == [255] and not (len(known) == 2 and num_classes == 2):
         return (
             "if 255 marks pixels without a label, set data.ignore_index=255 or "
-            f"data.label_map={{255: {ignore}}}"
+            f"{map_with(config, {255: ignore})}"
         )
     if config.reduces_zero_label:
         return "check data.classes, data.ignore_index and data.reduce_zero_label"
     if steps := _even_steps(distinct, num_classes):
-        mapping = ", ".join(f"{value}: {label}" for label, value in enumerate(steps) if value)
-        return f"if the labels were saved as grey levels, set data.label_map={{{mapping}}}"
+        levels = {value: label for label, value in enumerate(steps) if value}
+        return f"if the labels were saved as grey levels, set {map_with(config, levels)}"
     if distinct.min() >= 1 and distinct[distinct != ignore].max() == num_classes:
         return "if the labels start at 1, set data.reduce_zero_label=true"
     for factor in INSTANCE_FACTORS:
@@ -130,7 +150,7 @@ def _way_out(
     if wrong.tolist() == [num_classes]:
         return (
             f"if label {num_classes} is a class, add its name to data.classes; to ignore it, set "
-            f"data.label_map={{{num_classes}: {ignore}}}"
+            f"{map_with(config, {num_classes: ignore})}"
         )
     return "check data.classes, data.ignore_index, data.label_map and data.reduce_zero_label"
 

@@ -38,12 +38,15 @@ def known_values(config: DataConfig, num_classes: int) -> np.ndarray:
     """Return the values that a mask file can hold, int64, ascending.
 
     They are the keys of `data.label_map`, and each label (and ignore_index) to which no key leads.
+    An ignore_index next to a key is none: masks of 0, 127 and 254 have no pixels of 255.
     """
     if config.reduces_zero_label:
         return np.array([*range(num_classes + 1), 255])
     mapping = config.label_map or {}
     targets = set(mapping.values())
     labels = {*range(num_classes), config.ignore_index} - targets
+    if any(0 < abs(value - config.ignore_index) < MIN_DISTANCE for value in mapping):
+        labels.discard(config.ignore_index)
     return np.array(sorted({*mapping, *labels}))
 
 
@@ -56,10 +59,12 @@ def snap_values(path: str | Path, image: Image.Image, known: np.ndarray) -> np.n
     known = known[(known >= 0) & (known <= 255)]
     distance = int(np.diff(known).min()) if known.size > 1 else MAX_TOLERANCE
     if distance < MIN_DISTANCE:
+        low = int(np.diff(known).argmin())
         raise DataError(
-            f"{path}: the values of the labels are {distance} apart, and lossy compression mixes "
-            f"values less than {MIN_DISTANCE} apart; name the values in the files, for example "
-            "data.label_map={255: 1}, set data.palette, or save the masks as PNG"
+            f"{path}: the values {known[low]} and {known[low + 1]} of two labels are {distance} "
+            f"apart, and lossy compression mixes values less than {MIN_DISTANCE} apart; name "
+            "the values in the files, for example data.label_map={255: 1}, set data.palette, or "
+            "save the masks as PNG"
         )
     grey = _grey(path, image)
     distances = np.abs(np.arange(256)[:, None] - known)

@@ -22,6 +22,7 @@ from segtune.data.label_map import (
     is_invalid,
     label_dtype,
     labels_of_values,
+    occurs,
 )
 from segtune.data.layouts import class_names
 from segtune.data.lossy_masks import known_values, refuse_lossy, snap_colours, snap_values
@@ -80,8 +81,7 @@ def _translate(
     if values.dtype == np.uint8:
         # One table look-up translates all values.
         labels = labels_of_values(np.arange(256), config)
-        invalid = is_invalid(labels, config, num_classes)
-        if not cv2.countNonZero(cv2.LUT(values, invalid.astype(np.uint8))):
+        if not occurs(is_invalid(labels, config, num_classes), values):
             return cv2.LUT(values, labels.astype(dtype))
     else:
         distinct, index = index_values(values)
@@ -105,7 +105,10 @@ def check_mask_settings(config: DataConfig) -> None:
 
 
 def palette_content(config: DataConfig) -> bytes:
-    """Return the content of the file `data.palette`, as a part of keys for caches."""
+    """Return the content of the file `data.palette` and the order of the classes.
+
+    It is a part of keys for caches: both decide which label a colour has.
+    """
     if not config.palette or config.palette == "voc":
         return b""
-    return palette_file(config).read_bytes()
+    return repr(class_names(config)).encode() + palette_file(config).read_bytes()

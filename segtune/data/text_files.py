@@ -46,7 +46,7 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def read_text(path: Path) -> str:
-    """Return the content of a text file. Raises DataError as `read_lines` does."""
+    """Return the text of a file, without a byte order mark. Raises DataError as `read_lines`."""
     try:
         return decode_text(path.read_bytes(), str(path))
     except OSError as error:

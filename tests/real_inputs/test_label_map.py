@@ -1,264 +1,290 @@
-"""Values and colours in mask files become the labels that data.label_map and data.palette say."""
+"""`data.label_map` means the same wherever a config is written, and training reads its labels."""
 
 import json
-import logging
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
+import torch
+from mask_data import MakeDataSet, files_of, on_data, stripes
 
+from segtune import config_tools, data_tools, train
 from segtune.config.data_config import DataConfig
 from segtune.config.schema import ExperimentConfig, load_config
 from segtune.config.settings import differences
-from segtune.config.yaml_io import parse_yaml, write_yaml
-from segtune.data.cache import DecodedPairs
-from segtune.data.label_colours import read_colour_file, voc_colours
+from segtune.config.yaml_io import parse_assignments, parse_yaml, write_yaml
+from segtune.data.decode import decode_pair
+from segtune.data.label_map import occurs
+from segtune.data.layouts import open_split
+from segtune.data.loader import TrainLoader, ValLoader
 from segtune.data.masks import read_mask
-from segtune.data.pairs import Pair
-from segtune.errors import ConfigError, DataError
+from segtune.data.statistics import check_data_set
+from segtune.errors import CheckpointError, ConfigError, DataError, RunError
+from segtune.runs.rundir import SearchDir
+from segtune.training import checkpoint
+from segtune.tuning.preparation import prepare_study
+from segtune.tuning.study import load_study
 
-ROAD, CAR, SKY = (128, 64, 128), (0, 0, 142), (70, 130, 180)
-CLASSES = ["road", "car", "sky"]
+MAP = {255: 1}
+MASKS = {"train": [stripes(0, 255)] * 4, "val": [stripes(0, 0, 0, 255)]}
 
 
-def grey_mask(path: Path, values: list[int]) -> Path:
-    cv2.imwrite(str(path), np.array([values], np.uint8))
+@pytest.fixture
+def binary(make_data_set: MakeDataSet) -> DataConfig:
+    """Return the config of masks of 0 and 255, with the default ignore_index 255 and a map."""
+    return make_data_set(files_of(MASKS), label_map=MAP)
+
+
+def best(run: Path) -> Path:
+    """Return the best checkpoint of a training run."""
+    path = checkpoint.best_checkpoint(run / "checkpoints")
+    assert path
     return path
 
 
-def colour_mask(path: Path, *colours: tuple[int, ...]) -> Path:
-    Image.fromarray(np.array([colours], np.uint8)).save(path)
-    return path
+def labels_of(values: list[list[int]], folder: Path, num_classes: int, **data: object) -> list:
+    """Return the labels of a grey PNG of 8 or 16 bits with these values."""
+    wide = np.array(values).max() > 255
+    cv2.imwrite(str(folder / "x.png"), np.array(values, np.uint16 if wide else np.uint8))
+    classes = [f"c{label}" for label in range(num_classes)]
+    config = DataConfig.parse({"classes": classes, **data})
+    return read_mask(folder / "x.png", config, num_classes).tolist()
 
 
-def colour_config(
-    root: Path, text: str, name: str = "colours.txt", **settings: object
-) -> DataConfig:
-    (root / name).write_text(text)
-    tree = {"layout": "folder", "root": str(root), "classes": CLASSES, "palette": name}
-    return DataConfig.parse({**tree, **settings})
-
-
-def test_255_becomes_label_1_although_it_is_the_ignore_index(tmp_path: Path) -> None:
-    config = DataConfig.parse({"classes": ["bg", "fg"], "label_map": {255: 1}})
-    path = grey_mask(tmp_path / "x.png", [0, 255, 255])
-    assert config.ignore_index == 255
-    assert read_mask(path, config, 2).tolist() == [[0, 1, 1]]
-
-
-def test_values_are_mapped_at_once_and_other_values_stay(tmp_path: Path) -> None:
-    config = DataConfig.parse({"label_map": {0: 1, 1: 0, 7: 255}})
-    path = grey_mask(tmp_path / "x.png", [0, 1, 2, 7])
-    assert read_mask(path, config, 3).tolist() == [[1, 0, 2, 255]]
-    with pytest.raises(DataError, match=r"labels \[9\] are outside the 3 classes"):
-        read_mask(grey_mask(tmp_path / "y.png", [0, 9]), config, 3)
-
-
-def test_a_target_that_is_no_label_is_refused_before_a_mask_is_read(tmp_path: Path) -> None:
-    config = DataConfig.parse({"label_map": {255: 2}})
-    with pytest.raises(ConfigError, match=r"data\.label_map: 255 -> 2: no such label; .*0\.\.1"):
-        read_mask(tmp_path / "absent.png", config, 2)
-
-
-def test_the_keys_stay_whole_numbers_in_yaml_json_and_set(tmp_path: Path) -> None:
-    path = tmp_path / "config.yaml"
-    path.write_text("data:\n  label_map: {255: 1, -1: 255}\n")
-    config = load_config(path)
-    assert config.data.label_map == {255: 1, -1: 255}
-    assert load_config(path, ["data.label_map={255: 0}"]).data.label_map == {255: 0}
-    assert load_config(path, ["data.label_map=null"]).data.label_map is None
-    text = write_yaml(config.dump())
-    assert "    255: 1\n" in text
-    assert "'255'" not in text
-    for tree in (parse_yaml(text, "x")[0], json.loads(json.dumps(config.dump()))):
-        assert ExperimentConfig.parse(tree) == config
-    assert not differences(config, ExperimentConfig.parse(config.dump()))
-    changed = differences(config, config.override({"data.label_map": {255: 0}}))
-    assert [str(change) for change in changed] == [
-        "data.label_map: {255: 1, -1: 255} here, {255: 0} there"
-    ]
-
-
-@pytest.mark.parametrize(
-    ("mapping", "wrong"),
-    [({"fg": 1}, "fg: 1"), ({255: "fg"}, "255: fg"), ({255: -1}, "255: -1"), ({1.5: 1}, "1.5: 1")],
-)
-def test_a_label_map_without_whole_numbers_is_one_message(mapping: dict, wrong: str) -> None:
-    with pytest.raises(ConfigError, match=rf"label_map: allowed are .*got {{{wrong}}}") as error:
-        DataConfig.parse({"label_map": mapping})
-    assert len(error.value.problems) == 1
-
-
-@pytest.mark.parametrize("mapping", [{}, [255, 1], 255, "255: 1"])
-def test_a_label_map_that_is_no_mapping_is_one_message(mapping: object) -> None:
-    with pytest.raises(ConfigError, match=r"label_map: allowed is \{value") as error:
-        DataConfig.parse({"label_map": mapping})
-    assert len(error.value.problems) == 1
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"label_map": {255: 1}, "reduce_zero_label": True},
-        {"label_map": {255: 1}, "layout": "ade20k"},
-        {"label_map": {255: 1}, "palette": "voc"},
-        {"palette": "voc", "reduce_zero_label": True},
-    ],
-)
-def test_two_translations_of_the_values_are_refused(settings: dict) -> None:
-    with pytest.raises(ConfigError, match="cannot be used if"):
-        DataConfig.parse(settings)
-    allowed = {**settings, "reduce_zero_label": False, "palette": None}
-    DataConfig.parse(allowed)
-
-
-@pytest.mark.parametrize(
-    ("name", "text"),
-    [
-        ("labelmap.txt", "# label:color_rgb:parts:actions\nsky:70,130,180::\nroad:128,64,128::\n"
-         "car:0,0,142:wheel:drive\n"),
-        ("a.txt", "128 64 128\t\troad\n0 0 142\t\tcar\n70 130 180\t\tsky\n"),
-        ("b.txt", "\ufeffroad 128 64 128\r\ncar 0 0 142\r\n\r\nsky 70 130 180\r\n"),
-        ("class_dict.csv", "name,r,g,b\nroad,128,64,128\nCar,0,0,142\nsky, 70, 130, 180\n"),
-        ("c.txt", "road #804080\ncar #00008e\n#4682B4 sky\n"),
-        ("d.txt", "128 64 128\n0 0 142\n70 130 180\n"),
-        ("e.json", '{"road": [128, 64, 128], "car": "#00008e", "sky": [70, 130, 180]}'),
-        ("f.yaml", "road: [128, 64, 128]\ncar: '#00008e'\nsky: [70, 130, 180]\n"),
-    ],
-)  # fmt: skip
-def test_every_kind_of_colour_file_gives_the_labels(tmp_path: Path, name: str, text: str) -> None:
-    config = colour_config(tmp_path, text, name)
-    path = colour_mask(tmp_path / "x.png", SKY, ROAD, CAR, ROAD)
-    labels = read_mask(path, config, 3)
+def test_255_is_a_class_although_it_is_ignore_index(binary: DataConfig) -> None:
+    assert binary.ignore_index == 255
+    labels = decode_pair(open_split(binary, "train")[0], binary, 2).labels
     assert labels.dtype == np.uint8
-    assert labels.tolist() == [[2, 0, 1, 0]]
+    assert labels.tolist() == stripes(0, 1).tolist()
+    content = check_data_set(binary)
+    assert (content.problems, content.notes) == ([], [])
+    assert content.train.pixels[[0, 1, 255]].tolist() == [8192, 8192, 0]
+    assert content.val.pixels[[0, 1, 255]].tolist() == [3072, 1024, 0]
 
 
-def test_names_with_blanks_have_their_colours(tmp_path: Path) -> None:
-    path = tmp_path / "x.txt"
-    path.write_text("traffic light 250 170 30\n0 60 100 big bus\n")
-    assert read_colour_file(path) == [
-        ("traffic light", (250, 170, 30)),
-        ("big bus", (0, 60, 100)),
-    ]
-
-
-def test_a_palette_image_is_read_by_its_colours(tmp_path: Path) -> None:
-    config = colour_config(tmp_path, "road 128 64 128\ncar 0 0 142\nsky 70 130 180\n")
-    image = Image.fromarray(np.array([[0, 1, 2]], np.uint8), "P")
-    image.putpalette([*CAR, *SKY, *ROAD])  # an editor has sorted the palette in its own order
-    image.save(tmp_path / "x.png")
-    assert read_mask(tmp_path / "x.png", config, 3).tolist() == [[1, 2, 0]]
-    indices = config.override({"palette": None})
-    assert read_mask(tmp_path / "x.png", indices, 3).tolist() == [[0, 1, 2]]
-
-
-def test_black_and_white_masks_have_colours_too(tmp_path: Path) -> None:
-    config = colour_config(tmp_path, "white 255 255 255\nblack 0 0 0", classes=["black", "white"])
-    path = grey_mask(tmp_path / "x.png", [0, 255])
-    assert read_mask(path, config, 2).tolist() == [[0, 1]]
-    colour_mask(path, (0, 0, 0, 255), (255, 255, 255, 255))
-    assert read_mask(path, config, 2).tolist() == [[0, 1]]
-
-
-def test_vocs_colours_are_built_in_and_its_border_is_ignored(tmp_path: Path) -> None:
-    config = DataConfig.parse({"palette": "voc"})
-    colours = [tuple(colour) for colour in voc_colours(21)[[0, 15, 20]].tolist()]
-    path = colour_mask(tmp_path / "x.png", *colours, (224, 224, 192))
-    assert read_mask(path, config, 21).tolist() == [[0, 15, 20, 255]]
-
-
-def test_a_colour_of_no_class_is_named_with_the_nearest_one(tmp_path: Path) -> None:
-    config = colour_config(tmp_path, "road 128 64 128\ncar 0 0 142\nsky 70 130 180\n")
-    path = colour_mask(tmp_path / "x.png", ROAD, (0, 0, 140), (0, 0, 140))
-    with pytest.raises(
-        DataError,
-        match=r"x\.png: 2 of 3 pixels have a colour in no class; most have \[0, 0, 140\], the "
-        r"nearest colour in .*colours\.txt is \[0, 0, 142\]; add a line 'name 0 0 140'",
-    ):
-        read_mask(path, config, 3)
-
-
-def test_colours_of_other_names_are_ignored_and_said_once(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_training_and_validation_batches_have_the_mapped_labels(
+    binary: DataConfig, tiny_config: ExperimentConfig
 ) -> None:
-    text = "road 128 64 128\ncar 0 0 142\nsky 70 130 180\nvoid 0 0 0\n"
-    config = colour_config(tmp_path, text)
-    path = colour_mask(tmp_path / "x.png", (0, 0, 0), CAR)
-    with caplog.at_level(logging.WARNING):
-        assert [read_mask(path, config, 3).tolist() for _ in range(3)] == [[[255, 1]]] * 3
-    assert [record.getMessage() for record in caplog.records] == [
-        f"data.palette: {tmp_path / 'colours.txt'}: 1 names are in no class of data.classes; "
-        "their pixels are ignored: void"
-    ]
+    settings = {"augment.ratio": [1.0, 1.0], "augment.flip": 0.0, "augment.cat_max_ratio": 1.0}
+    config = on_data(tiny_config, binary, **settings)
+    for batch in TrainLoader(config, 0, 1).epoch(1):
+        assert batch.masks.tolist() == [stripes(0, 1).tolist()] * 2
+    (batch,) = ValLoader(config, 0, 1)
+    assert batch.masks.tolist() == [stripes(0, 0, 0, 1).tolist()]
+
+
+def test_train_writes_the_map_and_resumes_with_it(
+    binary: DataConfig, tiny_config: ExperimentConfig, tmp_path: Path
+) -> None:
+    file, out = tmp_path / "config.yaml", tmp_path / "run"
+    config = on_data(tiny_config, binary)
+    file.write_text(write_yaml(config.override({"data.label_map": None}).dump()))
+    arguments = ["--config", str(file), "--out", str(out), "--set", "data.label_map={255: 1}"]
+    assert train.main(arguments) == 0
+    assert load_config(out / "config.yaml").data.label_map == MAP
+    saved = checkpoint.verify(best(out))
+    assert ExperimentConfig.parse(saved.config).data.label_map == MAP
+    assert train.main(["--config", str(out / "config.yaml"), "--out", str(out), "--resume"]) == 0
+
+
+def test_resume_with_another_map_names_the_setting_once(
+    binary: DataConfig, tiny_config: ExperimentConfig, tmp_path: Path
+) -> None:
+    config = on_data(tiny_config, binary)
+    manifest = checkpoint.Manifest(1, step=1, lr=1e-3, miou=0.5, config=config.dump())
+    manifest = checkpoint.Manifest(**json.loads(json.dumps(vars(manifest))))
+    checkpoint.check_same_run(tmp_path, manifest, config)
+    other = config.override({"data.label_map": {255: 0, 7: 1}})
+    with pytest.raises(CheckpointError, match=r"differ:\n  data\.label_map: {.*} here, {.*} there"):
+        checkpoint.check_same_run(tmp_path, manifest, other)
+
+
+@pytest.mark.parametrize("mapping", [{255: 1}, {-1: 255, 255: 0}, {0: 1, 1: 0}, {4294967295: 255}])
+def test_a_map_is_the_same_in_every_form_of_a_config(
+    mapping: dict[int, int], tmp_path: Path
+) -> None:
+    config = ExperimentConfig().override({"data.label_map": mapping})
+    assert config.data.label_map == mapping
+    text = write_yaml(config.dump())
+    assert parse_yaml(text, "x")[0]["data"]["label_map"] == {str(k): v for k, v in mapping.items()}
+    again = ExperimentConfig.parse(parse_yaml(text, "x")[0])
+    from_json = ExperimentConfig.parse(json.loads(json.dumps(config.dump())))
+    written = str(mapping)
+    from_shell = ExperimentConfig().override(*parse_assignments([f"data.label_map={written}"]))
+    (tmp_path / "c.yaml").write_text(f"data:\n  label_map: {written}\n")
+    from_file = load_config(tmp_path / "c.yaml")
+    in_section = ExperimentConfig().override({"data": {"label_map": mapping}})
+    for other in (again, from_json, from_shell, from_file, in_section):
+        assert other == config
+        assert differences(other, config) == []
+
+
+def test_differences_name_the_map_and_not_its_entries() -> None:
+    ours = ExperimentConfig().override({"data.label_map": {255: 1}})
+    theirs = ExperimentConfig().override({"data.label_map": {255: 0, -1: 255}})
+    assert [difference.name for difference in differences(ours, theirs)] == ["data.label_map"]
+    assert str(differences(ours, ExperimentConfig())[0]) == (
+        "data.label_map: {255: 1} here, None there"
+    )
+
+
+def test_config_command_shows_the_map_as_a_file_that_it_reads(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.yaml").write_text("data:\n  label_map:\n    255: 1\n    -1: 255\n")
+    assert config_tools.main([str(tmp_path / "a.yaml")]) == 0
+    printed = capsys.readouterr().out
+    assert "  label_map:\n    255: 1\n    -1: 255\n" in printed
+    (tmp_path / "b.yaml").write_text(printed)
+    assert load_config(tmp_path / "b.yaml").data.label_map == {255: 1, -1: 255}
+
+
+def test_a_search_writes_the_map_and_refuses_another_one(
+    binary: DataConfig, tiny_config: ExperimentConfig, tmp_path: Path
+) -> None:
+    tree = {
+        "config": on_data(tiny_config, binary).dump(),
+        "space": {"optim.lr": {"loguniform": [1e-5, 1e-3]}},
+    }
+    (tmp_path / "study.yaml").write_text(write_yaml(tree))
+    study = load_study(tmp_path / "study.yaml")
+    run = SearchDir(tmp_path / "search")
+    with run.locked():
+        prepare_study(run, study)
+        assert load_study(run.study) == study
+        assert load_study(run.study).config.data.label_map == MAP
+        prepare_study(run, study, resume=True)
+        tree["config"]["data"]["label_map"] = {"255": 0}
+        (tmp_path / "study.yaml").write_text(write_yaml(tree))
+        with pytest.raises(RunError, match=r"differ:\n  data\.label_map: .*\nundo"):
+            prepare_study(run, load_study(tmp_path / "study.yaml"), resume=True)
+
+
+@pytest.mark.parametrize(
+    ("values", "data", "labels"),
+    [
+        ([[0, 128, 255]], {"label_map": {128: 1, 255: 2}}, [[0, 1, 2]]),
+        ([[0, 1, 2]], {"label_map": {0: 1, 1: 0}}, [[1, 0, 2]]),  # swapped, not one after the other
+        ([[0, 1, 200]], {"label_map": {200: 255}}, [[0, 1, 255]]),  # the target is ignore_index
+        ([[0, 1, 1000]], {"label_map": {1000: 2}}, [[0, 1, 2]]),
+        ([[0, 1, 255]], {"label_map": {255: 7}, "ignore_index": 7}, [[0, 1, 7]]),
+        ([[7, 11, 0]], {"label_map": {7: 0, 11: 1, 0: 255}}, [[0, 1, 255]]),  # Cityscapes' ids
+        ([[0, 1, 300]], {"label_map": {300: 65535}, "ignore_index": 65535}, [[0, 1, 65535]]),
+    ],
+)
+def test_each_value_has_its_own_label(
+    tmp_path: Path, values: list, data: dict, labels: list
+) -> None:
+    assert labels_of(values, tmp_path, 3, **data) == labels
+
+
+def test_a_value_without_an_entry_is_a_label_and_has_to_be_one(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"labels \[9\] are outside the 3 classes .* 2 of 3 pixels"):
+        labels_of([[128, 9, 9]], tmp_path, 3, label_map={128: 1})
+
+
+def test_a_proposed_map_keeps_the_entries_that_are_set(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"set data\.label_map=\{128: 1, 3: 255\}$"):
+        labels_of([[0, 128, 3]], tmp_path, 3, label_map={128: 1})
+
+
+def test_the_hint_on_ignored_pixels_keeps_the_entries_that_are_set(
+    make_data_set: MakeDataSet,
+) -> None:
+    masks = {"train": [stripes(0, 0, 128, 255)], "val": [stripes(0, 128)]}
+    data = make_data_set(files_of(masks), classes=["a", "b", "c"], label_map={128: 1})
+    assert check_data_set(data).notes[-1].endswith("--set 'data.label_map={128: 1, 255: 2}'")
+    data = make_data_set({}, classes=["a", "b", "c"], label_map={128: 1, 7: 255})
+    assert check_data_set(data).notes[-1] == (
+        "the training masks lack class 'c'; 25 % of all pixels are ignored: data.label_map gives "
+        "them 255"
+    )
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("road 1 2 3\ncars 0 0 142\nsky 7 7 7", r"no colour for class 'car'; did you mean 'cars'"),
-        ("road 1 2 3\ncar 1 2 3\nsky 7 7 7", r"the colour \(1, 2, 3\) belongs to two classes"),
-        ("road 1 2 3\ncar 1 2 300\nsky 7 7 7", r"colours\.txt:2: \[1, 2, 300\] is no colour"),
-        ("road 1 2 3\ncar 1 2\nsky 7 7 7", r"colours\.txt:2: 'car 1 2': expected a class and"),
-        ("1 2 3\n4 5 6", r"has 2 colours without names, and there are 3 classes"),
-        ("# nothing\n", r"colours\.txt: has no colours"),
-        ("0 0 0 0 0 0 0 \"Clear Label\"", r"colours\.txt:1: .*expected a class and three numbers"),
+        ("{255:1}", r"got {255:1}: write a blank after the colon, {255: 1}"),
+        ("{}", r"allowed is {value in the mask files: label}, such as {255: 1}, or null; got {}"),
+        ("[255, 1]", r"allowed is {value in the mask files: label}.* got \[255, 1\]"),
+        ("255", r"allowed is {value in the mask files: label}.* got 255"),
+        ("{a: 1}", r"allowed are whole numbers .*; got {a: 1}"),
+        ("{255: a, b: 1}", r'got {255: "a"} \(and 1 more\)'),
+        ("{0xff: 1}", r"got {0xff: 1}"),
+        ("{255.0: 1}", r"got {255\.0: 1}"),
+        ("{10: 0, 010: 1}", r"got {010: 1}"),  # 8 for YAML 1.1, 10 for YAML 1.2
+        ("{255: '1'}", r'got {255: "1"}'),
+        ("{255: 1.5}", r"got {255: 1\.5}"),
+        ("{255: true}", r"got {255: true}"),
+        ("{255: null}", r"got {255: null}"),
+        ("{255: -1}", r"labels of 0\.\.65535, .* got {255: -1}"),
+        ("{255: 65536}", r"labels of 0\.\.65535, .* got {255: 65536}"),
+        ("{255: 0, 255: 1}", r"255: given twice"),
     ],
-)  # fmt: skip
-def test_an_unclear_colour_file_is_refused(tmp_path: Path, text: str, message: str) -> None:
-    config = colour_config(tmp_path, text)
-    with pytest.raises(DataError, match=message):
-        read_mask(colour_mask(tmp_path / "x.png", ROAD), config, 3)
+)
+def test_a_map_that_cannot_be_meant_is_one_message(text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as error:
+        ExperimentConfig().override(*parse_assignments([f"data.label_map={text}"]))
+    assert len(error.value.problems) == 1
 
 
-def test_a_colour_file_is_in_the_root(tmp_path: Path) -> None:
-    config = colour_config(tmp_path, "road 1 2 3", "labelmap.txt")
-    path = colour_mask(tmp_path / "x.png", ROAD)
-    with pytest.raises(DataError, match=r"no file .*labelmp\.txt; did you mean 'labelmap\.txt'"):
-        read_mask(path, config.override({"palette": "labelmp.txt"}), 3)
-    with pytest.raises(DataError, match=r"data\.palette: '\.\./x\.txt' is outside data\.root"):
-        read_mask(path, config.override({"palette": "../x.txt"}), 3)
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"reduce_zero_label": True}, "reduce_zero_label is true; set reduce_zero_label to false"),
+        ({"layout": "ade20k"}, "reduce_zero_label is true; set reduce_zero_label to false"),
+        ({"palette": "voc"}, "palette is set; set palette to null"),
+    ],
+)
+def test_two_translations_of_labels_are_refused(settings: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=f"label_map cannot be used if {message}") as error:
+        DataConfig.parse({"label_map": MAP, **settings})
+    assert len(error.value.problems) == 1
 
 
-def test_a_colour_mask_without_a_palette_names_its_colours(tmp_path: Path) -> None:
-    config = colour_config(tmp_path, "", "labelmap.txt").override({"palette": None})
-    path = colour_mask(tmp_path / "x.png", ROAD, ROAD, CAR)
-    with pytest.raises(
-        DataError,
-        match=r"x\.png: a mask must have one channel of labels, this one has 2 colours: "
-        r"\(128, 64, 128\), \(0, 0, 142\); set data\.palette=labelmap\.txt",
-    ):
-        read_mask(path, config, 3)
+def test_a_map_to_labels_that_no_class_has_is_refused_before_a_mask_is_read(
+    binary: DataConfig,
+    tiny_config: ExperimentConfig,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    config = on_data(tiny_config, binary, **{"data.label_map": {255: 2, 128: 3}})
+    file = tmp_path / "config.yaml"
+    file.write_text(write_yaml(config.dump()))
+    for mask in Path(binary.root, "masks").rglob("*.png"):
+        mask.write_bytes(b"")
+    assert train.main(["--config", str(file), "--out", str(tmp_path / "run")]) == 2
+    expected = (
+        "data.label_map: 255 -> 2: no such label; allowed are 0..1 and 255 (data.ignore_index)\n"
+        "data.label_map: 128 -> 3: no such label; allowed are 0..1 and 255 (data.ignore_index)\n"
+    )
+    assert expected in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+    assert data_tools.main(["check", str(file)]) == 2
+    assert expected in capsys.readouterr().err
 
 
-def test_a_mask_of_the_full_ade20k_release_is_recognised(tmp_path: Path) -> None:
-    path = colour_mask(tmp_path / "ADE_train_1_seg.png", (10, 200, 3), (20, 3, 0))
-    with pytest.raises(DataError, match=r"full ADE20K release.*red / 10 \* 256 \+ green"):
-        read_mask(path, DataConfig.parse({"classes": CLASSES}), 3)
+def test_a_mapped_class_is_learnt(
+    make_data_set: MakeDataSet, tiny_config: ExperimentConfig, tmp_path: Path
+) -> None:
+    """The same masks with labels 0 and 1 give the same weights."""
+    weights = []
+    for top, settings in ((255, {"label_map": MAP}), (1, {})):
+        masks = {"train": [stripes(0, top)] * 4, "val": [stripes(0, top)]}
+        config = on_data(tiny_config, make_data_set(files_of(masks), **settings))
+        out = tmp_path / f"run-{top}"
+        (tmp_path / "config.yaml").write_text(write_yaml(config.dump()))
+        assert train.main(["--config", str(tmp_path / "config.yaml"), "--out", str(out)]) == 0
+        weights.append(checkpoint.load_weights(best(out)))
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
-def test_caches_change_with_everything_that_labels_depend_on(tmp_path: Path) -> None:
-    text = "road 128 64 128\ncar 0 0 142\nsky 70 130 180\n"
-    image = colour_mask(tmp_path / "image.png", ROAD)
-    pairs = [Pair(str(image), str(colour_mask(tmp_path / "mask.png", ROAD)))]
-
-    def folder(config: DataConfig) -> Path | None:
-        config = config.override({"cache": str(tmp_path / "cache")})
-        return DecodedPairs(pairs, config, 3, "train").folder
-
-    colours = colour_config(tmp_path, text)
-    plain = colours.override({"palette": None})
-    folders = [
-        folder(colours),
-        folder(plain),
-        folder(plain.override({"label_map": {255: 1}})),
-        folder(plain.override({"allow_lossy_masks": True})),
-        folder(plain.override({"ignore_index": 7})),
-        folder(colours.override({"classes": ["car", "road", "sky"]})),
-        folder(colour_config(tmp_path, text.replace("142", "143"))),
-    ]
-    assert None not in folders
-    assert len(set(folders)) == len(folders)
-    assert folder(plain.override({"crop": [64, 64]})) == folders[1]
+@pytest.mark.parametrize("wanted", [[], [3], [255], [0], [3, 4, 5], [0, 255], [2, 9], range(256)])
+def test_occurs_is_a_look_up_of_every_pixel(wanted: list[int]) -> None:
+    table = np.zeros(256, bool)
+    table[list(wanted)] = True
+    for value in range(256):
+        values = np.full((2, 3), 7, np.uint8)
+        values[1, 2] = value
+        assert occurs(table, values) == bool(table[values].any())

@@ -10,8 +10,9 @@ import torch
 from segtune.config.data_config import DataConfig
 from segtune.config.schema import AugmentConfig, ExperimentConfig
 from segtune.data.augment import Augmentation
+from segtune.data.label_colours import voc_colours
 from segtune.data.loader import TrainLoader, ValLoader
-from segtune.data.masks import palette, read_mask
+from segtune.data.masks import read_mask
 from segtune.errors import ConfigError
 from segtune.losses.segmentation import build_loss
 from segtune.metrics import ConfusionMatrix
@@ -136,6 +137,6 @@ def test_the_loss_and_the_matrix_take_labels_above_255(experiment: ExperimentCon
 
 
 def test_every_label_has_a_colour() -> None:
-    colours = palette(NUM_CLASSES)
+    colours = voc_colours(NUM_CLASSES)
     assert colours.shape == (NUM_CLASSES, 3)
     assert len(np.unique(colours, axis=0)) == NUM_CLASSES

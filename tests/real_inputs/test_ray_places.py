@@ -146,7 +146,7 @@ def test_a_home_that_cannot_be_written_is_named_with_the_remedy() -> None:
 
 
 def interrupt_as_ray_does() -> None:
-    with ray_session._sigterm_like_ctrl_c():
+    with ray_session._interrupted_by_signals():
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(15))
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(1)
@@ -157,6 +157,24 @@ def test_sigterm_raises_keyboard_interrupt_also_from_the_handler_of_ray() -> Non
     with pytest.raises(KeyboardInterrupt):
         interrupt_as_ray_does()
     assert signal.getsignal(signal.SIGTERM) is earlier
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_ctrl_c_that_python_drops_in_a_callback_still_ends_the_start() -> None:
+    class Interrupts:
+        """Python ignores exceptions of `__del__`, as it does those of callbacks of a fork."""
+
+        def __del__(self) -> None:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(1)
+
+    def start() -> None:
+        with ray_session._interrupted_by_signals():
+            Interrupts()
+
+    with pytest.raises(KeyboardInterrupt):
+        start()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def begin_trial(study: Study, run: SearchDir) -> tuple[StudySearcher, dict]:
