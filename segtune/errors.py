@@ -85,6 +85,12 @@ def nearest(name: str, allowed: Iterable[str]) -> str:
     return f"; did you mean '{matches[0]}'?" if matches else ""
 
 
+def first_of(texts: Sequence[str], limit: int) -> str:
+    """Return `a, b, c and 4 more`: at most `limit` texts, and how many others there are."""
+    more = f" and {len(texts) - limit} more" if len(texts) > limit else ""
+    return ", ".join(texts[:limit]) + more
+
+
 def place_problem(error: Exception) -> str | None:
     """Return `path: reason; way out` if the operating system has refused a path, otherwise None.
 

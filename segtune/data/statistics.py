@@ -11,10 +11,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from segtune.config.data_config import DataConfig
-from segtune.data.class_coverage import LabelCounts, coverage_notes, coverage_problems
+from segtune.data.class_coverage import (
+    LabelCounts,
+    check_training_masks,
+    coverage_notes,
+    coverage_problems,
+    ignored_class_note,
+)
 from segtune.data.decode import as_stored_note, decode_pair
-from segtune.data.layouts import Pair, class_names, open_split
-from segtune.data.leaks import Content, content_problems, listing_problems
+from segtune.data.layouts import class_names, open_split
+from segtune.data.leaks import Content, content_problems, leak_warning, listing_problems
+from segtune.data.pairs import Pair
 from segtune.data.value_range import with_value_range
 from segtune.errors import DataError
 
@@ -65,6 +72,22 @@ def check_data_set(config: DataConfig, watch: Watch | None = None) -> DataSetSta
         if statistics.as_stored:
             notes.append(as_stored_note(split, statistics.as_stored[0], len(statistics.as_stored)))
     return DataSetStatistics(classes, train, val, problems, notes)
+
+
+def check_at_the_start(
+    config: DataConfig,
+    classes: Sequence[str],
+    train: Sequence[Pair],
+    val: Sequence[Pair],
+    class_weights: Sequence[float] | None = None,
+) -> list[str]:
+    """Return what to warn of before a training run or a search. Reads few masks, and no image.
+
+    Raises DataError or ConfigError as `check_training_masks` does.
+    """
+    check_training_masks(train, config, classes, class_weights)
+    warnings = (ignored_class_note(config, classes), leak_warning(train, val))
+    return [warning for warning in warnings if warning]
 
 
 def read_split(

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from segtune.errors import WeightsError, nearest
+from segtune.errors import WeightsError, first_of, nearest
 
 log = logging.getLogger(__name__)
 
@@ -259,6 +259,4 @@ def _left_out(part: _Part, weights: Mapping[str, Tensor]) -> str:
             starts = [name[: dot.end()] for dot in re.finditer(r"\.", name)]
             top = next((start for start in starts if start not in inner), name).rstrip(".")
             numbers[top] = numbers.get(top, 0) + 1
-    shown = [f"{top} ({number})" for top, number in list(numbers.items())[:MAX_SHOWN]]
-    more = f" and {len(numbers) - MAX_SHOWN} more" if len(numbers) > MAX_SHOWN else ""
-    return ", ".join(shown) + more
+    return first_of([f"{top} ({number})" for top, number in numbers.items()], MAX_SHOWN)
