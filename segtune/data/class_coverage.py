@@ -13,8 +13,8 @@ import numpy as np
 
 from segtune.config.data_config import DataConfig
 from segtune.data.label_map import map_with
-from segtune.data.layouts import Pair
 from segtune.data.masks import read_mask
+from segtune.data.pairs import Pair
 from segtune.errors import ConfigError, DataError, first_of
 
 # A training run needs two classes to tell apart.
