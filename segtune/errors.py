@@ -19,7 +19,7 @@ FREE_SPACE = (
     "free some space; what was written before is kept (train and search continue it with --resume)"
 )
 OTHER_PLACE = "choose another place, or change who may use this one"
-PARENT_IS_FILE = "a file or a broken link is there, where a folder is needed; choose another path"
+PARENT_IS_FILE = "this path, or a folder above it, is a file or a broken link; choose another path"
 # By the number of the operating system's error: what is wrong, and the way out.
 ADVICE = {
     errno.ENOSPC: f"no space left on the disk; {FREE_SPACE}",

@@ -1,4 +1,4 @@
-"""Which classes occur in the masks, and what follows for a training run.
+"""Which classes occur in the masks, and whether a training run can learn them.
 
 A class without a pixel in the training masks is never learnt. The usual reason is a mask file with
 values other than labels: 0 and 255 for two classes, of which 255 is ignored by default.
@@ -127,7 +127,7 @@ def _ignored_hint(config: DataConfig, classes: Sequence[str], train: LabelCounts
 def coverage_problems(
     config: DataConfig, classes: Sequence[str], train: LabelCounts, val: LabelCounts
 ) -> list[str]:
-    """Return the classes whose absence makes a training run or its mIoU wrong."""
+    """Return a line for each absent class that makes a training run or its mIoU wrong."""
     problems = [
         f"class {classes[label]!r} (label {label}) is in the validation images and in no training "
         "image"
@@ -143,7 +143,7 @@ def coverage_problems(
 def coverage_notes(
     config: DataConfig, classes: Sequence[str], train: LabelCounts, val: LabelCounts
 ) -> list[str]:
-    """Return what good data sets may have too: subsets of PASCAL VOC lack classes, for example."""
+    """Return notes, which good data sets may have too: a subset of PASCAL VOC lacks classes."""
     absent, absent_in_val = train.absent(len(classes)), val.absent(len(classes))
     notes = [
         f"class {classes[label]!r} (label {label}) is in no image of either split"

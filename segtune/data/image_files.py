@@ -57,7 +57,7 @@ _pillow_limit_lock = threading.Lock()
 
 @dataclass(frozen=True)
 class ImageHeader:
-    """What an image file says of itself, and what Pillow forgets when it decodes the pixels."""
+    """The header of an image file. Pillow forgets parts of it when it decodes the pixels."""
 
     path: str
     format: str  # Pillow's name of the format

@@ -35,12 +35,12 @@ class SplitStatistics(LabelCounts):
 
     problems: Sequence[str]
     content: Sequence[Content]  # of each pair that could be read
-    as_stored: Sequence[str]  # images that are not upright, because only so they fit their masks
+    as_stored: Sequence[str]  # images that are not turned upright: see DecodedPair
 
 
 @dataclass(frozen=True)
 class DataSetStatistics:
-    """The content of both splits, the problems of the data set, and what is only worth knowing."""
+    """The content of both splits, the problems of the data set, and notes."""
 
     classes: Sequence[str]
     train: SplitStatistics
@@ -81,7 +81,7 @@ def check_at_the_start(
     val: Sequence[Pair],
     class_weights: Sequence[float] | None = None,
 ) -> list[str]:
-    """Return what to warn of before a training run or a search. Reads few masks, and no image.
+    """Return the warnings before a training run or a search. Reads few masks, and no image.
 
     Raises DataError or ConfigError as `check_training_masks` does.
     """

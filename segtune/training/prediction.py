@@ -37,7 +37,7 @@ def load_model(
 ) -> tuple[torch.nn.Module, ExperimentConfig, Path]:
     """Return the model of a checkpoint in evaluation mode, its config, and the checkpoint's folder.
 
-    `path` is what `find_checkpoint` takes. If `config` is None, the config in the checkpoint is
+    `path` is as in `find_checkpoint`. If `config` is None, the config in the checkpoint is
     used. `overrides` are `name=value` texts that change it, for example if the data set has moved
     since. The data set is read only with `check_classes`, which compares its classes with those of
     the checkpoint. Raise CheckpointError if there is no checkpoint, if it is damaged, or if it has

@@ -315,7 +315,7 @@ class Trainer:
         return validation_scores(matrix, self.classes)
 
     def _check_data(self) -> None:
-        """Check what the masks contain, on all ranks; warn of the rest, on rank 0."""
+        """Check the masks on all ranks; log the warnings on rank 0."""
         config = self.config
         # Dice has no class weights, so it trains the classes with weight 0, too.
         weights = None if config.loss.dice.weight else config.loss.class_weights
