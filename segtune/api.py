@@ -145,18 +145,12 @@ def check_study_data(study: Study) -> None:
     is_searched = any(name.startswith("data.") for name in study.space.names)
     if data.layout == "shapes" or is_searched or not Path(data.root).is_dir():
         return
-    from segtune.data.class_coverage import check_training_masks, ignored_class_note
     from segtune.data.layouts import class_names, open_split
-    from segtune.data.leaks import leak_warning
+    from segtune.data.statistics import check_at_the_start
 
-    train, classes = open_split(data, "train"), class_names(data)
-    check_training_masks(train, data, classes)
-    for warning in (
-        ignored_class_note(data, classes),
-        leak_warning(train, open_split(data, "val")),
-    ):
-        if warning:
-            log.warning("%s", warning)
+    train, val = open_split(data, "train"), open_split(data, "val")
+    for warning in check_at_the_start(data, class_names(data), train, val):
+        log.warning("%s", warning)
 
 
 def _best(study: Study, run: SearchDir) -> BestTrial | None:

@@ -14,7 +14,7 @@ from segtune.errors import ConfigError, DataError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from segtune.data.layouts import Pair
+    from segtune.data.pairs import Pair
     from segtune.data.statistics import DataSetStatistics
 
 # `data check` prints at most this many problems, and as many notes.

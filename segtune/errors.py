@@ -19,7 +19,7 @@ FREE_SPACE = (
     "free some space; what was written before is kept (train and search continue it with --resume)"
 )
 OTHER_PLACE = "choose another place, or change who may use this one"
-PARENT_IS_FILE = "a file or a broken link is there, where a folder is needed; choose another path"
+PARENT_IS_FILE = "this path, or a folder above it, is a file or a broken link; choose another path"
 # By the number of the operating system's error: what is wrong, and the way out.
 ADVICE = {
     errno.ENOSPC: f"no space left on the disk; {FREE_SPACE}",
@@ -83,6 +83,12 @@ def nearest(name: str, allowed: Iterable[str]) -> str:
     """Return `; did you mean 'x'?` with the closest name in `allowed`, or "" if none is close."""
     matches = difflib.get_close_matches(name, list(allowed), n=1, cutoff=0.5)
     return f"; did you mean '{matches[0]}'?" if matches else ""
+
+
+def first_of(texts: Sequence[str], limit: int) -> str:
+    """Return `a, b, c and 4 more`: at most `limit` texts, and how many others there are."""
+    more = f" and {len(texts) - limit} more" if len(texts) > limit else ""
+    return ", ".join(texts[:limit]) + more
 
 
 def place_problem(error: Exception) -> str | None:

@@ -1,4 +1,4 @@
-"""Text files in other encodings, and characters that look like others or like nothing.
+"""Decode text files, and find characters that are invisible or look like others.
 
 Text that is copied from a web page or a word processor has such characters.
 """
@@ -53,7 +53,7 @@ def decode_text(content: bytes, name: str) -> str:
 
 
 def _other_encoding(content: bytes, encoding: str, start: int, name: str) -> str:
-    """Return what a file is that `encoding` cannot decode; `start` is the first wrong byte."""
+    """Return the message for a file; `encoding` cannot decode the byte at `start`."""
     if encoding != "utf-8":
         return f"{name}: begins like {encoding.upper()} but is damaged; save it as UTF-8"
     if b"\0" in content:
@@ -97,10 +97,10 @@ def named(character: str) -> str:
 
 
 def odd_character(text: str) -> str:
-    """Return what is odd about a text that a user wrote, and the way out; empty if nothing is.
+    """Return the odd character in a text of the user, and the way out; empty if there is none.
 
-    Odd are characters without a width, spaces other than the usual one at either end, and a first
-    quotation mark that YAML does not take for a quote. The name of a file that exists is not odd.
+    Odd are invisible characters, unusual spaces at either end, and a first quotation mark that YAML
+    does not read as a quote. A text that is the name of an existing file is never odd.
     """
     oddity = _oddity(text)
     return "" if oddity and os.path.lexists(text) else oddity

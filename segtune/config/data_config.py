@@ -1,4 +1,4 @@
-"""The settings of the data set: where its files lie, and what is read from them."""
+"""The settings of the data set: its files, its labels, and the size of its images."""
 
 from __future__ import annotations
 

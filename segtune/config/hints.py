@@ -1,4 +1,4 @@
-"""The way out of a refused value: what the user probably meant, in the form that is accepted.
+"""The way out of a refused value: the value that the user probably meant, as YAML accepts it.
 
 Knows no particular setting.
 """
@@ -14,7 +14,7 @@ from segtune.config.characters import first_foreign
 NULL_WORDS = ("none", "null", "nil", "nan", "")
 TRUE_WORDS = ("1", "t", "y", "yes", "on", "true")
 FALSE_WORDS = ("0", "f", "n", "no", "off", "false")
-# Text that some other format is recognised by, and what to say.
+# Patterns of other formats, and the hint for each.
 OTHER_FORMATS = (
     (r"\A\s*<(!doctype|html|\?xml)", "this is a web page or XML; download the raw file"),
     (

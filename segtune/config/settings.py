@@ -31,8 +31,8 @@ VARIABLE = re.compile(r"\$(\{\w+\}|[A-Za-z_]\w*)")
 def expand_path(path: str) -> str:
     """Return a path that a user wrote, with the home folder for `~` and `~user`.
 
-    Raises ValueError if it is empty, or if it names nothing on disk and is surely not what the user
-    meant: a variable that nothing expands, blanks at its ends, or a word for no value.
+    Raises ValueError if it is empty. If nothing on disk has this name, it raises ValueError for a
+    variable such as $HOME, for blanks at either end, and for a word that means no value, too.
     """
     expanded = os.path.expanduser(path)
     if not expanded:

@@ -23,7 +23,7 @@ Tree = dict[str, Any]
 
 MAX_CHARACTERS = 1 << 20
 
-# What PyYAML says, and what the user can do.
+# Reasons of PyYAML, and plain reasons with the way out.
 PLAIN_REASONS = {
     r"found character '\\t'": "a tab; indent with spaces",
     r"found character '([@`%])'": "text that begins with {} needs quotes",

@@ -1,4 +1,4 @@
-"""Which classes occur in the masks, and what follows for a training run.
+"""Which classes occur in the masks, and whether a training run can learn them.
 
 A class without a pixel in the training masks is never learnt. The usual reason is a mask file with
 values other than labels: 0 and 255 for two classes, of which 255 is ignored by default.
@@ -13,9 +13,9 @@ import numpy as np
 
 from segtune.config.data_config import DataConfig
 from segtune.data.label_map import map_with
-from segtune.data.layouts import Pair
 from segtune.data.masks import read_mask
-from segtune.errors import ConfigError, DataError
+from segtune.data.pairs import Pair
+from segtune.errors import ConfigError, DataError, first_of
 
 # A training run needs two classes to tell apart.
 MIN_CLASSES = 2
@@ -68,7 +68,7 @@ def check_training_masks(
     if len(occurring) < MIN_CLASSES:
         counts = LabelCounts(len(pairs), pixels, np.minimum(pixels, 1))
         raise DataError(too_few_classes(config, classes, counts))
-    names = _names([classes[label] for label in occurring])
+    names = first_of([repr(classes[label]) for label in occurring], MAX_NAMES)
     raise ConfigError(
         [
             f"loss.class_weights: the weight of every class in the training masks is 0 ({names}), "
@@ -87,10 +87,10 @@ def _has_weight(
 
 def too_few_classes(config: DataConfig, classes: Sequence[str], train: LabelCounts) -> str:
     """Return the message for training masks with fewer than two classes."""
-    absent = [classes[label] for label in train.absent(len(classes))]
-    noun = "class" if len(absent) == 1 else f"{len(absent)} classes"
+    absent = [repr(classes[label]) for label in train.absent(len(classes))]
+    noun, verb = ("class", "has") if len(absent) == 1 else (f"{len(absent)} classes", "have")
     text = (
-        f"data.train: {noun} {_names(absent)} {'has' if len(absent) == 1 else 'have'} no pixel in "
+        f"data.train: {noun} {first_of(absent, MAX_NAMES)} {verb} no pixel in "
         f"the {train.num_images} training masks of {config.root}, and training needs two classes"
     )
     hint = _ignored_hint(config, classes, train)
@@ -127,7 +127,7 @@ def _ignored_hint(config: DataConfig, classes: Sequence[str], train: LabelCounts
 def coverage_problems(
     config: DataConfig, classes: Sequence[str], train: LabelCounts, val: LabelCounts
 ) -> list[str]:
-    """Return the classes whose absence makes a training run or its mIoU wrong."""
+    """Return a line for each absent class that makes a training run or its mIoU wrong."""
     problems = [
         f"class {classes[label]!r} (label {label}) is in the validation images and in no training "
         "image"
@@ -143,7 +143,7 @@ def coverage_problems(
 def coverage_notes(
     config: DataConfig, classes: Sequence[str], train: LabelCounts, val: LabelCounts
 ) -> list[str]:
-    """Return what good data sets may have too: subsets of PASCAL VOC lack classes, for example."""
+    """Return notes, which good data sets may have too: a subset of PASCAL VOC lacks classes."""
     absent, absent_in_val = train.absent(len(classes)), val.absent(len(classes))
     notes = [
         f"class {classes[label]!r} (label {label}) is in no image of either split"
@@ -186,11 +186,6 @@ def ignored_class_note(config: DataConfig, classes: Sequence[str]) -> str:
         f"data.ignore_index: {config.ignore_index} is class "
         f"{classes[config.ignore_index]!r}, which is not trained and does not count in mIoU"
     )
-
-
-def _names(names: Sequence[str]) -> str:
-    more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
-    return ", ".join(map(repr, names[:MAX_NAMES])) + more
 
 
 def _percent(share: float) -> str:

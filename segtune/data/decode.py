@@ -19,7 +19,7 @@ class DecodedPair(NamedTuple):
 
     image: np.ndarray  # uint8 [H, W, 3]
     labels: np.ndarray  # [H, W]; see `read_mask`
-    is_as_stored: bool  # the image is not upright, because only so it has the size of the mask
+    is_as_stored: bool  # not turned upright: only the stored image fits the mask
 
 
 class PairSize(NamedTuple):
@@ -33,8 +33,8 @@ class PairSize(NamedTuple):
 def decode_pair(pair: Pair, config: DataConfig, num_classes: int) -> DecodedPair:
     """Read the image and the mask of a pair.
 
-    The image is upright, or as it is stored if only so it has the size of the mask. Raises
-    DataError that names the file if one of the two cannot be read or their sizes differ.
+    The image is upright. If only the stored image has the size of the mask, it stays as stored.
+    Raises DataError that names the file if one of the two cannot be read or their sizes differ.
     """
     image = read_image(pair.image, config)
     labels = read_mask(pair.mask, config, num_classes)
@@ -76,6 +76,6 @@ def as_stored_note(split: str, first: str, count: int | None = None) -> str:
     """
     images = "some images are" if count is None else f"{count} images are"
     return (
-        f"data.{split}: {'1 image is' if count == 1 else images} used as stored, although the EXIF "
-        f"orientation turns them: only so do they fit their masks; the first is {first}"
+        f"data.{split}: {'1 image is' if count == 1 else images} used as stored, without the "
+        f"EXIF orientation, because only then the size is that of the mask; the first is {first}"
     )

@@ -15,13 +15,20 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from segtune.data.image_files import DEEP_MODES, SAMPLE_FORMAT, UNSIGNED, ImageHeader, decode
+from segtune.data.image_files import (
+    BLACK_IS_ZERO,
+    CHANNELS_APART,
+    DEEP_MODES,
+    PHOTOMETRIC,
+    PLANAR,
+    RGB,
+    SAMPLES_PER_PIXEL,
+    WHITE_IS_ZERO,
+    ImageHeader,
+    decode,
+)
 from segtune.errors import DataError
 
-# Tags of TIFF.
-PHOTOMETRIC, SAMPLES_PER_PIXEL, PLANAR = 262, 277, 284
-WHITE_IS_ZERO, BLACK_IS_ZERO, RGB = 0, 1, 2  # values of PHOTOMETRIC
-CHANNELS_APART = 2  # a value of PLANAR
 # Rows that are scaled at once, so that the floats of a large image do not fill the memory.
 BAND_ROWS = 256
 
@@ -32,7 +39,7 @@ def read_values(header: ImageHeader, image: Image.Image | None) -> np.ndarray:
     Pillow's images of TIFF are upright. Raises DataError if the file is damaged, or if neither
     Pillow nor OpenCV reads its values exactly.
     """
-    if image is not None and header.mode in DEEP_MODES and not _is_uint32(header):
+    if image is not None and header.mode in DEEP_MODES and not header.is_uint32:
         decode(header, image)
         return np.asarray(image)
     if header.format == "TIFF":
@@ -41,8 +48,8 @@ def read_values(header: ImageHeader, image: Image.Image | None) -> np.ndarray:
     num_channels = header.tag(SAMPLES_PER_PIXEL, 0)
     if pixels is None or (num_channels and num_channels != (pixels.size // _area(pixels))):
         raise _refused(header, f"has {header.bits} bits per channel in a form that is not read")
-    # OpenCV has the channels blue, green, red, alpha. Transparency is dropped.
-    return np.ascontiguousarray(pixels[:, :, 2::-1]) if pixels.ndim == 3 else pixels
+    # Transparency is dropped.
+    return np.ascontiguousarray(pixels[:, :, :3]) if pixels.ndim == 3 else pixels
 
 
 def valid_values(values: np.ndarray, nodata: float | None) -> np.ndarray:
@@ -69,11 +76,6 @@ def scale_to_8_bits(
     return pixels
 
 
-def is_inverted(header: ImageHeader) -> bool:
-    """Whether small values are white, as in some scans and radiographs in TIFF."""
-    return header.tag(PHOTOMETRIC, BLACK_IS_ZERO) == WHITE_IS_ZERO
-
-
 def _scale(
     values: np.ndarray, value_range: tuple[float, float], nodata: float | None
 ) -> np.ndarray:
@@ -87,12 +89,6 @@ def _scale(
 
 def _area(pixels: np.ndarray) -> int:
     return pixels.shape[0] * pixels.shape[1]
-
-
-def _is_uint32(header: ImageHeader) -> bool:
-    """Whether the values are unsigned and of 32 bits; Pillow reads these as signed."""
-    is_unsigned = header.tag(SAMPLE_FORMAT, UNSIGNED) == UNSIGNED
-    return header.format == "TIFF" and header.mode == "I" and header.bits == 32 and is_unsigned
 
 
 def _check_tiff(header: ImageHeader) -> None:
@@ -132,11 +128,22 @@ def _read_with_opencv(header: ImageHeader) -> np.ndarray | None:
     if header.tag(SAMPLES_PER_PIXEL, 1) == 3 and header.tag(PHOTOMETRIC, RGB) == BLACK_IS_ZERO:
         # GDAL declares three bands of 16 bits as grey; OpenCV would then read the first one only.
         _declare_rgb(data)
+    return decode_with_opencv(data)
+
+
+def decode_with_opencv(data: bytes | bytearray) -> np.ndarray | None:
+    """Return the values of an image file, [H, W] or [H, W, C] in the order R, G, B, alpha.
+
+    Returns None if OpenCV does not read the file.
+    """
     with _quiet_opencv():
         try:
-            return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+            pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
         except cv2.error:  # for example more than 2^30 pixels
             return None
+    if pixels is not None and pixels.ndim == 3 and pixels.shape[2] in (3, 4):
+        return pixels[:, :, [2, 1, 0, 3][: pixels.shape[2]]]  # OpenCV has blue first
+    return pixels
 
 
 def _declare_rgb(tiff: bytearray) -> None:

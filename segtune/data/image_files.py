@@ -26,6 +26,10 @@ from segtune.errors import DataError
 # Tags of EXIF and TIFF.
 WIDTH, HEIGHT, BITS_PER_SAMPLE, ORIENTATION, SAMPLE_FORMAT = 256, 257, 258, 274, 339
 UNSIGNED, SIGNED = 1, 2  # values of SAMPLE_FORMAT
+COMPRESSION, PHOTOMETRIC, SAMPLES_PER_PIXEL, PLANAR = 259, 262, 277, 284
+LOSSY_COMPRESSIONS = (6, 7, 34712, 50001)  # JPEG, old and new, JPEG 2000, WebP
+WHITE_IS_ZERO, BLACK_IS_ZERO, RGB = 0, 1, 2  # values of PHOTOMETRIC
+CHANNELS_APART = 2  # a value of PLANAR
 GDAL_NODATA = 42113
 # NewSubfileType, and its bits for a smaller copy of the image and for a transparency mask.
 SUBFILE_TYPE = 254
@@ -53,7 +57,7 @@ _pillow_limit_lock = threading.Lock()
 
 @dataclass(frozen=True)
 class ImageHeader:
-    """What an image file says of itself, and what Pillow forgets when it decodes the pixels."""
+    """The header of an image file. Pillow forgets parts of it when it decodes the pixels."""
 
     path: str
     format: str  # Pillow's name of the format
@@ -91,6 +95,17 @@ class ImageHeader:
         return self.bits > 8 or self.is_signed
 
     @property
+    def is_inverted(self) -> bool:
+        """Whether small values are white, as in some scans and radiographs in TIFF."""
+        return self.tag(PHOTOMETRIC, BLACK_IS_ZERO) == WHITE_IS_ZERO
+
+    @property
+    def is_uint32(self) -> bool:
+        """Whether the values are unsigned and of 32 bits; Pillow reads these as signed."""
+        is_unsigned = self.tag(SAMPLE_FORMAT, UNSIGNED) == UNSIGNED
+        return self.format == "TIFF" and self.mode == "I" and self.bits == 32 and is_unsigned
+
+    @property
     def nodata(self) -> float | None:
         """The value of pixels without data in a GeoTIFF, or None."""
         try:
@@ -118,7 +133,7 @@ class ImageHeader:
         """Whether the file's compression changes pixel values."""
         if self.format == "WEBP":
             return b"VP8L" not in first_bytes(self.path, 1 << 16)
-        in_tiff = self.tag(259, 1) in (6, 7, 34712, 50001)  # JPEG, old and new, JPEG 2000, WebP
+        in_tiff = self.tag(COMPRESSION, 1) in LOSSY_COMPRESSIONS
         return in_tiff or self.format in ("JPEG", "MPO", "JPEG2000", "AVIF")
 
 

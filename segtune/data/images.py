@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from segtune.config.data_config import DataConfig
-from segtune.data.deep_values import is_inverted, read_values, scale_to_8_bits, valid_values
+from segtune.data.deep_values import read_values, scale_to_8_bits, valid_values
 from segtune.data.image_files import (
     INVERSE,
     ImageHeader,
@@ -71,7 +71,7 @@ def _from_values(header: ImageHeader, values: np.ndarray, config: DataConfig) ->
         raise DataError(_needs_range(header, values))
     else:
         pixels = scale_to_8_bits(values, config.value_range, header.nodata)
-        if is_inverted(header):
+        if header.is_inverted:
             pixels = cv2.bitwise_not(pixels)
     return pixels if pixels.ndim == 3 else cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB)
 

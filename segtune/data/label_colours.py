@@ -17,7 +17,7 @@ from segtune.config.data_config import DataConfig
 from segtune.config.yaml_io import parse_yaml
 from segtune.data.layouts import class_names, root_folder
 from segtune.data.text_files import read_lines, read_text
-from segtune.errors import DataError, nearest
+from segtune.errors import DataError, first_of, nearest
 
 log = logging.getLogger(__name__)
 
@@ -155,7 +155,7 @@ def _labelled(
             "%s",
             path,
             len(others),
-            ", ".join(others[:MAX_SHOWN]) + (", …" if len(others) > MAX_SHOWN else ""),
+            first_of(others, MAX_SHOWN),
         )
     for (_, colour), label in zip(entries, labels, strict=True):
         yield ignore_index if label is None else label, colour

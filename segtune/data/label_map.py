@@ -1,4 +1,4 @@
-"""The translation of a mask file's values to training labels, and what is wrong with the values."""
+"""Translate the values of a mask file to training labels, and describe wrong values."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def map_with(config: DataConfig, entries: Mapping[int, int | str]) -> str:
 def describe_invalid(
     values: np.ndarray, config: DataConfig, num_classes: int, nodata: float | None = None
 ) -> str:
-    """Return what is wrong with a mask that has labels outside the classes, and a way out.
+    """Return the message for a mask that has labels outside the classes, with a way out.
 
     `values` are those of the file, of which one or more are invalid. `nodata` is the value that the
     file itself declares as missing.

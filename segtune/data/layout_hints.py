@@ -1,4 +1,4 @@
-"""What a message says if a folder of the data set is absent: where it may be, and the setting."""
+"""Hints for an absent folder of the data set: the probable folder, and the setting for it."""
 
 from __future__ import annotations
 

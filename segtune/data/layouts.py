@@ -99,7 +99,7 @@ def open_split(config: DataConfig, split: str) -> list[Pair]:
         _check_one_mask_each(pairs)
     if len(pairs) < len(listed):
         log.warning(
-            "data.%s: %d of %d images are listed before; each is used once",
+            "data.%s: %d of %d listed images repeat an earlier one; each is used once",
             *(split, len(listed) - len(pairs), len(listed)),
         )
     return pairs[: config.num_images] if split == "train" else pairs

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,7 @@ import numpy as np
 from segtune.config.data_config import DataConfig
 from segtune.data.layouts import open_split, pairs_by_list
 from segtune.data.pairs import Pair
+from segtune.errors import first_of
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def listing_problems(config: DataConfig) -> list[str]:
     if leaked := leaked_images(train, val):
         problems.append(
             f"data.val: {len(leaked)} of {len(val)} validation images are also training images"
-            f"{_by_list(train_lists, leaked)}: {_some(pair.name for pair in leaked)}"
+            f"{_by_list(train_lists, leaked)}: {first_of([pair.name for pair in leaked], 3)}"
         )
     return [problem for problem in problems if problem]
 
@@ -92,7 +93,7 @@ def _listed_twice(split: str, name: str, pairs: Sequence[Pair]) -> str:
         return ""
     return (
         f"data.{split}: {_count(len(twice), 'name')} of the list {name} "
-        f"{'is' if len(twice) == 1 else 'are'} in it more than once: {_some(twice)}"
+        f"{'is' if len(twice) == 1 else 'are'} in it more than once: {first_of(twice, 3)}"
     )
 
 
@@ -167,10 +168,3 @@ def _group_text(groups: Sequence[Sequence[Content]]) -> str:
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
-def _some(names: Iterable[str]) -> str:
-    """Return the first names and how many more there are."""
-    names = list(names)
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(names[:3]) + more

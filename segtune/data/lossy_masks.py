@@ -12,8 +12,8 @@ from segtune.data.image_files import StoredImage
 from segtune.data.label_colours import LabelColours, pack, unpack
 from segtune.errors import DataError
 
-# Closer values cannot be told apart after JPEG compression, which changes values by about 10 near
-# edges at usual qualities.
+# Closer values cannot be distinguished after JPEG compression, which changes values by about 10
+# near edges at usual qualities.
 MIN_DISTANCE = 16
 # A value counts as far from a known value above a quarter of the known values' distance, at most
 # MAX_TOLERANCE. Edges are blurred: a few such pixels are normal.

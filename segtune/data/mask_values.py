@@ -7,20 +7,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import cv2
 import numpy as np
 from PIL import Image
 
+from segtune.data.deep_values import decode_with_opencv
 from segtune.data.file_errors import first_bytes
-from segtune.data.image_files import SAMPLE_FORMAT, UNSIGNED, StoredImage, decode, opened
+from segtune.data.image_files import StoredImage, decode, opened
 from segtune.errors import DataError
 
 # Pillow's modes for one channel: palette, grey, black and white, 16 bits, 32 bits, float.
 ONE_CHANNEL = ("P", "L", "1", "I;16", "I;16B", "I;16L", "I;16N", "I", "F")
 # Pillow scales grey of 2 and 4 bits to 0..255 by these factors. "1" has become 0 and 1 already.
 GREY_FACTORS = {2: 85, 4: 17}
-PHOTOMETRIC = 262  # tag of TIFF
-WHITE_IS_ZERO = 0  # in PHOTOMETRIC
 PNG_HEADER_BYTES = 26
 PNG_DEPTH, PNG_COLOUR_TYPE = 24, 25  # offsets in the file
 BMP_BITS = 28
@@ -98,13 +96,13 @@ def _read_tiff(stored: StoredImage) -> np.ndarray:
     values = _pillow_values(stored.path, stored.image)
     if mode in ("1", "L"):
         # Pillow inverts the stored numbers if 0 is white.
-        if stored.tag(PHOTOMETRIC, 1) == WHITE_IS_ZERO:
+        if stored.is_inverted:
             values = (1 if mode == "1" else 255) - values
         if bits in GREY_FACTORS:
             values = values // GREY_FACTORS[bits]
         if bits == 8 and stored.is_signed:
             return values.view(np.int8)
-    if mode == "I" and bits == 32 and stored.tag(SAMPLE_FORMAT, UNSIGNED) == UNSIGNED:
+    if stored.is_uint32:
         return values.view(np.uint32)
     return values
 
@@ -128,13 +126,9 @@ def _pillow_values(path: str | Path, image: Image.Image) -> np.ndarray:
 
 
 def _opencv_values(path: str | Path) -> np.ndarray:
-    data = np.frombuffer(Path(path).read_bytes(), np.uint8)
-    values = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+    values = decode_with_opencv(Path(path).read_bytes())
     if values is None:
         raise DataError(f"{path}: not readable as an image; save it as a grey PNG of 8 or 16 bits")
-    if values.ndim == 3 and values.shape[2] in (3, 4):
-        order = [2, 1, 0, 3][: values.shape[2]]  # OpenCV has blue first
-        return values[:, :, order]
     return values
 
 

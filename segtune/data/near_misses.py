@@ -1,4 +1,4 @@
-"""What a message says of a file that is absent: files that nearly have its name, and a way out."""
+"""Hints for an absent file: files that nearly have its name, and the setting that pairs them."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def _lossy(name: str, masks: FileTree, listing: Listing) -> str:
         if normal(stem) == wanted and extension.lower() in LOSSY_MASK_SUFFIXES:
             return (
                 f"; {file} is there, but JPEG changes the labels along every edge: save the masks "
-                "as PNG. To read them all the same, each value as the nearest label: "
+                "as PNG. To read them nevertheless, each value as the nearest label: "
                 "--set data.allow_lossy_masks=true"
             )
     return ""
@@ -215,7 +215,7 @@ def _similar(name: str, tree: FileTree, listing: Listing) -> str:
 
 
 def content_without_files(tree: FileTree, subfolder: str = "") -> str:
-    """Say what a folder has that holds no file of the kind."""
+    """Return a hint with the content of a folder that has no file of the kind."""
     if tree.listing_if_there(os.path.join(tree.folder, subfolder).rstrip("/")) is None:
         return f"; {tree.folder} has no folder {subfolder!r}"
     listing = _listing_of(posixpath.join(subfolder, "x"), tree)

@@ -11,11 +11,18 @@ from dataclasses import dataclass
 import numpy as np
 
 from segtune.config.data_config import DataConfig
-from segtune.data.class_coverage import LabelCounts, coverage_notes, coverage_problems
+from segtune.data.class_coverage import (
+    LabelCounts,
+    check_training_masks,
+    coverage_notes,
+    coverage_problems,
+    ignored_class_note,
+)
 from segtune.data.decode import as_stored_note, decode_pair
-from segtune.data.layouts import Pair, class_names, open_split
-from segtune.data.leaks import Content, content_problems, listing_problems
+from segtune.data.layouts import class_names, open_split
+from segtune.data.leaks import Content, content_problems, leak_warning, listing_problems
 from segtune.data.masks import check_mask_settings
+from segtune.data.pairs import Pair
 from segtune.data.value_range import with_value_range
 from segtune.errors import DataError
 
@@ -29,12 +36,12 @@ class SplitStatistics(LabelCounts):
 
     problems: Sequence[str]
     content: Sequence[Content]  # of each pair that could be read
-    as_stored: Sequence[str]  # images that are not upright, because only so they fit their masks
+    as_stored: Sequence[str]  # images that are not turned upright: see DecodedPair
 
 
 @dataclass(frozen=True)
 class DataSetStatistics:
-    """The content of both splits, the problems of the data set, and what is only worth knowing."""
+    """The content of both splits, the problems of the data set, and notes."""
 
     classes: Sequence[str]
     train: SplitStatistics
@@ -68,6 +75,22 @@ def check_data_set(config: DataConfig, watch: Watch | None = None) -> DataSetSta
         if statistics.as_stored:
             notes.append(as_stored_note(split, statistics.as_stored[0], len(statistics.as_stored)))
     return DataSetStatistics(classes, train, val, problems, notes)
+
+
+def check_at_the_start(
+    config: DataConfig,
+    classes: Sequence[str],
+    train: Sequence[Pair],
+    val: Sequence[Pair],
+    class_weights: Sequence[float] | None = None,
+) -> list[str]:
+    """Return the warnings before a training run or a search. Reads few masks, and no image.
+
+    Raises DataError or ConfigError as `check_training_masks` does.
+    """
+    check_training_masks(train, config, classes, class_weights)
+    warnings = (ignored_class_note(config, classes), leak_warning(train, val))
+    return [warning for warning in warnings if warning]
 
 
 def read_split(

@@ -41,7 +41,7 @@ def find_value_range(config: DataConfig, *, is_quiet: bool = False) -> tuple[flo
 
     The range depends on the training list only, not on `num_images` nor on the number of ranks.
     Returns None if no sampled image has more than 8 bits. Images that cannot be read are left out:
-    they are reported when they are decoded. Logs what it has found, unless `is_quiet`. Raises
+    they are reported when they are decoded. Logs the range, unless `is_quiet`. Raises
     DataError if the split cannot be opened.
     """
     if config.value_range is not None:

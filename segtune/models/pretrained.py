@@ -1,8 +1,8 @@
 """Find an encoder's weights among the tensors of a file, rename them, and load them.
 
 The encoder may be a part of a larger model, of a trainer's checkpoint, or both, so its parameters
-have a prefix in the file, such as `state_dict.model.encoder.`. The prefix is the one under which
-the most names fit.
+have a prefix in the file, such as `state_dict.model.encoder.`. The prefix with the
+most fitting names is taken.
 
 The names of a MiT are in mit_names.py. Weights from the hub are downloaded in segformer.py and
 upernet.py, by transformers and timm.
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from segtune.errors import WeightsError, nearest
+from segtune.errors import WeightsError, first_of, nearest
 
 log = logging.getLogger(__name__)
 
@@ -94,11 +94,11 @@ def load_encoder(
     whole_model: Callable[[], Collection[str]] = tuple,
     hint: Callable[[Mapping[str, Tensor]], str] = lambda weights: "",
 ) -> None:
-    """Copy weights into an encoder, and log under which prefix they were and what was left out.
+    """Copy weights into an encoder; log their prefix and the parts that are left out.
 
     `source` is the name of the weights in messages. `whole_model` returns the parameter names of
     the model that the encoder is a part of; those beside the encoder are left out, as heads are.
-    `hint` returns what the weights seem to be, for the message if they do not fit. Raises
+    `hint` returns a guess at the origin of the weights, for the message if they do not fit. Raises
     WeightsError with the first keys that are missing, unknown, not finite or of another shape.
     """
     expected = encoder.state_dict()
@@ -232,7 +232,7 @@ def _under(prefix: str) -> str:
 def _log_choice(
     source: str, part: _Part, others: list[_Part], weights: Mapping[str, Tensor]
 ) -> None:
-    """Log the prefix of the encoder's tensors and what a file holds besides them."""
+    """Log the prefix of the encoder's tensors, and the other parts of the file."""
     left_out = _left_out(part, weights)
     if not (part.prefix or left_out or others):
         return
@@ -259,6 +259,4 @@ def _left_out(part: _Part, weights: Mapping[str, Tensor]) -> str:
             starts = [name[: dot.end()] for dot in re.finditer(r"\.", name)]
             top = next((start for start in starts if start not in inner), name).rstrip(".")
             numbers[top] = numbers.get(top, 0) + 1
-    shown = [f"{top} ({number})" for top, number in list(numbers.items())[:MAX_SHOWN]]
-    more = f" and {len(numbers) - MAX_SHOWN} more" if len(numbers) > MAX_SHOWN else ""
-    return ", ".join(shown) + more
+    return first_of([f"{top} ({number})" for top, number in numbers.items()], MAX_SHOWN)

@@ -1,4 +1,4 @@
-"""Read files of weights as tensors by name, and say what any other file is.
+"""Read files of weights as tensors by name, and identify all other files for a message.
 
 A file is recognised by its content, because its suffix is often wrong. Nested wrappers become parts
 of the names: `{"state_dict": {"conv1.weight": …}}` gives `state_dict.conv1.weight`. No pickled code
@@ -42,7 +42,7 @@ WRAPPER_KEYS = ("state_dict", "model_state_dict", "model", "network", "params", 
 # More levels than any file has; a pickled dict may contain itself.
 MAX_DEPTH = 8
 HEAD_BYTES = 1024
-# The first bytes of files that hold no weights for PyTorch, and what to do with them.
+# The first bytes of files that hold no weights for PyTorch, with the way out.
 SIGNATURES = (
     (b"version https://git-lfs", "a git-lfs pointer, not the weights: run git lfs pull"),
     (b"\x89HDF\r\n", "an HDF5 file, as Keras and TensorFlow write them: convert it to PyTorch"),
@@ -63,8 +63,8 @@ LOAD_ERRORS = (OSError, RuntimeError, EOFError, ValueError, LookupError, Attribu
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Return the tensors of a file, or of a folder with one set of weights, by dotted name.
 
-    The tensors are on the CPU, in the types of the file. Raises WeightsError that says what the
-    file seems to be and what to do, if it cannot be read or holds anything else than tensors.
+    The tensors are on the CPU, in the types of the file. Raises WeightsError that
+    names the probable kind of the file, and the way out, if it is not a file of tensors.
     """
     weights: dict[str, Tensor] = {}
     for file in _files_of(path):
@@ -173,7 +173,7 @@ def _read_file(path: Path) -> Any:
 
 
 def _what_it_is(path: Path, head: bytes) -> str:
-    """Return what a file is that holds no weights for PyTorch, with the way out; otherwise ""."""
+    """Return the kind of a file without weights for PyTorch, with the way out; otherwise ""."""
     if not head:
         return "is empty (0 bytes): copy or download it again"
     for signature, text in SIGNATURES:
@@ -201,7 +201,7 @@ def _what_it_is(path: Path, head: bytes) -> str:
 
 
 def _zip_problem(path: Path) -> str:
-    """Return what a zip archive is that torch.load does not read, or "" if it reads it."""
+    """Return the kind of a zip archive that torch.load does not read; otherwise ""."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
@@ -263,8 +263,8 @@ def _refused_pickle(path: Path, message: str) -> str:
         whole = top.replace(" ", ".")
         code = "torch.save(torch.load(a, weights_only=False).state_dict(), b)"
         return (
-            f"holds a pickled object of {whole}, not a state_dict; save its state_dict where that "
-            f"class is installed ({trust}): {_command(code, path)}"
+            f"holds a pickled object of {whole}, not a state_dict; save its state_dict in an "
+            f"environment that has this class ({trust}): {_command(code, path)}"
         )
     keys = {text for name, text in opcodes if "UNICODE" in name}
     key = next((key for key in WRAPPER_KEYS if key in keys), "state_dict")

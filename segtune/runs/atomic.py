@@ -22,8 +22,8 @@ NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF, errno.
 def write_atomic(path: Path, data: str | bytes) -> None:
     """Write a file, replacing an earlier one. Create the folder if it is absent.
 
-    A symbolic link stays, and its target is written. What is no file, such as /dev/stdout or a
-    pipe, is not replaced but written to. An OSError names `path`, also if the disk is full.
+    A symbolic link stays, and its target is written. A device or a pipe, such as /dev/stdout, is
+    written to and not replaced. An OSError names `path`, also if the disk is full.
     """
     with naming(path):
         target = Path(os.path.realpath(path)) if path.is_symlink() else path

@@ -271,7 +271,7 @@ def is_training_run(path: Path) -> bool:
 
 
 def _what_is_there(path: Path) -> str:
-    """Return what is at an absolute path that is no search run, and what to use instead."""
+    """Describe an absolute path that is no search run, and name the path to use instead."""
     if inside := search_runs_in(path):
         return (
             f"the folder holds {len(inside)} search runs: {', '.join(inside)}; use one of them, "

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from segtune.config.schema import ExperimentConfig, ModelConfig
-from segtune.errors import CheckpointError
+from segtune.errors import CheckpointError, first_of
 from segtune.models.segformer import SegFormer
 from segtune.models.upernet import UPerNet
 from segtune.training import checkpoint
@@ -83,24 +83,21 @@ def _log_classes(
     left_out = [name for name, row in zip(classes, rows, strict=True) if row is None]
     parts = []
     if taken:
-        parts.append(f"{len(taken)} classes of the same name keep their weights ({_some(taken)})")
+        names = first_of(taken, MAX_SHOWN)
+        parts.append(f"{len(taken)} classes of the same name keep their weights ({names})")
     if left_out:
-        parts.append(f"{len(left_out)} start from random weights ({_some(left_out)})")
+        names = first_of(left_out, MAX_SHOWN)
+        parts.append(f"{len(left_out)} start from random weights ({names})")
     log.warning(
         "--init-from %s: other classes or another order, %d there (%s) and %d here; in the "
         "classifier (%s) %s",
         path,
         len(saved),
-        _some(saved),
+        first_of(saved, MAX_SHOWN),
         len(classes),
         modules,
         ", ".join(parts),
     )
-
-
-def _some(names: Sequence[str]) -> str:
-    more = ", …" if len(names) > MAX_SHOWN else ""
-    return ", ".join(names[:MAX_SHOWN]) + more
 
 
 def _check_model(

@@ -22,7 +22,7 @@ def find_checkpoint(path: str | Path) -> Path:
 
     `path` is a checkpoint or a file in it. The folder of a training run or a trial stands for its
     best checkpoint, or for its newest last one if it has no best one yet. The folder of a search
-    run stands for its best trial. Raise CheckpointError that says what is there instead.
+    run stands for its best trial. Raise CheckpointError that describes any other path.
     """
     path = Path(path).expanduser()
     folder = path.parent if path.is_file() and path.name in (WEIGHTS, STATE, MANIFEST) else path

@@ -181,7 +181,7 @@ def _shared(names: Iterable[str]) -> set[str]:
 
 
 def _key(name: str) -> str:
-    """Return what two names share if a file system may take them for the same."""
+    """Return a key that is equal for names that a file system may treat as the same."""
     return unicodedata.normalize("NFC", name).casefold()
 
 

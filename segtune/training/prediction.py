@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from segtune.config.schema import ExperimentConfig
 from segtune.config.yaml_io import parse_assignments
-from segtune.errors import CheckpointError, DataError
+from segtune.errors import CheckpointError, DataError, first_of
 from segtune.training.overlays import InputImage, check_free, write_overlay
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def load_model(
 ) -> tuple[torch.nn.Module, ExperimentConfig, Path]:
     """Return the model of a checkpoint in evaluation mode, its config, and the checkpoint's folder.
 
-    `path` is what `find_checkpoint` takes. If `config` is None, the config in the checkpoint is
+    `path` is as in `find_checkpoint`. If `config` is None, the config in the checkpoint is
     used. `overrides` are `name=value` texts that change it, for example if the data set has moved
     since. The data set is read only with `check_classes`, which compares its classes with those of
     the checkpoint. Raise CheckpointError if there is no checkpoint, if it is damaged, or if it has
@@ -106,9 +106,9 @@ def _compare_classes(
     if len(trained_names) != num_classes:
         trained_names = ()  # the file with the names has changed
     if len(names) != num_classes:
-        of_checkpoint = f" ({_first(trained_names)})" if trained_names else ""
+        of_checkpoint = f" ({first_of(trained_names, 3)})" if trained_names else ""
         raise CheckpointError(
-            f"data.classes: {len(names)} classes ({_first(names)}), but {folder} predicts "
+            f"data.classes: {len(names)} classes ({first_of(names, 3)}), but {folder} predicts "
             f"{num_classes} classes{of_checkpoint}; use the classes that it was trained with, in "
             "the same order, or train a model for these classes"
         )
@@ -126,10 +126,6 @@ def _compare_classes(
             names[label],
             trained_names[label],
         )
-
-
-def _first(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
 
 
 def draw_overlays(

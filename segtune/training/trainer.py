@@ -19,11 +19,10 @@ import torch
 
 from segtune.config.schema import ExperimentConfig
 from segtune.config.yaml_io import write_yaml
-from segtune.data.class_coverage import check_training_masks, ignored_class_note
 from segtune.data.layouts import class_names
-from segtune.data.leaks import leak_warning
 from segtune.data.loader import Batch, TrainLoader, ValLoader
 from segtune.data.masks import check_mask_settings
+from segtune.data.statistics import check_at_the_start
 from segtune.data.value_range import find_value_range
 from segtune.losses.segmentation import build_loss
 from segtune.models.build import head_parameters
@@ -317,21 +316,18 @@ class Trainer:
         return validation_scores(matrix, self.classes)
 
     def _check_data(self) -> None:
-        """Check what the masks contain, on all ranks; warn of the rest, on rank 0."""
+        """Check the masks on all ranks; log the warnings on rank 0."""
         config = self.config
         # Dice has no class weights, so it trains the classes with weight 0, too.
         weights = None if config.loss.dice.weight else config.loss.class_weights
-        check_training_masks(self.train_data.pairs, config.data, self.classes, weights)
-        warnings = [
-            ignored_class_note(config.data, self.classes),
-            leak_warning(self.train_data.pairs, self.val_data.pairs),
-        ]
+        train, val = self.train_data.pairs, self.val_data.pairs
+        warnings = check_at_the_start(config.data, self.classes, train, val, weights)
         if config.schedule.eta_min > config.optim.lr:
             warnings.append(
                 f"schedule.eta_min: {config.schedule.eta_min:g} is above optim.lr "
                 f"{config.optim.lr:g}, so the learning rate rises until the end"
             )
-        for warning in filter(None, warnings if self.ranks.is_first else ()):
+        for warning in warnings if self.ranks.is_first else ():
             log.warning("%s", warning)
 
     def _set_up(self) -> None:

@@ -1,4 +1,4 @@
-"""What a space says but cannot do: settings that are never drawn, choices that are the same.
+"""Checks of a new space: settings that are never drawn, choices that are the same.
 
 A study that was accepted before these checks existed is still read: only a new study is checked.
 """
@@ -64,7 +64,7 @@ def space_problems(
 
 
 def space_notes(space: Space, search: SearchConfig) -> Iterator[SpaceProblem]:
-    """Yield what is probably not meant, although it can be done."""
+    """Yield a note on each setting that is possible but probably not meant."""
     drawn: list[Dimension] = []
     for dimension in space.dimensions:
         if reason := _excluded_by_config(dimension, space):

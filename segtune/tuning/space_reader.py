@@ -13,7 +13,7 @@ from segtune.config.yaml_io import Source
 from segtune.errors import ConfigError, nearest
 from segtune.tuning.space import KINDS, Dimension, Space
 
-# Words of other tools, and what to write instead.
+# Words of other tools, and the words to write instead.
 FOREIGN_WORDS = {
     "step": "a range has no steps; write a choice of the values",
     "q": "a range has no steps; write a choice of the values",

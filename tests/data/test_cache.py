@@ -20,7 +20,8 @@ from segtune.data import cache
 from segtune.data.cache import DecodedPairs
 from segtune.data.decode import DecodedPair, decode_pair
 from segtune.data.images import read_image
-from segtune.data.layouts import Pair, open_split
+from segtune.data.layouts import open_split
+from segtune.data.pairs import Pair
 from segtune.data.shapes import CLASSES
 from segtune.errors import DataError
 

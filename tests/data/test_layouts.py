@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from segtune.config.data_config import DataConfig
-from segtune.data.layouts import Pair, class_names, open_split
+from segtune.data.layouts import class_names, open_split
+from segtune.data.pairs import Pair
 from segtune.errors import DataError
 
 

@@ -14,7 +14,8 @@ from segtune.config.schema import ExperimentConfig
 from segtune.config.yaml_io import write_yaml
 from segtune.data import class_coverage
 from segtune.data.class_coverage import check_training_masks
-from segtune.data.layouts import Pair, class_names, open_split
+from segtune.data.layouts import class_names, open_split
+from segtune.data.pairs import Pair
 from segtune.data.statistics import check_data_set
 from segtune.errors import ConfigError, DataError
 

@@ -96,7 +96,7 @@ def test_another_number_of_classes_is_refused_with_both_counts(
     assert program(command) == 2
     error = capsys.readouterr().err
     assert f"data.classes: {classes.count(',') + 1} classes (a, b, c" in error
-    assert "predicts 7 classes (background, disc, box, …)" in error
+    assert "predicts 7 classes (background, disc, box and 4 more)" in error
     assert not list(trained.rglob("evaluation.csv"))
 
 

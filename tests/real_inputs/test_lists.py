@@ -196,7 +196,7 @@ def test_names_that_are_listed_again_are_used_once_and_counted(
     )
     assert names_of(config) == ["x", "y", "z"]
     assert [record.getMessage() for record in caplog.records] == [
-        "data.train: 2 of 5 images are listed before; each is used once"
+        "data.train: 2 of 5 listed images repeat an earlier one; each is used once"
     ]
     by_list = pairs_by_list(config, "train")
     listed = [(name, [pair.name for pair in pairs]) for name, pairs in by_list]

@@ -99,6 +99,7 @@ def test_a_tiff_of_any_byte_order_and_width_has_its_labels(tmp_path: Path, dtype
     assert labels.tolist() == WIDE.tolist()
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")  # of Pillow, before it gives up
 @pytest.mark.parametrize("dtype", ["<f8", "<i8"])
 def test_a_tiff_that_pillow_cannot_read_has_its_labels(tmp_path: Path, dtype: str) -> None:
     path = tmp_path / "x.tif"

@@ -174,7 +174,10 @@ def test_out_that_is_a_file_is_named(
     out = tmp_path / "file"
     out.write_text("x")
     assert predict(trained, out, image) == 2
-    assert f"{out}: a file or a broken link is there" in capsys.readouterr().err
+    assert (
+        f"{out}: this path, or a folder above it, is a file or a broken link"
+        in capsys.readouterr().err
+    )
     assert predict(trained, out / "below", image) == 2
     assert out.read_text() == "x"
 
