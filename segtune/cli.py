@@ -100,6 +100,20 @@ def say_once(is_first: bool) -> None:
         logging.getLogger("segtune").setLevel(logging.ERROR)
 
 
+class _FirstOfEach(logging.Filter):
+    """Drops a message about the data set that has been shown: several steps open the same data."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._shown: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        is_new = not record.name.startswith("segtune.data") or text not in self._shown
+        self._shown.add(text)
+        return is_new
+
+
 def run_command(command: Callable[[], int]) -> int:
     """Run a command and return its exit code.
 
@@ -109,6 +123,8 @@ def run_command(command: Callable[[], int]) -> int:
     """
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("segtune").setLevel(logging.INFO)
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(_FirstOfEach())
     _print_every_name()
     if threading.current_thread() is threading.main_thread():
         # As Ctrl-C: files are closed, temporary ones removed, and the way to resume is printed.

@@ -16,6 +16,7 @@ import numpy as np
 
 from segtune.config.data_config import DataConfig
 from segtune.data.layouts import Pair, open_split, root_folder
+from segtune.data.text_files import numbered_lines
 from segtune.errors import DataError
 
 
@@ -117,8 +118,7 @@ def _list_lines(config: DataConfig, name: str) -> list[str]:
     path = root_folder(config) / folder / f"{name}.txt"
     if config.layout == "ade20k" or not path.is_file():
         return []
-    lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
-    return [line.strip() for line in lines if line.strip()]
+    return [text for _, text in numbered_lines(path)]
 
 
 def content_problems(train: Sequence[Content], val: Sequence[Content]) -> Duplicates:

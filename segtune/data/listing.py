@@ -20,7 +20,7 @@ from segtune.data.file_names import (
     is_stray,
     normal,
 )
-from segtune.errors import DataError
+from segtune.errors import DataError, setting
 
 log = logging.getLogger(__name__)
 
@@ -236,7 +236,7 @@ class FileTree:
         return DataError(
             f"{folder}: {' and '.join(files)} are {self.kind}s of one name; remove all but one of "
             "them, or choose one kind of file: "
-            f"--set data.{self.kind}_suffix={self.suffix.text}{extension}"
+            f"{setting(f'data.{self.kind}_suffix', self.suffix.text + extension)}"
         )
 
     def _relative(self, folder: str, name: str) -> str:
