@@ -126,6 +126,8 @@ def coverage_problems(
     config: DataConfig, classes: Sequence[str], train: LabelCounts, val: LabelCounts
 ) -> list[str]:
     """Return the classes whose absence makes a training run or its mIoU wrong."""
+    if not train.pixels.sum():  # no mask could be read
+        return []
     problems = [
         f"class {classes[label]!r} (label {label}) is in the validation images and in no training "
         "image"
@@ -133,7 +135,7 @@ def coverage_problems(
         if val.images[label]
     ]
     too_few = len(classes) - len(train.absent(len(classes))) < MIN_CLASSES
-    if train.pixels.sum() and too_few:  # without pixels, no mask could be read
+    if too_few:
         problems.append(too_few_classes(config, classes, train))
     return problems
 

@@ -89,16 +89,14 @@ def other_root(root: Path, wanted: tuple[str, str]) -> str:
 def likely_splits(split: str, names: Sequence[str]) -> list[str]:
     """Return the names of folders or lists that may be the split, the likeliest first."""
     usual = [name for name in SPLIT_NAMES[split] if name in names]
-    others = [
-        name
-        for name in names
-        if name not in usual
-        and not _has_word(name, MASK_WORDS)
-        and not {*re.findall("[a-z]+", os.path.basename(name).lower())}.isdisjoint(
-            SPLIT_WORDS[split]
-        )
-    ]
+    others = [name for name in names if name not in usual and _is_like_split(split, name)]
     return [*usual, *others]
+
+
+def _is_like_split(split: str, name: str) -> bool:
+    last = os.path.basename(name).lower()
+    is_mask = _has_word(last, MASK_WORDS)
+    return not is_mask and any(word in SPLIT_WORDS[split] for word in re.findall("[a-z]+", last))
 
 
 def other_folder(root: Path, kind: str, wanted: str, *, deeper: bool = False) -> str:
