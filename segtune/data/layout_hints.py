@@ -294,6 +294,27 @@ def _of_folders(root: Path, split: str, splits: Sequence[str], wanted: tuple[str
     return f"; {root / splits[0] / images} is there: {' '.join(settings)}"
 
 
+def folders_beside(root: Path) -> str:
+    """Return the command that pairs folders such as train and train_labels with lists, or ""."""
+    for base in (root, *(root / name for name in folder_names(root)[:MAX_FOLDERS])):
+        names = folder_names(base)
+        for train in likely_splits("train", names):
+            masks = [n for n in names if n.startswith(train) and _has_word(n, MASK_WORDS)]
+            end = masks[0].removeprefix(train) if masks else ""
+            val = [n for n in likely_splits("val", names) if f"{n}{end}" in names and end]
+            if val and _image_files(base / train):
+                pairs = (
+                    f'for f in $s/*; do printf \'%s\\t%s\\n\' "$f" "${{s}}{end}/${{f##*/}}"; done'
+                )
+                return (
+                    f"; {base} has {train}/ and {masks[0]}/. To write lists of the pairs: cd "
+                    f"{shlex.quote(str(base))} && for s in {train} {val[0]}; do {pairs} > $s.txt; "
+                    f"done, then {setting('data.root', str(base))} "
+                    f"{split_setting('train', [train])} {split_setting('val', val)}"
+                )
+    return ""
+
+
 def content(root: Path) -> str:
     """Return what the root has, for a message that knows no better way out."""
     names = folder_names(root)

@@ -212,6 +212,7 @@ class _Splits:
             return (
                 layout_hints.other_root(root, wanted)
                 or layout_hints.other_layout(root, self.config.layout)
+                or layout_hints.folders_beside(root)
                 or layout_hints.other_folders(root, wanted)
                 or layout_hints.split_first(root, self.split, wanted, used)
                 or layout_hints.content(root)

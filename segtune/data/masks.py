@@ -93,16 +93,16 @@ def _translate(
         if not is_invalid(labels, config, num_classes)[index].any():
             return labels.astype(dtype)[index]
     text = describe_invalid(values, config, num_classes, nodata)
-    raise DataError(f"{path}: {text}{_cityscapes_hint(path, num_classes)}")
+    raise DataError(f"{path}: {text}{_cityscapes_hint(path, config, num_classes)}")
 
 
-def _cityscapes_hint(path: str | Path, num_classes: int) -> str:
+def _cityscapes_hint(path: str | Path, config: DataConfig, num_classes: int) -> str:
     """Return the way from Cityscapes' 34 ids to its 19 training labels, or ""."""
     if "labelIds" not in str(path) or num_classes != len(CITYSCAPES_IDS):
         return ""
-    other = str(path).replace("labelIds", "labelTrainIds")
-    if Path(other).is_file():
-        return f"; {other} has the {num_classes} labels: set data.mask_suffix to its end"
+    if Path(str(path).replace("labelIds", "labelTrainIds")).is_file():
+        suffix = config.mask_suffix.replace("labelIds", "labelTrainIds")
+        return f"; *_labelTrainIds.png have 19 classes: {setting('data.mask_suffix', suffix)}"
     mapping = dict.fromkeys(range(34), IGNORE_INDEX)
     mapping |= {number: label for label, number in enumerate(CITYSCAPES_IDS)}
     return f"; for Cityscapes' {num_classes} classes, {setting('data.label_map', mapping)}"

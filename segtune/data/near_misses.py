@@ -47,6 +47,8 @@ def no_mask(
         or _similar(missing[0], masks, listing)
     )
     more = _more(len(missing) - 1)
+    if len(missing) * 2 < len(names):  # nothing is wrong with the names
+        hint += f"; all other {len(names) - len(missing)} images have one: list only these"
     return DataError(f"{masks.folder}: no mask for {missing[0]!r}{more}{hint}")
 
 

@@ -30,7 +30,7 @@ SIZE = (24, 40)
 WORD = r"--set (?:'[^']*'|[^\s;,']+)"
 # Settings behind each other belong together; of alternatives, the first is taken.
 SETTINGS = re.compile(rf"{WORD}(?: {WORD})*")
-DRAW_LISTS = re.compile(r"cd .* && rm all\.tmp")
+COMMAND = re.compile(r"cd .*(?:&& rm all\.tmp|; done)")
 IGNORED = 255
 
 
@@ -77,7 +77,7 @@ def follow(config: DataConfig) -> DataConfig:
         message = trouble(config)
         if not message:
             return config
-        command, pasted = DRAW_LISTS.search(message), SETTINGS.search(message)
+        command, pasted = COMMAND.search(message), SETTINGS.search(message)
         assert command or pasted, message
         if command:
             subprocess.run(["bash", "-c", command[0]], check=True)
@@ -319,6 +319,18 @@ def test_the_value_without_data_of_a_class_raster_is_ignored(make_data_set: Make
         files[f"masks/{split}/{number}.tif"] = lambda path, r=raster: r.save(path, tiffinfo=tags)
         expected[f"images/{split}/{number}.tif"] = np.where(labels, labels - 1, IGNORED)
     check_labels(follow(make_data_set(files, classes=["a", "b", "c"])), expected)
+
+
+@pytest.mark.parametrize("end", ["_labels", "annot"])
+def test_folders_of_masks_beside_those_of_the_splits_are_paired(
+    make_data_set: MakeDataSet, end: str
+) -> None:
+    files, expected = {}, {}
+    for split, number in parts("tiff/train", "tiff/val"):
+        files[f"{split}/a {number}.tiff"] = image(number)
+        files[f"{split}{end}/a {number}.tif"] = grey(scene(number, 2))
+        expected[f"{os.path.basename(split)}/a {number}.tiff"] = scene(number, 2)
+    check_labels(follow(make_data_set(files)), expected)
 
 
 def refused(config: DataConfig) -> str:
