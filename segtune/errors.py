@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import difflib
 import errno
+import json
 import os
-from collections.abc import Iterable, Sequence
+import re
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 # These errors come from a disk, never from a bug, also if they do not name a file.
@@ -89,6 +92,23 @@ def first_of(texts: Sequence[str], limit: int) -> str:
     """Return `a, b, c and 4 more`: at most `limit` texts, and how many others there are."""
     more = f" and {len(texts) - limit} more" if len(texts) > limit else ""
     return ", ".join(texts[:limit]) + more
+
+
+def setting(name: str, value: str | Sequence[str] | Mapping[int, int | str]) -> str:
+    """Return `--set name=value` with the quotes that a shell needs."""
+    if isinstance(value, Mapping):
+        value = "{" + ", ".join(f"{key}: {label}" for key, label in value.items()) + "}"
+    elif not isinstance(value, str):
+        value = "[" + ", ".join(map(_list_item, value)) + "]"
+    return f"--set {shlex.quote(f'{name}={value}')}"
+
+
+def _list_item(text: str) -> str:
+    """Return a text as an item of a YAML list, in quotes if it could be a number or a mark."""
+    words = ("null", "true", "false", "yes", "no", "on", "off", "y", "n")
+    if re.fullmatch(r"[A-Za-z_][\w./-]*", text) and text.casefold() not in words:
+        return text
+    return json.dumps(text, ensure_ascii=False)
 
 
 def place_problem(error: Exception) -> str | None:

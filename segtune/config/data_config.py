@@ -78,7 +78,8 @@ class DataConfig(Settings):
     reduce_zero_label: bool | None = Field(
         default=None,
         description="Turn the labels 0 and 255 of the mask files into ignore_index and lower all "
-        "others by 1. null: true for the layout ade20k, otherwise false.",
+        "others by 1. If ignore_index is above 255, the value 255 is a label. null: true for the "
+        "layout ade20k, otherwise false.",
     )
     label_map: dict[int, int] | None = Field(
         default=None,
@@ -203,9 +204,11 @@ class DataConfig(Settings):
         if wrong:
             key, label = wrong[0]
             more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+            # YAML reads `255:1` as one word.
+            blank = "; write a blank behind each colon" if label is None else ""
             raise ValueError(
                 "allowed are whole numbers as values and labels, and labels of "
-                f"0..{MAX_LABEL}, such as {{255: 1}}; got {_entry(key, label)}{more}"
+                f"0..{MAX_LABEL}, such as {{255: 1}}; got {_entry(key, label)}{more}{blank}"
             )
         return {int(key): label for key, label in mapping.items()}
 

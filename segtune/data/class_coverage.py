@@ -119,15 +119,17 @@ def _ignored_hint(config: DataConfig, classes: Sequence[str], train: LabelCounts
         return f"; {share} of all pixels are ignored: data.label_map gives them {value}"
     text = f"; the value {value} is {share} of all pixels and is ignored (data.ignore_index); "
     if len(absent) > 1 and len(classes) > MIN_CLASSES:
-        return text + f"if it is a class, --set '{map_with(config, {value: 'LABEL'})}'"
+        return text + f"if it is a class, {map_with(config, {value: 'LABEL'})}"
     label = absent[-1]
-    return text + f"if it means {classes[label]!r}, --set '{map_with(config, {value: label})}'"
+    return text + f"if it means {classes[label]!r}, {map_with(config, {value: label})}"
 
 
 def coverage_problems(
     config: DataConfig, classes: Sequence[str], train: LabelCounts, val: LabelCounts
 ) -> list[str]:
     """Return a line for each absent class that makes a training run or its mIoU wrong."""
+    if not train.pixels.sum():  # no mask could be read
+        return []
     problems = [
         f"class {classes[label]!r} (label {label}) is in the validation images and in no training "
         "image"
@@ -135,7 +137,7 @@ def coverage_problems(
         if val.images[label]
     ]
     too_few = len(classes) - len(train.absent(len(classes))) < MIN_CLASSES
-    if train.pixels.sum() and too_few:  # without pixels, no mask could be read
+    if too_few:
         problems.append(too_few_classes(config, classes, train))
     return problems
 

@@ -18,6 +18,8 @@ log = logging.getLogger(__name__)
 
 # LabelMe writes this name first, for the label -1.
 LABELME_IGNORED = "__ignore__"
+# Its labels.txt gives person the label 1, and its pixelmaps give it the value 0.
+COCO_STUFF_START = ["unlabeled", "person"]
 NUMBER_FIRST = re.compile(r"(\d+)(?:\s*[:,;=\t]\s*|\s+|\.\s+)(\S.*)$")
 NUMBER_LAST = re.compile(r"(.*\S)\s*[:,;=\t]\s*(\d+)$")
 # labelmap.txt of CVAT: name:red,green,blue:parts:actions
@@ -29,7 +31,10 @@ COLOUR_LAST = re.compile(rf"(\S.*?)[\s,;:]+{COLOUR}$")
 NAME_COLUMNS = ("name", "class", "class_name", "classname", "category", "label_name", "label")
 NUMBER_COLUMNS = ("pixel value", "id", "idx", "index", "value", "label_id", "class_id", "label")
 # A table without a column of numbers has the colours of the masks instead.
-COLOUR_COLUMNS = ("r", "g", "b", "red", "green", "blue", "rgb", "color", "colour")
+COLOUR_COLUMNS = (
+    *("r", "g", "b", "red", "green", "blue", "rgb", "color", "colour", "hex", "class_color"),
+    *("class_colour", "color_rgb", "color_hex", "label_color"),
+)
 
 
 def read_class_list(path: Path, ignore_index: int, *, first_label: int = 0) -> tuple[str, ...]:
@@ -47,6 +52,12 @@ def read_class_list(path: Path, ignore_index: int, *, first_label: int = 0) -> t
         or [(line, _plain(line.text)) for line in lines]
     )
     names = _without_labelme_ignore(names, path)
+    if [name for _, name in names[:2]] == COCO_STUFF_START:
+        log.warning(
+            "%s: is the list of COCO-Stuff, where pixelmaps have the number minus 1 and 255 for "
+            "unlabeled: with these masks, remove the line of 'unlabeled'",
+            path,
+        )
     first_lines: dict[str, Line] = {}
     for line, name in names:
         if name in first_lines:
@@ -146,7 +157,9 @@ def _by_label(
                 "needs a label of its own"
             )
         lines[label], names[label] = line, name
-    if ignore_index in names and ignore_index != len(names) - 1 + first_label:
+    # With names behind it, ignore_index is one of many classes, and has to be changed.
+    is_last = ignore_index == max(names, default=0)
+    if is_last and ignore_index in names and ignore_index != len(names) - 1 + first_label:
         log.warning(
             "%s: %r has the label of data.ignore_index, so it is no class",
             *(lines[ignore_index].place, names.pop(ignore_index)),
@@ -160,14 +173,14 @@ def _by_label(
 def _gap(path: Path, expected: int, label: int, first_label: int) -> str:
     if (expected, label) == (0, 1):
         return (
-            f"{path}: the labels begin with 1. If the masks have 0 for pixels of no class, set "
-            "data.reduce_zero_label=true; if 0 is a class, add it, for example `0 background`; if "
-            "the first name is that of label 0, remove the numbers"
+            f"{path}: the labels begin with 1. If the masks have 0 for pixels of no class, "
+            "--set data.reduce_zero_label=true; if 0 is a class, add it, for example "
+            "`0 background`; if the first name is that of label 0, remove the numbers"
         )
     if (expected, label) == (1, 0):
         return (
             f"{path}: has a name for label 0, but data.reduce_zero_label ignores it; remove the "
-            "name, or set data.reduce_zero_label=false"
+            "name, or --set data.reduce_zero_label=false"
         )
     return (
         f"{path}: has no name for label {expected}, the next one is {label}; expected the labels "

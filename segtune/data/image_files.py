@@ -198,7 +198,7 @@ def check_size(path: str | Path, width: int, height: int, max_megapixels: float)
     if megapixels > max_megapixels:
         raise DataError(
             f"{path}: has {width}x{height} pixels, {megapixels:.0f} million, and "
-            f"data.max_megapixels is {max_megapixels:g}; cut the image into tiles, or set "
+            f"data.max_megapixels is {max_megapixels:g}; cut the image into tiles, or --set "
             f"data.max_megapixels={math.ceil(megapixels)}"
         )
 

@@ -84,7 +84,7 @@ def _needs_range(header: ImageHeader, values: np.ndarray) -> str:
         f"{header.path}: has {header.bits} bits per channel{kind} (Pillow's mode "
         f"{header.mode or 'none'}), with values from {low} to {high}. The values that become black "
         "and white have to be the same for all images, so set them, for example "
-        f"data.value_range=[{low}, {high if high > low else low + 1}]"
+        f"--set 'data.value_range=[{low}, {high if high > low else low + 1}]'"
     )
 
 

@@ -17,7 +17,7 @@ from segtune.config.data_config import DataConfig
 from segtune.config.yaml_io import parse_yaml
 from segtune.data.layouts import class_names, root_folder
 from segtune.data.text_files import read_lines, read_text
-from segtune.errors import DataError, first_of, nearest
+from segtune.errors import DataError, SegtuneError, first_of, nearest, setting
 
 log = logging.getLogger(__name__)
 
@@ -30,10 +30,12 @@ COLOUR_LAST = re.compile(rf"(.*?)[\s,;:=]+{_RGB}[\s,;]*")
 CVAT = re.compile(r"([^:]*):(\d+),(\d+),(\d+)(?::.*)?")
 HEX_FIRST = re.compile(rf"#([0-9a-fA-F]{{6}})(?:{_GAP}(.*))?")
 HEX_LAST = re.compile(r"(.*?)[\s,;:=]+#([0-9a-fA-F]{6})")
-HEADERS = ({"r", "g", "b"}, {"red", "green", "blue"}, {"label", "color_rgb"})
 # Lists of classes in JSON: CVAT's labels, Supervisely's meta.json, Mapillary's config.
 LISTS = ("labels", "classes")
 NAME_KEYS, COLOUR_KEYS = ("name", "title", "label", "value"), ("color", "colour", "background")
+# Files that may have colours, and usual words in their names.
+COLOUR_FILES = (".txt", ".csv", ".json", ".yaml", ".yml")
+FILE_WORDS = re.compile(r"label|class|colou?r|palette", re.IGNORECASE)
 
 Colour = tuple[int, int, int]
 Entry = tuple[str, Colour]  # the name is empty if the file has only colours
@@ -207,8 +209,8 @@ def _is_comment(line: str) -> bool:
 
 
 def _is_header(line: str) -> bool:
-    words = set(re.split(r"[\s,;:]+", line.casefold()))
-    return any(header <= words for header in HEADERS)
+    """Return whether a line names columns: `name,r,g,b` or `class_name,class_color`."""
+    return bool(re.search(r"[\t,;]", line)) and not re.search(r"\d|#", line)
 
 
 def _entry_of_line(place: str, line: str) -> Entry:
@@ -310,10 +312,30 @@ def describe_colours(path: str | Path, rgb: np.ndarray, config: DataConfig) -> s
             "is a mask of the full ADE20K release, with classes in red / 10 * 256 + green; use "
             "the release with 150 classes (ADEChallengeData2016), or convert it to a 16-bit PNG"
         )
-    file = next(Path(config.root).glob("label*map*.txt"), None)
-    setting = file.name if file else "FILE"
+    file = _find_colour_file(Path(config.root), most_first)
+    way_out = (
+        f"{file} has colours of classes: {setting('data.palette', file)}"
+        if file
+        else "set data.palette to a file in data.root with a line such as 'road 128 64 128' for "
+        "each class; for PASCAL VOC's colours, --set data.palette=voc"
+    )
     return (
         f"a mask must have one channel of labels, this one has {colours.size} colours: "
-        f"{shown}{more}; set data.palette={setting}, a file in data.root with the colours of the "
-        "classes ('road 128 64 128'), or data.palette=voc"
+        f"{shown}{more}; {way_out}"
     )
+
+
+def _find_colour_file(root: Path, colours: np.ndarray) -> str | None:
+    """Return the file in the root, or in a folder of it, that names most of the colours."""
+    known = set(map(tuple, colours.tolist()))
+    best: tuple[int, str] | None = None
+    for path in sorted((*root.glob("*.*"), *root.glob("*/*.*"))):
+        if path.suffix.lower() not in COLOUR_FILES or not FILE_WORDS.search(path.name):
+            continue
+        try:
+            number = len(known & {colour for _, colour in read_colour_file(path)})
+        except (SegtuneError, OSError):
+            continue
+        if number > 1 and (best is None or number > best[0]):
+            best = (number, str(path.relative_to(root)))
+    return best[1] if best else None

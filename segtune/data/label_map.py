@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from segtune.config.data_config import IGNORE_INDEX, DataConfig
-from segtune.errors import ConfigError
+from segtune.errors import ConfigError, setting
 
 # Labels have at most 16 bits, and one of the 65,536 values is ignore_index.
 MAX_CLASSES = 65_534
@@ -17,6 +17,8 @@ MAX_TABLE = 1 << 20
 MAX_SHOWN = 8
 # Instance masks hold label * 256 + instance (KITTI) or label * 1000 + instance (Cityscapes).
 INSTANCE_FACTORS = (256, 1000)
+# Masks of Cellpose and others have 0 for the background and number the objects from 1.
+OBJECT_AND_REST = 2  # classes
 
 
 def check_label_settings(config: DataConfig, num_classes: int) -> None:
@@ -27,7 +29,7 @@ def check_label_settings(config: DataConfig, num_classes: int) -> None:
     elif num_classes > IGNORE_INDEX == config.ignore_index:
         problems.append(
             f"data.ignore_index: {IGNORE_INDEX} is also the label of one of the {num_classes} "
-            "classes; set data.ignore_index=65535"
+            "classes; --set data.ignore_index=65535"
         )
     for value, label in (config.label_map or {}).items():
         if label >= num_classes and label != config.ignore_index:
@@ -48,7 +50,8 @@ def labels_of_values(values: np.ndarray, config: DataConfig) -> np.ndarray:
     """Return the training label, int64, of each value in a mask file."""
     labels = values.astype(np.int64)
     if config.reduces_zero_label:
-        return np.where((labels == 0) | (labels == 255), config.ignore_index, labels - 1)
+        ignored = max(IGNORE_INDEX, config.ignore_index)  # 255 is a label of 16-bit masks
+        return np.where((labels == 0) | (labels == ignored), config.ignore_index, labels - 1)
     for value, label in (config.label_map or {}).items():
         labels[values == value] = label
     return labels
@@ -83,9 +86,8 @@ def index_values(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def map_with(config: DataConfig, entries: Mapping[int, int | str]) -> str:
-    """Return the setting `data.label_map=…` that adds entries to those that the config has."""
-    merged = {**(config.label_map or {}), **entries}
-    return f"data.label_map={{{', '.join(f'{value}: {merged[value]}' for value in merged)}}}"
+    """Return `--set 'data.label_map=…'` that adds entries to those that the config has."""
+    return setting("data.label_map", {**(config.label_map or {}), **entries})
 
 
 def describe_invalid(
@@ -124,23 +126,25 @@ def _way_out(
     ignore = config.ignore_index
     if nodata is not None and wrong.tolist() == [nodata]:
         return (
-            f"the file declares {nodata:g} as nodata: to ignore it, set "
+            f"the file declares {nodata:g} as nodata: to ignore it, "
             f"{map_with(config, {int(nodata): ignore})}"
         )
     if wrong.size == 1 and wrong[0] < 0:
-        return f"to ignore these pixels, set {map_with(config, {int(wrong[0]): ignore})}"
+        return f"to ignore these pixels, {map_with(config, {int(wrong[0]): ignore})}"
     if wrong.tolist() == [255] and not (len(known) == 2 and num_classes == 2):
         return (
-            "if 255 marks pixels without a label, set data.ignore_index=255 or "
+            "if 255 marks pixels without a label, --set data.ignore_index=255 or "
             f"{map_with(config, {255: ignore})}"
         )
     if config.reduces_zero_label:
         return "check data.classes, data.ignore_index and data.reduce_zero_label"
     if steps := _even_steps(distinct, num_classes):
         levels = {value: label for label, value in enumerate(steps) if value}
-        return f"if the labels were saved as grey levels, set {map_with(config, levels)}"
+        return f"if the labels were saved as grey levels, {map_with(config, levels)}"
     if distinct.min() >= 1 and distinct[distinct != ignore].max() == num_classes:
-        return "if the labels start at 1, set data.reduce_zero_label=true"
+        return "if the labels start at 1, --set data.reduce_zero_label=true"
+    if nodata == 0 and wrong.tolist() == [num_classes]:
+        return "the file declares 0 as nodata: to ignore it, --set data.reduce_zero_label=true"
     for factor in INSTANCE_FACTORS:
         if distinct.min() >= 0 and 256 <= distinct.max() < factor * num_classes:
             return (
@@ -149,8 +153,15 @@ def _way_out(
             )
     if wrong.tolist() == [num_classes]:
         return (
-            f"if label {num_classes} is a class, add its name to data.classes; to ignore it, set "
-            f"{map_with(config, {num_classes: ignore})}"
+            f"if 0 means no class and the classes have 1..{num_classes}, --set "
+            f"data.reduce_zero_label=true; if {num_classes} is one more class, add its name to "
+            f"data.classes; to ignore it, {map_with(config, {num_classes: ignore})}"
+        )
+    numbers = distinct[distinct != ignore]
+    if num_classes == OBJECT_AND_REST and numbers.size > numbers.max() / 2 and numbers.min() >= 0:
+        return (
+            "if the values number the objects (an instance mask), give all objects the label 1: "
+            "save the masks as (mask > 0)"
         )
     return "check data.classes, data.ignore_index, data.label_map and data.reduce_zero_label"
 

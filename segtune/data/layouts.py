@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import logging
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from segtune.config.data_config import DataConfig
 from segtune.data import layout_hints, near_misses, shapes
 from segtune.data.class_lists import check_class_names, read_class_list
 from segtune.data.file_names import IMAGE_SUFFIXES, LOSSY_MASK_SUFFIXES, MASK_SUFFIXES, Suffix
+from segtune.data.layout_hints import likely_splits
 from segtune.data.listing import FileTree
 from segtune.data.pairs import Pair, folder_pairs, list_pairs
 from segtune.errors import DataError, nearest
@@ -52,6 +54,8 @@ ADE20K_FOLDERS = {"train": "training", "val": "validation"}
 AUG_LISTS = ("aug", "trainaug", "train_aug")
 # Text files beside the split lists that usually have the class names.
 CLASS_FILES = ("labels.txt", "classes.txt", "class_names.txt", "labelmap.txt", "readme.txt")
+# Other text files that are no split lists: label_colors.txt, README.roboflow.txt, LICENSE.txt.
+NO_LIST = re.compile(r"label|class|colou?r|palette|readme|licen[cs]e|attribution", re.IGNORECASE)
 # The folders of images and masks under the root, by layout.
 FOLDERS = {
     "voc": ("JPEGImages", "SegmentationClass"),
@@ -204,19 +208,37 @@ class _Splits:
     def _split_hint(self, name: str) -> str:
         root, images = Path(self.root), Path(self.root, self.images)
         wanted = (self.images, self.masks)
-        if not images.is_dir():
+        if not images.is_dir() or self.images == ".":
+            used = (self.config.val,) if self.split == "train" else self.config.train
             return (
                 layout_hints.other_root(root, wanted)
                 or layout_hints.other_layout(root, self.config.layout)
+                or layout_hints.folders_beside(root)
                 or layout_hints.other_folders(root, wanted)
-                or layout_hints.split_first(root, self.split, wanted)
+                or layout_hints.split_first(root, self.split, wanted, used)
+                or layout_hints.content(root)
             )
-        lists = sorted(path.stem for path in root.glob("*.txt") if path.name not in CLASS_FILES)
-        lists = [other for other in lists if f"{other}.txt" != self.config.classes]
+        lists = self._lists(root)
         available = [*layout_hints.folder_names(images), *lists]
-        if not available:
-            return layout_hints.list_of_images(root, self.images)
+        if hint := layout_hints.inner_folder(images, self.images, self.split, available):
+            return hint
+        if not layout_hints.likely_splits(self.split, available):
+            command = layout_hints.only_list(self.split, root / "x", lists)
+            if command := command or layout_hints.list_of_images(root, self.images):
+                return command
         return layout_hints.other_split(self.split, name, available)
+
+    def _lists(self, root: Path) -> list[str]:
+        """Return the names of the lists in the root, and those of splits in its folders."""
+        paths = [path.relative_to(root) for path in (*root.glob("*.txt"), *root.glob("*/*.txt"))]
+        texts = (*CLASS_FILES, self.config.classes, self.config.palette)
+        names = [
+            str(path.with_suffix(""))
+            for path in sorted(paths)
+            if path.name not in texts and not NO_LIST.search(path.name)
+        ]
+        either = [name for split in ("train", "val") for name in likely_splits(split, names)]
+        return [name for name in names if "/" not in name or name in either]
 
     def _ade20k_folders(self, name: str) -> tuple[str, str]:
         part = ADE20K_FOLDERS.get(name, name)
@@ -246,7 +268,7 @@ class _Splits:
                 or layout_hints.nearest_sibling(path.parent)
             )
         available = sorted(other.stem for other in path.parent.glob("*.txt"))
-        return layout_hints.nearest_sibling(path, "*.txt") or (
+        return layout_hints.only_list(self.split, path, available) or (
             layout_hints.other_split(self.split, path.stem, available)
         )
 
@@ -287,9 +309,15 @@ class _Splits:
         name = self.images if tree.kind == "image" else self.masks
         hint = layout_hints.other_root(root, (self.images, self.masks))
         hint = hint or layout_hints.other_layout(root, self.config.layout)
-        setting = layout_hints.other_folder(root, tree.kind, name)
-        if setting and not Path(self.root, name).is_dir():
-            hint = hint or f"; there is another folder: {setting}"
+        # The folder of the kind is in the root, or in the folder of a split.
+        base = path.parent if path.name == name else root
+        is_mask = tree.kind == "mask"
+        setting = layout_hints.other_folder(base, tree.kind, name, deeper=is_mask)
+        if not (base / name).is_dir():
+            hint = hint or (f"; there is another folder: {setting}" if setting else "")
+            hint = hint or (layout_hints.polygons(root) if is_mask else "")
+        if not is_mask and not hint and not setting:
+            hint = f"{layout_hints.nearest_sibling(path)}; if {root} has no images, copy them there"
         hint = hint or layout_hints.nearest_sibling(path)
         return f"{path}: {error.strerror or 'not readable'}{hint}"
 

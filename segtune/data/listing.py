@@ -22,7 +22,7 @@ from segtune.data.file_names import (
     is_stray,
     normal,
 )
-from segtune.errors import DataError, place_problem
+from segtune.errors import DataError, place_problem, setting
 
 log = logging.getLogger(__name__)
 
@@ -240,7 +240,7 @@ class FileTree:
         return DataError(
             f"{folder}: {' and '.join(files)} are {self.kind}s of one name; remove all but one of "
             "them, or choose one kind of file: "
-            f"--set data.{self.kind}_suffix={self.suffix.text}{extension}"
+            f"{setting(f'data.{self.kind}_suffix', self.suffix.text + extension)}"
         )
 
     def _relative(self, folder: str, name: str) -> str:

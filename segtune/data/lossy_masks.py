@@ -10,7 +10,7 @@ from PIL import Image
 from segtune.config.data_config import DataConfig
 from segtune.data.image_files import StoredImage
 from segtune.data.label_colours import LabelColours, pack, unpack
-from segtune.errors import DataError
+from segtune.errors import DataError, setting
 
 # Closer values cannot be distinguished after JPEG compression, which changes values by about 10
 # near edges at usual qualities.
@@ -30,7 +30,7 @@ def refuse_lossy(stored: StoredImage) -> DataError:
     return DataError(
         f"{stored.path}: is {names.get(stored.format, stored.format)}, which changes values near "
         "edges, so that labels become other labels; save the masks as PNG again from their source, "
-        "or set data.allow_lossy_masks=true to round every pixel to the nearest known value"
+        "or --set data.allow_lossy_masks=true to round every pixel to the nearest known value"
     )
 
 
@@ -62,9 +62,9 @@ def snap_values(path: str | Path, image: Image.Image, known: np.ndarray) -> np.n
         low = int(np.diff(known).argmin())
         raise DataError(
             f"{path}: the values {known[low]} and {known[low + 1]} of two labels are {distance} "
-            f"apart, and lossy compression mixes values less than {MIN_DISTANCE} apart; name "
-            "the values in the files, for example data.label_map={255: 1}, set data.palette, or "
-            "save the masks as PNG"
+            f"apart, and lossy compression mixes values less than {MIN_DISTANCE} apart; name the "
+            f"values in the files, for example {setting('data.label_map', {255: 1})}, set "
+            "data.palette, or save the masks as PNG"
         )
     grey = _grey(path, image)
     distances = np.abs(np.arange(256)[:, None] - known)

@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from segtune.config.data_config import DataConfig
+from segtune.config.data_config import IGNORE_INDEX, DataConfig
 from segtune.data.image_files import StoredImage, turn_upright
 from segtune.data.label_colours import (
     describe_colours,
@@ -27,7 +27,10 @@ from segtune.data.label_map import (
 from segtune.data.layouts import class_names
 from segtune.data.lossy_masks import known_values, refuse_lossy, snap_colours, snap_values
 from segtune.data.mask_values import open_mask, read_values
-from segtune.errors import DataError
+from segtune.errors import DataError, setting
+
+# The ids in *_labelIds.png of the training labels 0..18 (cityscapesscripts/helpers/labels.py).
+CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, *range(19, 29), 31, 32, 33)
 
 
 def read_mask(path: str | Path, config: DataConfig, num_classes: int) -> np.ndarray:
@@ -63,7 +66,7 @@ def _read_colours(stored: StoredImage, config: DataConfig, num_classes: int) -> 
     if image.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA"):
         raise DataError(
             f"{path}: data.palette needs masks with colours of 8 bits, this one is {image.mode}; "
-            "set data.palette=null if its values are the labels"
+            "--set data.palette=null if its values are the labels"
         )
     known = read_label_colours(config, num_classes)
     rgb = np.asarray(image.convert("RGB"))
@@ -88,8 +91,20 @@ def _translate(
         labels = labels_of_values(distinct, config)
         if not is_invalid(labels, config, num_classes)[index].any():
             return labels.astype(dtype)[index]
-    hint = "; *_labelTrainIds.png have 19 classes" if "labelIds" in str(path) else ""
-    raise DataError(f"{path}: {describe_invalid(values, config, num_classes, nodata)}{hint}")
+    text = describe_invalid(values, config, num_classes, nodata)
+    raise DataError(f"{path}: {text}{_cityscapes_hint(path, config, num_classes)}")
+
+
+def _cityscapes_hint(path: str | Path, config: DataConfig, num_classes: int) -> str:
+    """Return the way from Cityscapes' 34 ids to its 19 training labels, or ""."""
+    if "labelIds" not in str(path) or num_classes != len(CITYSCAPES_IDS):
+        return ""
+    if Path(str(path).replace("labelIds", "labelTrainIds")).is_file():
+        suffix = config.mask_suffix.replace("labelIds", "labelTrainIds")
+        return f"; *_labelTrainIds.png have 19 classes: {setting('data.mask_suffix', suffix)}"
+    mapping = dict.fromkeys(range(34), IGNORE_INDEX)
+    mapping |= {number: label for label, number in enumerate(CITYSCAPES_IDS)}
+    return f"; for Cityscapes' {num_classes} classes, {setting('data.label_map', mapping)}"
 
 
 def check_mask_settings(config: DataConfig) -> None:

@@ -11,8 +11,9 @@ from collections.abc import Iterable, Sequence
 from segtune.data.file_names import LOSSY_MASK_SUFFIXES, MASK_SUFFIXES, normal
 from segtune.data.layout_hints import MASK_FOLDERS
 from segtune.data.listing import EMPTY, KNOWN_SUFFIXES, FileTree, Listing
-from segtune.errors import DataError, nearest
+from segtune.errors import DataError, nearest, setting
 
+LABEL_STUDIO = re.compile(r"task-\d+-annotation-\d+-")
 # At most this many names are searched for one that is similar to an absent name.
 MAX_COMPARED_NAMES = 5000
 # An image has few kinds of masks. More names that begin alike are masks of other images.
@@ -38,14 +39,28 @@ def no_mask(
     """Return the error for the images `missing` among all images `names` of a split."""
     listing = _listing_of(missing[0], masks)
     hint = (
-        _lossy(missing[0], masks, listing)
+        _of_label_studio(listing)
+        or _lossy(missing[0], masks, listing)
         or _other_mask_folder(missing[0], images, masks)
         or _suffixes(names, images, masks)
         or _other_format(missing[0], masks, listing)
         or _similar(missing[0], masks, listing)
     )
     more = _more(len(missing) - 1)
+    if len(missing) * 2 < len(names):  # nothing is wrong with the names
+        hint += f"; all other {len(names) - len(missing)} images have one: list only these"
     return DataError(f"{masks.folder}: no mask for {missing[0]!r}{more}{hint}")
+
+
+def _of_label_studio(listing: Listing) -> str:
+    """Return a hint if the masks are Label Studio's: one file for each task and class."""
+    file = next((name for name in listing.files if LABEL_STUDIO.match(name)), None)
+    if file is None:
+        return ""
+    return (
+        f"; {file!r} is one class of one task of Label Studio: draw the masks of a task into one "
+        "file with the label of each pixel, under the name of the task's image"
+    )
 
 
 def _more(count: int) -> str:
@@ -88,12 +103,14 @@ def _lossy(name: str, masks: FileTree, listing: Listing) -> str:
 def _other_mask_folder(name: str, images: FileTree, masks: FileTree) -> str:
     """Return a hint if another usual folder of masks has a mask of this name."""
     first, *rest = os.path.relpath(masks.folder, masks.root).split("/")
-    for other in MASK_FOLDERS:
+    below = masks.listing_if_there(masks.folder) or EMPTY
+    inner = [f"{first}/{name}" for name in below.folders] if not rest else []
+    for other in (*MASK_FOLDERS, *inner):
         folder = os.path.join(masks.root, other, *rest)
         if other == first or folder == images.folder:
             continue
         if FileTree("mask", folder, masks.root, masks.suffix).named(name):
-            return f"; {folder} has it: --set data.masks={other}"
+            return f"; {folder} has it: {setting('data.masks', other)}"
     return ""
 
 
@@ -116,7 +133,7 @@ def _only_with_suffix(name: str, images: FileTree, listing: Listing) -> str:
     ends = [end for end in ends if end and not end[0].isalnum()]
     if not ends:
         return ""
-    return f"; {last + ends[0]!r} is there: --set data.image_suffix={ends[0]}"
+    return f"; {last + ends[0]!r} is there: {setting('data.image_suffix', ends[0])}"
 
 
 def _suffixes(names: Sequence[str], images: FileTree, masks: FileTree) -> str:
@@ -138,7 +155,7 @@ def _suffixes(names: Sequence[str], images: FileTree, masks: FileTree) -> str:
         return ""
     end_of_image, end_of_mask = min(proposals, key=_unlikeliness)
     settings = " ".join(
-        f"--set data.{kind}_suffix={end}"
+        setting(f"data.{kind}_suffix", end)
         for kind, end, now in (
             ("mask", _with_extension(end_of_mask, masks, names), masks.suffix.text),
             ("image", end_of_image + images.suffix.text, images.suffix.text),
@@ -230,7 +247,14 @@ def content_without_files(tree: FileTree, subfolder: str = "") -> str:
             "as PNG, or --set data.allow_lossy_masks=true"
         )
     if tree.suffix.text and _stems(listing.others):
-        return f"; the folder has {content}, and no name ends in {tree.suffix.text!r}"
+        return (
+            f"; the folder has {content}, and no name ends in {tree.suffix.text!r}. If the splits "
+            "have other ends, write lists train.txt and val.txt with a line for each image: its "
+            "path under data.root, a tab, the path of its mask"
+        )
+    if any(end.lower() in (".heic", ".heif") for end in counts):
+        convert = "mogrify -format jpg *.HEIC"
+        return f"; the folder has {content}. Convert HEIC to JPEG, for example with: {convert}"
     allowed = ", ".join(MASK_SUFFIXES if tree.kind == "mask" else sorted(tree.suffix.extensions))
     return (
         f"; the folder has {content or 'no files'}; {_a(tree.kind)} file must be one of {allowed}"

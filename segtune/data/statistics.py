@@ -5,6 +5,7 @@ Reads every image and mask. Prints nothing.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -28,6 +29,9 @@ from segtune.errors import DataError
 
 # Receives a split and its pairs, and yields each pair when it is to be read: shows progress.
 Watch = Callable[[str, Sequence[Pair]], Iterable[Pair]]
+
+# The files and texts of each kind of problem.
+Problems = dict[tuple[str, str], list[tuple[str, str]]]
 
 
 @dataclass(frozen=True)
@@ -100,7 +104,7 @@ def read_split(
     num_labels = max(256, num_classes, config.ignore_index + 1)
     pixels = np.zeros(num_labels, np.int64)
     images = np.zeros(num_labels, np.int64)
-    problems: dict[str, list[str]] = {}  # the files of each kind of problem
+    problems: Problems = {}
     content = []
     as_stored = []
     pairs = open_split(config, split)
@@ -117,21 +121,24 @@ def read_split(
         as_stored += [pair.image] if is_as_stored else []
         if counts[:num_classes].sum() == 0:
             _add_problem(problems, pair, f"{pair.mask}: every pixel is ignored")
-    grouped = [_describe(text, files) for text, files in problems.items()]
+    grouped = [_describe(files) for files in problems.values()]
     return SplitStatistics(len(pairs), pixels, images, grouped, content, as_stored)
 
 
-def _add_problem(problems: dict[str, list[str]], pair: Pair, message: str) -> None:
-    """Add a problem of one file to those that have the same text after the file's name."""
-    for file in (pair.mask, pair.image):
-        if message.startswith(f"{file}: "):
-            problems.setdefault(message.removeprefix(f"{file}: "), []).append(file)
-            return
-    problems.setdefault(message, []).append("")
+def _add_problem(problems: Problems, pair: Pair, message: str) -> None:
+    """Add a problem of one file to those of the same kind.
+
+    Of one kind are texts that begin equally up to the first number and have the same way out.
+    """
+    file = next((file for file in (pair.mask, pair.image) if message.startswith(f"{file}: ")), "")
+    text = message.removeprefix(f"{file}: ") if file else message
+    kind = (re.split(r"\d", text)[0], text.rpartition("; ")[2]) if file else (text, "")
+    problems.setdefault(kind, []).append((file, text))
 
 
-def _describe(text: str, files: Sequence[str]) -> str:
-    """Return one line for a problem of one or more files."""
-    if len(files) == 1:
-        return f"{files[0]}: {text}" if files[0] else text
-    return f"{len(files)} files: {text}; first {min(files)}" if files[0] else text
+def _describe(files: Sequence[tuple[str, str]]) -> str:
+    """Return one line for a problem of one or more files, with the text of the first file."""
+    file, text = min(files)
+    if len(files) == 1 or not file:
+        return f"{file}: {text}" if file else text
+    return f"{len(files)} files: {text}; first {file}"

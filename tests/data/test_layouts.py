@@ -73,9 +73,9 @@ def test_folder_layout_joins_lists(tmp_path: Path) -> None:
 
 
 def test_every_missing_file_is_named(voc_config: DataConfig, voc_root: Path) -> None:
-    assert "trian.txt: no such split list; did you mean 'train.txt'" in message_of(
-        voc_config.override({"train": ["trian"]})
-    )
+    message = message_of(voc_config.override({"train": ["trian"]}))
+    assert "trian.txt: no such split list; there are" in message
+    assert message.endswith(": --set 'data.train=[train]'")
     (voc_root / "SegmentationClass" / "b.png").unlink()
     assert "SegmentationClass: no mask for 'b'" in message_of(voc_config)
     (voc_root / "JPEGImages" / "c.jpg").unlink()

@@ -143,7 +143,7 @@ def test_masks_beside_their_images_are_no_images(make_data_set: MakeDataSet) -> 
         assert f"--set data.{name}={value}" in message
     config = make_data_set({}, **settings)
     assert pairs_of(config) == {"x.rf.1": ("train/x.rf.1.jpg", "train/x.rf.1_mask.png")}
-    assert message_of(config, "val").endswith("there are train, valid: --set data.val=valid")
+    assert message_of(config, "val").endswith("ROOT/valid is there: --set data.val=valid")
     assert pairs_of(config.override({"val": "valid"}), "val") == {
         "z": ("valid/z.jpg", "valid/z_mask.png")
     }
@@ -231,7 +231,7 @@ def test_files_that_are_no_masks_are_named(make_data_set: MakeDataSet) -> None:
 
 def test_files_that_are_no_images_are_named(make_data_set: MakeDataSet) -> None:
     config = make_data_set(touch("images/train/a.heic", "masks/train/a.png"))
-    assert "the folder has 1 x .heic; an image file must be one of" in message_of(config)
+    assert "the folder has 1 x .heic. Convert HEIC to JPEG, for example" in message_of(config)
     config = make_data_set(both("b"), image_suffix="_left")
     assert "and no name ends in '_left'" in message_of(config)
 

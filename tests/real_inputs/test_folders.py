@@ -1,6 +1,7 @@
 """Folders as tools export them: subfolders, other names, other places, links; and their hints."""
 
 import os
+import shlex
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -51,9 +52,10 @@ def message_of(config: DataConfig, split: str = "train") -> str:
 
 def follow(config: DataConfig, split: str = "train") -> DataConfig:
     """Return the config with the settings that the message proposes."""
-    assignments = message_of(config, split).split("--set ")[1:]
-    assert assignments
-    changes, _ = parse_assignments([part.strip().removeprefix("data.") for part in assignments])
+    settings = message_of(config, split).partition("--set ")[2]
+    words = shlex.split(settings.replace("--set ", ""))
+    assert words
+    changes, _ = parse_assignments([word.removeprefix("data.") for word in words])
     return config.override(changes)
 
 
@@ -242,8 +244,9 @@ def test_instance_masks_are_never_proposed(make_data_set: MakeDataSet) -> None:
 
 def test_the_list_of_a_cvat_export_is_proposed(make_data_set: MakeDataSet) -> None:
     config = make_data_set(voc(split="default"), layout="voc")
-    assert "did you mean 'default.txt'?" in message_of(config)
-    assert list(pairs_of(config.override({"train": ["default"]}))) == ["a b"]
+    config = follow(config)
+    assert config.train == ("default",)
+    assert list(pairs_of(config)) == ["a b"]
 
 
 def test_ade20k_accepts_a_folder_named_train(make_data_set: MakeDataSet) -> None:

@@ -263,7 +263,7 @@ def test_lossless_formats_have_the_same_labels(tmp_path: Path, suffix: str) -> N
         ([0, 255], 2, {"ignore_index": 7}, r"1 of 2 pixels; .*data\.label_map=\{255: 1\}"),
         ([0, 85, 170], 3, {}, r"data\.label_map=\{85: 1, 170: 2\}"),
         ([1, 2, 3], 3, {}, r"data\.reduce_zero_label=true"),
-        ([0, 1, 2, 3], 3, {}, r"label 3 is a class, add its name to data\.classes"),
+        ([0, 1, 2, 3], 3, {}, r"if 3 is one more class, add its name to data\.classes"),
         ([0, 1, 2, 255], 3, {"ignore_index": 0}, r"set data\.ignore_index=255"),
         ([0, 7 * 256 + 1], 34, {}, r"label \* 256 \+ number"),
         ([0, 26001, 7], 34, {}, r"label \* 1000 \+ number"),
