@@ -303,13 +303,13 @@ def folders_beside(root: Path) -> str:
             end = masks[0].removeprefix(train) if masks else ""
             val = [n for n in likely_splits("val", names) if f"{n}{end}" in names and end]
             if val and _image_files(base / train):
-                pairs = (
-                    f'for f in $s/*; do printf \'%s\\t%s\\n\' "$f" "${{s}}{end}/${{f##*/}}"; done'
-                )
+                # The lists lie in the root, and the names in them begin there.
+                under = "" if base == root else f"{shlex.quote(base.name)}/"
+                line = f'printf \'%s\\t%s\\n\' "$f" {under}"${{s}}{end}/${{f##*/}}"'
                 return (
                     f"; {base} has {train}/ and {masks[0]}/. To write lists of the pairs: cd "
-                    f"{shlex.quote(str(base))} && for s in {train} {val[0]}; do {pairs} > $s.txt; "
-                    f"done, then {setting('data.root', str(base))} "
+                    f"{shlex.quote(str(root))} && for s in {train} {val[0]}; do for f in "
+                    f"{under}$s/*; do {line}; done > $s.txt; done, then "
                     f"{split_setting('train', [train])} {split_setting('val', val)}"
                 )
     return ""

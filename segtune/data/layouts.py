@@ -317,7 +317,8 @@ class _Splits:
             hint = hint or (f"; there is another folder: {setting}" if setting else "")
             hint = hint or (layout_hints.polygons(root) if is_mask else "")
         if not is_mask and not hint and not setting:
-            hint = f"{layout_hints.nearest_sibling(path)}; if {root} has no images, copy them there"
+            near = layout_hints.nearest_sibling(path).replace("; did you mean 'ImageSets'?", "")
+            hint = f"{near}; if {root} has no images, copy them there"
         hint = hint or layout_hints.nearest_sibling(path)
         return f"{path}: {error.strerror or 'not readable'}{hint}"
 

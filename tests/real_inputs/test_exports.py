@@ -283,6 +283,24 @@ def test_the_labels_of_drive_are_not_its_field_of_view(make_data_set: MakeDataSe
         files[f"{folder}/mask/{number}_{folder}_mask.gif"] = grey(np.ones(SIZE))
     message = trouble(make_data_set(files))
     assert message.endswith("--set 'data.train=[training]' --set data.masks=1st_manual")
+    rows: dict[str, str] = {"train": "", "val": ""}
+    expected = {}
+    for folder, number in parts("training", "test"):
+        name = f"{folder}/images/{number}_{folder}.tif"
+        rows["train" if folder == "training" else "val"] += (
+            f"{name}\t{folder}/1st_manual/{number}_manual1.gif\n"
+        )
+        expected[name] = scene(number, 2)
+    lists = {f"{split}.txt": text(content) for split, content in rows.items()}
+    check_labels(make_data_set(lists), expected)
+
+
+def test_a_cvat_export_without_images_says_so(make_data_set: MakeDataSet) -> None:
+    files: Files = {"SegmentationClass/0.png": grey(scene(0, 2))}
+    files["ImageSets/Segmentation/train.txt"] = text("0\n")
+    message = refused(make_data_set(files, layout="voc"))
+    assert "JPEGImages: No such file or directory; if" in message
+    assert message.endswith("has no images, copy them there")
 
 
 def test_value_255_is_a_label_in_masks_of_459_classes(make_data_set: MakeDataSet) -> None:
@@ -318,7 +336,9 @@ def test_the_value_without_data_of_a_class_raster_is_ignored(make_data_set: Make
         files[f"images/{split}/{number}.tif"] = image(number)
         files[f"masks/{split}/{number}.tif"] = lambda path, r=raster: r.save(path, tiffinfo=tags)
         expected[f"images/{split}/{number}.tif"] = np.where(labels, labels - 1, IGNORED)
-    check_labels(follow(make_data_set(files, classes=["a", "b", "c"])), expected)
+    config = make_data_set(files, classes=["a", "b", "c"])
+    assert "the file declares 0 as nodata" in trouble(config)
+    check_labels(follow(config), expected)
 
 
 @pytest.mark.parametrize("end", ["_labels", "annot"])
@@ -326,10 +346,10 @@ def test_folders_of_masks_beside_those_of_the_splits_are_paired(
     make_data_set: MakeDataSet, end: str
 ) -> None:
     files, expected = {}, {}
-    for split, number in parts("tiff/train", "tiff/val"):
+    for split, number in parts("my tiff/train", "my tiff/val"):
         files[f"{split}/a {number}.tiff"] = image(number)
         files[f"{split}{end}/a {number}.tif"] = grey(scene(number, 2))
-        expected[f"{os.path.basename(split)}/a {number}.tiff"] = scene(number, 2)
+        expected[f"{split}/a {number}.tiff"] = scene(number, 2)
     check_labels(follow(make_data_set(files)), expected)
 
 
