@@ -141,18 +141,24 @@ def _way_out(
         return f"if the labels were saved as grey levels, set {map_with(config, levels)}"
     if distinct.min() >= 1 and distinct[distinct != ignore].max() == num_classes:
         return "if the labels start at 1, set data.reduce_zero_label=true"
-    for factor in INSTANCE_FACTORS:
-        if distinct.min() >= 0 and 256 <= distinct.max() < factor * num_classes:
-            return (
-                f"if this is an instance mask (label * {factor} + number), use the masks of "
-                f"labels instead, or divide by {factor}"
-            )
+    if factor := _instance_factor(distinct, num_classes):
+        return (
+            f"if this is an instance mask (label * {factor} + number), use the masks of labels "
+            f"instead, or divide by {factor}"
+        )
     if wrong.tolist() == [num_classes]:
         return (
             f"if label {num_classes} is a class, add its name to data.classes; to ignore it, set "
             f"{map_with(config, {num_classes: ignore})}"
         )
     return "check data.classes, data.ignore_index, data.label_map and data.reduce_zero_label"
+
+
+def _instance_factor(distinct: np.ndarray, num_classes: int) -> int:
+    """Return n if the values may be label * n + instance; otherwise 0."""
+    if distinct.min() < 0 or distinct.max() < 256:
+        return 0
+    return next((n for n in INSTANCE_FACTORS if distinct.max() < n * num_classes), 0)
 
 
 def _even_steps(distinct: np.ndarray, num_classes: int) -> list[int]:
