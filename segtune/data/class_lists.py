@@ -205,12 +205,14 @@ def check_class_names(names: Sequence[str]) -> tuple[str, ...]:
         names = names[1:]
     if len(names) < 2:
         raise DataError(f"data.classes: expected two or more class names, found {len(names)}")
+    label_of: dict[str, int] = {}
     for label, name in enumerate(names):
         if not name.strip():
             raise DataError(f"data.classes: the name of label {label} is blank")
-        if name in names[:label]:
+        if name in label_of:
             raise DataError(
-                f"data.classes: {name!r} is the name of the labels {names.index(name)} and "
+                f"data.classes: {name!r} is the name of the labels {label_of[name]} and "
                 f"{label}; each class needs a name of its own"
             )
+        label_of[name] = label
     return tuple(names)

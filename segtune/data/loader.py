@@ -3,7 +3,7 @@
 A sample depends on (seed, epoch, index) and on nothing else: not on the number of ranks or loader
 processes, and not on torch's global generator, which is left untouched.
 
-Images and labels stay uint8 until they are on the device: float32 images and int64 labels would be
+Images and labels stay small until they are on the device: float32 images and int64 labels would be
 four and eight times the bytes to copy.
 """
 
@@ -60,9 +60,10 @@ class SampleKey:
 
 @dataclass
 class Batch:
-    """Training samples: images uint8 [B, 3, h, w], masks uint8 [B, h, w].
+    """Training samples: images uint8 [B, 3, h, w], masks [B, h, w].
 
-    The images are channels last in memory.
+    The masks are uint8, or int32 if labels or ignore_index do not fit into 8 bits. The images are
+    channels last in memory.
     """
 
     images: Tensor
@@ -80,7 +81,7 @@ class Batch:
 class ValBatch:
     """Validation images of one size, uint8 [B, 3, h, w].
 
-    The labels are uint8 [B, H, W], at the size of the image files.
+    The labels [B, H, W] have the size of the image files, and the type of those in `Batch`.
     """
 
     images: Tensor
@@ -249,7 +250,7 @@ def _init_loader(_: int) -> None:
 
 
 class TrainSamples(Dataset):
-    """The augmented training samples, by SampleKey: image uint8 [h, w, 3], mask uint8 [h, w]."""
+    """The augmented training samples, by SampleKey: image uint8 [h, w, 3], mask [h, w] as read."""
 
     def __init__(self, config: ExperimentConfig) -> None:
         self.config = config
@@ -281,7 +282,7 @@ class TrainSamples(Dataset):
 
 
 class ValSamples(Dataset):
-    """The validation samples: resized image uint8 [h, w, 3], mask uint8 [H, W], image name."""
+    """The validation samples: resized image uint8 [h, w, 3], mask [H, W] as read, name."""
 
     def __init__(self, config: DataConfig) -> None:
         self.config = config

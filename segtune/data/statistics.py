@@ -21,6 +21,7 @@ from segtune.data.class_coverage import (
 from segtune.data.decode import as_stored_note, decode_pair
 from segtune.data.layouts import class_names, open_split
 from segtune.data.leaks import Content, content_problems, leak_warning, listing_problems
+from segtune.data.masks import check_mask_settings
 from segtune.data.pairs import Pair
 from segtune.data.value_range import with_value_range
 from segtune.errors import DataError
@@ -53,9 +54,11 @@ def check_data_set(config: DataConfig, watch: Watch | None = None) -> DataSetSta
     """Read the whole data set and list its problems and notes.
 
     `watch` is called with each split before it is read, and yields its pairs. Raises DataError only
-    if the class names or a split cannot be found.
+    if the class names, the colours of `data.palette` or a split cannot be found, and ConfigError if
+    the settings of the labels contradict each other.
     """
     classes = class_names(config)
+    check_mask_settings(config)
     config = with_value_range(config)
     train = read_split(config, "train", len(classes), watch)
     val = read_split(config, "val", len(classes), watch)

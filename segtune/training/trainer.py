@@ -21,6 +21,7 @@ from segtune.config.schema import ExperimentConfig
 from segtune.config.yaml_io import write_yaml
 from segtune.data.layouts import class_names
 from segtune.data.loader import Batch, TrainLoader, ValLoader
+from segtune.data.masks import check_mask_settings
 from segtune.data.statistics import check_at_the_start
 from segtune.data.value_range import find_value_range
 from segtune.losses.segmentation import build_loss
@@ -435,6 +436,10 @@ class Trainer:
 
 
 def _with_value_range(config: ExperimentConfig, ranks: Ranks) -> ExperimentConfig:
-    """Return the config with the value range of the data set, so that its record is complete."""
+    """Return the config with the value range of the data set, so that its record is complete.
+
+    The settings of the masks are checked first, because this reads images.
+    """
+    check_mask_settings(config.data)
     value_range = find_value_range(config.data, is_quiet=not ranks.is_first)
     return config.override({"data.value_range": value_range})
