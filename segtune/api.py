@@ -108,8 +108,8 @@ def run_study(
 
     Ctrl-C, SIGTERM and `segtune stop` end the search: the result is then `interrupted`. A second
     Ctrl-C ends it at once. Neither raises KeyboardInterrupt. Raise RunError if the folder is in use
-    or holds another search run, if there is none to resume, or if the disk is full (free some space
-    and resume it), and ClusterError if Ray does not answer or a trial does not fit.
+    or holds another search run, if there is none to resume, or if the disk is full (the search run
+    can be resumed), and ClusterError if Ray does not answer or a trial does not fit.
     """
     # Python cannot repeat an import that Ctrl-C has interrupted, and the result needs this one.
     import pandas  # noqa: F401
@@ -120,17 +120,19 @@ def run_study(
     # Before the lock, which creates the folder: a name that was misspelt leaves nothing behind.
     run = SearchDir.open(folder) if resume else SearchDir(folder)
     check_study_data(study)
-    earlier = None
-    if warm_start and not resume:
-        earlier = earlier_runs.collect(study, warm_start)
-        events.on_warm_start(earlier)
+    earlier = _learn_from(warm_start, study, events) if warm_start and not resume else None
     with run.locked():
         prepare_study(run, study, resume=resume, extend=extend, earlier=earlier)
         last, interrupted = _run_parts(study, run, address, events)
         if last is not run and last.best.exists():
             write_atomic(run.best, last.best.read_bytes())
-    trials = to_frame(read_trials(run))
-    return StudyResult(_best(study, last), trials, run.path, interrupted)
+    return StudyResult(_best(study, last), to_frame(read_trials(run)), run.path, interrupted)
+
+
+def _learn_from(runs: Sequence[str | Path], study: Study, events: SearchEvents) -> WarmStart:
+    earlier = earlier_runs.collect(study, runs)
+    events.on_warm_start(earlier)
+    return earlier
 
 
 def check_study_data(study: Study) -> None:

@@ -145,12 +145,11 @@ def _way_out(
         return "if the labels start at 1, --set data.reduce_zero_label=true"
     if nodata == 0 and wrong.tolist() == [num_classes]:
         return "the file declares 0 as nodata: to ignore it, --set data.reduce_zero_label=true"
-    for factor in INSTANCE_FACTORS:
-        if distinct.min() >= 0 and 256 <= distinct.max() < factor * num_classes:
-            return (
-                f"if this is an instance mask (label * {factor} + number), use the masks of "
-                f"labels instead, or divide by {factor}"
-            )
+    if factor := _instance_factor(distinct, num_classes):
+        return (
+            f"if this is an instance mask (label * {factor} + number), use the masks of labels "
+            f"instead, or divide by {factor}"
+        )
     if wrong.tolist() == [num_classes]:
         return (
             f"if 0 means no class and the classes have 1..{num_classes}, --set "
@@ -164,6 +163,13 @@ def _way_out(
             "save the masks as (mask > 0)"
         )
     return "check data.classes, data.ignore_index, data.label_map and data.reduce_zero_label"
+
+
+def _instance_factor(distinct: np.ndarray, num_classes: int) -> int:
+    """Return n if the values may be label * n + instance; otherwise 0."""
+    if distinct.min() < 0 or distinct.max() < 256:
+        return 0
+    return next((n for n in INSTANCE_FACTORS if distinct.max() < n * num_classes), 0)
 
 
 def _even_steps(distinct: np.ndarray, num_classes: int) -> list[int]:

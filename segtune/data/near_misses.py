@@ -27,7 +27,7 @@ def no_image(name: str, others: int, place: str, images: FileTree) -> DataError:
     listing = _listing_of(name, images)
     hint = (
         _other_format(name, images, listing)
-        or _only_with_suffix(name, images, listing)
+        or _only_with_suffix(name, listing)
         or _similar(name, images, listing)
     )
     return DataError(f"{images.folder}: no image for {name!r}{_more(others)} ({place}){hint}")
@@ -124,7 +124,7 @@ def _other_format(name: str, tree: FileTree, listing: Listing) -> str:
     return ""
 
 
-def _only_with_suffix(name: str, images: FileTree, listing: Listing) -> str:
+def _only_with_suffix(name: str, listing: Listing) -> str:
     """Propose data.image_suffix if the image is there with a text behind its name."""
     last = posixpath.basename(name)
     ends = sorted(

@@ -163,13 +163,13 @@ class _SplitList:
 
     def _say_what_is_not_used(self) -> None:
         for lines, what in (
-            (self.numbered, "the numbers behind the names are not used"),
-            (self.skipped, "read as a comment or as names of columns"),
+            (self.numbered, "the numbers behind the name are not used"),
+            (self.skipped, "is read as a comment or as names of columns"),
         ):
             if lines:
                 log.warning(
-                    "%s: %d lines: %s (the first: %r)",
-                    *(lines[0].place, len(lines), what, lines[0].text),
+                    "%s: %r: %s (lines of this kind: %d)",
+                    *(lines[0].place, lines[0].text, what, len(lines)),
                 )
 
     def _absent(self, lines: Sequence[Line]) -> DataError:
