@@ -17,7 +17,7 @@ from PIL import Image
 
 from segtune.config.data_config import DataConfig
 from segtune.config.yaml_io import parse_assignments
-from segtune.data.decode import load_pair
+from segtune.data.decode import decode_pair
 from segtune.data.layouts import class_names, open_split
 from segtune.data.statistics import check_data_set
 from segtune.errors import DataError, SegtuneError, setting
@@ -92,7 +92,7 @@ def check_labels(config: DataConfig, expected: Mapping[str, np.ndarray]) -> None
     """Compare the labels of both splits with those of each image, by its path under the root."""
     read = {}
     for pair in (*open_split(config, "train"), *open_split(config, "val")):
-        _, labels = load_pair(pair, config, len(class_names(config)))
+        labels = decode_pair(pair, config, len(class_names(config))).labels
         read[os.path.relpath(pair.image, config.root)] = labels
     assert sorted(read) == sorted(expected)
     for name, labels in expected.items():
