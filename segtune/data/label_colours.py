@@ -210,7 +210,7 @@ def _is_comment(line: str) -> bool:
 
 def _is_header(line: str) -> bool:
     """Return whether a line names columns: `name,r,g,b` or `class_name,class_color`."""
-    return bool(re.search(r"[\t,;]", line)) and not re.search(r"\d|#", line)
+    return bool(re.search(r"[\t,;:]", line)) and not re.search(r"\d|#", line)
 
 
 def _entry_of_line(place: str, line: str) -> Entry:

@@ -267,7 +267,7 @@ def test_a_link_to_itself_beside_the_images_is_no_folder(make_data_set: MakeData
     for folder in ("", "images", "images/train", "masks/train"):
         Path(config.root, folder, "loop").symlink_to("loop")
     assert list(pairs_of(config)) == ["c/1"]
-    assert "there are train" in message_of(config.override({"val": "test"}), "val")
+    assert "there is train" in message_of(config.override({"val": "test"}), "val")
 
 
 def test_a_subfolder_that_cannot_be_read_is_named(make_data_set: MakeDataSet) -> None:

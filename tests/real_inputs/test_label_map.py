@@ -185,7 +185,7 @@ def test_a_value_without_an_entry_is_a_label_and_has_to_be_one(tmp_path: Path) -
 
 
 def test_a_proposed_map_keeps_the_entries_that_are_set(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"set data\.label_map=\{128: 1, 3: 255\}$"):
+    with pytest.raises(DataError, match=r"--set 'data\.label_map=\{128: 1, 3: 255\}'$"):
         labels_of([[0, 128, 3]], tmp_path, 3, label_map={128: 1})
 
 

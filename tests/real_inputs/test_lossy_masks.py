@@ -65,7 +65,7 @@ def test_lossy_masks_are_refused_by_their_content(
         read_mask(tmp_path / name, binary(allow_lossy_masks=False), 2)
     assert str(error.value) == (
         f"{tmp_path}/{name}: is {kind}, which changes values near edges, so that labels become "
-        "other labels; save the masks as PNG again from their source, or set "
+        "other labels; save the masks as PNG again from their source, or --set "
         "data.allow_lossy_masks=true to round every pixel to the nearest known value"
     )
 

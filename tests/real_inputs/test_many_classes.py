@@ -284,9 +284,9 @@ def test_data_check_prints_the_last_class(
 @pytest.mark.parametrize(
     ("num_classes", "settings", "message"),
     [
-        (300, {}, "data.ignore_index: 255 is also the label of one of the 300 classes; set "
+        (300, {}, "data.ignore_index: 255 is also the label of one of the 300 classes; --set "
          "data.ignore_index=65535"),
-        (256, {}, "data.ignore_index: 255 is also the label of one of the 256 classes; set "
+        (256, {}, "data.ignore_index: 255 is also the label of one of the 256 classes; --set "
          "data.ignore_index=65535"),
         (65_535, {"ignore_index": IGNORE}, "data.classes: 65535 classes; at most 65534 are "
          "possible"),
