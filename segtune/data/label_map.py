@@ -138,6 +138,18 @@ def _way_out(
         )
     if config.reduces_zero_label:
         return "check data.classes, data.ignore_index and data.reduce_zero_label"
+    return _other_numbering(distinct, wrong, config, num_classes, nodata)
+
+
+def _other_numbering(
+    distinct: np.ndarray,
+    wrong: np.ndarray,
+    config: DataConfig,
+    num_classes: int,
+    nodata: float | None,
+) -> str:
+    """Return how the file may number its classes or objects, with the setting that reads it."""
+    ignore = config.ignore_index
     if steps := _even_steps(distinct, num_classes):
         levels = {value: label for label, value in enumerate(steps) if value}
         return f"if the labels were saved as grey levels, {map_with(config, levels)}"
