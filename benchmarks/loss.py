@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.timing import Row, show_table, speedup, time_in_turns
-from segtune.config.schema import LossConfig
+from segtune.config.loss_config import LossConfig
 from segtune.losses.segmentation import build_loss
 
 # Images, classes, and height and width of the labels.

@@ -33,7 +33,8 @@ from benchmarks.tasks import CONFIG, SPACE
 from benchmarks.timing import Row, seconds_of, show_table
 from segtune.cluster.ray_session import ENVIRONMENT
 from segtune.cluster.run import run_search
-from segtune.config.schema import ExperimentConfig, LossConfig
+from segtune.config.loss_config import LossConfig
+from segtune.config.schema import ExperimentConfig
 from segtune.data import shapes
 from segtune.data.loader import TrainLoader
 from segtune.losses.segmentation import build_loss

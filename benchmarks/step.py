@@ -29,7 +29,9 @@ from torch import Tensor, nn
 
 from benchmarks import peers
 from benchmarks.timing import Row, show_table, speedup, time_in_turns
-from segtune.config.schema import ExperimentConfig, LossConfig, ModelConfig, load_config
+from segtune.config.loss_config import LossConfig
+from segtune.config.model_config import ModelConfig
+from segtune.config.schema import ExperimentConfig, load_config
 from segtune.data.loader import normalize
 from segtune.losses.segmentation import build_loss
 from segtune.models.build import build_model

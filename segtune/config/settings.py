@@ -1,7 +1,7 @@
 """Strict settings from YAML: all mistakes are reported at once, with file, line and nearest name.
 
-Knows no particular setting. `schema.py` declares those of a config, `tuning/study.py` those of a
-search.
+Knows no particular setting. `schema.py` puts together those of a config, `tuning/study.py` declares
+those of a search.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Self, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
@@ -57,6 +57,7 @@ def expand_path(path: str) -> str:
 
 
 PathText = Annotated[str, AfterValidator(expand_path)]
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Settings(BaseModel):

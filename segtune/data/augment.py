@@ -18,8 +18,8 @@ import numpy as np
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 import albumentations as A
 
+from segtune.config.augment_config import AugmentConfig, CutoutConfig
 from segtune.config.data_config import DataConfig
-from segtune.config.schema import AugmentConfig, CutoutConfig
 from segtune.data.photometric import PhotometricDistortion
 
 # ImageNet's mean colour, so that padding and holes are 0 after normalisation.

@@ -23,7 +23,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from segtune.config.data_config import DataConfig
-from segtune.config.schema import ExperimentConfig, ScheduleConfig
+from segtune.config.schedule_config import ScheduleConfig
+from segtune.config.schema import ExperimentConfig
 from segtune.data.augment import Augmentation, cutmix, fit_scale, resize_to_fit
 from segtune.data.cache import DecodedPairs
 from segtune.data.decode import as_stored_note, pair_size

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from segtune.config.data_config import IGNORE_INDEX
-from segtune.config.schema import LossConfig
+from segtune.config.loss_config import LossConfig
 from segtune.errors import ConfigError
 from segtune.losses.banded import BandedLoss, LossSpec, SoftmaxBand
 from segtune.losses.row_bands import RowUpsampler, split_into_bands

@@ -13,7 +13,7 @@ from typing import cast
 import torch
 from torch import nn
 
-from segtune.config.schema import ModelConfig
+from segtune.config.model_config import ModelConfig
 from segtune.errors import ConfigError
 from segtune.models.segformer import SegFormer
 from segtune.models.upernet import UPerNet

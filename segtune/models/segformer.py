@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import SegformerConfig, SegformerForSemanticSegmentation, SegformerModel
 
-from segtune.config.schema import ModelConfig
+from segtune.config.model_config import ModelConfig
 from segtune.errors import ConfigError, nearest
 from segtune.models.bilinear import resize
 from segtune.models.mit_names import to_transformers_names

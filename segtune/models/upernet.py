@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import UperNetConfig
 from transformers.models.upernet.modeling_upernet import UperNetFCNHead, UperNetHead
 
-from segtune.config.schema import ModelConfig
+from segtune.config.model_config import ModelConfig
 from segtune.errors import ConfigError, nearest
 from segtune.models.pretrained import load_encoder
 from segtune.models.weight_files import SUFFIXES, local_weights, read_weights, weights_not_found

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
-from segtune.config.schema import HealthConfig
+from segtune.config.health_config import HealthConfig
 from segtune.runs.rundir import TrialDir
 
 # Rare enough that a thousand trials can write to one shared file system.

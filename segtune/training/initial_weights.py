@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from segtune.config.schema import ExperimentConfig, ModelConfig
+from segtune.config.model_config import ModelConfig
+from segtune.config.schema import ExperimentConfig
 from segtune.errors import CheckpointError, first_of
 from segtune.models.segformer import SegFormer
 from segtune.models.upernet import UPerNet

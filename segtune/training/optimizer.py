@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from segtune.config.schema import OptimConfig
+from segtune.config.optim_config import OptimConfig
 
 NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
 # timm has norms of its own (LayerNorm2d, BatchNormAct2d and others). Most derive from torch's, but

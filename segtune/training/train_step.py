@@ -14,7 +14,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from segtune.config.schema import OptimConfig
+from segtune.config.optim_config import OptimConfig
 from segtune.data.loader import Batch, normalize
 from segtune.losses.segmentation import SegmentationLoss
 from segtune.models.upernet import AUXILIARY_WEIGHT

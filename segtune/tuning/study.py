@@ -11,12 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from segtune.config.schema import (
-    ExperimentConfig,
-    absolute_paths,
-    absolute_weights,
-    load_config,
-)
+from segtune.config.schema import ExperimentConfig, absolute_paths, absolute_weights, load_config
 from segtune.config.settings import section_of
 from segtune.config.yaml_io import Source, Tree, parse_assignments, read_yaml
 from segtune.errors import ConfigError, nearest

@@ -20,7 +20,8 @@ from segtune.api import run_training
 from segtune.cluster.run import run_search
 from segtune.cluster.supervisor import HangDetector
 from segtune.cluster.train_group import train_on_workers
-from segtune.config.schema import ExperimentConfig, HealthConfig
+from segtune.config.health_config import HealthConfig
+from segtune.config.schema import ExperimentConfig
 from segtune.config.yaml_io import write_yaml
 from segtune.runs.results import read_trials
 from segtune.runs.rundir import SearchDir, TrialDir

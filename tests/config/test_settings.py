@@ -9,7 +9,8 @@ import yaml
 
 from segtune.config.allowed import allowed_values
 from segtune.config.describe import describe
-from segtune.config.schema import ExperimentConfig, ScheduleConfig, load_config
+from segtune.config.schedule_config import ScheduleConfig
+from segtune.config.schema import ExperimentConfig, load_config
 from segtune.config.settings import Difference, Settings, differences, section_of
 from segtune.config.yaml_io import Source, Tree, parse_yaml, write_yaml
 from segtune.errors import ConfigError

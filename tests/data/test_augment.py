@@ -4,8 +4,8 @@ import cv2
 import numpy as np
 import pytest
 
+from segtune.config.augment_config import AugmentConfig
 from segtune.config.data_config import DataConfig
-from segtune.config.schema import AugmentConfig
 from segtune.data.augment import (
     Augmentation,
     CropWindow,

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from segtune.config.schema import LossConfig
+from segtune.config.loss_config import LossConfig
 from segtune.losses import formulas
 from segtune.losses.segmentation import build_loss, hardest_pixels
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from segtune.config.schema import LossConfig
+from segtune.config.loss_config import LossConfig
 from segtune.errors import ConfigError
 from segtune.losses import formulas
 from segtune.losses.segmentation import SegmentationLoss, build_loss

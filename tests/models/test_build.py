@@ -5,7 +5,7 @@ import socket
 import pytest
 import torch
 
-from segtune.config.schema import ModelConfig
+from segtune.config.model_config import ModelConfig
 from segtune.errors import ConfigError
 from segtune.models.build import build_model, check_batch, sync_norms
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from segtune.config.schema import ModelConfig
+from segtune.config.model_config import ModelConfig
 from segtune.errors import ConfigError
 from segtune.models.segformer import SegFormer
 

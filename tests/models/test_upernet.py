@@ -7,7 +7,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from segtune.config.schema import ModelConfig
+from segtune.config.model_config import ModelConfig
 from segtune.errors import ConfigError, WeightsError
 from segtune.models.upernet import UPerNet
 

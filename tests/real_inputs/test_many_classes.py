@@ -11,7 +11,8 @@ from mask_data import MakeDataSet, files_of, on_data
 
 from segtune import data_tools, evaluate, predict, train
 from segtune.config.data_config import DataConfig
-from segtune.config.schema import ExperimentConfig, LossConfig
+from segtune.config.loss_config import LossConfig
+from segtune.config.schema import ExperimentConfig
 from segtune.config.yaml_io import write_yaml
 from segtune.data.augment import Augmentation, cutmix
 from segtune.data.cache import DecodedPairs

@@ -22,7 +22,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from segtune.config.schema import ExperimentConfig, ModelConfig
+from segtune.config.model_config import ModelConfig
+from segtune.config.schema import ExperimentConfig
 from segtune.errors import WeightsError
 from segtune.models.segformer import SegFormer
 from segtune.models.upernet import UPerNet

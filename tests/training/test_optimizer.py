@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from segtune.config.schema import ModelConfig, OptimConfig
+from segtune.config.model_config import ModelConfig
+from segtune.config.optim_config import OptimConfig
 from segtune.models.build import build_model, head_parameters
 from segtune.models.segformer import SegFormer
 from segtune.models.upernet import UPerNet

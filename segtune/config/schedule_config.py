@@ -1,0 +1,74 @@
+"""The settings of the length, the learning rate schedule and the validation interval."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from segtune.config.settings import Settings
+
+
+class ScheduleConfig(Settings):
+    """Length, batch size, learning rate schedule (warmup, then poly) and validation interval."""
+
+    epochs: int = Field(default=200, ge=1, description="Passes over the training images.")
+    batch_size: int = Field(
+        default=18,
+        ge=1,
+        description="Images per optimiser step, all workers together. Must be a multiple of "
+        "accumulate and of the number of workers.",
+    )
+    accumulate: int = Field(
+        default=1,
+        ge=1,
+        description="Backward passes per optimiser step. Raise it if the batch does not fit into "
+        "memory.",
+    )
+    warmup_epochs: float = Field(
+        default=15,
+        ge=0,
+        description="Length of the linear warmup in epochs. May be a fraction, such as 0.5: the "
+        "learning rate changes at every step. Must be less than epochs.",
+    )
+    warmup_start: float = Field(
+        default=1.0e-6,
+        gt=0,
+        le=1,
+        description="Learning rate at step 0, as a fraction of the peak.",
+    )
+    poly_power: float = Field(
+        default=1.0,
+        ge=0,
+        description="Exponent of the poly schedule after warmup: the learning rate falls to "
+        "eta_min with (1 - progress)^poly_power. 0: it stays constant.",
+    )
+    eta_min: float = Field(
+        default=0.0,
+        ge=0,
+        description="Learning rate of the encoder at the end (not a fraction). The head ends at "
+        "optim.head_lr_mult times this.",
+    )
+    val_every: int = Field(
+        default=10,
+        ge=1,
+        description="Epochs between validations. The last epoch is always validated.",
+    )
+
+    @model_validator(mode="after")
+    def _check_warmup_and_batch(self) -> Self:
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError(
+                "warmup_epochs must be less than epochs, "
+                f"got {self.warmup_epochs:g} of {self.epochs}"
+            )
+        if self.batch_size % self.accumulate:
+            raise ValueError(
+                "batch_size must be a multiple of accumulate, "
+                f"got batch_size {self.batch_size} and accumulate {self.accumulate}"
+            )
+        return self
+
+    def validates(self, epoch: int) -> bool:
+        """Whether there is a validation after `epoch`, which counts from 1."""
+        return epoch % self.val_every == 0 or epoch == self.epochs
