@@ -66,6 +66,8 @@ def next_steps(study: Study, run: SearchDir) -> dict[str, str]:
         return {}
     retrain = ["python", "-m", "segtune.train", "--config", str(run.best)]
     retrain += ["--out", str(run.path / "retrain")]
+    if study.search.init_from:
+        retrain += ["--init-from", study.search.init_from]
     if study.search.workers_per_trial > 1:
         retrain += ["--workers", str(study.search.workers_per_trial)]
     storage = hide_password(study.search.storage or str(run.journal))

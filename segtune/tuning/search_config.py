@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from segtune.config.settings import Settings
+from segtune.config.settings import PathText, Settings
 from segtune.tuning.proxy import ProxyConfig
 
 
@@ -184,6 +184,12 @@ class SearchConfig(Settings):
         default=None,
         description="Where Optuna stores the study: a database URL such as sqlite:///study.db or "
         "postgresql://USER@HOST/DATABASE. null: the journal file study.log in the run folder.",
+    )
+    init_from: PathText | None = Field(
+        default=None,
+        description="Checkpoint from which each trial is fine-tuned: a checkpoint, or the folder "
+        "of a training run or a search run, which stands for its best checkpoint. null: each trial "
+        "starts from model.weights.",
     )
     known_good: tuple[dict[str, Any], ...] = Field(
         default=(),

@@ -132,6 +132,9 @@ def load_study(
         {} if search_tree is None else search_tree, _under(source, "search")
     )
     search_block = search_block.override(dict(search or {}), Source("command line"))
+    if search_block.init_from:
+        place = str(Path(search_block.init_from).absolute())
+        search_block = search_block.override({"init_from": place})
     space_tree = tree["space"]
     if isinstance(space_tree, str):
         space_tree, source = read_yaml(Path(path).parent / os.path.expanduser(space_tree))
