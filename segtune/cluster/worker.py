@@ -98,6 +98,7 @@ def train_rank(
     """
     import torch
 
+    from segtune.training import checkpoint
     from segtune.training.distributed import Ranks
     from segtune.training.memory import keep_freed_memory
     from segtune.training.trainer import Trainer, TrialCancelled
@@ -107,7 +108,9 @@ def train_rank(
     torch.set_num_threads(max(1, int(task.cpus)))
     config = ExperimentConfig.parse(task.config)
     # Ray Train has opened the process group of the ranks, and closes it.
-    if task.resume:
+    # An attempt that ended before it had written its initial weights starts again.
+    restarts = task.init_from and checkpoint.last_good(task.trial.checkpoints) is None
+    if task.resume and not restarts:
         trainer = Trainer.resume(config, task.trial, Ranks.join(), cpus=task.cpus)
     else:
         trainer = Trainer.start(
@@ -115,7 +118,7 @@ def train_rank(
             task.trial,
             Ranks.join(),
             init_from=Path(task.init_from) if task.init_from else None,
-            overwrite=task.overwrite,
+            overwrite=task.overwrite or task.resume,
             cpus=task.cpus,
         )
     with contextlib.suppress(TrialCancelled):

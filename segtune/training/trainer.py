@@ -129,6 +129,9 @@ class Trainer:
             )
             trainer.first_weight_norm = weight_norm(trainer.network)
         trainer._set_up()
+        if init_from and ranks.is_first:
+            # A resume before the first epoch has ended must not start from other weights.
+            trainer._save_last(Manifest(0, 0, 0.0, None, config.dump(), classes=trainer.classes))
         return trainer
 
     @classmethod
@@ -369,7 +372,6 @@ class Trainer:
         if not self.ranks.is_first:
             return
         self.out.check_current()
-        folder, weights = self.out.checkpoints, self.network.state_dict()
         manifest = Manifest(
             record.epoch,
             self.step,
@@ -379,12 +381,17 @@ class Trainer:
             classes=self.classes,
         )
         if improved:
-            checkpoint.save(folder, "best", weights, None, manifest)
+            weights = self.network.state_dict()
+            checkpoint.save(self.out.checkpoints, "best", weights, None, manifest)
         is_last = record.epoch == self.config.schedule.epochs
         if is_last or record.epoch % self.config.checkpoint.every == 0:
-            checkpoint.save(folder, "last", weights, self._state(), manifest)
+            self._save_last(manifest)
         self.out.append_epoch(record)
         self.scalars.add(record)
+
+    def _save_last(self, manifest: Manifest) -> None:
+        folder, weights = self.out.checkpoints, self.network.state_dict()
+        checkpoint.save(folder, "last", weights, self._state(), manifest)
 
     def _state(self) -> dict[str, Any]:
         """Return what a resume needs besides the weights and the manifest."""
@@ -392,6 +399,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "best_miou": self.best_miou,
+            "is_fine_tuning": self.is_fine_tuning,
             "first_weight_norm": self.first_weight_norm,
             "first_loss": self.health.first_loss,
             "first_norm": self.health.first_norm,
@@ -410,6 +418,8 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.best_miou = state["best_miou"]
+        # The initial weights are validated once, before the first epoch.
+        self.is_fine_tuning = manifest.epoch == 0 and state["is_fine_tuning"]
         self.first_weight_norm = state["first_weight_norm"]
         self.seconds = state["seconds"]
         self.health.first_loss = state["first_loss"]

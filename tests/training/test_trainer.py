@@ -236,6 +236,21 @@ def test_init_from_takes_weights_only_and_warns_of_a_large_rate(
     assert "times the rate at which" in caplog.text
 
 
+def test_resume_before_the_first_checkpoint_goes_on_from_the_weights_of_init_from(
+    tiny_config: ExperimentConfig, tmp_path: Path
+) -> None:
+    train(start(tiny_config, tmp_path / "a"))
+    unbroken = start(tiny_config, tmp_path / "b", init_from=tmp_path / "a")
+    expected = train(unbroken).out.read_epochs()
+    start(tiny_config, tmp_path / "c", init_from=tmp_path / "a")  # and it is killed
+    shutil.rmtree(tmp_path / "a")
+    epochs = train(resume(tiny_config, tmp_path / "c")).out.read_epochs()
+    assert epochs[0].init_miou is not None
+    assert [(e.losses, e.miou, e.init_miou) for e in epochs] == [
+        (e.losses, e.miou, e.init_miou) for e in expected
+    ]
+
+
 def test_accumulation_counts_optimiser_steps(tiny_config: ExperimentConfig, tmp_path: Path) -> None:
     changes = {
         "schedule.accumulate": 2,
