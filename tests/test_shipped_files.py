@@ -7,12 +7,14 @@ import pytest
 
 from segtune.config.describe import markdown
 from segtune.config.schema import load_config
+from segtune.config.yaml_io import read_yaml
 from segtune.config_tools import BLOCKS
 from segtune.tuning.study import load_study
 
 ROOT = Path(__file__).parent.parent
-STUDIES = [ROOT / "configs" / "loss_weights.yaml"]
-CONFIGS = [path for path in sorted((ROOT / "configs").glob("*.yaml")) if path not in STUDIES]
+FILES = sorted((ROOT / "configs").glob("*.yaml"))
+STUDIES = [path for path in FILES if "space" in read_yaml(path)[0]]
+CONFIGS = [path for path in FILES if path not in STUDIES]
 SPACES = sorted((ROOT / "search_spaces").glob("*.yaml"))
 PAGES = [
     *sorted(ROOT.glob("*.md")),
