@@ -53,7 +53,9 @@ def shorten(config: ExperimentConfig, proxy: ProxyConfig) -> ExperimentConfig:
     if proxy.epochs:
         share = proxy.epochs / config.schedule.epochs
         changes["schedule.epochs"] = proxy.epochs
-        changes["schedule.warmup_epochs"] = config.schedule.warmup_epochs * share
+        warmup = config.schedule.warmup_epochs * share
+        by_step = config.schedule.by == "step"
+        changes["schedule.warmup_epochs"] = warmup if by_step else round(warmup)
         changes["schedule.val_every"] = max(1, round(config.schedule.val_every * share))
         changes["checkpoint.every"] = max(1, round(config.checkpoint.every * share))
     if proxy.resolution:

@@ -7,7 +7,7 @@ import logging
 import os
 import random
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,15 @@ from segtune.config.yaml_io import Source, Tree, parse_assignments, read_yaml
 from segtune.errors import ConfigError, nearest
 from segtune.runs.rundir import SearchDir
 from segtune.tuning.proxy import shorten
-from segtune.tuning.search_config import MedianConfig, SearchConfig
+from segtune.tuning.search_config import MedianConfig, SchedulerConfig, SearchConfig
 from segtune.tuning.space import Space
 from segtune.tuning.space_checks import SpaceProblem, space_notes, space_problems
 from segtune.tuning.space_reader import read_space
 
 log = logging.getLogger(__name__)
 
+# The first rung is at this epoch, or at the first validation after it.
+DEFAULT_GRACE_EPOCHS = 3
 DEFAULT_CONFIG = Path("configs/shapes_segformer_b0.yaml")
 
 
@@ -87,6 +89,17 @@ class Study:
             "so the sampler does not learn from it"
         )
 
+    @property
+    def grace_epochs(self) -> int:
+        """The first epoch at which a trial can be stopped; there has to be a stopping rule."""
+        assert self.search.scheduler != "none"
+        chosen = self.search.scheduler.chosen.grace_epochs
+        if chosen is not None:
+            return chosen
+        schedule = self.trial_config({}).schedule
+        epochs = range(DEFAULT_GRACE_EPOCHS, schedule.epochs)
+        return next(filter(schedule.validates, epochs), schedule.epochs)
+
     def rungs(self) -> list[int]:
         """Return the epochs at which halving decides, in ascending order.
 
@@ -96,7 +109,7 @@ class Study:
         if scheduler == "none" or isinstance(scheduler.chosen, MedianConfig):
             return []
         rungs = []
-        epoch = scheduler.chosen.grace_epochs
+        epoch = self.grace_epochs
         while epoch < self.epochs:
             rungs.append(epoch)
             epoch *= scheduler.chosen.reduction
@@ -141,7 +154,7 @@ def load_study(
         prefix = ""
     base = absolute_paths(base)
     space = read_space(_with_absolute_weights(space_tree), base, source, prefix)
-    study = Study(base, space, search_block)
+    study = _with_grace_epochs(Study(base, space, search_block))
     problems = [f"{path}: {problem}" for problem in _study_problems(study)]
     if not _is_recorded(Path(path)):
         of_space = space_problems(space, base, search_block, study.rungs())
@@ -152,6 +165,19 @@ def load_study(
         for note in _placed(space_notes(space, search_block), source, prefix):
             log.warning("%s", note)
     return study
+
+
+def _with_grace_epochs(study: Study) -> Study:
+    """Return the study with a number for the `grace_epochs` of its stopping rule.
+
+    The record of the search run then holds the number.
+    """
+    scheduler = study.search.scheduler
+    if scheduler == "none" or scheduler.chosen.grace_epochs is not None:
+        return study
+    (rule,) = (name for name in SchedulerConfig.model_fields if getattr(scheduler, name))
+    changes = {f"scheduler.{rule}.grace_epochs": study.grace_epochs}
+    return replace(study, search=study.search.override(changes))
 
 
 def _read_blocks(path: str | Path) -> tuple[Tree, Source, str]:
