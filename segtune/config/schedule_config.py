@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -25,11 +25,18 @@ class ScheduleConfig(Settings):
         description="Backward passes per optimiser step. Raise it if the batch does not fit into "
         "memory.",
     )
+    by: Literal["step", "epoch"] = Field(
+        default="step",
+        description="step: the learning rate changes at every step. epoch: it changes once per "
+        "epoch, as with by_epoch in mmengine. Both follow mmengine's LinearLR and PolyLR: the last "
+        "step (or epoch) of the warmup and the first one after it have the peak, and the last one "
+        "of all has eta_min.",
+    )
     warmup_epochs: float = Field(
         default=15,
         ge=0,
-        description="Length of the linear warmup in epochs. May be a fraction, such as 0.5: the "
-        "learning rate changes at every step. Must be less than epochs.",
+        description="Length of the linear warmup in epochs. May be a fraction, such as 0.5, unless "
+        "schedule.by is epoch. Must be less than epochs.",
     )
     warmup_start: float = Field(
         default=1.0e-6,
@@ -61,6 +68,11 @@ class ScheduleConfig(Settings):
             raise ValueError(
                 "warmup_epochs must be less than epochs, "
                 f"got {self.warmup_epochs:g} of {self.epochs}"
+            )
+        if self.by == "epoch" and self.warmup_epochs % 1:
+            raise ValueError(
+                "warmup_epochs must be a whole number if by is epoch, "
+                f"got {self.warmup_epochs:g}; by: step allows fractions"
             )
         if self.batch_size % self.accumulate:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""Parameter groups, the optimiser, and the learning rate as a pure function of the step."""
+"""Parameter groups, the optimiser, and the learning rate of each group."""
 
 from __future__ import annotations
 
@@ -85,21 +85,6 @@ def build_optimizer(
         for parameter in (p for group in groups for p in group["params"]):
             optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     return optimizer
-
-
-def learning_rate_factor(
-    step: int, *, total: int, warmup: int, warmup_start: float, power: float, floor: float = 0.0
-) -> float:
-    """Return the learning rate of step 0..total-1 relative to the peak.
-
-    Linear warmup from `warmup_start` over `warmup` steps, then the poly schedule
-    floor + (1 - floor) * (1 - progress)^power. Both count steps, as mmseg's LinearLR followed by
-    PolyLR does.
-    """
-    if step < warmup:
-        return warmup_start + (1 - warmup_start) * step / warmup
-    progress = (step - warmup) / max(1, total - warmup)
-    return floor + (1 - floor) * max(0.0, 1 - progress) ** power
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:

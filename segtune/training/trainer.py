@@ -39,8 +39,9 @@ from segtune.training.heartbeat import Heartbeat
 from segtune.training.initial_weights import load_initial_weights
 from segtune.training.memory import OutOfMemoryError
 from segtune.training.network import build_network, seeded
-from segtune.training.optimizer import build_optimizer, learning_rate_factor, set_learning_rate
+from segtune.training.optimizer import build_optimizer, set_learning_rate
 from segtune.training.probes import weight_norm
+from segtune.training.schedule import factor_of_step
 from segtune.training.tensorboard import ScalarLog
 from segtune.training.train_step import OutOfMemory, PendingStep, StepResult, TrainStep, with_lag
 
@@ -291,16 +292,10 @@ class Trainer:
         return verdict
 
     def _set_learning_rate(self) -> None:
-        schedule = self.config.schedule
         peak = self.config.optim.lr
-        factor = learning_rate_factor(
-            self.step,
-            total=self.total_steps,
-            warmup=round(schedule.warmup_epochs * self.train_data.steps_per_epoch),
-            warmup_start=schedule.warmup_start,
-            power=schedule.poly_power,
-            floor=schedule.eta_min / peak,
-        )
+        floor = self.config.schedule.eta_min / peak
+        steps_per_epoch = self.train_data.steps_per_epoch
+        factor = factor_of_step(self.step, steps_per_epoch, self.config.schedule, floor)
         set_learning_rate(self.optimizer, factor)
         self.lr = peak * factor
 
