@@ -4,10 +4,8 @@ The values and gradients are those of `formulas.py`, with less memory. The plain
 dozen full-size copies for the backward pass: 500 MiB for two crops of 21 classes. This code adds
 each band to a handful of sums and to the gradient on the logits, and then drops the band. The
 gradient is all that the backward pass needs. Dice computes each band a second time, because its
-gradient depends on the sums of the whole sample.
-
-Names: `p` is a probability, `nll` is -log(p) of a pixel's label, and `grad_x` is the derivative of
-the loss with respect to `x`. C is the number of classes, P the number of pixels in a band.
+gradient depends on the sums of the whole sample. The terms of one band are in `pixel_terms.py` and
+`region_terms.py`.
 """
 
 from __future__ import annotations
@@ -17,11 +15,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from segtune.losses.formulas import DICE_EPS
+from segtune.losses.pixel_terms import SigmoidBand, SoftmaxBand
+from segtune.losses.region_terms import DiceSums, dice_gradient
 from segtune.losses.row_bands import Band, RowUpsampler, split_into_bands
 
 
@@ -50,156 +48,6 @@ class LossSpec:
     def needs_sigmoid(self) -> bool:
         """Whether a term uses the sigmoid of each class."""
         return bool(self.dice or (self.focal and not self.softmax_focal))
-
-
-class SoftmaxBand:
-    """The softmax of a band, for `formulas.softmax_focal` and `formulas.cross_entropy`.
-
-    It stays exact if the probability of the label rounds to 1 or to 0.
-    """
-
-    def __init__(self, band: Band) -> None:
-        self.labels = band.labels
-        top = band.logits.amax(0)
-        # exp(logit - top) [C, P]. The entry of the label becomes 0 below.
-        self.other_exps = torch.exp(band.logits - top)
-        label_exp = band.at_label(self.other_exps)
-        # The other classes are summed without the label. The total minus the label's part would
-        # lose all digits on a confident pixel.
-        others_exp = self.other_exps.scatter_(0, band.labels, 0.0).sum(0)
-        self.total_exp = label_exp + others_exp
-        self.p_others = others_exp / self.total_exp  # 1 - p of the label
-        # `log1p` is exact for p near 1, the logits for p near 0, where `label_exp` underflows to 0.
-        unlikely_nll = self.total_exp.log() - (band.at_label(band.logits) - top)
-        likely_nll = torch.log1p(others_exp / label_exp)
-        self.nll = torch.where(label_exp > 0.5 * self.total_exp, likely_nll, unlikely_nll)
-
-    def focal(self, gamma: float) -> Tensor:
-        """Return (1 - p)^gamma * nll [P]: softmax focal, or cross-entropy if gamma is 0."""
-        return self.p_others.pow(gamma) * self.nll if gamma else self.nll
-
-    def focal_derivative(self, gamma: float) -> Tensor:
-        """Return the derivative of `focal` with respect to nll [P]. It is 1 if gamma is 0."""
-        if not gamma:
-            return torch.ones_like(self.nll)
-        ratio = torch.where(self.p_others > 0, self.nll / self.p_others, 1.0)  # -> 1 as p -> 1
-        return self.p_others.pow(gamma) * (1 + gamma * (1 - self.p_others) * ratio)
-
-    def gradient(self, grad_nll: Tensor) -> Tensor:
-        """Return the gradient [C, P] on the logits, from that on nll [P].
-
-        It is grad_nll * (softmax - one-hot label). Call this once: it overwrites `other_exps`.
-        """
-        result = self.other_exps.mul_(grad_nll / self.total_exp)
-        return result.scatter_(0, self.labels, (-grad_nll * self.p_others)[None])
-
-
-class SigmoidBand:
-    """The sigmoid of each class of a band, for `formulas.sigmoid_focal` and Dice."""
-
-    def __init__(self, band: Band) -> None:
-        self.band = band
-        self.p = band.logits.sigmoid()
-
-    def focal(self, gamma: float, alpha: float) -> tuple[Tensor, Tensor]:
-        """Return the focal loss of each class and its gradient on the logits, both [C, P].
-
-        The values are those of `formulas.sigmoid_focal` before class weights and mean. First, each
-        class is computed as a negative. Then the value at the label is replaced by that of a
-        positive. Correcting the sum over classes instead would lose digits: on a confident pixel,
-        the label's value as a negative is by far the largest.
-        """
-        band = self.band
-        # A positive with logit x has the loss of a negative with logit -x.
-        positive_logits = -band.at_label(band.logits)
-        positive, grad_positive = _negative_focal(positive_logits, positive_logits.sigmoid(), gamma)
-        value, grad_logits = _negative_focal(band.logits, self.p, gamma)
-        value.mul_(1 - alpha).scatter_(0, band.labels, alpha * positive[None])
-        grad_logits.mul_(1 - alpha).scatter_(0, band.labels, -alpha * grad_positive[None])
-        return value, grad_logits
-
-
-def _negative_focal(logits: Tensor, p: Tensor, gamma: float) -> tuple[Tensor, Tensor]:
-    """Return p^gamma * -log(1 - p) for p = sigmoid(logits), and its gradient on the logits.
-
-    -log(1 - sigmoid(x)) is softplus(x).
-    """
-    softplus = F.softplus(logits)
-    if not gamma:
-        return softplus, p.clone()
-    p_to_gamma = _power(logits - softplus, p, gamma)
-    grad_logits = (1 - p).mul_(softplus).mul_(gamma).add_(p).mul_(p_to_gamma)
-    return softplus.mul_(p_to_gamma), grad_logits
-
-
-def _power(log_p: Tensor, p: Tensor, gamma: float) -> Tensor:
-    """Return p^gamma.
-
-    It uses the logarithm, because `pow` is slow, and because the slope of `pow` at 0 is infinite if
-    gamma < 1.
-    """
-    if gamma in (1.0, 2.0):
-        return p if gamma == 1 else p * p
-    return torch.exp(gamma * log_p)
-
-
-@dataclass
-class DiceSums:
-    """The sums of one sample that Dice needs, by class [C], in float64.
-
-    In the symbols of `formulas.dice`: `overlap` is sum(p * y), `p_squared` is sum(p^2), and
-    `num_labels` is sum(y^2), the number of pixels with this label.
-    """
-
-    overlap: Tensor
-    p_squared: Tensor
-    num_labels: Tensor
-
-    @classmethod
-    def zeros(cls, num_classes: int, device: torch.device) -> DiceSums:
-        """Return sums of 0."""
-        return cls(*torch.zeros(3, num_classes, dtype=torch.float64, device=device))
-
-    def add(self, band: Band, p: Tensor) -> None:
-        """Add the probabilities [C, P] of a band."""
-        self.overlap += _sum_by_label(band, band.at_label(p) * band.valid)
-        self.num_labels += _sum_by_label(band, band.valid)
-        self.p_squared += p.square() @ band.valid
-
-    def loss_and_gradients(self, per_class: bool) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the loss [] of the sample, and its gradients [C] on `overlap` and `p_squared`.
-
-        The loss is that of `formulas.dice`, or of `formulas.dice_per_class` if `per_class`, before
-        the mean over samples.
-        """
-        overlap, p_squared, num_labels = self.overlap, self.p_squared, self.num_labels
-        if not per_class:
-            overlap = overlap.sum(0, keepdim=True)
-            p_squared = p_squared.sum(0, keepdim=True)
-            num_labels = num_labels.sum(0, keepdim=True)
-        present = num_labels > 0
-        share = present / present.sum().clamp(min=1)
-        denominator = p_squared + num_labels + 2 * DICE_EPS
-        loss = ((1 - 2 * overlap / denominator) * share).sum()
-        grad_overlap = -2 / denominator * share
-        grad_p_squared = 2 * overlap / denominator.square() * share
-        return loss, grad_overlap.expand_as(self.overlap), grad_p_squared.expand_as(self.overlap)
-
-
-def _sum_by_label(band: Band, values: Tensor) -> Tensor:
-    """Return the sum [C] of `values` [P] over the pixels of each label."""
-    sums = values.new_zeros(band.logits.shape[0])
-    return sums.index_add_(0, band.labels[0], values)
-
-
-def dice_gradient(band: Band, p: Tensor, grad_overlap: Tensor, grad_p_squared: Tensor) -> Tensor:
-    """Return the gradient [C, P] of Dice on the logits of a band.
-
-    `p` [C, P] are the band's probabilities. The gradients [C] are those on the sums of its sample.
-    """
-    grad_p = 2 * p * grad_p_squared[:, None]
-    grad_p.scatter_add_(0, band.labels, grad_overlap[band.labels])
-    return grad_p.mul_(p).mul_(1 - p).mul_(band.valid)
 
 
 class BandedTerms:

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from segtune.config.data_config import IGNORE_INDEX
 from segtune.config.loss_config import LossConfig
 from segtune.errors import ConfigError
-from segtune.losses.banded import BandedLoss, LossSpec, SoftmaxBand
+from segtune.losses.banded import BandedLoss, LossSpec
+from segtune.losses.pixel_terms import SoftmaxBand
 from segtune.losses.row_bands import RowUpsampler, split_into_bands
 
 TERMS = ("focal", "dice", "ce")
