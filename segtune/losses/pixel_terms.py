@@ -23,7 +23,8 @@ class SoftmaxBand:
 
     def __init__(self, band: Band) -> None:
         self.labels = band.labels
-        top = band.logits.amax(0)
+        self.logits = band.logits
+        self.top = top = band.logits.amax(0)
         # exp(logit - top) [C, P]. The entry of the label becomes 0 below.
         self.other_exps = torch.exp(band.logits - top)
         label_exp = band.at_label(self.other_exps)
@@ -47,6 +48,16 @@ class SoftmaxBand:
             return torch.ones_like(self.nll)
         ratio = torch.where(self.p_others > 0, self.nll / self.p_others, 1.0)  # -> 1 as p -> 1
         return self.p_others.pow(gamma) * (1 + gamma * (1 - self.p_others) * ratio)
+
+    def of_all_classes(self, class_weights: Tensor) -> Tensor:
+        """Return the sum [P] of class_weights[c] * -log(p of class c), for label smoothing."""
+        logits = self.logits - self.top
+        return class_weights.sum() * self.total_exp.log() - class_weights @ logits
+
+    def gradient_of_all_classes(self, class_weights: Tensor) -> Tensor:
+        """Return the gradient [C, P] of `of_all_classes` on the logits. Call before `gradient`."""
+        p = (self.other_exps / self.total_exp).scatter_(0, self.labels, (1 - self.p_others)[None])
+        return p.mul_(class_weights.sum()).sub_(class_weights[:, None])
 
     def gradient(self, grad_nll: Tensor) -> Tensor:
         """Return the gradient [C, P] on the logits, from that on nll [P].

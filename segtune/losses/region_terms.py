@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from segtune.losses.formulas import DICE_EPS
+from segtune.losses.formulas import DICE_EPS, TVERSKY_SMOOTH
 from segtune.losses.row_bands import Band
+from segtune.losses.softmax import Softmax
 
 
 @dataclass
@@ -72,3 +73,50 @@ def dice_gradient(band: Band, p: Tensor, grad_overlap: Tensor, grad_p_squared: T
     grad_p = 2 * p * grad_p_squared[:, None]
     grad_p.scatter_add_(0, band.labels, grad_overlap[band.labels])
     return grad_p.mul_(p).mul_(1 - p).mul_(band.valid)
+
+
+@dataclass
+class TverskySums:
+    """The sums of one sample that Tversky needs, by class [C], in float64.
+
+    `true_p` is the sum of p over the pixels of the class, `false_n` that of 1 - p, and `false_p`
+    the sum of p over all other pixels.
+    """
+
+    true_p: Tensor
+    false_p: Tensor
+    false_n: Tensor
+
+    @classmethod
+    def zeros(cls, num_classes: int, device: torch.device) -> TverskySums:
+        """Return sums of 0."""
+        return cls(*torch.zeros(3, num_classes, dtype=torch.float64, device=device))
+
+    def add(self, band: Band) -> None:
+        """Add a band."""
+        softmax = Softmax(band.logits)
+        self.true_p += _sum_by_label(band, band.at_label(softmax.p) * band.valid)
+        self.false_n += _sum_by_label(band, softmax.missing(band.labels) * band.valid)
+        # Summed without the label: a difference of two sums would lose digits.
+        self.false_p += softmax.p.scatter(0, band.labels, 0.0) @ band.valid
+
+    def loss_and_gradients(self, alpha: float, beta: float) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the loss [] of the sample, and its gradients [C] on p.
+
+        The first gradient is for pixels of the class, the second one for all others.
+        """
+        cost = alpha * self.false_p + beta * self.false_n
+        gain = self.true_p + TVERSKY_SMOOTH
+        squares = (gain + cost).square() * len(cost)
+        loss = (cost / (gain + cost)).mean()
+        return loss, -(cost + beta * gain) / squares, alpha * gain / squares
+
+
+def tversky_gradient(band: Band, grad_label: Tensor, grad_others: Tensor) -> Tensor:
+    """Return the gradient [C, P] of Tversky on the logits of a band.
+
+    The gradients [C] on p are those of `TverskySums.loss_and_gradients`.
+    """
+    grad_p = grad_others[:, None].expand_as(band.logits).clone()
+    grad_p.scatter_(0, band.labels, grad_label[band.labels])
+    return Softmax(band.logits).gradient(grad_p).mul_(band.valid)
