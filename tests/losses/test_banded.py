@@ -77,6 +77,26 @@ CASES = {
         partial(formulas.cross_entropy, class_weights=torch.tensor(CLASS_WEIGHTS)),
         {"ce": {"weight": 1.0}, "class_weights": CLASS_WEIGHTS},
     ),
+    "label smoothing": Case(
+        partial(formulas.cross_entropy, label_smoothing=0.1),
+        {"ce": {"weight": 1.0}, "label_smoothing": 0.1},
+    ),
+    "label smoothing, class weights": Case(
+        partial(
+            formulas.cross_entropy, class_weights=torch.tensor(CLASS_WEIGHTS), label_smoothing=0.4
+        ),
+        {"ce": {"weight": 1.0}, "label_smoothing": 0.4, "class_weights": CLASS_WEIGHTS},
+    ),
+    "tversky": Case(formulas.tversky, {"tversky": {"weight": 1.0}}),
+    "tversky, alpha and beta": Case(
+        partial(formulas.tversky, alpha=0.9, beta=0.2),
+        {"tversky": {"weight": 1.0, "alpha": 0.9, "beta": 0.2}},
+    ),
+    "lovasz": Case(formulas.lovasz_softmax, {"lovasz": {"weight": 1.0}}),
+    "lovasz per image": Case(
+        partial(formulas.lovasz_softmax, per_image=True),
+        {"lovasz": {"weight": 1.0, "per_image": True}},
+    ),
 }
 every_case = pytest.mark.parametrize("case", CASES.values(), ids=list(CASES))
 
