@@ -23,10 +23,7 @@ def load_custom_loss(name: str, num_classes: int, ignore_index: int) -> Loss:
 
     Raises ConfigError if it cannot be imported, or if it does not return something callable.
     """
-    build = load_object(name, SETTING)
-    if not callable(build):
-        raise _problem(name, f"is {build!r}; expected a function build(num_classes, ignore_index)")
-    loss = build(num_classes, ignore_index)
+    loss = load_object(name, SETTING)(num_classes, ignore_index)
     if not callable(loss):
         raise _problem(
             name, f"returned {loss!r}; expected a function of logits and labels, or a Module"
