@@ -65,17 +65,28 @@ class Batch:
 
     The masks are uint8, or int32 if labels or ignore_index do not fit into 8 bits. The images are
     channels last in memory.
+
+    If samples are mixed from two images, `second_masks` are the labels of the second images, of the
+    same shape and type as `masks`, and `first_share` is the share of the first image in each
+    sample, float32 [B] in 0..1; 1 for a sample that is not mixed.
     """
 
     images: Tensor
     masks: Tensor
+    second_masks: Tensor | None = None
+    first_share: Tensor | None = None
 
     def pin_memory(self) -> Batch:
         """Return a copy in pinned memory; the DataLoader calls this.
 
         A GPU copies from pinned memory asynchronously. Otherwise each step would wait for the copy.
         """
-        return Batch(self.images.pin_memory(), self.masks.pin_memory())
+        return Batch(
+            self.images.pin_memory(),
+            self.masks.pin_memory(),
+            None if self.second_masks is None else self.second_masks.pin_memory(),
+            None if self.first_share is None else self.first_share.pin_memory(),
+        )
 
 
 @dataclass

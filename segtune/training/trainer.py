@@ -19,6 +19,7 @@ import torch
 
 from segtune.config.schema import ExperimentConfig
 from segtune.config.yaml_io import write_yaml
+from segtune.data.class_weights import with_class_weights
 from segtune.data.layouts import class_names
 from segtune.data.loader import Batch, TrainLoader, ValLoader
 from segtune.data.masks import check_mask_settings
@@ -316,8 +317,7 @@ class Trainer:
     def _check_data(self) -> None:
         """Check the masks on all ranks; log the warnings on rank 0."""
         config = self.config
-        # Dice has no class weights, so it trains the classes with weight 0, too.
-        weights = None if config.loss.dice.weight else config.loss.class_weights
+        weights = config.loss.untrained_if_0
         train, val = self.train_data.pairs, self.val_data.pairs
         warnings = check_at_the_start(config.data, self.classes, train, val, weights)
         if config.schedule.eta_min > config.optim.lr:
@@ -441,10 +441,12 @@ class Trainer:
 
 
 def _with_value_range(config: ExperimentConfig, ranks: Ranks) -> ExperimentConfig:
-    """Return the config with the value range of the data set, so that its record is complete.
+    """Return the config with the value range and the class weights of the data set.
 
-    The settings of the masks are checked first, because this reads images.
+    These are numbers, so that the config's record is complete. The settings of the
+    masks are checked first, because this reads images.
     """
     check_mask_settings(config.data)
     value_range = find_value_range(config.data, is_quiet=not ranks.is_first)
-    return config.override({"data.value_range": value_range})
+    config = config.override({"data.value_range": value_range})
+    return with_class_weights(config, is_quiet=not ranks.is_first)
