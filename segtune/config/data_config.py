@@ -64,9 +64,9 @@ class DataConfig(Settings):
     )
     classes: str | tuple[str, ...] = Field(
         default="voc",
-        description="Class names in the order of their labels: voc, ade20k or shapes for the "
-        "names of that data set, or a text file in root with one name per line, or a list of "
-        "names.",
+        description="Class names in the order of their labels: voc, ade20k, cityscapes, camvid or "
+        "shapes for the names of that data set, or a text file in root with one name per line, or "
+        "a list of names.",
     )
     ignore_index: int = Field(
         default=IGNORE_INDEX,

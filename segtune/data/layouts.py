@@ -16,6 +16,7 @@ from segtune.config.data_config import DataConfig
 from segtune.data import layout_hints, near_misses, shapes
 from segtune.data.class_lists import check_class_names, read_class_list
 from segtune.data.file_names import IMAGE_SUFFIXES, LOSSY_MASK_SUFFIXES, MASK_SUFFIXES, Suffix
+from segtune.data.known_classes import NAMED_CLASSES
 from segtune.data.layout_hints import likely_splits
 from segtune.data.listing import FileTree
 from segtune.data.pairs import Pair, folder_pairs, list_pairs
@@ -23,32 +24,6 @@ from segtune.errors import DataError, nearest
 
 log = logging.getLogger(__name__)
 
-VOC_CLASSES = (
-    "background",
-    "aeroplane",
-    "bicycle",
-    "bird",
-    "boat",
-    "bottle",
-    "bus",
-    "car",
-    "cat",
-    "chair",
-    "cow",
-    "diningtable",
-    "dog",
-    "horse",
-    "motorbike",
-    "person",
-    "pottedplant",
-    "sheep",
-    "sofa",
-    "train",
-    "tvmonitor",
-)
-# The names of ADE20K's 150 classes differ between its releases; their numbers do not.
-ADE20K_CLASSES = tuple(f"class_{i}" for i in range(1, 151))
-NAMED_CLASSES = {"voc": VOC_CLASSES, "ade20k": ADE20K_CLASSES, "shapes": shapes.CLASSES}
 ADE20K_FOLDERS = {"train": "training", "val": "validation"}
 # Usual names of the training list of VOC plus SBD, 10,582 images.
 AUG_LISTS = ("aug", "trainaug", "train_aug")

@@ -198,14 +198,14 @@ def overlay(
     import torch
 
     from segtune.data.augment import resize_to_fit
-    from segtune.data.label_colours import voc_colours
+    from segtune.data.known_classes import class_colours
     from segtune.training.evaluation import label_bands
 
     resized = resize_to_fit(rgb, config.data.resize).transpose(2, 0, 1)
     batch = torch.from_numpy(np.ascontiguousarray(resized))[None].to(device)
     with torch.no_grad():
         logits = _logits(model, batch, window)
-        colours = np.ascontiguousarray(voc_colours(logits.shape[1])[:, ::-1])
+        colours = np.ascontiguousarray(class_colours(_names_in(config), logits.shape[1])[:, ::-1])
         blended = rgb if rgb.flags.writeable else np.empty_like(rgb)
         for rows, labels in label_bands([logits], rgb.shape[:2]):
             of_classes = colours[labels.cpu().numpy()]
