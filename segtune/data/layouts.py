@@ -19,6 +19,7 @@ from segtune.data.file_names import IMAGE_SUFFIXES, LOSSY_MASK_SUFFIXES, MASK_SU
 from segtune.data.known_classes import NAMED_CLASSES
 from segtune.data.layout_hints import likely_splits
 from segtune.data.listing import FileTree
+from segtune.data.own_layout import own_pairs
 from segtune.data.pairs import Pair, folder_pairs, list_pairs
 from segtune.errors import DataError, nearest
 
@@ -46,6 +47,11 @@ EXPECTED_CONTENT = {
 }
 
 
+def is_own(config: DataConfig) -> bool:
+    """Whether `data.layout` is the import path of a function, not the name of a layout."""
+    return config.layout not in FOLDERS
+
+
 def root_folder(config: DataConfig) -> Path:
     """Return the root folder of the data set; generate the data set there first if it is `shapes`.
 
@@ -56,6 +62,8 @@ def root_folder(config: DataConfig) -> Path:
     if config.layout == "shapes":
         shapes.generate_if_needed(root)
         return root
+    if is_own(config):
+        return root  # its function knows where the files are
     if not root.is_dir():
         raise DataError(
             f"data.root: no folder {config.root!r}; expected the data set, for layout "
@@ -103,12 +111,14 @@ def pairs_by_list(config: DataConfig, split: str) -> list[tuple[str, list[Pair]]
     if config.layout == "ade20k" and len(names) > 1:
         log.warning("data.train: the layout ade20k uses only the first split, %s", names[0])
         names = names[:1]
-    splits = _Splits(root, config, split)
-    by_list = [(name, splits.pairs(name)) for name in names]
+    splits = None if is_own(config) else _Splits(root, config, split)
+    by_list = [
+        (name, splits.pairs(name) if splits else own_pairs(config, split, name)) for name in names
+    ]
     if not any(pairs for _, pairs in by_list):
         raise DataError(
             f"data.{split}: the split {', '.join(names)} of {config.root} is empty"
-            f"{splits.content_hint()}"
+            f"{splits.content_hint() if splits else f'; {config.layout} returns no files'}"
         )
     for image, mask, _ in itertools.chain.from_iterable(pairs for _, pairs in by_list):
         if image == mask:
@@ -116,7 +126,8 @@ def pairs_by_list(config: DataConfig, split: str) -> list[tuple[str, list[Pair]]
                 f"{image}: is an image and its own mask; set data.masks to the folder of the "
                 "masks, or data.mask_suffix to the text behind their names"
             )
-    splits.say_what_was_ignored()
+    if splits:
+        splits.say_what_was_ignored()
     return by_list
 
 
@@ -156,7 +167,7 @@ class _Splits:
                 return self._of_list(Path(lists, f"{name.removesuffix('.txt')}.txt"))
             case "ade20k":
                 return folder_pairs(*self._open(*self._ade20k_folders(name)))
-            case "folder":
+            case _:
                 return self._of_folder_layout(name)
 
     def _of_folder_layout(self, name: str) -> list[Pair]:
