@@ -17,6 +17,7 @@ from segtune.data import layout_hints, near_misses, shapes
 from segtune.data.class_lists import check_class_names, read_class_list
 from segtune.data.file_names import IMAGE_SUFFIXES, LOSSY_MASK_SUFFIXES, MASK_SUFFIXES, Suffix
 from segtune.data.known_classes import NAMED_CLASSES
+from segtune.data.known_releases import known_release
 from segtune.data.layout_hints import likely_splits
 from segtune.data.listing import FileTree
 from segtune.data.own_layout import own_pairs
@@ -194,6 +195,8 @@ class _Splits:
     def _split_hint(self, name: str) -> str:
         root, images = Path(self.root), Path(self.root, self.images)
         wanted = (self.images, self.masks)
+        if hint := known_release(root):
+            return hint
         if not images.is_dir() or self.images == ".":
             used = (self.config.val,) if self.split == "train" else self.config.train
             return (
@@ -247,7 +250,8 @@ class _Splits:
         root = Path(self.root)
         if not path.parent.is_dir():
             return (
-                layout_hints.other_root(root, (self.images, "ImageSets"))
+                known_release(root)
+                or layout_hints.other_root(root, (self.images, "ImageSets"))
                 or layout_hints.other_root(root, (self.images, self.masks))
                 or layout_hints.other_layout(root, self.config.layout)
                 or layout_hints.list_of_images(root, self.images, "ImageSets/Segmentation")
@@ -293,6 +297,8 @@ class _Splits:
     def _absent_folder(self, tree: FileTree, error: OSError) -> str:
         root, path = Path(self.root), Path(tree.folder)
         name = self.images if tree.kind == "image" else self.masks
+        if hint := known_release(root):
+            return f"{path}: {error.strerror or 'not readable'}{hint}"
         hint = layout_hints.other_root(root, (self.images, self.masks))
         hint = hint or layout_hints.other_layout(root, self.config.layout)
         # The folder of the kind is in the root, or in the folder of a split.
