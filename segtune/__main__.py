@@ -18,7 +18,7 @@ COMMANDS = {
     "train": ("segtune.train", "train one config"),
     "evaluate": ("segtune.evaluate", "print a checkpoint's IoU and accuracy per class"),
     "predict": ("segtune.predict", "draw a checkpoint's predictions over images"),
-    "data": ("segtune.data_tools", "check a data set, or generate the shapes data set"),
+    "data": ("segtune.data_tools", "check, generate or convert a data set"),
     "config": ("segtune.config_tools", "describe all settings, or show a config in full"),
 }
 

@@ -29,6 +29,8 @@ ORDER = [
 COMMANDS = {
     "__main__",
     "config_tools",
+    "data_labelme",
+    "data_sbd",
     "data_tools",
     "evaluate",
     "export",

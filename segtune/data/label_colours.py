@@ -15,6 +15,7 @@ import numpy as np
 
 from segtune.config.data_config import DataConfig
 from segtune.config.yaml_io import parse_yaml
+from segtune.data.known_classes import voc_colours
 from segtune.data.layouts import class_names, root_folder
 from segtune.data.text_files import read_lines, read_text
 from segtune.errors import DataError, SegtuneError, first_of, nearest, setting
@@ -71,18 +72,6 @@ def pack(rgb: np.ndarray) -> np.ndarray:
 def unpack(packed: np.ndarray) -> np.ndarray:
     """Return the colours uint8 [..., 3] of `pack`."""
     return np.stack([packed >> 16, packed >> 8 & 255, packed & 255], -1).astype(np.uint8)
-
-
-def voc_colours(num_colours: int) -> np.ndarray:
-    """Return PASCAL VOC's colour of each label, uint8 [num_colours, 3]."""
-    labels = np.arange(num_colours)
-    colours = np.zeros((num_colours, 3), np.uint8)
-    for bit in range(8):
-        for channel in range(3):
-            colours[:, channel] |= (((labels >> (3 * bit + channel)) & 1) << (7 - bit)).astype(
-                np.uint8
-            )
-    return colours
 
 
 def read_label_colours(config: DataConfig, num_classes: int) -> LabelColours:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from segtune.config.import_path import refuse_own_code
 from segtune.config.schema import ExperimentConfig
 from segtune.config.yaml_io import parse_assignments
 from segtune.errors import CheckpointError, DataError, first_of
@@ -50,7 +51,9 @@ def load_model(
     folder = find_checkpoint(path)
     manifest = checkpoint.verify(folder, weights_only=True)
     trained = ExperimentConfig.parse(manifest.config)
-    config = config or trained
+    if config is None:
+        refuse_own_code(trained, str(folder))
+        config = trained
     if config.data.value_range is None:  # the model expects the pixels that it was trained with
         config = config.override({"data.value_range": trained.data.value_range})
     if overrides:
@@ -198,14 +201,14 @@ def overlay(
     import torch
 
     from segtune.data.augment import resize_to_fit
-    from segtune.data.label_colours import voc_colours
+    from segtune.data.known_classes import class_colours
     from segtune.training.evaluation import label_bands
 
     resized = resize_to_fit(rgb, config.data.resize).transpose(2, 0, 1)
     batch = torch.from_numpy(np.ascontiguousarray(resized))[None].to(device)
     with torch.no_grad():
         logits = _logits(model, batch, window)
-        colours = np.ascontiguousarray(voc_colours(logits.shape[1])[:, ::-1])
+        colours = np.ascontiguousarray(class_colours(_names_in(config), logits.shape[1])[:, ::-1])
         blended = rgb if rgb.flags.writeable else np.empty_like(rgb)
         for rows, labels in label_bands([logits], rgb.shape[:2]):
             of_classes = colours[labels.cpu().numpy()]
