@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from segtune.config.import_path import refuse_own_code
 from segtune.config.schema import ExperimentConfig
 from segtune.config.yaml_io import parse_assignments
 from segtune.errors import CheckpointError, DataError, first_of
@@ -50,7 +51,9 @@ def load_model(
     folder = find_checkpoint(path)
     manifest = checkpoint.verify(folder, weights_only=True)
     trained = ExperimentConfig.parse(manifest.config)
-    config = config or trained
+    if config is None:
+        refuse_own_code(trained, str(folder))
+        config = trained
     if config.data.value_range is None:  # the model expects the pixels that it was trained with
         config = config.override({"data.value_range": trained.data.value_range})
     if overrides:
