@@ -46,7 +46,9 @@ OWNERS = {
     "optuna": ("tuning", "cluster.tune_searcher"),
     "ray": ("cluster",),
     "rich": ("reporting", "config_tools", "data_tools"),
+    "segmentation_models_pytorch": ("models",),
     "timm": ("models",),
+    "torchvision": ("models",),
     "transformers": ("models",),
 }
 # The only file that may use private names of a library; each such name has a fallback there.

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from segtune.training.checkpoint import Manifest
+
 log = logging.getLogger(__name__)
 
 # Pixels of a resized image that the network takes at once: 2048 x 1024, the size of Cityscapes. The
@@ -58,7 +60,7 @@ def load_model(
         config = config.override({"data.value_range": trained.data.value_range})
     if overrides:
         config = config.override(*parse_assignments(overrides))
-    num_classes = _num_classes(folder, trained)
+    num_classes = _num_classes(folder, manifest, trained)
     if check_classes:
         # Early checkpoints do not name their classes; the file with the names may still be there.
         trained_names = checkpoint.class_names_in(manifest) or _names_in(trained)
@@ -69,16 +71,19 @@ def load_model(
     return model.to(device).eval(), config, folder
 
 
-def _num_classes(folder: Path, config: ExperimentConfig) -> int:
+def _num_classes(folder: Path, manifest: Manifest, config: ExperimentConfig) -> int:
     """Return how many classes a checkpoint's weights predict.
 
-    From the weights, because the file with the class names may be gone with the data set.
+    Early checkpoints do not name their classes. They have one of two heads, so the number is that
+    of the weights: the file with the class names may be gone with the data set.
     """
     from safetensors import SafetensorError, safe_open
 
     from segtune.data.layouts import class_names
     from segtune.training.checkpoint import WEIGHTS
 
+    if manifest.classes is not None:
+        return len(manifest.classes)
     try:
         with safe_open(folder / WEIGHTS, "pt") as weights:
             for name in weights.keys():  # noqa: SIM118 - not a mapping
