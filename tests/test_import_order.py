@@ -32,6 +32,7 @@ COMMANDS = {
     "data_tools",
     "evaluate",
     "export",
+    "plot",
     "predict",
     "report",
     "search",
