@@ -12,6 +12,10 @@ from segtune.errors import nearest
 COMMANDS = {
     "search": ("segtune.search", "search a space of configs"),
     "status": ("segtune.status", "show the trials of a search run, also while it is running"),
+    "plot": (
+        "segtune.plot",
+        "draw curves of training runs, also of mmengine's logs, and their times",
+    ),
     "report": ("segtune.report", "write the HTML page of a search run"),
     "stop": ("segtune.stop", "stop a running search; it can be resumed"),
     "export": ("segtune.export", "write the best config of a search run"),

@@ -34,6 +34,7 @@ COMMANDS = {
     "data_tools",
     "evaluate",
     "export",
+    "plot",
     "predict",
     "report",
     "search",

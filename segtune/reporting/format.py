@@ -32,6 +32,13 @@ def format_duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
+def time_unit(seconds: float) -> tuple[str, int]:
+    """Return the name of a unit in which a duration is easy to read, and its seconds."""
+    if seconds > 5400:
+        return "hours", 3600
+    return ("minutes", 60) if seconds > 90 else ("seconds", 1)
+
+
 def short_names(names: Sequence[str]) -> dict[str, str]:
     """Return {dotted name: its last parts}, as many as tell it from the other names."""
     return {name: _shortest_tail(name, names) for name in names}
