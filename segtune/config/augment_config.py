@@ -36,13 +36,19 @@ class CutoutConfig(Settings):
 class MixConfig(Settings):
     """Mixing a training sample with another one."""
 
-    kind: Literal["none", "cutmix"] = Field(
+    kind: Literal["none", "cutmix", "mixup"] = Field(
         default="none",
-        description="cutmix: paste a random rectangle of another sample, with its labels. none: "
-        "no mixing.",
+        description="cutmix: paste a random rectangle of another sample, with its labels. mixup: "
+        "blend the sample with another one; the loss is that of both masks, in the proportion of "
+        "the images. none: no mixing.",
     )
     prob: Share = Field(
         default=0.0, description="Probability that a sample is mixed with another one."
+    )
+    alpha: Annotated[float, Field(gt=0, le=32)] = Field(
+        default=1.0,
+        description="The share of the other sample is drawn from Beta(alpha, alpha). 1: uniform. A "
+        "smaller value makes shares near 0 and 1 more likely, a larger one shares near 0.5.",
     )
 
 

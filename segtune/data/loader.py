@@ -25,13 +25,14 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from segtune.config.data_config import DataConfig
 from segtune.config.schedule_config import ScheduleConfig
 from segtune.config.schema import ExperimentConfig
-from segtune.data.augment import Augmentation, cutmix, fit_scale, resize_to_fit
+from segtune.data.augment import Augmentation, fit_scale, resize_to_fit
 from segtune.data.cache import DecodedPairs
 from segtune.data.decode import as_stored_note, pair_size
 from segtune.data.layouts import class_names, open_split
 from segtune.data.loader_errors import CollateOrError, ErrorsAsValues, raise_errors
 from segtune.data.loader_limits import fitting_loaders, shorten_socket_paths
 from segtune.data.masks import check_mask_settings
+from segtune.data.mixing import TrainSample, mix
 from segtune.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -56,7 +57,7 @@ class SampleKey:
 
     epoch: int
     index: int
-    partner: int  # index of the sample that cutmix may mix into it
+    partner: int  # index of the sample that may be mixed into it
 
 
 @dataclass
@@ -262,7 +263,7 @@ def _init_loader(_: int) -> None:
 
 
 class TrainSamples(Dataset):
-    """The augmented training samples, by SampleKey: image uint8 [h, w, 3], mask [h, w] as read."""
+    """The augmented training samples, by SampleKey. The masks have the type as read."""
 
     def __init__(self, config: ExperimentConfig) -> None:
         self.config = config
@@ -271,23 +272,23 @@ class TrainSamples(Dataset):
         # In memory that all loader processes share, so that only one of them warns.
         self._has_warned = torch.zeros(1, dtype=torch.uint8).share_memory_()
 
-    def __getitem__(self, key: SampleKey) -> tuple[np.ndarray, np.ndarray]:
-        image, mask = self._augmented(key.epoch, key.index, stream=0)
-        mix = self.config.augment.mix
+    def __getitem__(self, key: SampleKey) -> TrainSample:
+        sample = self._augmented(key.epoch, key.index, stream=0)
+        config = self.config.augment.mix
         rng = self._rng(key.epoch, key.index, stream=1)
-        if mix.kind == "cutmix" and rng.random() < mix.prob:
-            # The partner is any image of the epoch, not of this rank's batch. So the sample does
-            # not depend on the number of ranks.
-            partner = self._augmented(key.epoch, key.partner, stream=2)
-            return cutmix(image, mask, partner, rng)
-        return image, mask
+        if config.kind == "none" or rng.random() >= config.prob:
+            return sample
+        # The partner is any image of the epoch, not of this rank's batch. So the sample does not
+        # depend on the number of ranks.
+        partner = self._augmented(key.epoch, key.partner, stream=2)
+        return mix(sample, partner, config, rng)
 
-    def _augmented(self, epoch: int, index: int, stream: int) -> tuple[np.ndarray, np.ndarray]:
+    def _augmented(self, epoch: int, index: int, stream: int) -> TrainSample:
         augmented = self.augmentation(*self.decoded[index], self._rng(epoch, index, stream))
         if self.decoded.first_as_stored and not self._has_warned.item():
             self._has_warned.fill_(1)
             log.warning("%s", as_stored_note("train", self.decoded.first_as_stored))
-        return augmented
+        return TrainSample(*augmented)
 
     def _rng(self, epoch: int, index: int, stream: int) -> np.random.Generator:
         return np.random.default_rng((self.config.seed, epoch, index, stream))
@@ -389,9 +390,14 @@ def _stack_masks(masks: Sequence[np.ndarray]) -> Tensor:
     return torch.from_numpy(stacked if stacked.dtype == np.uint8 else stacked.astype(np.int32))
 
 
-def _collate(samples: list[tuple[np.ndarray, np.ndarray]]) -> Batch:
-    images, masks = zip(*samples, strict=True)
-    return Batch(_stack(images), _stack_masks(masks))
+def _collate(samples: list[TrainSample]) -> Batch:
+    images, masks = _stack([s.image for s in samples]), _stack_masks([s.mask for s in samples])
+    if all(sample.second_mask is None for sample in samples):
+        return Batch(images, masks)
+    # A sample that is not mixed counts with its own labels, and with a share of 1.
+    seconds = [s.mask if s.second_mask is None else s.second_mask for s in samples]
+    shares = torch.tensor([sample.first_share for sample in samples], dtype=torch.float32)
+    return Batch(images, masks, _stack_masks(seconds), shares)
 
 
 def _collate_val(samples: list[tuple[np.ndarray, np.ndarray, str]]) -> ValBatch:
