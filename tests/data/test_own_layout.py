@@ -159,7 +159,7 @@ def test_package_outside_the_repository_trains_and_a_checkpoint_alone_does_not_i
     file = root.parent / "cells.yaml"
     file.write_text(f"""
 data: {{layout: "cells_project.data:pairs", root: {root}, classes: [background, cell],
-  crop: [32, 32], resize: [64, 48], cache: none, num_loaders: 2}}
+  crop: [32, 32], resize: [64, 48], cache: none, num_loaders: 0}}
 model: {{encoder: mit_nano, drop_path: 0.0}}
 schedule: {{epochs: 1, batch_size: 2, warmup_epochs: 0}}
 """)
