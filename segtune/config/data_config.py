@@ -7,8 +7,9 @@ import math
 import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
+from segtune.config.import_path import OWN_CODE, is_import_path
 from segtune.config.settings import PathText, Settings
 
 IGNORE_INDEX = 255
@@ -17,15 +18,22 @@ MAX_LABEL = 65_535  # labels have at most 16 bits
 VALUE = re.compile(r"0|-?[1-9][0-9]{0,9}")
 
 Side = Annotated[int, Field(ge=32)]  # in pixels
-# package.module:function, code of the user's own
-ImportPath = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
+
+
+def _check_layout(layout: str) -> str:
+    if not is_import_path(layout):
+        raise ValueError("expected package.module:function")
+    return layout
 
 
 class DataConfig(Settings):
     """The images, masks and classes, and the size of the images."""
 
-    layout: Literal["shapes", "voc", "ade20k", "folder"] | ImportPath = Field(
+    layout: (
+        Literal["shapes", "voc", "ade20k", "folder"] | Annotated[str, AfterValidator(_check_layout)]
+    ) = Field(
         default="voc",
+        json_schema_extra=OWN_CODE,
         description="How the files lie on disk. voc: JPEGImages/, SegmentationClass/ and lists in "
         "ImageSets/Segmentation/. ade20k: images/ and annotations/, each with training/ and "
         "validation/. folder: images/, masks/ and labels.txt. shapes: a data set that segtune "

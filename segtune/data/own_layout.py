@@ -13,7 +13,7 @@ from typing import Any
 from segtune.config.data_config import DataConfig
 from segtune.config.import_path import load_object
 from segtune.data.pairs import Pair
-from segtune.errors import ConfigError, DataError, shown_path
+from segtune.errors import DataError, shown_path
 
 log = logging.getLogger(__name__)
 
@@ -30,13 +30,6 @@ def own_pairs(config: DataConfig, split: str, name: str) -> list[Pair]:
     exception in the function is raised as it is.
     """
     function = load_object(config.layout, "data.layout")
-    if not callable(function):
-        raise ConfigError(
-            [
-                f"data.layout: {config.layout} is no function; expected a function of data.root "
-                "and the name of a split that returns a list of (image path, mask path)"
-            ]
-        )
     _say_what_is_not_used(config)
     place = f"data.{split}: {config.layout}({config.root!r}, {name!r})"
     files = [

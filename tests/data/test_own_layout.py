@@ -13,6 +13,7 @@ from segtune.config.data_config import DataConfig
 from segtune.data.layouts import class_names, open_split
 from segtune.data_tools import main
 from segtune.errors import ConfigError, DataError
+from segtune.evaluate import main as evaluate_main
 
 CODE = '''
 from pathlib import Path
@@ -111,7 +112,7 @@ def test_message_says_what_the_function_should_return(
 
 
 def test_object_that_is_no_function_is_refused(root: Path) -> None:
-    with pytest.raises(ConfigError, match=r"data.layout: cells_project.data:number is no function"):
+    with pytest.raises(ConfigError, match=r"data.layout: .*number': is a int; expected a function"):
         open_split(config(root, "number"), "train")
 
 
@@ -152,12 +153,14 @@ def test_data_check_reads_a_data_set_of_ones_own(
 
 
 @pytest.mark.slow
-def test_training_run_uses_a_package_outside_the_repository(root: Path) -> None:
+def test_package_outside_the_repository_trains_and_a_checkpoint_alone_does_not_import_it(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     file = root.parent / "cells.yaml"
     file.write_text(f"""
 data: {{layout: "cells_project.data:pairs", root: {root}, classes: [background, cell],
-  crop: [32, 32], resize: [64, 48], cache: none, num_loaders: 2}}
-model: {{encoder: mit_b0, decoder_channels: 16}}
+  crop: [32, 32], resize: [64, 48], cache: none, num_loaders: 0}}
+model: {{encoder: mit_nano, drop_path: 0.0}}
 schedule: {{epochs: 1, batch_size: 2, warmup_epochs: 0}}
 """)
     paths = f"{root.parent / 'code'}:{Path(__file__).parents[2]}"
@@ -171,3 +174,10 @@ schedule: {{epochs: 1, batch_size: 2, warmup_epochs: 0}}
     )
     assert run.returncode == 0, run.stderr
     assert "cells_project.data:pairs" in (root.parent / "run" / "config.yaml").read_text()
+
+    checkpoint = ["--checkpoint", str(root.parent / "run")]
+    assert evaluate_main(checkpoint) == 2
+    assert "data.layout is cells_project.data:pairs" in capsys.readouterr().err
+    assert "cells_project.data" not in sys.modules
+    assert evaluate_main([*checkpoint, "--config", str(file)]) == 0
+    assert "cell" in capsys.readouterr().out
