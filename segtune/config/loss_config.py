@@ -93,7 +93,7 @@ class TverskyConfig(Settings):
 
 
 class CustomLossConfig(Settings):
-    """A loss of the user's own package (docs/own-code.md)."""
+    """A loss of the user's own package (docs/losses.md)."""
 
     weight: float = Field(
         default=1.0,
