@@ -4,7 +4,7 @@ The references are written from the formulas (docs/losses.md), in float64, witho
 segtune takes to save time and memory. Their gradients come from autograd.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import pytest
 import torch
@@ -109,12 +109,12 @@ def lovasz_per_image(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def assert_equal(
-    settings: dict[str, object], reference: Reference, batch: tuple[Tensor, Tensor]
+    settings: Mapping[str, object], reference: Reference, batch: tuple[Tensor, Tensor]
 ) -> None:
     """Compare value and gradient of the term in `settings`, alone, with a reference."""
     logits, target = batch
     off = {name: {"weight": 0.0} for name in ("focal", "dice", "ce")}
-    loss = build_loss(LossConfig.parse(off | settings), logits.shape[1])
+    loss = build_loss(LossConfig.parse({**off, **settings}), logits.shape[1])
     ours, theirs = logits.clone().requires_grad_(), logits.clone().requires_grad_()
     value, expected = loss(ours, target)["total"], reference(theirs, target)
     assert value.item() == pytest.approx(expected.item(), rel=TOLERANCE)
