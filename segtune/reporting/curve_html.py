@@ -32,7 +32,7 @@ PANEL_GAP = 90
 MARGIN_TOP, MARGIN_BOTTOM, MARGIN_LEFT = 50, 60, 60
 LABEL_HEIGHT = 15
 LABEL_WIDTH = 90
-LEGEND_LINE = 45
+LEGEND_LINE = 75
 LETTER_WIDTH = 6.6
 MAX_LEGEND = 330
 
@@ -75,8 +75,7 @@ def _row(run: RunCurves, keys: Sequence[str]) -> dict[str, object]:
     return {
         "name": run.name,
         "path": str(run.path),
-        "state": run.ending or run.state or "-",
-        "reason": run.reason,
+        "state": f"{run.state}: {run.reason}" if run.reason else run.ending or run.state or "-",
         "total": "-" if run.seconds is None else format_duration(run.seconds),
         "pace": "-" if pace is None else f"{pace.mean:.4g}",
         "values": values,

@@ -206,8 +206,9 @@ def _panel(key: str, runs: Sequence[RunCurves], axis: Axis, unit: int) -> Panel:
     is_log = direction(key) == "min" and min(values) > 0
     is_log = is_log and max(values) > LOG_RATIO * statistics.median(values)
     # An axis from zero would hide the differences of scores that are close to one another.
-    from_zero = not is_log and min(values) >= 0 and min(values) < 0.5 * max(values)
-    return Panel(key, _title(key), lines, direction(key) is not None, is_log, from_zero)
+    from_zero = not is_log and min(values) >= 0 and min(values) <= 0.5 * max(values)
+    title = _title(key) + (" (logarithmic)" if is_log else "")
+    return Panel(key, title, lines, direction(key) is not None, is_log, from_zero)
 
 
 def _title(key: str) -> str:

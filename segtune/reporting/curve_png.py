@@ -32,9 +32,9 @@ DPI = 130
 # From this many panels, two stand side by side.
 MIN_COLUMNS_PANELS = 4
 # Place of the label of a best value, in widths of the panel.
-LABEL_X = 1.035
+LABEL_X = 1.045
 # How many letters of the legend fit in one inch.
-LETTERS_PER_INCH = 12.5
+LETTERS_PER_INCH = 13.5
 
 
 def draw_png(figure: Figure, file_format: str) -> bytes:
@@ -147,8 +147,8 @@ def _add_labels(axes: Axes, panel: Panel, styles: Sequence[Style]) -> None:
     for line, height, place in zip(lines, heights, spread(heights, _gap(axes)), strict=True):
         style = styles[line.run]
         axes.plot(
-            [1.0, 1.012, LABEL_X - 0.016, LABEL_X - 0.004],
-            [height, height, place, place],
+            [1.004, LABEL_X - 0.004],
+            [height, place],
             color=style.colour,
             linestyle=DASHES[style.dash],
             linewidth=1.4,
