@@ -252,7 +252,7 @@ def test_the_format_of_the_figure_follows_from_the_suffix() -> None:
         figure_format(Path("a.jpg"))
 
 
-ODD_NAMES = ("_a", "$x^2", "<b>bold</b>", "50 %", "日本")
+ODD_NAMES = ("_a", "$x^$", "<b>bold</b>", "50 %", "日本")
 
 
 @pytest.mark.parametrize("num_runs", [5, 40])
@@ -261,7 +261,7 @@ def test_a_picture_is_as_large_as_its_panels_whatever_the_names(num_runs: int) -
         replace(make_run(ODD_NAMES[i % 5] + str(i // 5), loss=[2.0, 1.0]), state="unhealthy")
         for i in range(num_runs)
     ]
-    figure = make_figure(runs, ["loss"], "epoch", title="$a^")
+    figure = make_figure(runs, ["loss"], "epoch", title="$a^$")
     picture = Image.open(io.BytesIO(draw_png(figure, "png")))
     assert (picture.format, picture.info["Software"]) == ("PNG", "segtune plot")
     assert picture.width == 1105

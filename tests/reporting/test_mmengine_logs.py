@@ -88,6 +88,21 @@ def test_a_validation_counted_in_epochs_lies_at_the_end_of_its_epoch(tmp_path: P
     assert at(run.series["loss"], "epoch") == pytest.approx([50 / 91, 1, 141 / 91, 2, 232 / 91, 3])
 
 
+def test_an_epoch_may_end_after_the_last_line(tmp_path: Path) -> None:
+    # Epochs of 91 steps, with a line every 50: the log does not say how long an epoch is.
+    rows = [
+        row
+        for epoch in (1, 2, 3)
+        for row in (train(91 * (epoch - 1) + 50, epoch=epoch), val(epoch, 10.0 * epoch))
+    ]
+    run = read(scalars(tmp_path / "w", "20230521_130545", rows))
+    assert at(run.series["miou"], "epoch") == [1, 2, 3]
+    for epoch, point in enumerate(run.series["loss"], 1):
+        assert point.epoch is not None
+        assert epoch - 1 <= point.epoch < epoch
+    assert run.last.epoch == 3
+
+
 def test_a_validation_counted_in_steps_has_an_epoch_if_the_log_counts_epochs(
     tmp_path: Path,
 ) -> None:

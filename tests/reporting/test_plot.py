@@ -108,6 +108,15 @@ def test_a_search_run_is_its_best_trial_or_the_trials_that_are_asked_for(
     ]
 
 
+def test_a_search_on_a_proxy_stands_for_its_best_trial_at_full_length(
+    search: SearchDir, tiny_config: ExperimentConfig
+) -> None:
+    write_run(search.full.trial(0).path, tiny_config, 0.3)
+    write_atomic(search.full.best, write_yaml(tiny_config.dump()))
+    (best,) = read_runs([search.path])
+    assert (best.path, best.name) == (search.full.trial(0).path, "s-1/full/0000")
+
+
 @pytest.mark.parametrize("name", ["epochs.jsonl", "config.yaml", "verdict.json", "."])
 def test_a_file_of_a_run_stands_for_its_run(run: Path, name: str) -> None:
     assert [r.name for r in read_runs([run / name])] == ["my first"]
