@@ -23,7 +23,8 @@ from segtune.reporting.curve_layout import (
     labelled_lines,
     make_figure,
     spread,
-    style_of,
+    styles_of,
+    words_beside,
 )
 from segtune.reporting.curve_png import draw_png
 from segtune.reporting.curve_table import pace_of, to_json
@@ -209,10 +210,33 @@ def test_a_panel_starts_at_zero_unless_that_hides_the_differences() -> None:
 
 
 def test_a_run_has_one_style_and_no_two_runs_share_it() -> None:
-    styles = [style_of(run) for run in range(MAX_STYLES)]
+    runs = [make_run(f"r{i}", miou=[0.01 * i], loss=[1.0 + i]) for i in range(MAX_STYLES)]
+    styles = styles_of(runs, ["loss"])
     assert len(set(styles)) == MAX_STYLES == 28
     assert len({style.colour for style in styles[:7]}) == len(COLOURS)
-    assert not style_of(MAX_STYLES).is_told_apart
+
+
+def test_of_too_many_runs_the_best_are_in_colour(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    runs = [make_run(f"r{i}", miou=[0.01 * i], loss=[1.0 + i]) for i in range(30)]
+
+    def grey(*keys: str) -> list[int]:
+        figure = make_figure(runs, keys, "epoch")
+        for panel in figure.panels:
+            drawn = {line.run for line in labelled_lines(panel, figure.styles, 0.01)}
+            assert all(figure.styles[run].is_told_apart for run in drawn)
+        return [run for run, style in enumerate(figure.styles) if not style.is_told_apart]
+
+    assert grey("loss", "miou") == [0, 1]  # those with the lowest mIoU
+    assert grey("loss") == [28, 29]
+    assert "30 curves: the best 28 are in colour" in caplog.text
+
+
+def test_words_at_the_end_of_a_line_stay_in_the_panel() -> None:
+    series = {"r": [0.0, 10.0], "top": [5.0, 9.9], "low": [1.0]}
+    runs = [make_run(name, grad_norm=values) for name, values in series.items()]
+    (panel,) = make_figure(runs, ["grad_norm"], "epoch").panels
+    assert [words_beside(panel, line) for line in panel.lines] == [(-1, -1), (-1, -1), (1, 1)]
 
 
 def test_labels_keep_their_order_and_their_distance() -> None:
@@ -230,9 +254,10 @@ def test_labels_keep_their_order_and_their_distance() -> None:
 
 def test_if_there_is_no_room_for_all_labels_the_best_have_one() -> None:
     runs = [make_run(f"r{i}", miou=[0.01 * i]) for i in range(1, 9)]
-    (panel,) = make_figure(runs, ["miou"], "epoch").panels
-    assert [line.run for line in labelled_lines(panel, 0.3)] == [7, 6, 5, 4]
-    assert len(labelled_lines(panel, 0.1)) == 8
+    figure = make_figure(runs, ["miou"], "epoch")
+    (panel,) = figure.panels
+    assert [line.run for line in labelled_lines(panel, figure.styles, 0.3)] == [7, 6, 5, 4]
+    assert len(labelled_lines(panel, figure.styles, 0.1)) == 8
 
 
 def test_json_has_scores_in_0_to_1_and_times_in_seconds(trial: TrialDir) -> None:

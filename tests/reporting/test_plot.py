@@ -112,6 +112,7 @@ def test_a_search_on_a_proxy_stands_for_its_best_trial_at_full_length(
     search: SearchDir, tiny_config: ExperimentConfig
 ) -> None:
     write_run(search.full.trial(0).path, tiny_config, 0.3)
+    shutil.copy(search.study, search.full.study)
     write_atomic(search.full.best, write_yaml(tiny_config.dump()))
     (best,) = read_runs([search.path])
     assert (best.path, best.name) == (search.full.trial(0).path, "s-1/full/0000")
