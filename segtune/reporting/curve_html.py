@@ -19,6 +19,7 @@ from segtune.reporting.curve_layout import (
     format_number,
     labelled_lines,
     spread,
+    words_beside,
 )
 from segtune.reporting.curve_table import pace_of, place_of
 from segtune.reporting.curves import RunCurves, best_point, direction
@@ -32,7 +33,7 @@ PANEL_GAP = 90
 MARGIN_TOP, MARGIN_BOTTOM, MARGIN_LEFT = 50, 60, 60
 LABEL_HEIGHT = 15
 LABEL_WIDTH = 90
-LEGEND_LINE = 45
+LEGEND_LINE = 75
 LETTER_WIDTH = 6.6
 MAX_LEGEND = 330
 
@@ -75,8 +76,7 @@ def _row(run: RunCurves, keys: Sequence[str]) -> dict[str, object]:
     return {
         "name": run.name,
         "path": str(run.path),
-        "state": run.ending or run.state or "-",
-        "reason": run.reason,
+        "state": f"{run.state}: {run.reason}" if run.reason else run.ending or run.state or "-",
         "total": "-" if run.seconds is None else format_duration(run.seconds),
         "pace": "-" if pace is None else f"{pace.mean:.4g}",
         "values": values,
@@ -137,10 +137,12 @@ def _add_line(
         hovertemplate=f"{html.escape(figure.x_title)} %{{x:.5g}}: %{{y:.5g}}<extra>{name}</extra>",
         **group,
     )
+    side, up = words_beside(panel, line)
+    position = ("top" if up > 0 else "bottom", {-1: "left", 0: "center", 1: "right"}[side])
     marks: list[tuple[int, str, str]] = []
     if style.is_told_apart and panel.marks_best:
         marks.append((line.mark, "star", f"{panel.mark_name} {line.label}"))
-    if line.ending:
+    if line.ending and style.is_told_apart:
         marks.append((-1, "x", line.ending))
     for index, symbol, text in marks:
         plot.add_scatter(
@@ -148,7 +150,7 @@ def _add_line(
             y=[line.ys[index]],
             mode="markers+text" if symbol == "x" else "markers",
             text=[text],
-            textposition="top center",
+            textposition=" ".join(position),
             marker={"symbol": symbol, "size": 13, "color": style.colour}
             | {"line": {"color": INK if symbol == "x" else "white", "width": 1}},
             cliponaxis=False,
@@ -184,7 +186,7 @@ def _add_labels(plot: go.Figure, figure: Figure, panel: Panel, row: int) -> None
     """Write the best value of each run to the right of the panel, without overlaps."""
     low, high = _y_range(panel)
     gap = LABEL_HEIGHT / PANEL_HEIGHT
-    lines = labelled_lines(panel, gap)
+    lines = labelled_lines(panel, figure.styles, gap)
     values = [line.ys[line.mark] for line in lines]
     places = [math.log10(value) if panel.is_log else value for value in values]
     heights = [(place - low) / (high - low) for place in places]

@@ -32,7 +32,7 @@ OTHERS = "#c8ccd2"
 # Longer series are drawn without a marker at each point.
 MAX_MARKERS = 40
 MAX_LABEL = 60
-# A loss whose maximum is this many times its median is drawn on a logarithmic axis: a run that
+# A key whose maximum is this many times its median is drawn on a logarithmic axis: a run that
 # diverges would press all others onto the axis.
 LOG_RATIO = 30.0
 TITLES = {"miou": "mIoU", "macc": "mAcc", "aacc": "aAcc", "lr": "learning rate"}
@@ -168,16 +168,54 @@ def make_figure(
         ]
         name, unit = time_unit(max(positions, default=0.0))
         x_title = f"training time ({name})"
+    if len(runs) > MAX_STYLES:
+        text = "%d curves: the best %d are in colour, because more cannot be told apart"
+        log.info(text, len(runs), MAX_STYLES)
     legend = [_shortened(run.name) + (f" ({run.ending})" if run.ending else "") for run in runs]
     panels = [_panel(key, runs, axis, unit) for key in keys]
-    return Figure(title, x_title, legend, [style_of(run) for run in range(len(runs))], panels)
+    return Figure(title, x_title, legend, styles_of(runs, keys), panels)
 
 
-def style_of(run: int) -> Style:
-    """Return the style of a run by its index."""
-    if run >= MAX_STYLES:
-        return Style(OTHERS, "solid", is_told_apart=False)
-    return Style(COLOURS[run % len(COLOURS)], DASHES[run // len(COLOURS)])
+def styles_of(runs: Sequence[RunCurves], keys: Sequence[str]) -> list[Style]:
+    """Return the style of each run; grey for the worst ones if there are more than MAX_STYLES.
+
+    The best are those by the mIoU if it is drawn, otherwise by the first key that has a best value.
+    """
+    coloured = range(len(runs))
+    if len(runs) > MAX_STYLES:
+        by_key = ["miou"] * ("miou" in keys) + [key for key in keys if direction(key)]
+        ranked = _from_best_to_worst(runs, by_key[0]) if by_key else coloured
+        coloured = sorted(ranked[:MAX_STYLES])
+    styles = [Style(OTHERS, "solid", is_told_apart=False)] * len(runs)
+    for index, run in enumerate(coloured):
+        styles[run] = Style(COLOURS[index % len(COLOURS)], DASHES[index // len(COLOURS)])
+    return styles
+
+
+def _from_best_to_worst(runs: Sequence[RunCurves], key: str) -> list[int]:
+    """Return the indices of the runs by the best value of a key; runs without it come last."""
+    sign = -1.0 if direction(key) == "max" else 1.0
+
+    def rank(run: int) -> float:
+        points = runs[run].series.get(key)
+        return sign * best_point(key, points).value if points else math.inf
+
+    return sorted(range(len(runs)), key=rank)
+
+
+def words_beside(panel: Panel, line: Line) -> tuple[int, int]:
+    """Return on which side of the end of a line words stay within the panel.
+
+    The first number is 1 if they begin there, 0 if they are centred, and -1 if they end there. The
+    second is 1 for above and -1 for below.
+    """
+    xs = [x for other in panel.lines for x in other.xs]
+    ys = [math.log10(y) if panel.is_log else y for other in panel.lines for y in other.ys]
+    end = math.log10(line.ys[-1]) if panel.is_log else line.ys[-1]
+    across = (line.xs[-1] - min(xs)) / ((max(xs) - min(xs)) or 1.0)
+    up = (end - min(ys)) / ((max(ys) - min(ys)) or 1.0)
+    side = 1 if across < 0.15 else -1 if across > 0.85 else 0
+    return side, -1 if up > 0.85 else 1
 
 
 def _shortened(name: str) -> str:
@@ -203,11 +241,12 @@ def _panel(key: str, runs: Sequence[RunCurves], axis: Axis, unit: int) -> Panel:
             )
         )
     values = [y for line in lines for y in line.ys]
-    is_log = direction(key) == "min" and min(values) > 0
+    is_log = not is_score(key) and min(values) > 0
     is_log = is_log and max(values) > LOG_RATIO * statistics.median(values)
     # An axis from zero would hide the differences of scores that are close to one another.
-    from_zero = not is_log and min(values) >= 0 and min(values) < 0.5 * max(values)
-    return Panel(key, _title(key), lines, direction(key) is not None, is_log, from_zero)
+    from_zero = not is_log and min(values) >= 0 and min(values) <= 0.5 * max(values)
+    title = _title(key) + (" (logarithmic)" if is_log else "")
+    return Panel(key, title, lines, direction(key) is not None, is_log, from_zero)
 
 
 def _title(key: str) -> str:
@@ -259,9 +298,9 @@ def num_labels(num_lines: int, gap: float) -> int:
     return min(num_lines, math.floor(1 / gap) + 1)
 
 
-def labelled_lines(panel: Panel, gap: float) -> list[Line]:
-    """Return the lines that get a label: all, or the best ones if not all fit."""
-    lines = list(panel.lines)
+def labelled_lines(panel: Panel, styles: Sequence[Style], gap: float) -> list[Line]:
+    """Return the lines that get a label: all in colour, or the best ones if not all fit."""
+    lines = [line for line in panel.lines if styles[line.run].is_told_apart]
     if panel.marks_best:
         lines.sort(key=lambda line: line.ys[line.mark], reverse=direction(panel.key) == "max")
     return lines[: num_labels(len(lines), gap)]

@@ -16,6 +16,7 @@ from segtune.reporting.curve_layout import (
     Style,
     labelled_lines,
     spread,
+    words_beside,
 )
 
 if TYPE_CHECKING:
@@ -32,9 +33,9 @@ DPI = 130
 # From this many panels, two stand side by side.
 MIN_COLUMNS_PANELS = 4
 # Place of the label of a best value, in widths of the panel.
-LABEL_X = 1.035
+LABEL_X = 1.045
 # How many letters of the legend fit in one inch.
-LETTERS_PER_INCH = 12.5
+LETTERS_PER_INCH = 13.5
 
 
 def draw_png(figure: Figure, file_format: str) -> bytes:
@@ -73,7 +74,7 @@ def draw_png(figure: Figure, file_format: str) -> bytes:
 def _draw_panel(axes: Axes, panel: Panel, figure: Figure) -> None:
     # Grey lines first, and the first run on top.
     for line in reversed(panel.lines):
-        _draw_line(axes, line, figure.styles[line.run], marks_best=panel.marks_best)
+        _draw_line(axes, panel, line, figure.styles[line.run])
     axes.set_title(panel.title, loc="left", fontsize=10, color=INK, parse_math=False)
     axes.set_xlabel(figure.x_title, fontsize=9)
     axes.tick_params(labelsize=8, color=GRID)
@@ -89,11 +90,11 @@ def _draw_panel(axes: Axes, panel: Panel, figure: Figure) -> None:
     heading = {"fontsize": LABEL_SIZE, "color": SOFT, "transform": axes.transAxes}
     axes.text(LABEL_X, 1.03, panel.mark_name, **heading)
     # Reserves the room for the labels, which come when the size of the panel is known.
-    for line in labelled_lines(panel, _gap(axes)):
+    for line in labelled_lines(panel, figure.styles, _gap(axes)):
         axes.text(LABEL_X, 0.5, line.label, fontsize=LABEL_SIZE, transform=axes.transAxes)
 
 
-def _draw_line(axes: Axes, line: Line, style: Style, *, marks_best: bool) -> None:
+def _draw_line(axes: Axes, panel: Panel, line: Line, style: Style) -> None:
     marks = len(line.xs) <= MAX_MARKERS and style.is_told_apart
     axes.plot(
         line.xs,
@@ -105,25 +106,32 @@ def _draw_line(axes: Axes, line: Line, style: Style, *, marks_best: bool) -> Non
         markersize=3,
         zorder=2.5 if style.is_told_apart else 2,
     )
-    if style.is_told_apart and marks_best:
+    if style.is_told_apart and panel.marks_best:
         best = line.xs[line.mark], line.ys[line.mark]
         axes.plot(
             *best, marker="*", markersize=11, color=style.colour, markeredgecolor="white", zorder=4
         )
-    if line.ending:
-        end = line.xs[-1], line.ys[-1]
-        axes.plot(*end, marker="X", markersize=9, color=style.colour, markeredgecolor=INK, zorder=5)
-        axes.annotate(
-            line.ending,
-            end,
-            xytext=(0, 8),
-            textcoords="offset points",
-            ha="center",
-            fontsize=LABEL_SIZE,
-            color=INK,
-            bbox={"boxstyle": "square,pad=0.1", "facecolor": "white", "alpha": 0.8, "lw": 0},
-            zorder=6,
-        )
+    if line.ending and style.is_told_apart:
+        _mark_end(axes, panel, line, style)
+
+
+def _mark_end(axes: Axes, panel: Panel, line: Line, style: Style) -> None:
+    """Mark the end of a run that went wrong, and say why."""
+    end = line.xs[-1], line.ys[-1]
+    axes.plot(*end, marker="X", markersize=9, color=style.colour, markeredgecolor=INK, zorder=5)
+    side, up = words_beside(panel, line)
+    axes.annotate(
+        line.ending,
+        end,
+        xytext=(8 * side, 8 * up),
+        textcoords="offset points",
+        ha={-1: "right", 0: "center", 1: "left"}[side],
+        va="bottom" if up > 0 else "top",
+        fontsize=LABEL_SIZE,
+        color=INK,
+        bbox={"boxstyle": "square,pad=0.1", "facecolor": "white", "alpha": 0.8, "lw": 0},
+        zorder=6,
+    )
 
 
 def _gap(axes: Axes) -> float:
@@ -139,7 +147,7 @@ def _add_labels(axes: Axes, panel: Panel, styles: Sequence[Style]) -> None:
     for text in list(axes.texts):
         if text.get_transform() is axes.transAxes and text.get_text() != panel.mark_name:
             text.remove()
-    lines = labelled_lines(panel, _gap(axes))
+    lines = labelled_lines(panel, styles, _gap(axes))
     to_axes = axes.transData + axes.transAxes.inverted()
     heights = [
         float(to_axes.transform((line.xs[line.mark], line.ys[line.mark]))[1]) for line in lines
@@ -147,8 +155,8 @@ def _add_labels(axes: Axes, panel: Panel, styles: Sequence[Style]) -> None:
     for line, height, place in zip(lines, heights, spread(heights, _gap(axes)), strict=True):
         style = styles[line.run]
         axes.plot(
-            [1.0, 1.012, LABEL_X - 0.016, LABEL_X - 0.004],
-            [height, height, place, place],
+            [1.004, LABEL_X - 0.004],
+            [height, place],
             color=style.colour,
             linestyle=DASHES[style.dash],
             linewidth=1.4,
@@ -175,7 +183,7 @@ def _add_legend(canvas: Canvas, figure: Figure, num_columns: int) -> None:
     styles = [figure.styles[run] for run in _legend_runs(figure)]
     names = [figure.legend[run] for run in _legend_runs(figure)]
     if others := len(figure.styles) - len(styles):
-        styles.append(figure.styles[-1])
+        styles.append(next(style for style in figure.styles if not style.is_told_apart))
         names.append(f"{others} more")
     handles = [
         Line2D([], [], color=style.colour, linestyle=DASHES[style.dash], linewidth=1.8)

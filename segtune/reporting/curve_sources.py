@@ -73,7 +73,9 @@ def _name_of_training(folder: Path) -> str:
     """Return the name of the folder; for a trial with the name of its search run."""
     folder = folder.absolute()
     if folder.parent.name == "trials" and (run := search_of(folder)) is not None:
-        return f"{run.path.name}/{folder.name}"
+        # The trials at full length, after a proxy, are a search run in the folder of another one.
+        outer = f"{run.path.parent.name}/" if search_of(run.path) is not None else ""
+        return f"{outer}{run.path.name}/{folder.name}"
     return folder.resolve().name
 
 

@@ -91,9 +91,9 @@ def _pace_cells(pace: Pace | None) -> list[str]:
 
 
 def notes(runs: Sequence[RunCurves]) -> list[str]:
-    """Return what the marks of the table of times mean, if they occur."""
+    """Return why runs went wrong, and what the marks of the table of times mean if they occur."""
     paces = [pace_of(run.stretches) for run in runs]
-    lines: list[str] = []
+    lines = [f"{run.name} {run.state}: {run.reason}" for run in runs if run.reason]
     if any(not run.with_validation and run.seconds is not None for run in runs):
         lines.append("* training steps only: logs of mmengine do not have the time of validations")
     if any(pace and pace.with_validation for pace in paces):
