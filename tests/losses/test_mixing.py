@@ -27,7 +27,7 @@ TERMS: dict[str, dict[str, object]] = {
     "tversky": {"tversky": {"weight": 2.0}},
     "lovasz": {"lovasz": {"weight": 2.0}},
     "lovasz per image": {"lovasz": {"weight": 2.0, "per_image": True}},
-    "mining": {"ce": {"weight": 1.0}, "ohem": {"keep": 0.4}},
+    "mining": {"ce": {"weight": 1.0}, "ohem": {"keep": 0.1}},
 }
 PER_SAMPLE = [name for name in TERMS if name not in ("lovasz", "mining")]
 every_term = pytest.mark.parametrize("settings", TERMS.values(), ids=list(TERMS))
