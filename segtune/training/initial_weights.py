@@ -22,7 +22,7 @@ from segtune.training.locate import find_checkpoint
 log = logging.getLogger(__name__)
 
 # Warn of a learning rate above this multiple of the rate at which the checkpoint's training run
-# ended: such a learning rate has taken mIoU to 0.
+# ended, or of a hundredth of its peak: such a learning rate has taken mIoU to 0.
 LARGE_LR_FACTOR = 10
 
 # At most this many class names are listed in a message.
@@ -60,7 +60,7 @@ def load_initial_weights(
         for name in layers:
             weights[name] = _take_rows(fresh[name].cpu(), weights[name], rows)
     model.load_state_dict(weights)
-    _warn_of_large_rate(config.optim.lr, manifest.lr, path)
+    _warn_of_large_rate(config.optim.lr, manifest, path)
     return None not in rows
 
 
@@ -182,13 +182,15 @@ def _check_finite(path: Path, weights: Mapping[str, Tensor]) -> None:
             )
 
 
-def _warn_of_large_rate(lr: float, saved_lr: float, path: Path) -> None:
-    if saved_lr and lr > LARGE_LR_FACTOR * saved_lr:
+def _warn_of_large_rate(lr: float, manifest: Manifest, path: Path) -> None:
+    peak = manifest.config.get("optim", {}).get("lr", 0.0)
+    # At the end of a schedule the rate is 0. Weights stand a tenth of their peak rate.
+    if lr > LARGE_LR_FACTOR * max(manifest.lr, peak / LARGE_LR_FACTOR**2):
         log.warning(
-            "optim.lr %.3g is %.0f times the rate at which %s ended (%.3g): a large rate on a "
-            "converged model can take mIoU to 0",
+            "optim.lr %.3g is far above the rate at which %s ended (%.3g; its peak was %.3g): a "
+            "large rate on a converged model can take mIoU to 0",
             lr,
-            lr / saved_lr,
             path,
-            saved_lr,
+            manifest.lr,
+            peak,
         )
