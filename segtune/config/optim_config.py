@@ -37,6 +37,13 @@ class OptimConfig(Settings):
         default="auto",
         description="Precision of autocast. auto: bf16 on a GPU that supports it, otherwise fp32.",
     )
+    ema: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="Decay of an exponential moving average of the weights per step, for example "
+        "0.999. Validation, checkpoints and export then have the average. null: no average.",
+    )
     compile: bool = Field(
         default=False,
         description="Compile the network with torch.compile. This takes minutes at the first "

@@ -22,6 +22,7 @@ from segtune.models.upernet import AUXILIARY_WEIGHT
 from segtune.training.distributed import Ranks, unwrap
 from segtune.training.memory import is_out_of_memory, largest_that_fits
 from segtune.training.probes import gradient_left
+from segtune.training.weight_average import WeightAverage
 
 # How many steps the GPU may run ahead of the host. Safe, because a step that is not finite never
 # changes the weights.
@@ -89,6 +90,7 @@ class TrainStep:
         scaler: torch.amp.GradScaler,
         precision: torch.dtype,
         ranks: Ranks,
+        average: WeightAverage | None = None,
     ) -> None:
         """`model` may be wrapped by DDP; `precision` is the dtype of autocast."""
         self.config = config
@@ -98,6 +100,7 @@ class TrainStep:
         self.scaler = scaler
         self.precision = precision
         self.ranks = ranks
+        self.average = average
         # Once: collecting the parameters takes as long as computing their norm.
         self._parameters = list(model.parameters())
 
@@ -146,6 +149,8 @@ class TrainStep:
         grad_norm = self._clip_gradients()
         values = self._status(parts, grad_norm, cancel)
         self._update_weights(finite=values[-2])
+        if self.average:
+            self.average.update(step)
         return PendingStep(step, lr, tuple(parts[0]), *_to_host(values), share_left)
 
     def _gradient_exchange(self, is_last: bool) -> contextlib.AbstractContextManager[None]:

@@ -10,6 +10,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,7 @@ from segtune.training.probes import weight_norm
 from segtune.training.schedule import factor_of_step
 from segtune.training.tensorboard import ScalarLog
 from segtune.training.train_step import OutOfMemory, PendingStep, StepResult, TrainStep, with_lag
+from segtune.training.weight_average import WeightAverage
 
 log = logging.getLogger(__name__)
 
@@ -84,6 +86,7 @@ class Trainer:
         self.lr = 0.0  # the encoder's learning rate at the last step
         self.seconds = 0.0  # of training and validation
         self.best_miou = -1.0
+        self.average: WeightAverage | None = None  # set before the first step if the config asks
         self.is_fine_tuning = False  # whether it starts from a model that knows all its classes
         self.health = HealthMonitor(config)
         self.heartbeat = Heartbeat(out if ranks.is_first else None, config.health)
@@ -304,14 +307,15 @@ class Trainer:
         # The batch norms of each rank have averaged other images. All ranks score the model that is
         # saved, which is that of rank 0.
         self.ranks.broadcast(self.network.buffers())
-        matrix = evaluate(
-            self.network,
-            self.heartbeat.wrap(self.val_data),
-            self.ranks,
-            self.config,
-            len(self.classes),
-            self.precision,
-        )
+        with self._averaged():
+            matrix = evaluate(
+                self.network,
+                self.heartbeat.wrap(self.val_data),
+                self.ranks,
+                self.config,
+                len(self.classes),
+                self.precision,
+            )
         return validation_scores(matrix, self.classes)
 
     def _check_data(self) -> None:
@@ -337,6 +341,8 @@ class Trainer:
             self._prepare_folder()
         self.ranks.barrier()
         self.health.replay(self.out.read_epochs(self.epoch))
+        if self.config.optim.ema and not self.average:
+            self.average = WeightAverage(self.network, self.config.optim.ema)
         self.model = self.ranks.wrap(self.network)
         self.train_step = TrainStep(
             self.config.optim,
@@ -346,6 +352,7 @@ class Trainer:
             self.scaler,
             self.precision,
             self.ranks,
+            self.average,
         )
         self._log_plan()
 
@@ -376,8 +383,9 @@ class Trainer:
             classes=self.classes,
         )
         if improved:
-            weights = self.network.state_dict()
-            checkpoint.save(self.out.checkpoints, "best", weights, None, manifest)
+            with self._averaged():
+                weights = self.network.state_dict()
+                checkpoint.save(self.out.checkpoints, "best", weights, None, manifest)
         is_last = record.epoch == self.config.schedule.epochs
         if is_last or record.epoch % self.config.checkpoint.every == 0:
             self._save_last(manifest)
@@ -385,12 +393,21 @@ class Trainer:
         self.scalars.add(record)
 
     def _save_last(self, manifest: Manifest) -> None:
-        folder, weights = self.out.checkpoints, self.network.state_dict()
-        checkpoint.save(folder, "last", weights, self._state(), manifest)
+        state = self._state()
+        with self._averaged():
+            weights = self.network.state_dict()
+            checkpoint.save(self.out.checkpoints, "last", weights, state, manifest)
+
+    def _averaged(self) -> AbstractContextManager[None]:
+        """Return a context in which the network has the averaged weights, if there are any."""
+        return self.average.applied() if self.average else nullcontext()
 
     def _state(self) -> dict[str, Any]:
         """Return what a resume needs besides the weights and the manifest."""
+        trained = {name: p.detach() for name, p in self.network.named_parameters()}
         return {
+            # The file of weights then holds their average.
+            "weights": trained if self.average else None,
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "best_miou": self.best_miou,
@@ -410,6 +427,9 @@ class Trainer:
         checkpoint.check_same_run(path, manifest, self.config, self.classes)
         checkpoint.load_into(self.network, path)
         state = checkpoint.load_state(path)
+        if self.config.optim.ema:
+            self.average = WeightAverage(self.network, self.config.optim.ema)
+            self.network.load_state_dict(state["weights"], strict=False)
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.best_miou = state["best_miou"]
