@@ -32,6 +32,7 @@ COMMANDS = {
     "data_tools",
     "evaluate",
     "export",
+    "model",
     "predict",
     "report",
     "search",

@@ -17,7 +17,12 @@ from segtune.config.model_config import SMP, ModelConfig
 from segtune.errors import ConfigError, nearest
 from segtune.models.encoder_maps import try_out
 from segtune.models.pretrained import load_encoder
-from segtune.models.segmentation_model import SegmentationModel, cut_logits, pad_to_multiple
+from segtune.models.segmentation_model import (
+    SegmentationModel,
+    cut_logits,
+    freeze_unused,
+    pad_to_multiple,
+)
 from segtune.models.timm_encoder import check_is_model, load_timm, size_options
 from segtune.models.weight_files import SUFFIXES, local_weights, read_weights, weights_not_found
 
@@ -59,6 +64,7 @@ class SmpModel(SegmentationModel):
         _check_size(self, config)
         if config.weights:
             _load(self.net.encoder, config.encoder, config.weights)
+        freeze_unused(self)
 
     def forward(self, images: Tensor, with_auxiliary: bool = False) -> Any:
         """Return logits [N, C, h/s, w/s] for images [N, 3, h, w] of any size.

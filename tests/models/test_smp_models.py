@@ -36,28 +36,40 @@ def build(name: str, encoder: str = ENCODER, **settings: object) -> Any:
 
 
 @pytest.mark.parametrize(("name", "stride"), STRIDES.items())
-def test_images_of_any_size_give_logits_of_their_size(name: str, stride: int) -> None:
+def test_images_of_any_size_give_logits_of_their_size_and_the_smallest_batch_trains(
+    name: str, stride: int
+) -> None:
     model = build(name).eval()
     for height, width in [(64, 64), (33, 47)]:
         with torch.no_grad():
             logits = model(torch.randn(1, 3, height, width))
         assert logits.shape == (1, 3, -(-height // stride), -(-width // stride))
-
-
-@pytest.mark.parametrize("name", STRIDES)
-def test_every_architecture_trains_on_the_smallest_batch_that_is_allowed(name: str) -> None:
-    config = ModelConfig.parse({"name": f"smp:{name}", "encoder": ENCODER, "drop_path": 0.0})
-    model = build(name).train()
+    num_images = 1
+    model.train()
     try:
-        check_batch(config, 1)
-        num_images = 1
+        check_batch(ModelConfig.parse({"name": f"smp:{name}"}), 1)
     except ConfigError:
         num_images = 2
         with pytest.raises(ValueError, match="more than 1 value per channel"):
             model(torch.randn(1, 3, 128, 128))
     model(torch.randn(num_images, 3, 128, 128)).square().mean().backward()
-    # The encoders of timm have layers after the last map that is taken.
-    assert all(p.grad is not None for n, p in model.named_parameters() if n.startswith("net.dec"))
+    # DDP waits for the gradient of every parameter that is trained.
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+    assert all(p.grad is None for p in model.parameters() if not p.requires_grad)
+
+
+def test_layers_after_the_last_map_are_not_trained() -> None:
+    frozen = [
+        n for n, p in build("FPN", "efficientnet-b0").named_parameters() if not p.requires_grad
+    ]
+    layers = ("_conv_head.weight", "_bn1.weight", "_bn1.bias")
+    assert frozen == [f"net.encoder.{layer}" for layer in layers]
+
+
+def test_building_a_model_leaves_its_batch_norms_as_new() -> None:
+    norms = [m for m in build("Unet").modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    assert norms
+    assert all(m.num_batches_tracked == 0 and m.running_mean.eq(0).all() for m in norms)
 
 
 def test_a_vit_goes_with_dpt() -> None:
