@@ -22,6 +22,7 @@ COMMANDS = {
     "train": ("segtune.train", "train one config"),
     "evaluate": ("segtune.evaluate", "print a checkpoint's IoU and accuracy per class"),
     "predict": ("segtune.predict", "draw a checkpoint's predictions over images"),
+    "model": ("segtune.model", "print a model's parameters, FLOPs, memory and speed"),
     "data": ("segtune.data_tools", "check, generate or convert a data set"),
     "config": ("segtune.config_tools", "describe all settings, or show a config in full"),
 }

@@ -34,6 +34,7 @@ COMMANDS = {
     "data_tools",
     "evaluate",
     "export",
+    "model",
     "plot",
     "predict",
     "report",

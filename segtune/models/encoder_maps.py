@@ -11,13 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segtune.models.segmentation_model import pad_to_multiple
+from segtune.models.segmentation_model import TRIED_SIZE, pad_to_multiple
 
 # The sizes of the feature maps that UPerNet takes, as divisors of the image size.
 REDUCTIONS = (4, 8, 16, 32)
-# Height and width of an image with which an encoder is tried before training. They differ, and
-# they are no sizes that an encoder was made for.
-TRIED_SIZE = (64, 96)
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,15 @@ from torch import Tensor, nn
 from segtune.config.import_path import load_object
 from segtune.config.model_config import ModelConfig
 from segtune.errors import ConfigError
-from segtune.models.encoder_maps import REDUCTIONS, TRIED_SIZE, EncoderMaps, try_out
+from segtune.models.encoder_maps import REDUCTIONS, EncoderMaps, try_out
 from segtune.models.pretrained import load_encoder
-from segtune.models.segmentation_model import SegmentationModel, cut_logits, pad_to_multiple
+from segtune.models.segmentation_model import (
+    TRIED_SIZE,
+    SegmentationModel,
+    cut_logits,
+    freeze_unused,
+    pad_to_multiple,
+)
 from segtune.models.weight_files import local_weights, read_weights, weights_not_found
 
 # Images are padded to multiples of this, unless the user's module has an attribute `size_multiple`.
@@ -45,6 +51,7 @@ class OwnModel(SegmentationModel):
                     ]
                 )
             _load(encoder, config.weights)
+        freeze_unused(self)
 
     def forward(self, images: Tensor, with_auxiliary: bool = False) -> Any:
         """Return logits [N, C, h/s, w/s] for images [N, 3, h, w] of any size.

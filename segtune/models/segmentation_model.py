@@ -6,10 +6,20 @@ Models that come from elsewhere take images of certain sizes only; `pad_to_multi
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from segtune.errors import first_of
+
+log = logging.getLogger(__name__)
+
+# Height and width of an image with which a network is tried before training. They differ, and they
+# are no sizes that a network was made for.
+TRIED_SIZE = (64, 96)
 
 
 class SegmentationModel(nn.Module):
@@ -27,6 +37,30 @@ class SegmentationModel(nn.Module):
         logits of the auxiliary head or None).
         """
         raise NotImplementedError
+
+
+def freeze_unused(model: SegmentationModel) -> None:
+    """Exclude the parameters from training that change neither logits nor auxiliary logits.
+
+    DDP would wait for their gradients. Encoders of other libraries have such layers, for example
+    after the last map that a decoder takes.
+    """
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    # In training mode, because an auxiliary head may be used only then. Two images, because of
+    # batch norms after a pooling to 1x1 pixel. The caller's random numbers stay as they are.
+    with torch.random.fork_rng([]):
+        outputs = model.train()(torch.zeros(2, 3, *TRIED_SIZE), with_auxiliary=True)
+    total = torch.stack([output.float().sum() for output in outputs if output is not None]).sum()
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    gradients = torch.autograd.grad(total, list(trained.values()), allow_unused=True)
+    unused = [name for name, g in zip(trained, gradients, strict=True) if g is None]
+    for name in unused:
+        trained[name].requires_grad_(False)
+    with torch.no_grad():
+        for name, buffer in model.named_buffers():
+            buffer.copy_(buffers[name])
+    if unused:
+        log.info("not trained, because the logits do not depend on them: %s", first_of(unused, 3))
 
 
 def pad_to_multiple(images: Tensor, multiple: int, smallest: int = 1) -> Tensor:

@@ -17,8 +17,13 @@ from segtune.config.model_config import SMP, ModelConfig
 from segtune.errors import ConfigError, nearest
 from segtune.models.encoder_maps import try_out
 from segtune.models.pretrained import load_encoder
-from segtune.models.segmentation_model import SegmentationModel, cut_logits, pad_to_multiple
-from segtune.models.timm_encoder import load_timm, size_options
+from segtune.models.segmentation_model import (
+    SegmentationModel,
+    cut_logits,
+    freeze_unused,
+    pad_to_multiple,
+)
+from segtune.models.timm_encoder import check_is_model, load_timm, size_options
 from segtune.models.weight_files import SUFFIXES, local_weights, read_weights, weights_not_found
 
 # The words in model.weights that mean the library's own ImageNet weights of an encoder.
@@ -27,8 +32,9 @@ HUB = ("imagenet", "smp")
 TIMM = "tu-"
 # The parameters that are called `decoder_channels` in segtune, by their names in the constructors.
 WIDTHS = ("decoder_channels", "decoder_segmentation_channels", "psp_out_channels")
-# PAN pools the map at 1/16 three times.
+# PAN pools the map at 1/16 three times. DPT halves the map of a ViT's patches, and doubles it.
 SMALLEST_SIDE = {"PAN": 128}
+MULTIPLE = {"DPT": 32}
 
 
 class SmpModel(SegmentationModel):
@@ -49,14 +55,16 @@ class SmpModel(SegmentationModel):
         if isinstance(head, nn.Sequential):
             # The layers are a convolution, the upsampling and the activation; only the first has
             # weights.
-            self.net.segmentation_head = head[:1]
+            self.net.segmentation_head = nn.Sequential(head[0])
         else:
             self.classifier_prefixes = ("net.segmentation_head.head.4.",)  # of DPT
-        self.multiple = int(self.net.encoder.output_stride)
-        self.smallest = SMALLEST_SIDE.get(config.name.removeprefix(SMP), self.multiple)
+        architecture = config.name.removeprefix(SMP)
+        self.multiple = MULTIPLE.get(architecture, int(self.net.encoder.output_stride))
+        self.smallest = SMALLEST_SIDE.get(architecture, self.multiple)
         _check_size(self, config)
         if config.weights:
             _load(self.net.encoder, config.encoder, config.weights)
+        freeze_unused(self)
 
     def forward(self, images: Tensor, with_auxiliary: bool = False) -> Any:
         """Return logits [N, C, h/s, w/s] for images [N, 3, h, w] of any size.
@@ -82,6 +90,8 @@ def _build(config: ModelConfig, num_classes: int) -> Any:
         )
     architecture = _architecture(smp, config)
     known = smp.encoders.encoders
+    if encoder.startswith(TIMM):
+        check_is_model(encoder.removeprefix(TIMM))
     if not (encoder in known or encoder.startswith((TIMM, "timm-"))):
         names = [name for name in known if not name.startswith("mit_")]
         raise ConfigError(

@@ -70,8 +70,6 @@ def size_options(encoder_name: str) -> dict[str, Any]:
 
     if encoder_name.startswith("swin"):
         return {"strict_img_size": False}  # crops of any size, padded to windows
-    if not timm.is_model(encoder_name):
-        return {}
     module = timm.model_entrypoint(encoder_name).__module__
     return {"dynamic_img_size": True} if module.rpartition(".")[2] in PLAIN_VITS else {}
 
@@ -97,13 +95,20 @@ def _check_size(encoder: nn.Module, encoder_name: str, multiple: int) -> None:
         ) from None
 
 
+def check_is_model(encoder_name: str) -> None:
+    """Raise ConfigError with the nearest name if timm has no such encoder."""
+    import timm
+
+    if not timm.is_model(encoder_name):
+        similar = nearest(encoder_name, timm.list_models())
+        raise ConfigError([f"model.encoder: timm has no {encoder_name!r}{similar}"])
+
+
 def _create(config: ModelConfig) -> nn.Module:
     """Return an encoder with random weights that returns its feature maps."""
     import timm
 
-    if not timm.is_model(config.encoder):
-        similar = nearest(config.encoder, timm.list_models())
-        raise ConfigError([f"model.encoder: timm has no {config.encoder!r}{similar}"])
+    check_is_model(config.encoder)
     options: dict[str, Any] = {"features_only": True, "pretrained": False}
     if config.drop_path:
         options["drop_path_rate"] = config.drop_path

@@ -11,7 +11,7 @@ from transformers.models.upernet.modeling_upernet import UperNetFCNHead, UperNet
 from segtune.config.import_path import is_import_path
 from segtune.config.model_config import ModelConfig
 from segtune.models.own_models import build_own_backbone
-from segtune.models.segmentation_model import SegmentationModel, cut_logits
+from segtune.models.segmentation_model import SegmentationModel, cut_logits, freeze_unused
 from segtune.models.timm_encoder import build_timm_encoder
 
 # Weight of UPerNet's auxiliary loss (Zhao et al. 2017, and mmseg's configs).
@@ -43,6 +43,8 @@ class UPerNet(SegmentationModel):
         )
         self.decode_head = UperNetHead(head_config, self.channels)
         self.auxiliary_head = UperNetFCNHead(head_config, self.channels)
+        if is_import_path(config.encoder):
+            freeze_unused(self)
 
     def forward(self, images: Tensor, with_auxiliary: bool = False) -> Any:
         """Return logits [N, C, h/4, w/4] for images [N, 3, h, w].
