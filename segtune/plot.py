@@ -20,9 +20,9 @@ its best trial. RUN may also be a work_dir of mmengine, its vis_data/scalars.jso
 of mmsegmentation 0.x, so that old runs stand beside new ones. Scores are drawn in per cent.
 """
 KEYS_HELP = """\
-what to draw (default: loss miou): loss, its terms as loss.focal, lr, grad_norm, miou, macc, aacc,
-iou.CLASS, step_seconds, and every other name in the log, as decode.loss_ce of mmengine. An unknown
-key prints the list.
+what to draw (default: loss miou): loss, a term of it such as loss.focal, lr, grad_norm, miou, macc,
+aacc, iou.CLASS, step_seconds, and every other name in a log, such as decode.loss_ce. An unknown key
+prints the keys that the runs have.
 """
 
 
@@ -36,7 +36,7 @@ def argument_parser() -> argparse.ArgumentParser:
     """Return the parser of the command's arguments."""
     parser = argparse.ArgumentParser(prog="segtune plot", description=DESCRIPTION)
     add = parser.add_argument
-    add("runs", nargs="*", type=path_argument, metavar="RUN", help="see above")
+    add("runs", nargs="*", type=path_argument, metavar="RUN", help="a training run, see above")
     add("--keys", nargs="+", default=["loss", "miou"], metavar="KEY", help=KEYS_HELP)
     add(
         "--out",
@@ -59,7 +59,7 @@ def argument_parser() -> argparse.ArgumentParser:
         nargs="+",
         default=[],
         metavar="TRIAL",
-        help="trials of a search run to draw: best (default), all, or numbers as 0007",
+        help="trials of a search run to draw: best (default), all, or numbers such as 0007",
     )
     add(
         "--json",
@@ -116,7 +116,7 @@ def _check_runs(arguments: argparse.Namespace) -> None:
 
 
 def _print(arguments: argparse.Namespace, runs: Sequence, keys: Sequence[str], axis: str) -> None:
-    from segtune.reporting.curve_table import best_table, notes, pace_table, to_json
+    from segtune.reporting.curve_table import print_numbers, to_json
     from segtune.reporting.terminal import print_lines, wide_console
 
     if arguments.json:
@@ -124,9 +124,7 @@ def _print(arguments: argparse.Namespace, runs: Sequence, keys: Sequence[str], a
         print(json.dumps(rows, indent=1, allow_nan=False))
         return
     console = wide_console()
-    console.print(pace_table(runs))
-    print_lines(console, *notes(runs))
-    console.print(best_table(runs, keys))
+    print_numbers(runs, keys, console)
     print_lines(console, f"figure: {arguments.out}")
 
 

@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
@@ -112,53 +113,77 @@ def draw_plotly(figure: Figure) -> go.Figure:
     in_legend: set[int] = set()
     for row, panel in enumerate(figure.panels, 1):
         for line in reversed(panel.lines):
-            _add_line(plot, figure, panel, line, row, line.run not in in_legend)
-            in_legend.add(line.run)
+            _add_line(plot, figure, panel, line, row, in_legend)
         _set_axes(plot, figure, panel, row)
         _add_labels(plot, figure, panel, row)
     return plot
 
 
 def _add_line(
-    plot: go.Figure, figure: Figure, panel: Panel, line: Line, row: int, in_legend: bool
+    plot: go.Figure, figure: Figure, panel: Panel, line: Line, row: int, in_legend: set[int]
 ) -> None:
+    """Draw a line with its marks. All grey lines share an entry of the legend."""
     style = figure.styles[line.run]
     name = html.escape(figure.legend[line.run])
+    entry, entry_name = line.run, name
+    if not style.is_told_apart:
+        entry = len(figure.styles)
+        entry_name = f"{sum(not other.is_told_apart for other in figure.styles)} more"
     has_markers = len(line.xs) <= MAX_MARKERS and style.is_told_apart
-    group = {"legendgroup": str(line.run), "legendrank": line.run, "row": row, "col": 1}
+    place = {"legendgroup": str(entry), "legendrank": entry, "row": row, "col": 1}
     plot.add_scatter(
         x=line.xs,
         y=line.ys,
-        name=name,
+        name=entry_name,
         mode="lines+markers" if has_markers else "lines",
         line={"color": style.colour, "dash": style.dash, "width": 2 if has_markers else 1.5},
         marker_size=5,
-        showlegend=in_legend and style.is_told_apart,
-        hovertemplate=f"{html.escape(figure.x_title)} %{{x:.5g}}: %{{y:.5g}}<extra>{name}</extra>",
-        **group,
+        showlegend=entry not in in_legend,
+        hovertemplate=_hover(figure, name, ": %{y:.5g}"),
+        **place,
     )
-    side, up = words_beside(panel, line)
-    position = ("top" if up > 0 else "bottom", {-1: "left", 0: "center", 1: "right"}[side])
-    marks: list[tuple[int, str, str]] = []
-    if style.is_told_apart and panel.marks_best:
-        marks.append((line.mark, "star", f"{panel.mark_name} {line.label}"))
-    if line.ending and style.is_told_apart:
-        marks.append((-1, "x", line.ending))
-    for index, symbol, text in marks:
-        plot.add_scatter(
-            x=[line.xs[index]],
-            y=[line.ys[index]],
-            mode="markers+text" if symbol == "x" else "markers",
-            text=[text],
-            textposition=" ".join(position),
-            marker={"symbol": symbol, "size": 13, "color": style.colour}
-            | {"line": {"color": INK if symbol == "x" else "white", "width": 1}},
-            cliponaxis=False,
-            showlegend=False,
-            hovertemplate=f"{text} at {html.escape(figure.x_title)} %{{x:.5g}}"
-            f"<extra>{name}</extra>",
-            **group,
+    in_legend.add(entry)
+    if style.is_told_apart:
+        for mark in _marks(figure, panel, line):
+            plot.add_scatter(**mark, **place, cliponaxis=False, showlegend=False)
+
+
+def _hover(figure: Figure, name: str, text: str) -> str:
+    return f"{html.escape(figure.x_title)} %{{x:.5g}}{text}<extra>{name}</extra>"
+
+
+def _marks(figure: Figure, panel: Panel, line: Line) -> list[dict[str, Any]]:
+    """Return a star at the best value of a line, and a cross at the end of one that went wrong."""
+    colour = figure.styles[line.run].colour
+    name = html.escape(figure.legend[line.run])
+    marks: list[dict[str, Any]] = []
+    if panel.marks_best:
+        marks.append(
+            {
+                "x": [line.xs[line.mark]],
+                "y": [line.ys[line.mark]],
+                "mode": "markers",
+                "marker": {"symbol": "star", "size": 13, "color": colour}
+                | {"line": {"color": "white", "width": 1}},
+                "hovertemplate": _hover(figure, name, f": best {line.label}"),
+            }
         )
+    if line.ending:
+        side, up = words_beside(panel, line)
+        across = {-1: "left", 0: "center", 1: "right"}[side]
+        marks.append(
+            {
+                "x": [line.xs[-1]],
+                "y": [line.ys[-1]],
+                "mode": "markers+text",
+                "text": [line.ending],
+                "textposition": f"{'top' if up > 0 else 'bottom'} {across}",
+                "marker": {"symbol": "x", "size": 12, "color": colour}
+                | {"line": {"color": INK, "width": 1}},
+                "hovertemplate": _hover(figure, name, f": {line.ending}"),
+            }
+        )
+    return marks
 
 
 def _y_range(panel: Panel) -> tuple[float, float]:

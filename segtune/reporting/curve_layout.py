@@ -108,6 +108,8 @@ def find_keys(wanted: Sequence[str], runs: Sequence[RunCurves]) -> list[str]:
         elif key not in found:
             found.append(key)
             _log_absent(key, runs)
+    if not wanted:
+        problems.append("--keys: no key")
     if problems:
         problems += [f"keys of {run.name}: {_listed(run)}" for run in runs[:3]]
         raise ConfigError(problems)
@@ -311,5 +313,8 @@ def figure_format(path: Path) -> str:
     formats = (".png", ".html", ".svg", ".pdf")
     if path.suffix.lower() in formats:
         return path.suffix.lower()[1:]
+    if path.is_dir():
+        example = path / "curves.png"
+        raise ConfigError([f"--out: {path} is a folder; expected a file, as in {example}"])
     problem = f"--out: {path}: unknown suffix {path.suffix!r}{nearest(path.suffix, formats)}"
     raise ConfigError([f"{problem}; allowed are {', '.join(formats)}"])

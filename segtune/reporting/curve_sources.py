@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -42,7 +43,7 @@ def read_runs(paths: Sequence[Path], trials: Sequence[str] = ()) -> list[RunCurv
             runs.append(_read_run(path))
     if trials and not has_search:
         raise RunError("--trials: none of the runs is a search run; leave --trials out")
-    runs = list({run.path.absolute(): run for run in runs}.values())
+    runs = _without_repeats(runs)
     empty = [run for run in runs if not run.series]
     problems = [f"{run.path}: no finished epoch; {_reason(run)}" for run in empty]
     if len(empty) == len(runs):
@@ -50,6 +51,17 @@ def read_runs(paths: Sequence[Path], trials: Sequence[str] = ()) -> list[RunCurv
     for problem in problems:
         log.warning("%s; not drawn", problem)
     return _with_different_names([run for run in runs if run.series])
+
+
+def _without_repeats(runs: Sequence[RunCurves]) -> list[RunCurves]:
+    """Drop runs that were named before, which is logged."""
+    by_path: dict[Path, RunCurves] = {}
+    for run in runs:
+        path = run.path.absolute()
+        if path in by_path:
+            log.warning("%s: named more than once, drawn once", run.path)
+        by_path.setdefault(path, run)
+    return list(by_path.values())
 
 
 def _reason(run: RunCurves) -> str:
@@ -157,10 +169,16 @@ def _what_is_there(path: Path) -> str:
         return f"no such file or folder{nearest(path.name, siblings)}; {EXPECTED}"
     inside = [sub.name for sub in sorted(path.iterdir()) if sub.is_dir() and _is_run(sub)]
     if inside:
+        example = shlex.quote(str(path / inside[0]))
+        is_all = len(inside) == sum(not sub.name.startswith(".") for sub in path.iterdir())
+        every = f", or all: {shlex.quote(str(path))}/*" if is_all else ""
         return (
             f"the folder holds {len(inside)} runs: {first_of(inside, 5)}; name those that you "
-            f"want, for example {path / inside[0]}"
+            f"want, for example {example}{every}"
         )
+    for parent in path.absolute().parents[:4]:
+        if is_training_run(parent):
+            return f"it belongs to the run {parent}; use that folder"
     return f"no run; {EXPECTED}"
 
 

@@ -8,12 +8,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from segtune.reporting.curve_layout import format_number
 from segtune.reporting.curves import Point, RunCurves, Stretch, best_point, direction
 from segtune.reporting.format import format_duration
+from segtune.reporting.terminal import print_lines
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,14 @@ def notes(runs: Sequence[RunCurves]) -> list[str]:
     if any(pace and pace.with_validation for pace in paces):
         lines.append("+ with the validations: every epoch of the run ends with one")
     return lines
+
+
+def print_numbers(runs: Sequence[RunCurves], keys: Sequence[str], console: Console) -> None:
+    """Print the times of the runs, why runs went wrong, and the best value of each key."""
+    console.print(pace_table(runs))
+    print_lines(console, *notes(runs))
+    if keys:
+        console.print(best_table(runs, keys))
 
 
 def best_table(runs: Sequence[RunCurves], keys: Sequence[str]) -> Table:

@@ -225,6 +225,9 @@ def test_of_too_many_runs_the_best_are_in_colour(caplog: pytest.LogCaptureFixtur
         for panel in figure.panels:
             drawn = {line.run for line in labelled_lines(panel, figure.styles, 0.01)}
             assert all(figure.styles[run].is_told_apart for run in drawn)
+        names = [trace.name for trace in draw_plotly(figure).data if trace.showlegend]
+        assert names.count("2 more") == 1
+        assert len(names) == 29
         return [run for run, style in enumerate(figure.styles) if not style.is_told_apart]
 
     assert grey("loss", "miou") == [0, 1]  # those with the lowest mIoU

@@ -133,12 +133,13 @@ def test_a_work_dir_is_found_from_any_of_its_folders(work_dir: Path, inner: str)
 
 
 def test_runs_of_the_same_name_are_named_with_their_folders(
-    tmp_path: Path, tiny_config: ExperimentConfig
+    tmp_path: Path, tiny_config: ExperimentConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
     for place in ("x", "y"):
         write_run(tmp_path / place / "a", tiny_config, 0.2)
     runs = read_runs([tmp_path / "x" / "a", tmp_path / "y" / "a", tmp_path / "x" / "a"])
     assert [r.name for r in runs] == ["x/a", "y/a"]
+    assert caplog.messages == [f"{tmp_path / 'x' / 'a'}: named more than once, drawn once"]
 
 
 def error_of(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
@@ -157,9 +158,13 @@ def test_a_path_that_is_no_run_is_explained(
     assert "my frist: no such file or folder; did you mean 'my first'?" in error_of(
         capsys, run.parent / "my frist"
     )
-    assert "the folder holds 2 runs: my first, s-1; name those that you want, for example " in (
-        error_of(capsys, run.parent)
-    )
+    folder, first = run.parent, f"'{run}'"
+    text = error_of(capsys, folder)
+    assert "the folder holds 2 runs: my first, s-1; name those that you want, for example" in text
+    assert f"{first}, or all: {folder}/*" in text
+    (run / "checkpoints").mkdir()
+    text = error_of(capsys, run / "checkpoints")
+    assert f"it belongs to the run {run}; use that folder" in text
     (tmp_path / "a.log").write_text("Iter [50/20000] lr: 0.01")
     assert "a log in words; use the scalars.json in vis_data" in error_of(
         capsys, tmp_path / "a.log"
@@ -177,6 +182,25 @@ def test_runs_after_an_option_with_several_words_are_explained(
     text = error_of(capsys, "--keys", "loss", run)
     assert f"no RUN: --keys has taken {run}; put the runs first" in text
     assert "no RUN: name at least one training run" in error_of(capsys)
+
+
+def test_a_figure_has_at_least_one_key(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = error_of(capsys, run, "--keys", ",")
+    assert text.startswith("error: --keys: no key\nkeys of my first: ")
+
+
+def test_the_place_of_the_figure_is_a_file(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = error_of(capsys, run, "--out", tmp_path)
+    assert f"--out: {tmp_path} is a folder; expected a file, as in {tmp_path}/curves.png" in text
+
+
+def test_status_shows_a_work_dir(work_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert program(["status", str(work_dir)]) == 0
+    words = capsys.readouterr().out
+    for part in ("old", "0:50 *", "37.50 (step 100)", "80.00 (step 100)", "best macc"):
+        assert part in words, part
 
 
 def test_names_are_one_for_each_curve(
