@@ -247,7 +247,7 @@ def run_training(
             trainer = Trainer.start(config, trial, ranks, init_from=weights, overwrite=overwrite)
         for record in trainer.epochs():
             if ranks.is_first:
-                log.info("%s", epoch_line(record, config.schedule.epochs))
+                log.info("%s", epoch_line(record, trainer.config.schedule.epochs))
     except KeyboardInterrupt:
         if ranks.is_first:
             log.warning("interrupted; continue with: %s", _resume_command(trial))

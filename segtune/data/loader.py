@@ -323,6 +323,7 @@ class _TrainBatches(Sampler[list[SampleKey]]):
         self.epoch = 1
         self.seed = config.seed
         self.num_images = num_images
+        self.schedule = config.schedule
         self.batch_size = config.schedule.batch_size
         self.accumulate = config.schedule.accumulate
         self.rank = rank
@@ -333,11 +334,16 @@ class _TrainBatches(Sampler[list[SampleKey]]):
         """Optimiser steps per epoch; images that do not fill a global batch are left out."""
         return self.num_images // self.batch_size
 
+    @property
+    def num_steps_now(self) -> int:
+        """Optimiser steps of the current epoch."""
+        return self.schedule.steps_of_epoch(self.epoch, self.num_steps)
+
     def __iter__(self) -> Iterator[list[SampleKey]]:
         order = np.random.default_rng((self.seed, self.epoch)).permutation(self.num_images)
         partners = np.roll(order, 1)
         size = self.batch_size // (self.accumulate * self.world_size)
-        for step in range(self.num_steps):
+        for step in range(self.num_steps_now):
             for part in range(self.accumulate):
                 start = step * self.batch_size + (part * self.world_size + self.rank) * size
                 yield [
@@ -346,7 +352,7 @@ class _TrainBatches(Sampler[list[SampleKey]]):
                 ]
 
     def __len__(self) -> int:
-        return self.num_steps * self.accumulate
+        return self.num_steps_now * self.accumulate
 
 
 def _val_batches(samples: ValSamples, rank: int, world_size: int) -> list[list[int]]:

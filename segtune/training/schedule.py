@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from segtune.config.schedule_config import ScheduleConfig
+from segtune.config.schema import ExperimentConfig
+from segtune.data.layouts import open_split
 
 
 def factor_of_step(
@@ -13,16 +15,35 @@ def factor_of_step(
     With `config.by` epoch, all steps of an epoch have the same learning rate. `floor` is the
     learning rate at the end relative to the peak.
     """
-    by_step = config.by == "step"
-    per_epoch = steps_per_epoch if by_step else 1
+    if config.by == "step":
+        position, total = step, config.total_steps(steps_per_epoch)
+        warmup = config.warmup_steps
+        if warmup is None:
+            warmup = round(config.warmup_epochs * steps_per_epoch)
+    else:
+        position, total = step // steps_per_epoch, config.epochs
+        warmup = round(config.warmup_epochs)
     return learning_rate_factor(
-        step if by_step else step // steps_per_epoch,
-        total=config.epochs * per_epoch,
-        warmup=round(config.warmup_epochs * per_epoch),
+        position,
+        total=total,
+        warmup=warmup,
         warmup_start=config.warmup_start,
         power=config.poly_power,
         floor=floor,
     )
+
+
+def with_epochs(config: ExperimentConfig) -> ExperimentConfig:
+    """Return the config with the number of epochs that follows from `schedule.steps`.
+
+    Reads the list of training images if `schedule.steps` is set.
+    """
+    schedule = config.schedule
+    if schedule.steps is None:
+        return config
+    num_images = len(open_split(config.data, "train"))
+    steps_per_epoch = max(1, num_images // schedule.batch_size)
+    return config.override({"schedule.epochs": -(-schedule.steps // steps_per_epoch)})
 
 
 def learning_rate_factor(

@@ -43,7 +43,7 @@ from segtune.training.memory import OutOfMemoryError
 from segtune.training.network import build_network, seeded
 from segtune.training.optimizer import build_optimizer, set_learning_rate
 from segtune.training.probes import weight_norm
-from segtune.training.schedule import factor_of_step
+from segtune.training.schedule import factor_of_step, with_epochs
 from segtune.training.tensorboard import ScalarLog
 from segtune.training.train_step import OutOfMemory, PendingStep, StepResult, TrainStep, with_lag
 from segtune.training.weight_average import WeightAverage
@@ -125,7 +125,7 @@ class Trainer:
         """
         if not overwrite:
             out.check_unused()
-        config = _with_value_range(config, ranks)
+        config = _completed(config, ranks)
         trainer = cls(config, out, ranks, cpus=cpus)
         if init_from:
             # With random rows in the classifier, the mIoU before training says nothing.
@@ -148,7 +148,7 @@ class Trainer:
         Without a checkpoint, start from the beginning. Raises CheckpointError if the config differs
         from that of the checkpoint.
         """
-        trainer = cls(_with_value_range(config, ranks), out, ranks, cpus=cpus)
+        trainer = cls(_completed(config, ranks), out, ranks, cpus=cpus)
         trainer._load_checkpoint()
         trainer._set_up()
         return trainer
@@ -156,7 +156,7 @@ class Trainer:
     @property
     def total_steps(self) -> int:
         """Optimiser steps of the whole training run."""
-        return self.train_data.steps_per_epoch * self.config.schedule.epochs
+        return self.config.schedule.total_steps(self.train_data.steps_per_epoch)
 
     def epochs(self, should_stop: ShouldStop = None) -> Iterator[EpochRecord]:
         """Train, and yield one record per epoch, after its files have been written.
@@ -228,7 +228,7 @@ class Trainer:
         self, epoch: int, batches: Iterable[Batch], should_stop: ShouldStop
     ) -> Iterator[PendingStep | OutOfMemory]:
         """Do the optimiser steps of an epoch; the last outcome may be OutOfMemory."""
-        last_step = self.train_data.steps_per_epoch * epoch
+        last_step = min(self.total_steps, self.train_data.steps_per_epoch * epoch)
         micro_batches: list[Batch] = []
         for batch in self.heartbeat.wrap(batches):
             micro_batches.append(batch)
@@ -445,28 +445,32 @@ class Trainer:
         log.info("resumed from %s: epoch %d, step %d", path, self.epoch, self.step)
 
     def _log_plan(self) -> None:
+        schedule = self.config.schedule
         if self.ranks.is_first:
             log.info(
-                "steps: %d images / %d per batch (%d workers) = %d per epoch x %d epochs = %d; "
+                "steps: %d images / %d per batch (%d workers) = %d per epoch %s %d epochs = %d; "
                 "%s on %s",
                 self.train_data.num_images,
-                self.config.schedule.batch_size,
+                schedule.batch_size,
                 self.ranks.world_size,
                 self.train_data.steps_per_epoch,
-                self.config.schedule.epochs,
+                "x" if schedule.steps is None else "in",
+                schedule.epochs,
                 self.total_steps,
                 str(self.precision).removeprefix("torch."),
                 self.ranks.device,
             )
 
 
-def _with_value_range(config: ExperimentConfig, ranks: Ranks) -> ExperimentConfig:
-    """Return the config with the value range and the class weights of the data set.
+def _completed(config: ExperimentConfig, ranks: Ranks) -> ExperimentConfig:
+    """Return the config with what follows from the data set.
 
-    These are numbers, so that the config's record is complete. The settings of the
-    masks are checked first, because this reads images.
+    This is the value range, the class weights, and the number of epochs of `schedule.steps`: all of
+    them numbers, so that the config's record is complete. The settings of the masks are checked
+    first, because this reads images.
     """
     check_mask_settings(config.data)
+    config = with_epochs(config)
     value_range = find_value_range(config.data, is_quiet=not ranks.is_first)
     config = config.override({"data.value_range": value_range})
     return with_class_weights(config, is_quiet=not ranks.is_first)

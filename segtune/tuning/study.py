@@ -298,11 +298,21 @@ def _under(source: Source, section: str) -> Source:
 def _study_problems(study: Study) -> list[str]:
     """Return what is wrong with a study although each of its parts is valid."""
     return [
+        *_schedule_problems(study),
         *_known_good_problems(study),
         *_proxy_problems(study),
         *_rung_problems(study),
         *_cmaes_problems(study),
         *_worker_problems(study),
+    ]
+
+
+def _schedule_problems(study: Study) -> list[str]:
+    if study.config.schedule.steps is None and "schedule.steps" not in study.space.names:
+        return []
+    return [
+        "schedule.steps: a search counts in epochs, so this must be null; set schedule.epochs to "
+        "steps * schedule.batch_size / number of training images"
     ]
 
 
