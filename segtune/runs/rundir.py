@@ -286,8 +286,8 @@ def _what_is_there(path: Path) -> str:
     trained = [f.name for f in sorted(path.glob("*")) if f.is_dir() and is_training_run(f)]
     if trained:
         return (
-            f"the folder holds {len(trained)} training runs: {first_of(trained, 5)}; segtune plot "
-            "compares them"
+            f"training runs in this folder: {first_of(trained, 5)}; segtune status shows one, "
+            "segtune plot compares several"
         )
     siblings = search_runs_in(path.parent)
     state = "no study.yaml" if path.exists() else "no such folder"

@@ -209,7 +209,7 @@ def test_status_and_report_name_the_command_for_training_runs(
     for command, path in (("status", run.parent), ("report", run)):
         assert program([command, str(path)]) == 2
     words = capsys.readouterr().err
-    assert "the folder holds 1 training runs: my first; segtune plot compares them" in words
+    assert "training runs in this folder: my first; segtune status shows one" in words
     assert "it is a single training run (segtune status and segtune plot show it)" in words
 
 
