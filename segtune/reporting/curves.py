@@ -82,6 +82,8 @@ class RunCurves:
         """How the run ended, in words; empty if it is complete or if this is not known."""
         if self.state in ("", "completed"):
             return ""
+        if self.state == RUNNING:
+            return "running, or killed"  # neither has a verdict
         return f"{self.state}: {self.kind}" if self.kind else self.state
 
 

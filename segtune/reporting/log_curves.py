@@ -130,8 +130,8 @@ def _joined(starts: Sequence[tuple[Path, Sequence[_Placed]]], folder: Path) -> l
     if replaced:
         names = first_of([str(path) for path in replaced], 3)
         text = (
-            "%s: training began anew in %s; %d earlier logs are left out: %s; to draw one of them, "
-            "use its path"
+            "%s: training began anew in %s; earlier logs are left out (%d): %s; to draw one of "
+            "them, use its path"
         )
         log.warning(text, folder, used[0], len(replaced), names)
     return joined

@@ -111,9 +111,7 @@ def _rows(path: Path) -> list[dict[str, Any]]:
     if bad == [len(lines)]:
         log.info("%s: the last line is incomplete (interrupted, or being written): left out", path)
     elif bad and rows:
-        log.warning(
-            "%s: %d lines are no JSON, the first is line %d: left out", path, len(bad), bad[0]
-        )
+        log.warning("%s: left out, because no JSON: line %d (%d in total)", path, bad[0], len(bad))
     return rows
 
 

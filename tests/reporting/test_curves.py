@@ -89,7 +89,7 @@ def test_classes_have_numbers_if_their_names_are_unknown(trial: TrialDir) -> Non
 
 
 def test_the_state_is_that_of_the_verdict_or_running(trial: TrialDir) -> None:
-    assert read_training_run(trial, "a").ending == "running"
+    assert read_training_run(trial, "a").ending == "running, or killed"
     trial.write_verdict(Verdict(state="unhealthy", kind="diverged", epoch=3, evidence="9 > 1"))
     run = read_training_run(trial, "a")
     assert (run.ending, run.reason) == ("unhealthy: diverged", "diverged: 9 > 1")

@@ -205,7 +205,7 @@ def test_a_start_from_the_first_step_replaces_the_earlier_ones(
     new = scalars(work_dir, "20230522_090000", [train(50, 1.0), train(100, 0.5)])
     run = read(work_dir)
     assert values(run, "loss") == [1.0, 0.5]
-    text = f"{work_dir}: training began anew in {new}; 1 earlier logs are left out: {old}"
+    text = f"{work_dir}: training began anew in {new}; earlier logs are left out (1): {old}"
     assert text in caplog.text
     earlier = read(old)
     assert (earlier.name, values(earlier, "loss")) == ("w/20230521_130545", [9.0, 9.0])
@@ -227,7 +227,7 @@ def test_an_incomplete_last_line_is_left_out_and_a_broken_line_is_logged(
     lines = [json.dumps(train(50)), "\x00\x00 no JSON", json.dumps(train(100))]
     path.write_text("\n".join(lines) + "\n")
     assert values(read(path), "loss") == [1.0, 1.0]
-    assert f"{path}: 1 lines are no JSON, the first is line 2" in caplog.text
+    assert f"{path}: left out, because no JSON: line 2 (1 in total)" in caplog.text
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_as_unhealthy(

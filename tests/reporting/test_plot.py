@@ -203,6 +203,16 @@ def test_status_shows_a_work_dir(work_dir: Path, capsys: pytest.CaptureFixture[s
         assert part in words, part
 
 
+def test_status_and_report_name_the_command_for_training_runs(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for command, path in (("status", run.parent), ("report", run)):
+        assert program([command, str(path)]) == 2
+    words = capsys.readouterr().err
+    assert "training runs in this folder: my first; segtune status shows one" in words
+    assert "it is a single training run (segtune status and segtune plot show it)" in words
+
+
 def test_names_are_one_for_each_curve(
     run: Path, work_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
