@@ -329,6 +329,11 @@ class Trainer:
                 f"schedule.eta_min: {config.schedule.eta_min:g} is above optim.lr "
                 f"{config.optim.lr:g}, so the learning rate rises until the end"
             )
+        if config.val.mode == "whole" and config.val.window:
+            warnings.append(
+                f"val.window: {list(config.val.window)} has no effect, because val.mode is whole; "
+                "set val.mode: slide, or leave val.window out"
+            )
         for warning in warnings if self.ranks.is_first else ():
             log.warning("%s", warning)
 

@@ -17,7 +17,7 @@ from segtune.data.known_classes import (
     voc_colours,
 )
 from segtune.data.layouts import class_names
-from segtune.training.prediction import overlay
+from segtune.training.drawing import overlay
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from segtune.training.distributed import Ranks
 from segtune.training.evaluation import evaluate
 from segtune.training.prediction import load_model
 from segtune.training.tta import AugmentedInference
+from segtune.training.windows import Windows
 
 CPU = torch.device("cpu")
 # Height and width. 1 x 20,000 pixels, resized to fit 64 x 64, has less than half a pixel.
@@ -83,7 +84,8 @@ def test_tiny_images_go_through_windows_flips_and_scales(
     tmp_path: Path, tiny_images: ExperimentConfig, window: int
 ) -> None:
     model, config, _ = load_model(save_checkpoint(tmp_path / "run", tiny_images), None, CPU)
-    views = AugmentedInference(window, None, flip=True, scales=(0.5, 1.0))
+    windows = Windows((window, window), (window // 2, window // 2))
+    views = AugmentedInference(windows, flip=True, scales=(0.5, 1.0))
     matrix = evaluate(model, ValLoader(config, 0, 1), Ranks(), config, 2, torch.float32, views)
     assert matrix.matrix.sum() == sum(height * width for height, width in TINY)
 

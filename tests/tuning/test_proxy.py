@@ -169,3 +169,10 @@ def test_full_length_study_reads_back_if_trial_0_lies_outside_the_space(
     assert again.points() == first.points()
     (tmp_path / "full.yaml").write_text(write_yaml(again.dump()))
     assert load_study(tmp_path / "full.yaml") == again
+
+
+def test_sliding_windows_shrink_with_the_images(tiny_config: ExperimentConfig) -> None:
+    windows = {"val.mode": "slide", "val.window": [480, 60], "val.stride": [320, 1]}
+    short = shorten(tiny_config.override(windows), ProxyConfig(resolution=0.5))
+    assert (short.val.window, short.val.stride) == ((240, 32), (160, 1))
+    assert shorten(tiny_config, ProxyConfig(resolution=0.5)).val == tiny_config.val
