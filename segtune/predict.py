@@ -13,6 +13,7 @@ from segtune.cli import (
     path_argument,
     run_command,
 )
+from segtune.config.schema import load_config
 from segtune.reporting.progress import follow, print_refusal, printable
 from segtune.training.overlays import find_inputs
 from segtune.training.prediction import draw_overlays, load_model
@@ -27,6 +28,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"{PARTLY_REFUSED}.",
     )
     add_checkpoint_argument(parser)
+    parser.add_argument(
+        "--config", metavar="FILE", help="config file; default: the config in the checkpoint"
+    )
     parser.add_argument(
         "--out",
         default="predictions",
@@ -61,12 +65,13 @@ def _predict(arguments: argparse.Namespace) -> int:
     from segtune.training.tta import AugmentedInference
 
     AugmentedInference(arguments.window)  # raises if no window can have this side
+    config = load_config(arguments.config) if arguments.config else None
     inputs = find_inputs(arguments.images)
     out = Path(arguments.out)
     out.mkdir(parents=True, exist_ok=True)
     ranks = Ranks.join()
     try:
-        model, config, _ = load_model(arguments.checkpoint, None, ranks.device)
+        model, config, _ = load_model(arguments.checkpoint, config, ranks.device)
         if ranks.is_first:
             for problem in inputs.refused:
                 print_refusal(problem)

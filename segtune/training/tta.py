@@ -14,7 +14,7 @@ from torch import Tensor
 
 from segtune.errors import ConfigError
 
-# One logit covers 4x4 pixels, so a window starts at a multiple of 4 pixels.
+# One logit covers at most 4x4 pixels here, so a window starts at a multiple of 4 pixels.
 OUTPUT_STRIDE = 4
 MIN_SIDE = 32  # pixels; the smallest image that the encoders take
 
@@ -91,17 +91,20 @@ class AugmentedInference:
         if self.window is None or max(height, width) <= self.window:
             return model(images)
         total: Tensor | None = None  # the sum; its number of classes is that of the first window
-        num_logits = (-(-height // OUTPUT_STRIDE), -(-width // OUTPUT_STRIDE))
-        count = images.new_zeros(num_logits, dtype=torch.float32)
+        count = images.new_zeros(0)
+        stride = OUTPUT_STRIDE  # pixels per logit
         covered_height = covered_width = 0
         for top, bottom in self._spans(height):
             for left, right in self._spans(width):
-                logits = model(images[..., top:bottom, left:right])
+                part = images[..., top:bottom, left:right]
+                logits = _not_coarser(model(part), part.shape[-2:])
                 if total is None:
-                    shape = (*logits.shape[:2], *count.shape)
-                    total = logits.new_zeros(shape, dtype=torch.float32)
-                rows = _logit_span(top, logits.shape[-2])
-                columns = _logit_span(left, logits.shape[-1])
+                    stride = min(OUTPUT_STRIDE, round((bottom - top) / logits.shape[-2]))
+                    size = (-(-height // stride), -(-width // stride))
+                    count = images.new_zeros(size, dtype=torch.float32)
+                    total = logits.new_zeros((*logits.shape[:2], *size), dtype=torch.float32)
+                rows = _logit_span(top, logits.shape[-2], stride)
+                columns = _logit_span(left, logits.shape[-1], stride)
                 total[..., rows, columns] += logits
                 count[rows, columns] += 1
                 covered_height = max(covered_height, rows.stop)
@@ -127,9 +130,22 @@ def _is_multiple(pixels: int, at_least: int = 1) -> bool:
     return pixels >= at_least and pixels % OUTPUT_STRIDE == 0
 
 
-def _logit_span(start: int, num_logits: int) -> slice:
+def _not_coarser(logits: Tensor, size: torch.Size) -> Tensor:
+    """Return the logits of a window of `size` pixels (h, w) with at least one value per 4x4 pixels.
+
+    Some models have one per 8x8 or 16x16, and a window may start between two of them.
+    """
+    factor = round(size[0] / logits.shape[-2] / OUTPUT_STRIDE)
+    if factor <= 1:
+        return logits
+    finer = F.interpolate(logits.float(), scale_factor=factor, mode="bilinear", align_corners=False)
+    height, width = (-(-side // OUTPUT_STRIDE) for side in size)
+    return finer[..., :height, :width]
+
+
+def _logit_span(start: int, num_logits: int, stride: int) -> slice:
     """Return the positions of the logits of a window that starts at pixel `start`."""
-    return slice(start // OUTPUT_STRIDE, start // OUTPUT_STRIDE + num_logits)
+    return slice(start // stride, start // stride + num_logits)
 
 
 WHOLE_IMAGE = AugmentedInference()

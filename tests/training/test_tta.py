@@ -99,3 +99,24 @@ def test_labels_are_the_argmax_of_the_upsampled_logits() -> None:
 def test_impossible_options_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         AugmentedInference(**options)
+
+
+@pytest.mark.parametrize(("stride", "expected"), [(1, 1), (2, 2), (8, 4), (16, 4)])
+@pytest.mark.parametrize("size", [(64, 96), (67, 90)])
+def test_windows_of_models_of_any_stride_fit_together(
+    stride: int, expected: int, size: tuple[int, int]
+) -> None:
+    def constant(images: torch.Tensor) -> torch.Tensor:
+        height, width = (-(-side // stride) for side in images.shape[-2:])
+        return torch.full((1, 2, height, width), 3.0)
+
+    tta = AugmentedInference(window=32, stride=20)
+    (logits,) = tta.logits(constant, torch.zeros(1, 3, *size))
+    assert logits.shape == (1, 2, -(-size[0] // expected), -(-size[1] // expected))
+    assert torch.allclose(logits, torch.tensor(3.0))
+
+
+def test_a_model_of_one_logit_per_pixel_keeps_every_pixel_in_windows() -> None:
+    images = torch.arange(64 * 96, dtype=torch.float32).reshape(1, 1, 64, 96)
+    (logits,) = AugmentedInference(window=32, stride=20).logits(lambda part: part, images)
+    assert torch.allclose(logits, images)
