@@ -16,6 +16,7 @@ from segtune.cli import (
     path_argument,
     run_command,
 )
+from segtune.config.schema import ExperimentConfig, load_config
 from segtune.reporting.progress import follow, print_refusal, printable
 from segtune.training.overlays import Inputs, find_inputs
 from segtune.training.prediction import load_model
@@ -35,6 +36,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"and the exit code is {PARTLY_REFUSED}.",
     )
     add_checkpoint_argument(parser)
+    parser.add_argument(
+        "--config", metavar="FILE", help="config file; default: the config in the checkpoint"
+    )
     parser.add_argument(
         "--out",
         "--show-dir",
@@ -70,12 +74,13 @@ def _predict(arguments: argparse.Namespace) -> int:
     if arguments.window is not None:
         Windows.coarse(arguments.window)  # raises if no window can have this side
     check_output_folders("--out", arguments.out, arguments.labels, arguments.label_offset)
+    config = load_config(arguments.config) if arguments.config else None
     inputs = find_inputs(arguments.images)
     for folder in filter(None, (_overlay_folder(arguments), arguments.labels)):
         Path(folder).mkdir(parents=True, exist_ok=True)
     ranks = Ranks.join()
     try:
-        return _predict_on(ranks, arguments, inputs)
+        return _predict_on(ranks, arguments, config, inputs)
     finally:
         ranks.close()
 
@@ -86,14 +91,16 @@ def _overlay_folder(arguments: argparse.Namespace) -> Path | None:
     return None if arguments.labels else Path(DEFAULT_OUT)
 
 
-def _predict_on(ranks: Ranks, arguments: argparse.Namespace, inputs: Inputs) -> int:
+def _predict_on(
+    ranks: Ranks, arguments: argparse.Namespace, config: ExperimentConfig | None, inputs: Inputs
+) -> int:
     """Predict on all ranks, each rank its part of the images. Return the exit code."""
     import torch
 
     from segtune.training.drawing import Outputs, write_predictions
     from segtune.training.label_images import label_offset
 
-    model, config, _ = load_model(arguments.checkpoint, None, ranks.device)
+    model, config, _ = load_model(arguments.checkpoint, config, ranks.device)
     if ranks.is_first:
         for problem in inputs.refused:
             print_refusal(problem)
