@@ -81,9 +81,12 @@ def test_shipped_study_plans_its_points_on_its_layout(
     if "init_from" in search:
         search["init_from"] = str(save_untrained(config, tmp_path / "before"))
     study = write_study(tmp_path, space, search)
-    # The warmup of a schedule of two epochs is shorter than the study's.
     command = ["search", "--space", str(study), "--config", str(config), "--dry-run"]
-    assert program([*command, "--set", "schedule.epochs=200"]) == 0
+    # The points of a study go with the length of its own config.
+    schedule = load_config(path.parent / tree["config"]).schedule
+    for name in ("epochs", "warmup_epochs"):
+        command += ["--set", f"schedule.{name}={getattr(schedule, name)}"]
+    assert program(command) == 0
     num_points = len(search.get("known_good", ())) + 1
     assert f"  {num_points - 1}: " in capsys.readouterr().out
 
