@@ -172,7 +172,7 @@ def _with_path(path: Path, problem: str) -> str:
 
 def _window_for(size: tuple[int, ...], config: ExperimentConfig, window: int | None) -> int | None:
     """Return the side of the windows for an image of (H, W), or None to predict it as a whole."""
-    from segtune.data.augment import fit_scale
+    from segtune.data.crop import fit_scale
 
     scale = fit_scale(size[0], size[1], config.data.resize)
     height, width = size[0] * scale, size[1] * scale
@@ -197,7 +197,7 @@ def overlay(
     import numpy as np
     import torch
 
-    from segtune.data.augment import resize_to_fit
+    from segtune.data.crop import resize_to_fit
     from segtune.data.label_colours import voc_colours
     from segtune.training.evaluation import label_bands
 
