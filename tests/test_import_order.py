@@ -40,7 +40,7 @@ COMMANDS = {
     "train",
 }
 OWNERS = {
-    "albumentations": ("data.augment",),
+    "albumentations": ("config.transforms", "data.augment"),
     "optuna": ("tuning", "cluster.tune_searcher"),
     "ray": ("cluster",),
     "rich": ("reporting", "config_tools", "data_tools"),

@@ -28,7 +28,7 @@ from segtune.data.crop import fit_scale
 from segtune.data.decode import as_stored_note, pair_size
 from segtune.data.loader_errors import CollateOrError, ErrorsAsValues, raise_errors
 from segtune.data.loader_limits import fitting_loaders, shorten_socket_paths
-from segtune.data.samples import SampleKey, TrainSamples, ValSamples
+from segtune.data.samples import Sample, SampleKey, TrainSamples, ValSamples
 from segtune.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -52,18 +52,28 @@ class Batch:
     """Training samples: images uint8 [B, 3, h, w], masks [B, h, w].
 
     The masks are uint8, or int32 if labels or ignore_index do not fit into 8 bits. The images are
-    channels last in memory.
+    channels last in memory. If mixup has blended at least one sample, `second_masks` has the labels
+    of the second image of each sample, and `first_share` float32 [B] the share of the first image
+    in 0..1. A sample that is not blended has its own labels again, and the share 1.
     """
 
     images: Tensor
     masks: Tensor
+    second_masks: Tensor | None = None
+    first_share: Tensor | None = None
 
     def pin_memory(self) -> Batch:
         """Return a copy in pinned memory; the DataLoader calls this.
 
         A GPU copies from pinned memory asynchronously. Otherwise each step would wait for the copy.
         """
-        return Batch(self.images.pin_memory(), self.masks.pin_memory())
+        second, share = self.second_masks, self.first_share
+        return Batch(
+            self.images.pin_memory(),
+            self.masks.pin_memory(),
+            None if second is None else second.pin_memory(),
+            None if share is None else share.pin_memory(),
+        )
 
 
 @dataclass
@@ -111,6 +121,8 @@ class TrainLoader:
         the data set or the ranks.
         """
         samples = TrainSamples(config)
+        for note in config.augment.notes() if rank == 0 else ():
+            log.warning("%s", note)
         self.pairs = samples.decoded.pairs
         self.num_images = len(samples.decoded)
         _check_batch_size(config.schedule, world_size, self.num_images)
@@ -317,9 +329,16 @@ def _stack_masks(masks: Sequence[np.ndarray]) -> Tensor:
     return torch.from_numpy(stacked if stacked.dtype == np.uint8 else stacked.astype(np.int32))
 
 
-def _collate(samples: list[tuple[np.ndarray, np.ndarray]]) -> Batch:
-    images, masks = zip(*samples, strict=True)
-    return Batch(_stack(images), _stack_masks(masks))
+def _collate(samples: list[Sample]) -> Batch:
+    images = _stack([sample.image for sample in samples])
+    masks = _stack_masks([sample.mask for sample in samples])
+    if all(sample.second_mask is None for sample in samples):
+        return Batch(images, masks)
+    second_masks = [
+        sample.mask if sample.second_mask is None else sample.second_mask for sample in samples
+    ]
+    first_share = torch.tensor([sample.first_share for sample in samples], dtype=torch.float32)
+    return Batch(images, masks, _stack_masks(second_masks), first_share)
 
 
 def _collate_val(samples: list[tuple[np.ndarray, np.ndarray, str]]) -> ValBatch:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from segtune.data.crop import resize_to_fit
 from segtune.data.decode import as_stored_note
 from segtune.data.layouts import class_names, open_split
 from segtune.data.masks import check_mask_settings
-from segtune.data.mixing import cutmix
+from segtune.data.mixing import cutmix, mixup
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +32,19 @@ class SampleKey:
 
     epoch: int
     index: int
-    partner: int  # index of the sample that cutmix may mix into it
+    partner: int  # index of the sample that cutmix or mixup may mix into it
+
+
+class Sample(NamedTuple):
+    """A training sample: image uint8 [h, w, 3], mask [h, w] uint8 or uint16.
+
+    A sample that mixup has blended has the labels of its second image, too.
+    """
+
+    image: np.ndarray
+    mask: np.ndarray
+    second_mask: np.ndarray | None = None
+    first_share: float = 1.0  # of the first image in the blend
 
 
 class TrainSamples(Dataset):
@@ -44,16 +57,19 @@ class TrainSamples(Dataset):
         # In memory that all loader processes share, so that only one of them warns.
         self._has_warned = torch.zeros(1, dtype=torch.uint8).share_memory_()
 
-    def __getitem__(self, key: SampleKey) -> tuple[np.ndarray, np.ndarray]:
+    def __getitem__(self, key: SampleKey) -> Sample:
         image, mask = self._augmented(key.epoch, key.index, stream=0)
         mix = self.config.augment.mix
         rng = self._rng(key.epoch, key.index, stream=1)
-        if mix.kind == "cutmix" and rng.random() < mix.prob:
-            # The partner is any image of the epoch, not of this rank's batch. So the sample does
-            # not depend on the number of ranks.
-            partner = self._augmented(key.epoch, key.partner, stream=2)
-            return cutmix(image, mask, partner, rng)
-        return image, mask
+        if mix.kind == "none" or rng.random() >= mix.prob:
+            return Sample(image, mask)
+        # The partner is any image of the epoch, not of this rank's batch. So the sample does not
+        # depend on the number of ranks.
+        partner = self._augmented(key.epoch, key.partner, stream=2)
+        if mix.kind == "cutmix":
+            return Sample(*cutmix(image, mask, partner, rng, mix.alpha))
+        blend, first_share = mixup(image, partner[0], rng, mix.alpha)
+        return Sample(blend, mask, partner[1], first_share)
 
     def _augmented(self, epoch: int, index: int, stream: int) -> tuple[np.ndarray, np.ndarray]:
         augmented = self.augmentation(*self.decoded[index], self._rng(epoch, index, stream))
