@@ -14,7 +14,6 @@ from collections.abc import Iterator, Mapping
 from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any
 
-import cv2
 from pydantic import AfterValidator, BeforeValidator, ValidationError
 from pydantic_core import InitErrorDetails
 
@@ -33,16 +32,6 @@ TRIAL_LABELS = (60, 200)
 TRIAL_IGNORE = 120
 # A message lists at most this many names.
 MAX_LISTED = 12
-# What transforms raise for values or images that do not fit.
-TRANSFORM_ERRORS = (
-    ValueError,
-    TypeError,
-    LookupError,
-    ArithmeticError,
-    AssertionError,
-    RuntimeError,
-    cv2.error,
-)
 
 
 def albumentations_module() -> ModuleType:
@@ -51,6 +40,14 @@ def albumentations_module() -> ModuleType:
     import albumentations
 
     return albumentations
+
+
+def transform_errors() -> tuple[type[Exception], ...]:
+    """Return what transforms raise for values or images that do not fit."""
+    import cv2
+
+    plain = (ValueError, TypeError, LookupError, ArithmeticError, AssertionError, RuntimeError)
+    return (*plain, cv2.error)
 
 
 def checked_transform(spec: dict[str, Any]) -> dict[str, Any]:
@@ -65,7 +62,7 @@ def checked_transform(spec: dict[str, Any]) -> dict[str, Any]:
             [
                 InitErrorDetails(
                     type="value_error",
-                    loc=(key,) if key else (),
+                    loc=(key,),
                     input=spec.get(key),
                     ctx={"error": ValueError(text)},
                 )
@@ -89,7 +86,10 @@ ExtraTransform = Annotated[
 # A search reads the config of each trial, and the transforms in it are nearly always the same.
 @functools.lru_cache(maxsize=256)
 def _problems(spec_json: str) -> tuple[tuple[str, str], ...]:
-    """Return (parameter, message) for everything that is wrong with a transform."""
+    """Return (parameter, message) for everything that is wrong with a transform.
+
+    If the transform as a whole is wrong, the parameter is `name`: that key has a line in the file.
+    """
     spec = json.loads(spec_json)
     if problem := _name_problem(spec):
         return (("name", problem),)
@@ -104,10 +104,10 @@ def _problems(spec_json: str) -> tuple[tuple[str, str], ...]:
             transform = build_transform(spec, fill=(1, 2, 3), ignore_index=TRIAL_IGNORE)
     except ValidationError as error:
         return tuple(_parameter_problems(spec["name"], error))
-    except TRANSFORM_ERRORS as error:
-        return (("", f"{spec['name']}: {_one_line(error)}"),)
+    except transform_errors() as error:
+        return (("name", f"{spec['name']}: {_one_line(error)}"),)
     problem = misfit(transform, spec, (TRIAL_SIDE, TRIAL_SIDE))
-    return (("", problem),) if problem else ()
+    return (("name", problem),) if problem else ()
 
 
 def _name_problem(spec: Mapping[str, Any]) -> str:
@@ -164,11 +164,11 @@ def _parameter_problems(name: str, error: ValidationError) -> Iterator[tuple[str
     """Yield (parameter, albumentations' own messages) for each parameter that it refuses."""
     messages: dict[str, list[str]] = {}
     for detail in error.errors():
-        key = str(detail["loc"][0]) if detail["loc"] else ""
+        key = str(detail["loc"][0]) if detail["loc"] else "name"
         message = detail["msg"].removeprefix("Value error, ")
         if detail["type"] == "missing":
             message = f"must be given for {name}"
-        elif key:
+        elif detail["loc"]:
             message = f"{message}; got {detail['input']!r}"
         else:
             message = f"{name}: {message}"
@@ -186,7 +186,7 @@ def build_transform(
     unless the user has set its `fill` or `fill_mask`. A transform that keeps the labels of what it
     covers, such as CoarseDropout, still keeps them.
 
-    Raises pydantic's ValidationError for a wrong value, or one of TRANSFORM_ERRORS.
+    Raises pydantic's ValidationError for a wrong value, or one of `transform_errors()`.
     """
     transform = getattr(albumentations_module(), spec["name"])
     parameters = {key: value for key, value in spec.items() if key != "name"}
@@ -227,7 +227,7 @@ def misfit(
             warnings.simplefilter("ignore")
             pipeline = albumentations_module().Compose([transform], seed=0)
             result = pipeline(image=image, mask=mask)
-    except TRANSFORM_ERRORS as error:
+    except transform_errors() as error:
         return f"{name}: cannot be applied to a crop of {shape[0]} x {shape[1]}: {_one_line(error)}"
     finally:
         transform.p = probability

@@ -140,7 +140,7 @@ def _extra(specs: Sequence[Mapping[str, Any]], data: DataConfig) -> A.Compose:
     problems = []
     for index, (transform, spec) in enumerate(zip(transforms, specs, strict=True)):
         if problem := misfit(transform, spec, data.crop, data.ignore_index):
-            problems.append(f"augment.extra.{index}: {problem}")
+            problems.append(f"augment.extra.{index}.name: {problem}")
     if problems:
         raise ConfigError(problems)
     return A.Compose([*transforms])

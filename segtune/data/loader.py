@@ -28,7 +28,7 @@ from segtune.data.crop import fit_scale
 from segtune.data.decode import as_stored_note, pair_size
 from segtune.data.loader_errors import CollateOrError, ErrorsAsValues, raise_errors
 from segtune.data.loader_limits import fitting_loaders, shorten_socket_paths
-from segtune.data.samples import Sample, SampleKey, TrainSamples, ValSamples
+from segtune.data.samples import Sample, SampleKey, TrainSamples, ValSamples, epoch_keys
 from segtune.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -273,16 +273,12 @@ class _TrainBatches(Sampler[list[SampleKey]]):
         return self.num_images // self.batch_size
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
-        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.num_images)
-        partners = np.roll(order, 1)
+        keys = epoch_keys(self.seed, self.epoch, self.num_images)
         size = self.batch_size // (self.accumulate * self.world_size)
         for step in range(self.num_steps):
             for part in range(self.accumulate):
                 start = step * self.batch_size + (part * self.world_size + self.rank) * size
-                yield [
-                    SampleKey(self.epoch, int(order[i]), int(partners[i]))
-                    for i in range(start, start + size)
-                ]
+                yield keys[start : start + size]
 
     def __len__(self) -> int:
         return self.num_steps * self.accumulate

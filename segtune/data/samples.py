@@ -5,9 +5,11 @@ A training sample depends on (seed, epoch, index) and on nothing else.
 
 from __future__ import annotations
 
+import copy
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -35,6 +37,16 @@ class SampleKey:
     partner: int  # index of the sample that cutmix or mixup may mix into it
 
 
+def epoch_keys(seed: int, epoch: int, num_images: int) -> list[SampleKey]:
+    """Return the keys of an epoch's samples in their order, which depends on (seed, epoch) only."""
+    order = np.random.default_rng((seed, epoch)).permutation(num_images)
+    partners = np.roll(order, 1)
+    return [
+        SampleKey(epoch, int(index), int(partner))
+        for index, partner in zip(order, partners, strict=True)
+    ]
+
+
 class Sample(NamedTuple):
     """A training sample: image uint8 [h, w, 3], mask [h, w] uint8 or uint16.
 
@@ -56,6 +68,16 @@ class TrainSamples(Dataset):
         self.augmentation = Augmentation(config.data, config.augment)
         # In memory that all loader processes share, so that only one of them warns.
         self._has_warned = torch.zeros(1, dtype=torch.uint8).share_memory_()
+
+    def with_augment(self, changes: Mapping[str, Any]) -> TrainSamples:
+        """Return samples of the same images, with {dotted name: value} changed in the config.
+
+        Only settings of `augment` may change: the images are not opened again.
+        """
+        other = copy.copy(self)
+        other.config = self.config.override(changes)
+        other.augmentation = Augmentation(other.config.data, other.config.augment)
+        return other
 
     def __getitem__(self, key: SampleKey) -> Sample:
         image, mask = self._augmented(key.epoch, key.index, stream=0)
