@@ -1,4 +1,4 @@
-"""`segtune data`: check a data set, or generate the `shapes` data set."""
+"""`segtune data`: check or show a data set, or generate the `shapes` data set."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from segtune.cli import add_set_argument, path_argument, run_command
 from segtune.config.schema import load_config
+from segtune.data_show import add_show_command, show
 from segtune.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ MAX_LINES = 50
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code: 2 if the data set has a problem."""
     parser = argparse.ArgumentParser(
-        prog="segtune data", description="Check a data set, or generate the shapes."
+        prog="segtune data", description="Check or show a data set, or generate the shapes."
     )
     commands = parser.add_subparsers(dest="command", required=True)
     check = commands.add_parser(
@@ -37,8 +38,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     shapes.add_argument("--seed", type=int, default=0)
     shapes.add_argument("--train", type=int, default=160, help="training images (default: 160)")
     shapes.add_argument("--val", type=int, default=40, help="validation images (default: 40)")
+    add_show_command(commands)
     arguments = parser.parse_args(argv)
-    command = _check if arguments.command == "check" else _shapes
+    command = {"check": _check, "shapes": _shapes, "show": show}[arguments.command]
     return run_command(lambda: command(arguments))
 
 

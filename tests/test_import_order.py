@@ -29,6 +29,7 @@ ORDER = [
 COMMANDS = {
     "__main__",
     "config_tools",
+    "data_show",
     "data_tools",
     "evaluate",
     "export",

@@ -85,6 +85,23 @@ def voc_colours(num_colours: int) -> np.ndarray:
     return colours
 
 
+def class_colours(config: DataConfig, num_classes: int) -> np.ndarray:
+    """Return a colour for each class to draw it in, uint8 [num_classes, 3].
+
+    It is the class's first colour in `data.palette`, or VOC's colour if the config has no palette
+    or the palette no colour for the class.
+    """
+    colours = voc_colours(num_classes)
+    if config.palette is None:
+        return colours
+    known = read_label_colours(config, num_classes)
+    # In reverse, so that the first colour of a class is the one that stays.
+    for label, colour in zip(known.labels[::-1], known.rgb[::-1], strict=True):
+        if label < num_classes:
+            colours[label] = colour
+    return colours
+
+
 def read_label_colours(config: DataConfig, num_classes: int) -> LabelColours:
     """Return the colours of `data.palette`, which is not null.
 
