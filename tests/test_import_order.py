@@ -31,6 +31,7 @@ COMMANDS = {
     "config_tools",
     "data_labelme",
     "data_sbd",
+    "data_show",
     "data_tools",
     "evaluate",
     "export",
@@ -44,7 +45,7 @@ COMMANDS = {
     "train",
 }
 OWNERS = {
-    "albumentations": ("data.augment",),
+    "albumentations": ("config.transforms", "data.augment"),
     "optuna": ("tuning", "cluster.tune_searcher"),
     "ray": ("cluster",),
     "rich": ("reporting", "config_tools", "data_tools"),

@@ -1,59 +1,54 @@
-"""Mixing of two augmented training samples: CutMix and MixUp."""
+"""Mixing of two training samples of the same size: cutmix pastes, mixup blends."""
 
 from __future__ import annotations
-
-from typing import NamedTuple
 
 import cv2
 import numpy as np
 
-from segtune.config.augment_config import MixConfig
+
+def _draw_share(alpha: float, rng: np.random.Generator) -> float:
+    """Draw from Beta(alpha, alpha), which is uniform in 0..1 for alpha 1."""
+    return rng.uniform() if alpha == 1 else rng.beta(alpha, alpha)
 
 
-class TrainSample(NamedTuple):
-    """Image uint8 [h, w, 3] and mask [h, w]. If two images are blended, also the second's mask."""
+def mixup(
+    image: np.ndarray, other: np.ndarray, rng: np.random.Generator, alpha: float = 1.0
+) -> tuple[np.ndarray, float]:
+    """Return the blend of two images uint8 [h, w, 3], and the share of the first one.
 
-    image: np.ndarray
-    mask: np.ndarray
-    second_mask: np.ndarray | None = None
-    first_share: float = 1.0  # of the first image in the blend, in 0..1
-
-
-def mix(
-    first: TrainSample, second: TrainSample, config: MixConfig, rng: np.random.Generator
-) -> TrainSample:
-    """Return the sample that `config.kind`, cutmix or mixup, makes of two of the same size.
-
-    The arguments are not changed. The share of the first image, or of the area that the second one
-    covers, is drawn from Beta(alpha, alpha).
+    The share is drawn from Beta(alpha, alpha). Each value is `share * image + (1 - share) * other`,
+    rounded to the nearest whole number. The arguments are not changed. Source: Zhang et al. 2018.
     """
-    # With alpha 1 the distribution is uniform.
-    share = rng.uniform() if config.alpha == 1 else rng.beta(config.alpha, config.alpha)
-    if config.kind == "cutmix":
-        return _cutmix(first, second, share, rng)
-    return _mixup(first, second, share)
+    # As float32, because the losses get it so: the blend and its labels have the same share.
+    share = float(np.float32(_draw_share(alpha, rng)))
+    return blended(image, other, share), share
 
 
-def _cutmix(
-    first: TrainSample, second: TrainSample, area: float, rng: np.random.Generator
-) -> TrainSample:
-    """Paste a rectangle with this share of the area, with its labels.
+def blended(image: np.ndarray, other: np.ndarray, share: float) -> np.ndarray:
+    """Return `share * image + (1 - share) * other` as uint8, rounded to the nearest number."""
+    return cv2.addWeighted(image, share, other, 1 - share, 0.0)
 
-    Source: Yun et al. 2019; for dense labels French et al. 2020.
+
+def cutmix(
+    image: np.ndarray,
+    mask: np.ndarray,
+    other: tuple[np.ndarray, np.ndarray],
+    rng: np.random.Generator,
+    alpha: float = 1.0,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return image and mask with a rectangle of `other`, an image and mask of the same size.
+
+    The rectangle's share of the area is drawn from Beta(alpha, alpha). The arguments are not
+    changed. Source: Yun et al. 2019; for dense labels French et al. 2020.
     """
-    height, width = first.mask.shape
-    h = max(1, int(height * np.sqrt(area)))
-    w = max(1, int(width * np.sqrt(area)))
+    height, width = mask.shape
+    side_share = np.sqrt(_draw_share(alpha, rng))
+    h = max(1, int(height * side_share))
+    w = max(1, int(width * side_share))
     top = int(rng.integers(0, height - h + 1))
     left = int(rng.integers(0, width - w + 1))
     rectangle = (slice(top, top + h), slice(left, left + w))
-    image, mask = first.image.copy(), first.mask.copy()
-    image[rectangle] = second.image[rectangle]
-    mask[rectangle] = second.mask[rectangle]
-    return TrainSample(image, mask)
-
-
-def _mixup(first: TrainSample, second: TrainSample, share: float) -> TrainSample:
-    """Blend the images; pixel values are rounded to the nearest. Source: Zhang et al. 2018."""
-    image = cv2.addWeighted(first.image, share, second.image, 1 - share, 0.0)
-    return TrainSample(image, first.mask, second.mask, share)
+    image, mask = image.copy(), mask.copy()
+    image[rectangle] = other[0][rectangle]
+    mask[rectangle] = other[1][rectangle]
+    return image, mask

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from segtune.config.data_config import DataConfig
 from segtune.config.schema import ExperimentConfig
-from segtune.data.augment import fit_scale, resize_to_fit
+from segtune.data.crop import fit_scale, resize_to_fit
 from segtune.data.images import read_image
 from segtune.data.loader import normalize
 from segtune.errors import DataError

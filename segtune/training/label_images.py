@@ -6,12 +6,14 @@ Such a file is a mask that other programs read: its values are the labels, as in
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from segtune.config.data_config import MAX_LABEL, DataConfig
 from segtune.data.known_classes import class_colours
+from segtune.data.label_colours import drawing_colours
 from segtune.errors import ConfigError, DataError
 from segtune.training.overlays import write_marked
 
@@ -56,26 +58,16 @@ def label_dtype(num_classes: int, offset: int) -> type[np.uint8] | type[np.uint1
     return np.uint8 if largest <= MAX_BYTE else np.uint16
 
 
-def colours_of_classes(config: DataConfig, names: tuple[str, ...], num_classes: int) -> np.ndarray:
+def colours_of_classes(config: DataConfig, names: Sequence[str], num_classes: int) -> np.ndarray:
     """Return a colour for each class, uint8 [num_classes, 3].
 
     These are the colours of data.palette, if there is one that can be read, otherwise those of a
     known data set or of PASCAL VOC.
     """
-    from segtune.data.label_colours import read_label_colours
-
-    colours = class_colours(names, num_classes)
-    if config.palette is None:
-        return colours
     try:
-        known = read_label_colours(config, num_classes)
+        return drawing_colours(config, names, num_classes)
     except DataError:  # the data set is gone; its colours only make the result nicer
-        return colours
-    # The first colour of a class, if it has several; ignored colours have no class.
-    for label, colour in reversed(list(zip(known.labels, known.rgb, strict=True))):
-        if label < num_classes:
-            colours[label] = colour
-    return colours
+        return class_colours(names, num_classes)
 
 
 def write_label_image(target: Path, labels: np.ndarray, colours: np.ndarray, offset: int) -> None:

@@ -6,13 +6,9 @@ import pytest
 
 from segtune.config.augment_config import AugmentConfig
 from segtune.config.data_config import DataConfig
-from segtune.data.augment import (
-    Augmentation,
-    CropWindow,
-    fit_scale,
-    resize_and_crop,
-    resize_to_fit,
-)
+from segtune.data.augment import Augmentation
+from segtune.data.crop import CropWindow, fit_scale, resize_and_crop, resize_to_fit
+from segtune.data.mixing import cutmix
 from segtune.data.photometric import PhotometricDistortion
 
 Scene = tuple[np.ndarray, np.ndarray]
@@ -160,6 +156,15 @@ def test_photometric_distortion_changes_colours_only(scene: Scene) -> None:
     assert image.shape == scene[0].shape
     assert image.dtype == np.uint8
     assert not np.array_equal(image, scene[0])
+
+
+def test_cutmix_copies_labels_with_their_pixels() -> None:
+    zeros = np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8), np.uint8)
+    ones = np.ones((8, 8, 3), np.uint8), np.ones((8, 8), np.uint8)
+    image, labels = cutmix(*zeros, ones, np.random.default_rng(0))
+    assert 0 < labels.sum() < 64
+    assert np.array_equal(image[..., 0], labels)
+    assert zeros[1].sum() == 0
 
 
 def test_images_fit_the_long_and_the_short_side() -> None:

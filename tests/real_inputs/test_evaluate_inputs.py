@@ -13,7 +13,7 @@ from untrained import save_checkpoint
 
 from segtune.__main__ import main as program
 from segtune.config.schema import ExperimentConfig
-from segtune.data.augment import resize_to_fit
+from segtune.data.crop import resize_to_fit
 from segtune.data.loader import ValLoader, normalize
 from segtune.metrics import ConfusionMatrix
 from segtune.training.distributed import Ranks

@@ -10,7 +10,6 @@ import torch
 from mask_data import MakeDataSet, files_of, on_data
 
 from segtune import data_tools, evaluate, predict, train
-from segtune.config.augment_config import MixConfig
 from segtune.config.data_config import DataConfig
 from segtune.config.loss_config import LossConfig
 from segtune.config.schema import ExperimentConfig
@@ -23,7 +22,7 @@ from segtune.data.label_map import MAX_CLASSES
 from segtune.data.layouts import open_split
 from segtune.data.loader import TrainLoader, ValLoader
 from segtune.data.masks import check_mask_settings
-from segtune.data.mixing import TrainSample, mix
+from segtune.data.mixing import cutmix
 from segtune.data.statistics import check_data_set
 from segtune.errors import ConfigError
 from segtune.losses.segmentation import build_loss
@@ -31,7 +30,7 @@ from segtune.metrics import ConfusionMatrix
 from segtune.reporting.charts import MAX_CLASSES as MAX_SHOWN_CLASSES
 from segtune.reporting.charts import class_ious
 from segtune.runs.rundir import TrialDir
-from segtune.training.drawing import overlay
+from segtune.training.prediction import overlay
 
 NUM_CLASSES = 300
 IGNORE = 65535
@@ -100,8 +99,7 @@ def test_augmented_labels_are_those_at_their_pixels(
 def test_cutmix_keeps_wide_labels() -> None:
     image = np.zeros((64, 80, 3), np.uint8)
     other = np.full_like(LABELS, 299)
-    samples = TrainSample(image, LABELS), TrainSample(image, other)
-    mixed = mix(*samples, MixConfig(kind="cutmix"), np.random.default_rng(1)).mask
+    _, mixed = cutmix(image, LABELS, (image, other), np.random.default_rng(1))
     assert mixed.dtype == np.uint16
     assert ((mixed == LABELS) | (mixed == 299)).all()
     assert (mixed != LABELS).any()

@@ -12,7 +12,7 @@ from untrained import save_checkpoint
 
 from segtune.__main__ import main as program
 from segtune.config.schema import ExperimentConfig
-from segtune.data.augment import resize_to_fit
+from segtune.data.crop import resize_to_fit
 from segtune.data.images import read_image
 from segtune.data.label_colours import voc_colours
 from segtune.data.loader import normalize
