@@ -44,9 +44,10 @@ def load_model(
     folder = find_checkpoint(path)
     manifest = checkpoint.verify(folder, weights_only=True)
     trained = ExperimentConfig.parse(manifest.config)
-    if config is None:
+    if config is None or manifest.classes is None:
+        # Without class names, they are read with the settings of the data set in the checkpoint.
         refuse_own_code(trained, str(folder))
-        config = trained
+    config = config or trained
     if config.data.value_range is None:  # the model expects the pixels that it was trained with
         config = config.override({"data.value_range": trained.data.value_range})
     if overrides:
