@@ -30,7 +30,7 @@ from segtune.metrics import ConfusionMatrix
 from segtune.reporting.charts import MAX_CLASSES as MAX_SHOWN_CLASSES
 from segtune.reporting.charts import class_ious
 from segtune.runs.rundir import TrialDir
-from segtune.training.prediction import overlay
+from segtune.training.drawing import overlay
 
 NUM_CLASSES = 300
 IGNORE = 65535
