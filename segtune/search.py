@@ -29,7 +29,8 @@ from segtune.reporting.terminal import (
     wide_console,
 )
 from segtune.runs.rundir import SearchDir, check_name
-from segtune.tuning.study import Study, load_study
+from segtune.tuning.study import Study
+from segtune.tuning.study_reader import load_study
 
 log = logging.getLogger("segtune.search")  # under `python -m` __name__ is __main__
 

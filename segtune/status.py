@@ -19,7 +19,7 @@ from segtune.reporting.terminal import (
 from segtune.runs.atomic import write_atomic
 from segtune.runs.results import read_trials, to_frame
 from segtune.runs.rundir import SearchDir, TrialDir, is_training_run, search_runs_in
-from segtune.tuning.study import load_study
+from segtune.tuning.study_reader import load_study
 
 # What is shown of a log of mmengine, if it has them.
 KEYS_OF_LOGS = ("loss", "miou", "macc", "aacc")

@@ -9,7 +9,7 @@ from segtune.config.describe import markdown
 from segtune.config.schema import load_config
 from segtune.config.yaml_io import read_yaml
 from segtune.config_tools import BLOCKS
-from segtune.tuning.study import load_study
+from segtune.tuning.study_reader import load_study
 
 ROOT = Path(__file__).parent.parent
 FILES = sorted((ROOT / "configs").glob("*.yaml"))

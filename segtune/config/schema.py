@@ -1,6 +1,6 @@
 """The config of one training run: every setting with its range, default and meaning.
 
-Knows nothing of searches; their settings are in `tuning/study.py`.
+Knows nothing of searches; their settings are in `tuning/search_config.py`.
 """
 
 from __future__ import annotations

@@ -14,7 +14,8 @@ from segtune.errors import RunError
 from segtune.runs.atomic import write_atomic
 from segtune.runs.results import RUNNING, TrialResult, miou_by_epoch, ranked, read_trials
 from segtune.runs.rundir import SearchDir
-from segtune.tuning.study import Study, load_study
+from segtune.tuning.study import Study
+from segtune.tuning.study_reader import load_study
 
 # How many points are taken from a run whose scores cannot be compared with those of this study.
 POINTS_OF_OTHERS = 3

@@ -29,7 +29,7 @@ from segtune.runs.rundir import SearchDir
 from segtune.runs.verdict import Verdict
 from segtune.tuning.preparation import prepare_study
 from segtune.tuning.search_config import SearchConfig
-from segtune.tuning.study import load_study
+from segtune.tuning.study_reader import load_study
 
 pytestmark = pytest.mark.ray
 

@@ -17,7 +17,7 @@ from segtune.runs.records import EpochRecord, ValidationScores
 from segtune.runs.rundir import SearchDir, TrialDir
 from segtune.runs.verdict import Verdict
 from segtune.tuning.preparation import prepare_study
-from segtune.tuning.study import load_study
+from segtune.tuning.study_reader import load_study
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 

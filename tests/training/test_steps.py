@@ -14,7 +14,7 @@ from segtune.errors import ConfigError
 from segtune.runs.rundir import TrialDir
 from segtune.training.distributed import Ranks
 from segtune.training.trainer import Trainer
-from segtune.tuning.study import load_study
+from segtune.tuning.study_reader import load_study
 
 
 @pytest.fixture

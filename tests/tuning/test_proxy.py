@@ -19,7 +19,8 @@ from segtune.runs.rundir import SearchDir
 from segtune.runs.verdict import Verdict
 from segtune.tuning.proxy import ProxyConfig, shorten
 from segtune.tuning.proxy_check import check, full_length_study, select_for_full_length
-from segtune.tuning.study import Study, load_study
+from segtune.tuning.study import Study
+from segtune.tuning.study_reader import load_study
 
 
 def test_warmup_and_validations_shrink_with_the_epochs(tiny_config: ExperimentConfig) -> None:

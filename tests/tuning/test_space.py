@@ -14,7 +14,8 @@ from segtune.reporting import charts
 from segtune.reporting.plan import search_plan
 from segtune.runs.results import TrialResult
 from segtune.tuning.space import Dimension
-from segtune.tuning.study import Study, load_study
+from segtune.tuning.study import Study
+from segtune.tuning.study_reader import load_study
 
 GOOD = """\
 config: {optim: {lr: 1e-4}, schedule: {val_every: 1}}
