@@ -10,7 +10,9 @@ from segtune import data_tools
 from segtune.config.schema import ExperimentConfig
 from segtune.config.yaml_io import write_yaml
 from segtune.data.augment_steps import columns, steps
-from segtune.data.label_colours import class_colours, voc_colours
+from segtune.data.known_classes import voc_colours
+from segtune.data.label_colours import drawing_colours
+from segtune.data.layouts import class_names
 from segtune.data.loader import TrainLoader
 from segtune.data.samples import TrainSamples, epoch_keys
 from segtune.reporting.contact_sheet import (
@@ -157,8 +159,9 @@ def test_classes_have_the_colours_of_the_palette(
     palette = {"data.classes": ["a", "b"], "data.palette": "colours.txt"}
     where = {"data.layout": "folder", "data.root": str(tmp_path)}
     data = tiny_config.override({**where, **palette}).data
-    assert class_colours(data, 2).tolist() == [[1, 2, 3], [4, 5, 6]]
-    assert np.array_equal(class_colours(tiny_config.data, 7), voc_colours(7))
+    assert drawing_colours(data, ("a", "b"), 2).tolist() == [[1, 2, 3], [4, 5, 6]]
+    names = class_names(tiny_config.data)
+    assert np.array_equal(drawing_colours(tiny_config.data, names, 7), voc_colours(7))
 
 
 @pytest.fixture
