@@ -20,8 +20,8 @@ COMMANDS = {
     "stop": ("segtune.stop", "stop a running search; it can be resumed"),
     "export": ("segtune.export", "write the best config of a search run"),
     "train": ("segtune.train", "train one config"),
-    "evaluate": ("segtune.evaluate", "print a checkpoint's IoU and accuracy per class"),
-    "predict": ("segtune.predict", "draw a checkpoint's predictions over images"),
+    "evaluate": ("segtune.evaluate", "print a checkpoint's scores per class: IoU, Dice, F-score"),
+    "predict": ("segtune.predict", "write a checkpoint's predictions: overlays and labels"),
     "data": ("segtune.data_tools", "check, generate or convert a data set"),
     "config": ("segtune.config_tools", "describe all settings, or show a config in full"),
 }
