@@ -60,7 +60,8 @@ def colours_of_classes(config: DataConfig, names: tuple[str, ...], num_classes: 
     """Return a colour for each class, uint8 [num_classes, 3].
 
     These are the colours of data.palette, if there is one that can be read, otherwise those of a
-    known data set or of PASCAL VOC.
+    known data set or of PASCAL VOC. If data.palette has several colours for a class, it is one of
+    them.
     """
     from segtune.data.label_colours import read_label_colours
 
@@ -71,9 +72,8 @@ def colours_of_classes(config: DataConfig, names: tuple[str, ...], num_classes: 
         known = read_label_colours(config, num_classes)
     except DataError:  # the data set is gone; its colours only make the result nicer
         return colours
-    # The first colour of a class, if it has several; ignored colours have no class.
-    for label, colour in reversed(list(zip(known.labels, known.rgb, strict=True))):
-        if label < num_classes:
+    for label, colour in zip(known.labels, known.rgb, strict=True):
+        if label < num_classes:  # a colour may also stand for ignore_index
             colours[label] = colour
     return colours
 
