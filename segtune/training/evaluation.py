@@ -78,6 +78,7 @@ def validation_scores(matrix: ConfusionMatrix, class_names: Sequence[str]) -> Va
         constant_miou=matrix.constant_miou(),
         aacc=float(summary["aAcc"]),
         macc=float(summary["mAcc"]),
+        mdice=float(summary["mDice"]),
         # JSON has no NaN.
         class_iou=tuple(
             None if math.isnan(iou) else round(float(iou), 6) for iou in summary["iou"]
