@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from segtune.runs.records import EpochRecord
@@ -14,10 +14,18 @@ from segtune.tuning.study import Study
 
 
 def format_value(value: Any) -> str:
-    """Return the value of a setting, a float with three digits."""
+    """Return the value of a setting: a float with three digits, transforms with plus signs."""
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, (list, tuple)) and all(isinstance(item, dict) for item in value):
+        return " + ".join(map(_format_transform, value)) or "[]"
     return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _format_transform(spec: Mapping[str, Any]) -> str:
+    """Return a transform as its name and its parameters: `GaussNoise p=0.2`."""
+    parameters = (f"{key}={format_value(item)}" for key, item in spec.items() if key != "name")
+    return " ".join([str(spec.get("name", "")), *parameters]).strip()
 
 
 def format_miou(miou: float | None) -> str:

@@ -13,6 +13,7 @@ from segtune.config.augment_config import AugmentConfig
 from segtune.config.data_config import DataConfig
 from segtune.config.schema import ExperimentConfig, load_config
 from segtune.config.transforms import transform_names
+from segtune.config.yaml_io import parse_yaml, write_yaml
 from segtune.data.augment import Augmentation
 from segtune.data.photometric import MEAN_COLOUR
 from segtune.errors import ConfigError
@@ -208,4 +209,5 @@ def test_transforms_survive_the_way_to_a_file_and_back() -> None:
     config = ExperimentConfig().override(
         {"augment.extra": [{"name": "Affine", "translate_px": {"x": 3, "y": [1, 2]}, "p": 0.3}]}
     )
-    assert ExperimentConfig.parse(config.dump()) == config
+    tree, source = parse_yaml(write_yaml(config.dump()), "config.yaml")
+    assert ExperimentConfig.parse(tree, source) == config
