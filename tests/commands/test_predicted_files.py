@@ -12,7 +12,7 @@ from PIL import Image
 
 from segtune.__main__ import main as program
 from segtune.config.schema import ExperimentConfig
-from segtune.data.augment import resize_to_fit
+from segtune.data.crop import resize_to_fit
 from segtune.data.images import read_image
 from segtune.data.known_classes import colours_of, voc_colours
 from segtune.data.layouts import class_names
