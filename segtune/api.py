@@ -123,8 +123,14 @@ def run_study(
     check_study_data(study)
     earlier = _learn_from(warm_start, study, events) if warm_start and not resume else None
     with run.locked():
-        prepare_study(run, study, resume=resume, extend=extend, earlier=earlier)
-        last, interrupted = _run_parts(study, run, address, events)
+        try:
+            prepare_study(run, study, resume=resume, extend=extend, earlier=earlier)
+        except KeyboardInterrupt:
+            if not run.study.exists():  # there is nothing to resume
+                raise
+            last, interrupted = run, True
+        else:
+            last, interrupted = _run_parts(study, run, address, events)
         if last is not run and last.best.exists():
             write_atomic(run.best, last.best.read_bytes())
     return StudyResult(_best(study, last), to_frame(read_trials(run)), run.path, interrupted)

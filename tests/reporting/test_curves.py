@@ -56,7 +56,8 @@ def trial(tmp_path: Path, tiny_config: ExperimentConfig) -> TrialDir:
     trial.path.mkdir()
     trial.config.write_text(write_yaml(tiny_config.dump()))
     for epoch, seconds in ((1, 5.0), (2, 7.0), (3, 12.0)):
-        scores = ValidationScores(0.1 * epoch, 0.05, 0.8, 0.3, (0.9, None, 0.2, 0, 0, 0, 0.5))
+        class_iou = (0.9, None, 0.2, 0, 0, 0, 0.5)
+        scores = ValidationScores(0.1 * epoch, 0.05, aacc=0.8, macc=0.3, class_iou=class_iou)
         trial.append_epoch(
             EpochRecord(
                 epoch=epoch,
