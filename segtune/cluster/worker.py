@@ -98,7 +98,6 @@ def train_rank(
     """
     import torch
 
-    from segtune.training import checkpoint
     from segtune.training.distributed import Ranks
     from segtune.training.memory import keep_freed_memory
     from segtune.training.trainer import Trainer, TrialCancelled
@@ -107,18 +106,18 @@ def train_rank(
     # Ray gives a process a share of the cores. By default torch would use all of them.
     torch.set_num_threads(max(1, int(task.cpus)))
     config = ExperimentConfig.parse(task.config)
+    init_from = Path(task.init_from) if task.init_from else None
     # Ray Train has opened the process group of the ranks, and closes it.
-    # An attempt that ended before it had written its initial weights starts again.
-    restarts = task.init_from and checkpoint.last_good(task.trial.checkpoints) is None
-    if task.resume and not restarts:
-        trainer = Trainer.resume(config, task.trial, Ranks.join(), cpus=task.cpus)
+    ranks = Ranks.join()
+    if task.resume:
+        trainer = Trainer.resume(config, task.trial, ranks, init_from=init_from, cpus=task.cpus)
     else:
         trainer = Trainer.start(
             config,
             task.trial,
-            Ranks.join(),
-            init_from=Path(task.init_from) if task.init_from else None,
-            overwrite=task.overwrite or task.resume,
+            ranks,
+            init_from=init_from,
+            overwrite=task.overwrite,
             cpus=task.cpus,
         )
     with contextlib.suppress(TrialCancelled):

@@ -125,32 +125,27 @@ class Trainer:
         """
         if not overwrite:
             out.check_unused()
-        config = _completed(config, ranks)
-        trainer = cls(config, out, ranks, cpus=cpus)
-        if init_from:
-            # With random rows in the classifier, the mIoU before training says nothing.
-            trainer.is_fine_tuning = load_initial_weights(
-                trainer.network, init_from, config, trainer.classes
-            )
-            trainer.first_weight_norm = weight_norm(trainer.network)
-        trainer._set_up()
-        if init_from and ranks.is_first:
-            # A resume before the first epoch has ended must not start from other weights.
-            trainer._save_last(Manifest(0, 0, 0.0, None, config.dump(), classes=trainer.classes))
+        trainer = cls(_completed(config, ranks), out, ranks, cpus=cpus)
+        trainer._set_up(init_from)
         return trainer
 
     @classmethod
     def resume(
-        cls, config: ExperimentConfig, out: TrialDir, ranks: Ranks, *, cpus: float | None = None
+        cls,
+        config: ExperimentConfig,
+        out: TrialDir,
+        ranks: Ranks,
+        *,
+        init_from: Path | None = None,
+        cpus: float | None = None,
     ) -> Trainer:
         """Continue the training run in `out` from its last good checkpoint.
 
-        Without a checkpoint, start from the beginning. Raises CheckpointError if the config differs
-        from that of the checkpoint.
+        Without a checkpoint, start from the beginning, as `start` does. Raises CheckpointError if
+        the config differs from that of the checkpoint.
         """
         trainer = cls(_completed(config, ranks), out, ranks, cpus=cpus)
-        trainer._load_checkpoint()
-        trainer._set_up()
+        trainer._set_up(None if trainer._load_checkpoint() else init_from)
         return trainer
 
     @property
@@ -337,8 +332,17 @@ class Trainer:
         for warning in warnings if self.ranks.is_first else ():
             log.warning("%s", warning)
 
-    def _set_up(self) -> None:
-        """Set up the folder, the health monitor and the training step, with the final weights."""
+    def _set_up(self, init_from: Path | None) -> None:
+        """Set up the folder, the health monitor and the training step.
+
+        The network has the weights of the checkpoint, or takes those of `init_from` here.
+        """
+        if init_from:
+            # With random rows in the classifier, the mIoU before training says nothing.
+            self.is_fine_tuning = load_initial_weights(
+                self.network, init_from, self.config, self.classes
+            )
+            self.first_weight_norm = weight_norm(self.network)
         # Rank 0 changes the folder after all ranks have read their checkpoint from it. The ranks
         # read the epochs after rank 0 has removed those that are not in the checkpoint.
         self.ranks.barrier()
@@ -359,6 +363,9 @@ class Trainer:
             self.ranks,
             self.average,
         )
+        if init_from and self.ranks.is_first:
+            # A resume before the first epoch has ended must not start from other weights.
+            self._save_last(Manifest(0, 0, 0.0, None, self.config.dump(), classes=self.classes))
         self._log_plan()
 
     def _prepare_folder(self) -> None:
@@ -423,11 +430,12 @@ class Trainer:
             "seconds": self.seconds,
         }
 
-    def _load_checkpoint(self) -> None:
+    def _load_checkpoint(self) -> bool:
+        """Load the last good checkpoint of the training run; return whether there is one."""
         latest = checkpoint.last_good(self.out.checkpoints)
         if latest is None:
             log.info("no checkpoint in %s yet: starting from the beginning", self.out.path)
-            return
+            return False
         path, manifest = latest
         checkpoint.check_same_run(path, manifest, self.config, self.classes)
         checkpoint.load_into(self.network, path)
@@ -448,6 +456,7 @@ class Trainer:
         self.step = manifest.step
         self.lr = manifest.lr
         log.info("resumed from %s: epoch %d, step %d", path, self.epoch, self.step)
+        return True
 
     def _log_plan(self) -> None:
         schedule = self.config.schedule

@@ -264,6 +264,17 @@ def test_resume_before_the_first_checkpoint_goes_on_from_the_weights_of_init_fro
     ]
 
 
+def test_resume_without_a_checkpoint_starts_from_init_from(
+    tiny_config: ExperimentConfig, tmp_path: Path
+) -> None:
+    train(start(tiny_config, tmp_path / "a"))
+    expected = train(start(tiny_config, tmp_path / "b", init_from=tmp_path / "a")).out.read_epochs()
+    out = TrialDir(tmp_path / "c")
+    trainer = Trainer.resume(tiny_config, out, Ranks(), init_from=tmp_path / "a")
+    epochs = train(trainer).out.read_epochs()
+    assert [(e.losses, e.init_miou) for e in epochs] == [(e.losses, e.init_miou) for e in expected]
+
+
 def test_accumulation_counts_optimiser_steps(tiny_config: ExperimentConfig, tmp_path: Path) -> None:
     changes = {
         "schedule.accumulate": 2,
