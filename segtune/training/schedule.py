@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from segtune.config.schedule_config import ScheduleConfig
-from segtune.config.schema import ExperimentConfig
-from segtune.data.layouts import open_split
 
 
 def factor_of_step(
@@ -31,19 +29,6 @@ def factor_of_step(
         power=config.poly_power,
         floor=floor,
     )
-
-
-def with_epochs(config: ExperimentConfig) -> ExperimentConfig:
-    """Return the config with the number of epochs that follows from `schedule.steps`.
-
-    Reads the list of training images if `schedule.steps` is set.
-    """
-    schedule = config.schedule
-    if schedule.steps is None:
-        return config
-    num_images = len(open_split(config.data, "train"))
-    steps_per_epoch = max(1, num_images // schedule.batch_size)
-    return config.override({"schedule.epochs": -(-schedule.steps // steps_per_epoch)})
 
 
 def learning_rate_factor(

@@ -20,12 +20,9 @@ import torch
 
 from segtune.config.schema import ExperimentConfig
 from segtune.config.yaml_io import write_yaml
-from segtune.data.class_weights import with_class_weights
 from segtune.data.layouts import class_names
 from segtune.data.loader import Batch, TrainLoader, ValLoader
-from segtune.data.masks import check_mask_settings
 from segtune.data.statistics import check_at_the_start
-from segtune.data.value_range import find_value_range
 from segtune.losses.segmentation import build_loss
 from segtune.models.build import head_parameters
 from segtune.runs.atomic import write_atomic
@@ -34,6 +31,7 @@ from segtune.runs.rundir import TrialDir
 from segtune.runs.verdict import Verdict
 from segtune.training import checkpoint
 from segtune.training.checkpoint import Manifest
+from segtune.training.completed_config import completed
 from segtune.training.distributed import Ranks
 from segtune.training.evaluation import autocast_dtype, evaluate, validation_scores
 from segtune.training.health import HealthMonitor, out_of_memory
@@ -43,7 +41,7 @@ from segtune.training.memory import OutOfMemoryError
 from segtune.training.network import build_network, seeded
 from segtune.training.optimizer import build_optimizer, set_learning_rate
 from segtune.training.probes import weight_norm
-from segtune.training.schedule import factor_of_step, with_epochs
+from segtune.training.schedule import factor_of_step
 from segtune.training.tensorboard import ScalarLog
 from segtune.training.train_step import OutOfMemory, PendingStep, StepResult, TrainStep, with_lag
 from segtune.training.weight_average import WeightAverage
@@ -125,7 +123,7 @@ class Trainer:
         """
         if not overwrite:
             out.check_unused()
-        trainer = cls(_completed(config, ranks), out, ranks, cpus=cpus)
+        trainer = cls(completed(config, is_quiet=not ranks.is_first), out, ranks, cpus=cpus)
         trainer._set_up(init_from)
         return trainer
 
@@ -144,7 +142,7 @@ class Trainer:
         Without a checkpoint, start from the beginning, as `start` does. Raises CheckpointError if
         the config differs from that of the checkpoint.
         """
-        trainer = cls(_completed(config, ranks), out, ranks, cpus=cpus)
+        trainer = cls(completed(config, is_quiet=not ranks.is_first), out, ranks, cpus=cpus)
         trainer._set_up(None if trainer._load_checkpoint() else init_from)
         return trainer
 
@@ -474,17 +472,3 @@ class Trainer:
                 str(self.precision).removeprefix("torch."),
                 self.ranks.device,
             )
-
-
-def _completed(config: ExperimentConfig, ranks: Ranks) -> ExperimentConfig:
-    """Return the config with what follows from the data set.
-
-    This is the value range, the class weights, and the number of epochs of `schedule.steps`: all of
-    them numbers, so that the config's record is complete. The settings of the masks are checked
-    first, because this reads images.
-    """
-    check_mask_settings(config.data)
-    config = with_epochs(config)
-    value_range = find_value_range(config.data, is_quiet=not ranks.is_first)
-    config = config.override({"data.value_range": value_range})
-    return with_class_weights(config, is_quiet=not ranks.is_first)
