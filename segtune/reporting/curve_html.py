@@ -6,7 +6,6 @@ import html
 import math
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import plotly.graph_objects as go
@@ -25,6 +24,7 @@ from segtune.reporting.curve_layout import (
 from segtune.reporting.curve_table import pace_of, place_of
 from segtune.reporting.curves import RunCurves, best_point, direction
 from segtune.reporting.format import format_duration
+from segtune.reporting.html_template import html_template
 
 TEMPLATE = "curves.html.jinja"
 INK = "#1b1f24"
@@ -41,20 +41,12 @@ MAX_LEGEND = 330
 
 def curves_page(figure: Figure, runs: Sequence[RunCurves], keys: Sequence[str]) -> str:
     """Return the page: the figure, and the tables of times and best values."""
-    import jinja2
     from markupsafe import Markup
     from plotly.offline import get_plotlyjs
 
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
     config = {"displayModeBar": False, "responsive": True}
     chart = draw_plotly(figure).to_html(full_html=False, include_plotlyjs=False, config=config)
-    return environment.get_template(TEMPLATE).render(
+    return html_template(TEMPLATE).render(
         title=figure.title or f"Curves of {len(runs)} training run{'s' * (len(runs) > 1)}",
         written=time.strftime("%d %B %Y, %H:%M"),
         keys=[f"{'best' if direction(key) else 'last'} {key}" for key in keys],

@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING
 
 from segtune.errors import DataError, RunError
 from segtune.reporting.format import (
-    format_miou,
-    format_value,
     next_steps,
     num_ended,
     short_names,
 )
+from segtune.reporting.html_template import html_template
 from segtune.runs.atomic import write_atomic
 from segtune.runs.records import EpochRecord
 from segtune.runs.results import (
@@ -89,19 +88,10 @@ def write_report(study: Study, run: SearchDir, out: Path | None = None) -> Path:
 
 def page(study: Study, run: SearchDir) -> str:
     """Return the page of a search run as HTML."""
-    import jinja2
     from markupsafe import Markup
     from plotly.offline import get_plotlyjs
 
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    environment.filters |= {"value": format_value, "miou": format_miou}
-    return environment.get_template(TEMPLATE).render(
+    return html_template(TEMPLATE).render(
         name=run.path.name,
         written=time.strftime("%d %B %Y, %H:%M"),
         config=study.config,

@@ -1,0 +1,26 @@
+"""The templates of the HTML pages, and how they show values."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from segtune.reporting.format import format_miou, format_value
+
+if TYPE_CHECKING:
+    import jinja2
+
+
+def html_template(name: str) -> jinja2.Template:
+    """Return a template of this folder. It escapes all values, and fails if one is missing."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters |= {"value": format_value, "miou": format_miou}
+    return environment.get_template(name)
