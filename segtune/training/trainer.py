@@ -363,7 +363,8 @@ class Trainer:
         )
         if init_from and self.ranks.is_first:
             # A resume before the first epoch has ended must not start from other weights.
-            self._save_last(Manifest(0, 0, 0.0, None, self.config.dump(), classes=self.classes))
+            manifest = Manifest(0, 0, 0.0, None, self.config.dump(), classes=self.classes)
+            self._save_checkpoint("last", self._state(), manifest)
         self._log_plan()
 
     def _prepare_folder(self) -> None:
@@ -393,20 +394,19 @@ class Trainer:
             classes=self.classes,
         )
         if improved:
-            with self._averaged():
-                weights = self.network.state_dict()
-                checkpoint.save(self.out.checkpoints, "best", weights, None, manifest)
+            self._save_checkpoint("best", None, manifest)
         is_last = record.epoch == self.config.schedule.epochs
         if is_last or record.epoch % self.config.checkpoint.every == 0:
-            self._save_last(manifest)
+            self._save_checkpoint("last", self._state(), manifest)
         self.out.append_epoch(record)
         self.scalars.add(record)
 
-    def _save_last(self, manifest: Manifest) -> None:
-        state = self._state()
+    def _save_checkpoint(
+        self, kind: checkpoint.Kind, state: dict[str, Any] | None, manifest: Manifest
+    ) -> None:
         with self._averaged():
             weights = self.network.state_dict()
-            checkpoint.save(self.out.checkpoints, "last", weights, state, manifest)
+            checkpoint.save(self.out.checkpoints, kind, weights, state, manifest)
 
     def _averaged(self) -> AbstractContextManager[None]:
         """Return a context in which the network has the averaged weights, if there are any."""
