@@ -67,13 +67,16 @@ class Batch:
 
         A GPU copies from pinned memory asynchronously. Otherwise each step would wait for the copy.
         """
-        second, share = self.second_masks, self.first_share
-        return Batch(
-            self.images.pin_memory(),
-            self.masks.pin_memory(),
-            None if second is None else second.pin_memory(),
-            None if share is None else share.pin_memory(),
-        )
+        return self._each(Tensor.pin_memory)
+
+    def head(self, num_images: int) -> Batch:
+        """Return the first `num_images` samples."""
+        return self._each(lambda tensor: tensor[:num_images])
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        second = None if self.second_masks is None else change(self.second_masks)
+        share = None if self.first_share is None else change(self.first_share)
+        return Batch(change(self.images), change(self.masks), second, share)
 
 
 @dataclass

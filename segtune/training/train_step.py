@@ -244,23 +244,12 @@ class TrainStep:
         self.optimizer.zero_grad(set_to_none=True)
         # In evaluation mode: synchronised batch norms would wait for the other ranks.
         model = unwrap(self.model).eval()
-        part = _head(batch, num_images)
+        part = batch.head(num_images)
         with torch.compiler.set_stance("force_eager"):
             loss = self._losses(*self._forward(model, part), *self._labels(part))["loss"]
             # Not `backward`: DDP's hooks on the parameters would wait for the other ranks.
             trained = [p for p in model.parameters() if p.requires_grad]
             torch.autograd.grad(loss, trained, allow_unused=True)
-
-
-def _head(batch: Batch, num_images: int) -> Batch:
-    """Return the first `num_images` of a batch."""
-    second, share = batch.second_masks, batch.first_share
-    return Batch(
-        batch.images[:num_images],
-        batch.masks[:num_images],
-        None if second is None else second[:num_images],
-        None if share is None else share[:num_images],
-    )
 
 
 def with_lag(

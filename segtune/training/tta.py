@@ -12,6 +12,7 @@ from torch import Tensor
 
 from segtune.config.schema import ExperimentConfig
 from segtune.errors import ConfigError
+from segtune.models.segmentation_model import pad_to_multiple
 from segtune.training.windows import MIN_SIDE, Model, Windows, windowed_logits
 
 # Logits of sliding windows that exist at a time: 1 GB in float32. Two classes of eight images of
@@ -79,8 +80,7 @@ class AugmentedInference:
         if min(height, width) >= MIN_SIDE:
             return self._windowed(model, images)
         # With 0, which is ImageNet's mean after normalisation: training crops are padded with it.
-        missing = (0, max(0, MIN_SIDE - width), 0, max(0, MIN_SIDE - height))
-        padded = F.pad(images, missing)
+        padded = pad_to_multiple(images, 1, smallest=MIN_SIDE)
         logits = self._windowed(model, padded).float()
         of_pixels = F.interpolate(
             logits, size=padded.shape[-2:], mode="bilinear", align_corners=False
