@@ -19,6 +19,7 @@ COMMANDS = {
     "evaluate": ("segtune.evaluate", "print a checkpoint's IoU and accuracy per class"),
     "predict": ("segtune.predict", "draw a checkpoint's predictions over images"),
     "data": ("segtune.data_tools", "check a data set, or generate the shapes data set"),
+    "import": ("segtune.import_config", "convert a config of mmsegmentation"),
     "config": ("segtune.config_tools", "describe all settings, or show a config in full"),
 }
 
