@@ -169,9 +169,14 @@ def _map_paramwise(paramwise: Ref | None, root: Ref) -> None:
             _map_backbone_rule(rule)
         else:
             _map_custom_rule(name, rule)
-    has_norm_rule = any(name.startswith(("norm", "bn")) for name in parts)
-    decays_norms = not has_norm_rule and not (paramwise and paramwise.get("norm_decay_mult"))
-    if root.ledger.settings.get("optim.weight_decay") and decays_norms:
+    if root.ledger.settings.get("optim.weight_decay"):
+        _note_what_is_decayed(root, list(parts), paramwise)
+
+
+def _note_what_is_decayed(root: Ref, keys: list[str], paramwise: Ref | None) -> None:
+    """Note if mmseg decays parameters that segtune does not: it decays all by default."""
+    has_norm_rule = any(name.startswith(("norm", "bn")) for name in keys)
+    if not has_norm_rule and not (paramwise and paramwise.get("norm_decay_mult")):
         root.ledger.note(f"{UNDECAYED_REASON}; mmseg decays them here")
     elif not (paramwise and paramwise.get("bias_decay_mult")):
         root.ledger.note("segtune never decays biases; mmseg decays them here, except in norms")
