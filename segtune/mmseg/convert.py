@@ -43,7 +43,7 @@ def convert(config: MmsegConfig, gpus: int = 1, images: int | None = None) -> Le
     map_rest(root)
     for place in config.not_executed:
         ledger.note(f"{place}: not executed; what this statement sets is not known")
-    ledger.leave_the_rest(config.root)
+    ledger.settle(config.root)
     return ledger
 
 
@@ -58,8 +58,7 @@ def as_yaml(ledger: Ledger, source: str) -> str:
     except ConfigError as error:
         problems = [f"{source}: the imported settings do not fit: {p}" for p in error.problems]
         raise ConfigError(problems) from None
-    command = f"segtune import {source}"
-    return f"# Imported from {source}, a config of mmsegmentation ({command}).\n{write_yaml(tree)}"
+    return f"# Imported from {source}, a config of mmsegmentation.\n{write_yaml(tree)}"
 
 
 def nested(settings: Mapping[str, Any]) -> Tree:

@@ -6,18 +6,20 @@ Knows no key: the mapping files do.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+import re
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args, get_origin
 
 from pydantic import ConfigDict, ValidationError, create_model
 from pydantic.fields import FieldInfo
 
 from segtune.config.schema import ExperimentConfig
-from segtune.mmseg.nodes import Node, Place, children
+from segtune.mmseg.nodes import Node, Place, Unresolved, children
 
 Group = Literal["carried", "same", "left"]
 SEVERITY: dict[Group, int] = {"same": 0, "carried": 1, "left": 2}
+STEP = re.compile(r"[.\[]")  # where a part of a key ends
 NO_RULE = "segtune has no setting for it"
 
 
@@ -40,6 +42,7 @@ class Ledger:
     settings: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     remarks: dict[str, str] = field(default_factory=dict)  # of keys that are carried over
+    owners: dict[str, str] = field(default_factory=dict)  # {setting: the key that has set it}
 
     def add(self, entry: Entry) -> None:
         """Add an entry. If the key has one, the more severe one stays, with both texts."""
@@ -65,20 +68,33 @@ class Ledger:
         if text not in self.notes:
             self.notes.append(text)
 
-    def leave_the_rest(self, root: Node) -> None:
-        """Add every leaf that has no entry to the keys that are not carried over."""
-        for key, node in list(self._without_entry(root, "")):
-            reason = str(node.unresolved) if node.unresolved else NO_RULE
-            self.add(Entry(key, node.place, "left", reason, changes_numbers=True))
+    def settle(self, root: Node) -> None:
+        """Give every leaf exactly one entry, its own or that of the nearest key above it.
 
-    def _without_entry(self, node: Node, key: str) -> Iterator[tuple[str, Node]]:
-        if key in self.entries:
-            return
+        An entry of a key with other entries below it moves down to the leaves that have none. A
+        leaf without any entry is not carried over.
+        """
+        with_entries_below = {
+            key[: match.start()] for key in self.entries for match in STEP.finditer(key)
+        }
+        self.entries = dict(self._settled(root, "", None, with_entries_below))
+
+    def _settled(
+        self, node: Node, key: str, above: Entry | None, inner: Container[str]
+    ) -> Iterator[tuple[str, Entry]]:
+        """Yield the entries of a value and its parts; `above` is the entry that has moved down."""
+        entry = self.entries.get(key)
+        if entry is None and above is not None:
+            entry = replace(above, key=key, place=node.place)
         parts = list(children(node, key))
-        if not parts and key:
-            yield key, node
-        for name, part in parts:
-            yield from self._without_entry(part, name)
+        if entry and (key not in inner or not parts):
+            yield key, entry
+        elif not parts and key:
+            reason = str(node.unresolved) if node.unresolved else NO_RULE
+            yield key, Entry(key, node.place, "left", reason, changes_numbers=True)
+        else:
+            for name, part in parts:
+                yield from self._settled(part, name, entry, inner)
 
 
 @dataclass(frozen=True)
@@ -140,14 +156,36 @@ class Ref:
         return str(name or "").rpartition(".")[2]
 
     def value(self, name: str, default: Any) -> Any:
-        """Return the plain value of an entry; `default` if it is absent, None or not resolved."""
-        ref = self.get(name)
-        return default if ref is None or ref.node.unresolved else ref.plain
+        """Return the plain value of an entry; `default` if it is absent or None.
 
-    def carry(self, settings: Mapping[str, Any], remark: str = "") -> None:
-        """Set settings of segtune; `remark` says what is not exactly the same."""
+        An entry of another type than `default` is reported, and the default returned.
+        """
+        ref = self.get(name)
+        if ref is None:
+            return default
+        if ref.node.unresolved:
+            ref.leave("the value is needed")
+            return default
+        if default is not None and not is_like(ref.plain, default):
+            ref.leave(f"expected a value such as {_shown(default)}; got {_shown(ref.plain)}")
+            return default
+        return ref.plain
+
+    def carry(
+        self, settings: Mapping[str, Any], remark: str = "", *, replace: bool = False
+    ) -> None:
+        """Set settings of segtune; `remark` says what is not exactly the same.
+
+        If another key has set one to another value, this key is not carried over, except with
+        `replace`.
+        """
+        owners = self.ledger.owners
         for name, value in settings.items():
             problem = self._problem(name, value)
+            earlier = self.ledger.settings.get(name)
+            owner = owners.setdefault(name, self.key) if not problem else self.key
+            if owner != self.key and not replace and earlier != value:
+                problem = f"segtune has one {name}: {_shown(earlier)}, from {owner}"
             if problem:
                 self.leave(problem)
                 continue
@@ -166,7 +204,7 @@ class Ref:
         return not self._problem(name, value)
 
     def _problem(self, name: str, value: Any) -> str:
-        unresolved = self.node.unresolved
+        unresolved = first_unresolved(self.plain)
         if unresolved:
             return f"would be {name}, but is not known: {unresolved}"
         field_info = ExperimentConfig.names().get(name)
@@ -264,6 +302,28 @@ def equals_one_of(value: Any, allowed: tuple[Any, ...]) -> bool:
     return any(
         value == other and isinstance(value, bool) == isinstance(other, bool) for other in allowed
     )
+
+
+def is_number(value: Any) -> bool:
+    """Whether a plain value is a number; a truth value is none."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def is_like(value: Any, example: Any) -> bool:
+    """Whether a value has the type of an example: numbers, text, truth values, lists of these."""
+    if isinstance(example, list):
+        return isinstance(value, list) and all(is_like(item, example[0]) for item in value)
+    if is_number(example):
+        return is_number(value)
+    return isinstance(value, type(example))
+
+
+def first_unresolved(value: Any) -> Unresolved | None:
+    """Return the first value that is not known, of a plain value and its parts."""
+    if isinstance(value, dict | list):
+        parts = value.values() if isinstance(value, dict) else value
+        return next((found for part in parts if (found := first_unresolved(part))), None)
+    return value if isinstance(value, Unresolved) else None
 
 
 def accepts(field_info: FieldInfo, value: Any) -> bool:

@@ -10,7 +10,11 @@ from segtune.mmseg.ledger import Fixed, Ref, Row, Rule, Same, apply
 AUXILIARY_WEIGHT = 0.4  # of segtune's auxiliary heads
 # The settings of the weights, with 0 for terms that a config of mmseg does not have.
 NO_TERMS = {"loss.focal.weight": 0.0, "loss.dice.weight": 0.0, "loss.ce.weight": 0.0}
-IGNORED_PIXELS = "mmseg's mean counts ignored pixels as 0; segtune's mean is over the others"
+# What is not exactly the same, by type.
+REMARKS = {
+    "CrossEntropyLoss": "mmseg's mean counts ignored pixels as 0; segtune's leaves them out",
+    "DiceLoss": "segtune leaves ignored pixels out; early versions of mmseg have a softmax loss",
+}
 COMMON: dict[str, Rule] = {
     "reduction": Fixed(("mean",)),
     "loss_name": Same("a name of the log"),
@@ -100,7 +104,7 @@ def _weights(loss: Ref | None) -> Mapping[str, float]:
     """Return {kind of loss: weight}."""
     if loss is None:
         return {"CrossEntropyLoss": 1.0}
-    return {term.type: float(term.value("loss_weight", 1.0)) for term in loss.items()}
+    return {term.type: term.value("loss_weight", 1.0) for term in loss.items()}
 
 
 def _map_term(ref: Ref, weights: dict[str, float]) -> None:
@@ -127,11 +131,10 @@ def _map_term(ref: Ref, weights: dict[str, float]) -> None:
     value = weight.plain if weight else 1.0
     if isinstance(value, int | float):
         weights[setting] = weights.get(setting, 0.0) + factor * value
-        (weight or type_ref).carry({setting: weights[setting]})
-        if not weight:
-            type_ref.ledger.remarks[type_ref.key] = IGNORED_PIXELS
+        remark = "" if ref.value("avg_non_ignore", False) is True else REMARKS.get(kind, "")
+        type_ref.carry({setting: weights[setting]}, remark, replace=True)
     if weight:
-        type_ref.carry({setting: weights.get(setting, 1.0)}, IGNORED_PIXELS)
+        weight.carry({setting: weights.get(setting, weight.plain)}, replace=True)
     apply(ref, rules)
 
 

@@ -74,7 +74,8 @@ def _map_wrapper(wrapper: Ref) -> None:
         kind.leave("segtune has one optimiser")
     if dtype and precision != "fp32":
         by_name = {"float16": "fp16", "bfloat16": "bf16", "float32": "fp32"}
-        dtype.carry({"optim.precision": by_name.get(str(dtype.plain), dtype.plain)})
+        value = by_name.get(str(dtype.plain), dtype.plain)
+        dtype.carry({"optim.precision": value}, replace=True)
     apply(
         wrapper,
         {
@@ -186,7 +187,8 @@ def _map_head_rule(rule: Ref) -> None:
     lr_mult = rule.get("lr_mult")
     settings = rule.ledger.settings
     if lr_mult and isinstance(lr_mult.plain, int | float):
-        lr_mult.carry({"optim.head_lr_mult": settings["optim.head_lr_mult"] * lr_mult.plain})
+        value = settings["optim.head_lr_mult"] * lr_mult.plain
+        lr_mult.carry({"optim.head_lr_mult": value}, replace=True)
     apply(rule, {"decay_mult": Fixed((1, 1.0), "segtune decays the head like the encoder")})
 
 
@@ -200,7 +202,8 @@ def _map_backbone_rule(rule: Ref) -> None:
             {
                 "optim.lr": settings["optim.lr"] * factor,
                 "optim.head_lr_mult": settings["optim.head_lr_mult"] / factor,
-            }
+            },
+            replace=True,
         )
     elif lr_mult:
         lr_mult.leave("segtune trains all parameters of the encoder")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from segtune.mmseg.ledger import Fixed, Ref, Row, Rule, Same, apply
+from segtune.mmseg.ledger import Fixed, Ref, Row, Rule, Same, apply, is_number
 from segtune.mmseg.map_data import pipelines
 
 PHOTOMETRIC: dict[str, Rule] = {
@@ -46,9 +46,16 @@ def map_pipelines(root: Ref) -> None:
         if old
         else [section.get("dataset") if section else None for section in sections]
     )
+    first: Ref | None = None
     for pipeline in pipelines(train):
-        for transform in pipeline.items():
-            _map_transform(transform, is_old=old is not None)
+        if first and pipeline.plain == first.plain:
+            pipeline.same("the pipeline of the first data set")
+        elif first:
+            pipeline.leave(f"segtune has one pipeline, that of {first.key}")
+        else:
+            for transform in pipeline.items():
+                _map_transform(transform, is_old=old is not None)
+        first = first or pipeline
     for pipeline in pipelines(val):
         for transform in pipeline.items():
             _map_validation(transform)
@@ -139,7 +146,7 @@ def _carry_size(scale: Ref) -> None:
     sides = scale.plain
     if isinstance(sides, int):
         sides = [sides, sides]
-    if not (isinstance(sides, list) and len(sides) == 2 and all(map(_is_number, sides))):
+    if not (isinstance(sides, list) and len(sides) == 2 and all(map(is_number, sides))):
         scale.leave("expected two sides; segtune has data.resize: [long, short]")
         return
     scale.carry({"data.resize": [int(max(sides)), int(min(sides))]})
@@ -150,7 +157,7 @@ def _map_choice(ref: Ref) -> None:
     scales = ref.get("scales")
     sides = scales.plain if scales else None
     shorts = [min(s) if isinstance(s, list) else s for s in sides] if sides else []
-    if scales is None or not all(map(_is_number, shorts)):
+    if scales is None or not all(map(is_number, shorts)):
         ref.leave("its sizes are not known")
         return
     _type(ref)
@@ -205,14 +212,7 @@ def _map_cutout(ref: Ref) -> None:
         holes.carry({"augment.cutout.holes": [number] * 2 if isinstance(number, int) else number})
     ratio = ref.get("cutout_ratio")
     if ratio:
-        shapes = ratio.plain
-        shapes = shapes if shapes and isinstance(shapes[0], list) else [shapes]
-        sides = [side for shape in shapes for side in shape if _is_number(side)]
-        squares = len(shapes) == 1 and len(set(sides)) == 1
-        remark = "mmseg draws one of these shapes; segtune draws both sides between the smallest "
-        remark += "and the largest"
-        size = [float(min(sides)), float(max(sides))] if sides else None
-        ratio.carry({"augment.cutout.size": size}, "" if squares else remark)
+        _carry_hole_size(ratio)
     labels = "segtune does not train on the labels under a hole (they become ignore_index)"
     apply(
         ref,
@@ -226,6 +226,23 @@ def _map_cutout(ref: Ref) -> None:
         ref.ledger.note(f"{ref.key}: seg_fill_in is not set: mmseg keeps the labels; {labels}")
 
 
+def _carry_hole_size(ratio: Ref) -> None:
+    """Set the range of the sides from one shape (w, h) or a list of shapes."""
+    shapes = ratio.plain if isinstance(ratio.plain, list) else []
+    shapes = shapes if all(isinstance(shape, list) for shape in shapes) else [shapes]
+    sides = [side for shape in shapes for side in shape]
+    if not sides or not all(map(is_number, sides)):
+        ratio.leave("expected (w, h) or a list of these; see augment.cutout.size")
+        return
+    is_square = len(shapes) == 1 and len(set(sides)) == 1
+    remark = (
+        "mmseg draws one of these shapes; segtune draws both sides between the smallest and the "
+        "largest"
+    )
+    size = [float(min(sides)), float(max(sides))]
+    ratio.carry({"augment.cutout.size": size}, "" if is_square else remark)
+
+
 def _map_rotate(ref: Ref) -> None:
     prob, degree = ref.get("prob"), ref.get("degree")
     _type(ref)
@@ -233,7 +250,7 @@ def _map_rotate(ref: Ref) -> None:
         prob.carry({"augment.rotate.prob": prob.plain})
     if degree:
         angle = degree.plain
-        angles = [-abs(angle), abs(angle)] if _is_number(angle) else angle
+        angles = [-abs(angle), abs(angle)] if is_number(angle) else angle
         degree.carry({"augment.rotate.degree": _floats(angles)})
     apply(
         ref,
@@ -266,10 +283,12 @@ def _map_albu(ref: Ref) -> None:
     transforms = ref.get("transforms")
     if transforms is None:
         return
+    if not all(item.is_dict for item in transforms.items()):
+        transforms.leave("expected a list of dict(type=…)")
+        return
     extra = [
         {"name": str(item.get("type")), **{k: v for k, v in item.items() if k != "type"}}
-        for item in transforms.plain
-        if isinstance(item, dict)
+        for item in (ref.plain for ref in transforms.items())
     ]
     transforms.carry({"augment.extra": extra})
     for name in ("keymap", "update_pad_shape", "bgr_to_rgb"):
@@ -322,9 +341,8 @@ def _compare_size(scale: Ref | None) -> None:
         scale.leave(f"segtune resizes images of validation as in training: data.resize {resize}")
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
 def _floats(value: Any) -> Any:
-    return [float(item) if _is_number(item) else item for item in value] if value else value
+    """Return a list with its numbers as floats; any other value as it is."""
+    if not isinstance(value, list):
+        return value
+    return [float(item) if is_number(item) else item for item in value]

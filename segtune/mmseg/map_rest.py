@@ -95,7 +95,7 @@ def _map_hook(hook: Ref) -> None:
     apply(
         hook,
         {
-            "momentum": Row("optim.ema", lambda value: round(1 - value, 12)),
+            "momentum": Same("optim.ema is 1 - momentum"),
             "ema_type": Fixed(AVERAGES, "segtune's average is exponential"),
             "update_buffers": Fixed((False,)),
             "begin_iter": Fixed((0,)),
@@ -140,8 +140,8 @@ def _map_variables(root: Ref) -> None:
         )
         if not is_variable:
             continue
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.85)
-        if near and not name.endswith("_pipeline") and near[0] not in root.node.value:
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.9)
+        if near and not name.endswith("_pipeline"):
             ref.leave(f"mmengine reads no {name} either; did you mean {near[0]!r}?")
         else:
             ref.same(VARIABLE)

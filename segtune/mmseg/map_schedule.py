@@ -69,18 +69,17 @@ def _map_batch(root: Ref, gpus: int, accumulate: int) -> int:
     """Set schedule.batch_size; return the images of one iteration on all GPUs."""
     loader = root.get("train_dataloader") or root.get("data")
     size = loader.first("batch_size", "samples_per_gpu") if loader else None
-    per_gpu = size.plain if size and isinstance(size.plain, int) else 1
+    per_gpu = size.plain if size and isinstance(size.plain, int) and size.plain > 0 else 1
     batch = per_gpu * gpus
     if size:
         times = f" x {accumulate} backward passes" if accumulate > 1 else ""
         hint = "; --gpus N for more" if gpus == 1 else ""
         remark = f"{per_gpu} per GPU x {gpus} GPU{'s' if gpus > 1 else ''}{times}{hint}"
         size.carry({"schedule.batch_size": batch * accumulate}, remark)
-    for name in ("val_dataloader", "test_dataloader"):
-        other = root.get(name)
-        ref = other.get("batch_size") if other else None
-        if ref:
-            ref.same("segtune validates images one by one or in batches; the result is the same")
+    validation = root.get("val_dataloader")
+    val_size = validation.get("batch_size") if validation else None
+    if val_size:
+        val_size.same("the result of a validation does not depend on it")
     return batch
 
 
@@ -354,6 +353,7 @@ def _map_lr_scaling(scaling: Ref | None, batch: int) -> None:
     base = scaling.value("base_batch_size", None)
     lr = scaling.ledger.settings.get("optim.lr")
     if scaling.value("enable", False) is True and isinstance(base, int) and lr:
-        scaling.carry({"optim.lr": lr * batch / base}, f"lr x {batch} images / {base}")
+        remark = f"lr x {batch} images / {base}"
+        scaling.carry({"optim.lr": lr * batch / base}, remark, replace=True)
     else:
         scaling.same("not enabled")
