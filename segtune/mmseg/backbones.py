@@ -94,6 +94,8 @@ def _resnet(kind: str, depth: int) -> Encoder:
     return Encoder("resnet", f"{plain}d")
 
 
+# mmseg's stochastic depth if a config leaves it out; 0 for other families.
+DROP_PATH = {"swin": 0.1}
 TRANSFORMER: dict[str, Rule] = {
     "in_channels": Fixed((3,)),
     "embed_dims": FOLLOWS,
@@ -105,8 +107,8 @@ TRANSFORMER: dict[str, Rule] = {
     "mlp_ratio": Fixed((4,)),
     "qkv_bias": Fixed((True,)),
     "qk_scale": FOLLOWS,
-    "drop_rate": Fixed((0, 0.0)),
-    "attn_drop_rate": Fixed((0, 0.0)),
+    "drop_rate": Fixed((0,)),
+    "attn_drop_rate": Fixed((0,)),
     "drop_path_rate": Row("model.drop_path", float),
     "norm_cfg": FOLLOWS,
     "act_cfg": FOLLOWS,

@@ -92,7 +92,9 @@ def report(ledger: Ledger) -> list[str]:
 
 def changes_numbers(ledger: Ledger) -> bool:
     """Whether something that changes the numbers of a training run was not carried over."""
-    return any(entry.changes_numbers for entry in ledger.of_group("left"))
+    return ledger.notes_change_numbers or any(
+        entry.changes_numbers for entry in ledger.of_group("left")
+    )
 
 
 def _carried(entry: Entry, ledger: Ledger) -> str:

@@ -41,6 +41,7 @@ class Ledger:
     entries: dict[str, Entry] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    notes_change_numbers: bool = False
     remarks: dict[str, str] = field(default_factory=dict)  # of keys that are carried over
     owners: dict[str, str] = field(default_factory=dict)  # {setting: the key that has set it}
 
@@ -63,8 +64,9 @@ class Ledger:
         """Return the entries of a group, in the order in which they were added."""
         return [entry for entry in self.entries.values() if entry.group == group]
 
-    def note(self, text: str) -> None:
+    def note(self, text: str, *, changes_numbers: bool = False) -> None:
         """Add a note that belongs to no key; a second one with the same text is left out."""
+        self.notes_change_numbers |= changes_numbers
         if text not in self.notes:
             self.notes.append(text)
 
@@ -277,7 +279,8 @@ def apply(ref: Ref | None, rules: Mapping[str, Rule]) -> None:
                     part.same("the only value in segtune")
                 else:
                     options = " or ".join(_shown(value) for value in allowed)
-                    text = f"{_shown(part.plain)}; segtune has {options}: {reason}"
+                    text = f"{_shown(part.plain)}; segtune has {options}"
+                    text += "" if reason == NO_RULE else f": {reason}"
                     part.leave(text if allowed else reason, changes)
             case Same(reason):
                 part.same(reason)

@@ -100,7 +100,10 @@ def map_data(root: Ref) -> DataFacts:
     train = train_loader.get("train" if old else "dataset") if train_loader else None
     val = val_loader.get("val" if old else "dataset") if val_loader else None
     if train is None or not train.is_dict:
-        root.ledger.note("the config has no training data set: set data.layout and data.root")
+        root.ledger.note(
+            "the config has no training data set: set data.layout and data.root",
+            changes_numbers=True,
+        )
         return DataFacts()
     times = _times(train)
     sets = unwrapped(train)
@@ -206,7 +209,7 @@ def _map_places(train: Sequence[Ref], val: Sequence[Ref]) -> list[str]:
     places = _layout(kind, parts, val_parts)
     settings: dict[str, Any] = {"data.root": root or "."}
     if root is None:
-        train[0].ledger.note("the data set has no data_root: set data.root")
+        train[0].ledger.note("the data set has no data_root: set data.root", changes_numbers=True)
     refs = [ref for dataset in (*train, *val) for ref in _place_refs(dataset)]
     if places is None:
         for ref in refs:

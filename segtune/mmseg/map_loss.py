@@ -23,7 +23,7 @@ COMMON: dict[str, Rule] = {
 CLASS_WEIGHTS = Row(
     "loss.class_weights",
     lambda weights: [float(weight) for weight in weights],
-    "segtune's mean is over all pixels, mmseg's over the sum of their weights",
+    "mmseg 1.x divides cross-entropy by the sum of the weights, segtune by the number of pixels",
 )
 RULES: dict[str, dict[str, Rule]] = {
     "CrossEntropyLoss": {

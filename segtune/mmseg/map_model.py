@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any, NamedTuple
 
-from segtune.mmseg.backbones import Encoder, backbone_rules, encoder_of
+from segtune.mmseg.backbones import DROP_PATH, Encoder, backbone_rules, encoder_of
 from segtune.mmseg.ledger import Fixed, Left, Ref, Row, Rule, Same, apply
 from segtune.mmseg.map_loss import map_auxiliary_losses, map_losses
 
@@ -42,7 +42,9 @@ def map_model(root: Ref, num_classes: int | None) -> None:
     """Map the model with its losses."""
     model = root.get("model")
     if model is None or not model.is_dict:
-        root.ledger.note("the config has no model: set model.name and model.encoder")
+        root.ledger.note(
+            "the config has no model: set model.name and model.encoder", changes_numbers=True
+        )
         return
     kind = model.get("type")
     if kind and model.type == "EncoderDecoder":
@@ -124,6 +126,7 @@ def _map_architecture(model: Ref, backbone: Ref | None, head: Ref | None) -> Enc
     else:
         settings.pop("model.encoder")
         kind.same("part of model.name")
+    settings["model.drop_path"] = DROP_PATH.get(encoder.family, 0.0)
     apply(backbone, backbone_rules(encoder, network.stride))
     if backbone.get("norm_cfg") and encoder.family == "resnet":
         _map_norm(backbone.get("norm_cfg"))
@@ -204,7 +207,7 @@ def _map_head(head: Ref, num_classes: int | None) -> None:
         rules["channels"] = Row("model.decoder_channels")
         rules["dropout_ratio"] = Fixed((0.1,))
     if name == "upernet":
-        rules["dropout_ratio"] = Fixed((0, 0.0), NO_DROPOUT)
+        rules["dropout_ratio"] = Fixed((0,), NO_DROPOUT)
     if name.startswith(("smp:", "deeplabv3_", "fcn_", "lraspp_")):
         reason = f"the head of {name} has a size of its own"
         for key in ("channels", "c1_in_channels", "c1_channels", "num_convs", "concat_input"):
@@ -256,7 +259,7 @@ def _map_auxiliary(model: Ref, decode_head: Ref, num_classes: int | None) -> Non
         "channels": Fixed((256,)),
         "num_convs": Fixed((1,)),
         "concat_input": Fixed((False,)),
-        "dropout_ratio": Fixed((0, 0.0), NO_DROPOUT) if name == "upernet" else Fixed((0.1,)),
+        "dropout_ratio": Fixed((0,), NO_DROPOUT) if name == "upernet" else Fixed((0.1,)),
     }
     apply(head, rules)
     _map_norm(head.get("norm_cfg"))

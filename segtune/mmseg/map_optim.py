@@ -30,11 +30,11 @@ LAYER_DECAY = (
     "LayerDecayOptimizerConstructor",
 )
 PARAMWISE: dict[str, Rule] = {
-    "norm_decay_mult": Fixed((0, 0.0), UNDECAYED_REASON),
-    "bias_decay_mult": Fixed((0, 0.0), UNDECAYED_REASON),
-    "bias_lr_mult": Fixed((1, 1.0)),
-    "dwconv_decay_mult": Fixed((1, 1.0)),
-    "flat_decay_mult": Fixed((1, 1.0)),
+    "norm_decay_mult": Fixed((0,), UNDECAYED_REASON),
+    "bias_decay_mult": Fixed((0,), UNDECAYED_REASON),
+    "bias_lr_mult": Fixed((1,)),
+    "dwconv_decay_mult": Fixed((1,)),
+    "flat_decay_mult": Fixed((1,)),
     "bypass_duplicate": Same("a parameter has one place in segtune"),
     "num_layers": Same("segtune counts the layers of the encoder"),
     "decay_type": Fixed(("layer_wise",)),
@@ -55,7 +55,9 @@ def map_optimiser(root: Ref) -> None:
     owner = wrapper or root
     optimiser = owner.get("optimizer")
     if optimiser is None or not optimiser.is_dict:
-        root.ledger.note("the config has no optimiser: set optim.name and optim.lr")
+        root.ledger.note(
+            "the config has no optimiser: set optim.name and optim.lr", changes_numbers=True
+        )
         return
     _map_type(optimiser)
     apply(optimiser, OPTIMISER_RULES)
@@ -124,7 +126,7 @@ def _map_old_wrapper(root: Ref) -> None:
 
 
 def _map_clipping(clipping: Ref | None) -> None:
-    apply(clipping, {"max_norm": Row("optim.clip_norm", float), "norm_type": Fixed((2, 2.0))})
+    apply(clipping, {"max_norm": Row("optim.clip_norm", float), "norm_type": Fixed((2,))})
 
 
 def _map_type(optimiser: Ref) -> None:
@@ -189,7 +191,7 @@ def _map_head_rule(rule: Ref) -> None:
     if lr_mult and isinstance(lr_mult.plain, int | float):
         value = settings["optim.head_lr_mult"] * lr_mult.plain
         lr_mult.carry({"optim.head_lr_mult": value}, replace=True)
-    apply(rule, {"decay_mult": Fixed((1, 1.0), "segtune decays the head like the encoder")})
+    apply(rule, {"decay_mult": Fixed((1,), "segtune decays the head like the encoder")})
 
 
 def _map_backbone_rule(rule: Ref) -> None:
@@ -207,18 +209,18 @@ def _map_backbone_rule(rule: Ref) -> None:
         )
     elif lr_mult:
         lr_mult.leave("segtune trains all parameters of the encoder")
-    apply(rule, {"decay_mult": Fixed((1, 1.0), "segtune decays the head like the encoder")})
+    apply(rule, {"decay_mult": Fixed((1,), "segtune decays the head like the encoder")})
 
 
 def _map_custom_rule(name: str, rule: Ref) -> None:
     """Map a rule for parameters with `name` in their names."""
     is_undecayed = any(part in name for part in UNDECAYED)
     reason = f"segtune has no rule for the parameters with {name!r} in their names"
-    allowed = (0, 0.0) if is_undecayed else (1, 1.0)
+    allowed = (0,) if is_undecayed else (1,)
     apply(
         rule,
         {
             "decay_mult": Fixed(allowed, UNDECAYED_REASON if is_undecayed else reason),
-            "lr_mult": Fixed((1, 1.0), reason),
+            "lr_mult": Fixed((1,), reason),
         },
     )

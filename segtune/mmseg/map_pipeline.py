@@ -46,6 +46,7 @@ def map_pipelines(root: Ref) -> None:
         if old
         else [section.get("dataset") if section else None for section in sections]
     )
+    val_size = _validation_size(pipelines(val))
     first: Ref | None = None
     for pipeline in pipelines(train):
         if first and pipeline.plain == first.plain:
@@ -54,17 +55,40 @@ def map_pipelines(root: Ref) -> None:
             pipeline.leave(f"segtune has one pipeline, that of {first.key}")
         else:
             for transform in pipeline.items():
-                _map_transform(transform, is_old=old is not None)
+                _map_transform(transform, val_size, is_old=old is not None)
         first = first or pipeline
     for pipeline in pipelines(val):
         for transform in pipeline.items():
             _map_validation(transform)
+    _fill_sizes(root)
     model = root.get("model")
     for section in (root, model):
         apply(section.get("data_preprocessor") if section else None, PREPROCESSOR)
 
 
-def _map_transform(ref: Ref, *, is_old: bool) -> None:
+def _validation_size(found: list[Ref]) -> list[float]:
+    """Return the long and the short side of validation images; [] if they are not known."""
+    for transform in (item for pipeline in found for item in pipeline.items()):
+        scale = transform.first("scale", "img_scale")
+        sides = scale.plain if scale else None
+        if isinstance(sides, list) and len(sides) == 2 and all(map(is_number, sides)):
+            return [max(sides), min(sides)]
+    return []
+
+
+def _fill_sizes(root: Ref) -> None:
+    """Choose the sizes that the config does not have; segtune always resizes and crops."""
+    settings = root.ledger.settings
+    if "data.resize" not in settings:
+        text = "the config does not resize: set data.resize to the size of your images, [long, "
+        root.ledger.note(f"{text}short]", changes_numbers=True)
+    if "data.crop" not in settings:
+        settings["data.crop"] = sorted(settings.get("data.resize", [512, 512]))
+        text = "the config does not crop: data.crop is data.resize, for images that are wider than"
+        root.ledger.note(f"{text} high", changes_numbers=True)
+
+
+def _map_transform(ref: Ref, val_size: list[float], *, is_old: bool) -> None:
     """Map a transform of training."""
     kind = ref.type
     if kind in SAME_TRANSFORMS:
@@ -74,7 +98,6 @@ def _map_transform(ref: Ref, *, is_old: bool) -> None:
         "LoadAnnotations": _map_annotations,
         "RandomResize": _map_resize,
         "Resize": _map_resize,
-        "RandomChoiceResize": _map_choice,
         "RandomCrop": _map_crop,
         "RandomFlip": _map_flip,
         "PhotoMetricDistortion": _map_photometric,
@@ -84,7 +107,9 @@ def _map_transform(ref: Ref, *, is_old: bool) -> None:
         "Albu": _map_albu,
     }
     handler = handlers.get(kind)
-    if handler is None:
+    if kind == "RandomChoiceResize":
+        _map_choice(ref, val_size)
+    elif handler is None:
         ref.leave(f"segtune has no transform {kind}; see augment in docs/config.md")
     elif handler is _map_resize:
         _map_resize(ref, keeps_ratio=is_old)
@@ -152,27 +177,39 @@ def _carry_size(scale: Ref) -> None:
     scale.carry({"data.resize": [int(max(sides)), int(min(sides))]})
 
 
-def _map_choice(ref: Ref) -> None:
-    """Map RandomChoiceResize: one of several sizes, as factors of the smallest one."""
+def _map_choice(ref: Ref, val_size: list[float]) -> None:
+    """Map RandomChoiceResize: one of several sizes, as factors of the size of validation.
+
+    Without that size, they are factors of the size in the middle.
+    """
     scales = ref.get("scales")
-    sides = scales.plain if scales else None
-    shorts = [min(s) if isinstance(s, list) else s for s in sides] if sides else []
-    if scales is None or not all(map(is_number, shorts)):
+    sizes = scales.plain if scales and isinstance(scales.plain, list) else []
+    pairs = [size if isinstance(size, list) else [size] for size in sizes]
+    if (
+        scales is None
+        or not pairs
+        or not all(pairs)
+        or not all(is_number(s) and s > 0 for p in pairs for s in p)
+    ):
         ref.leave("its sizes are not known")
         return
     _type(ref)
-    base = shorts[len(shorts) // 2]
-    longest = ref.value("max_size", None) or max(
-        max(s) if isinstance(s, list) else 4 * s for s in sides or [base]
-    )
-    scales.ledger.settings["data.resize"] = [int(longest), int(base)]
-    scales.carry({"augment.scales": [round(short / base, 6) for short in shorts]})
+    shorts = [min(pair) for pair in pairs]
+    middle = pairs[len(pairs) // 2]
+    # A short side alone: the long side is free, up to max_size.
+    longest, base = val_size or [max(middle) if len(middle) > 1 else 4 * middle[0], min(middle)]
+    remark = "in segtune the largest long side changes with the factor too"
+    scales.carry({"data.resize": [int(longest), int(base)]})
+    factors = [round(short / base, 6) for short in shorts]
+    scales.carry({"augment.scales": factors}, remark)
+    if ref.takes("augment.scales", factors):
+        ref.ledger.settings.pop("augment.ratio", None)
     apply(
         ref,
         {
             "resize_type": Fixed(("ResizeShortestEdge", "Resize")),
             "keep_ratio": Fixed((True,)),
-            "max_size": Row("data.resize", lambda size: [int(size), int(base)]),
+            "max_size": Same("the long side of data.resize"),
         },
     )
 

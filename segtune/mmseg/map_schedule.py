@@ -206,7 +206,7 @@ def _map_warmup(ref: Ref, clock: Clock) -> None:
         ref,
         {
             "start_factor": Row("schedule.warmup_start", float),
-            "end_factor": Fixed((1, 1.0)),
+            "end_factor": Fixed((1,)),
             "begin": Fixed((0,), "segtune's warmup begins at the first step"),
         },
     )

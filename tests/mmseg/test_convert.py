@@ -306,9 +306,9 @@ train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
             {"augment.rotate.prob": 0.5, "augment.rotate.degree": [-20.0, 20.0]},
         ),
         (
-            "dict(type='RandomChoiceResize', scales=[256, 512, 1024], max_size=2048, "
+            "dict(type='RandomChoiceResize', scales=[512, 1024, 256], max_size=2048, "
             "resize_type='ResizeShortestEdge'),",
-            {"augment.scales": [0.5, 1.0, 2.0], "data.resize": [2048, 512]},
+            {"augment.scales": [1.0, 2.0, 0.5], "data.resize": [2048, 512]},
         ),
     ],
 )
@@ -337,6 +337,20 @@ def test_what_a_transform_does_otherwise_is_not_carried_over(
     ledger = changed(tmp_path, "upernet_r50_voc12", PIPELINE.format(transform))
     entry = ledger.entries[f"train_dataloader.dataset.pipeline{key}"]
     assert (entry.group, entry.changes_numbers) == ("left", True)
+
+
+def test_a_config_without_resize_and_crop_is_reported(tmp_path: Path) -> None:
+    ledger = changed(
+        tmp_path,
+        "segformer_b2_ade_v1",
+        PIPELINE.format("")[:-1] + "\nval_dataloader"
+        " = dict(dataset=dict(pipeline=[dict(type='LoadImageFromFile')]))",
+    )
+    assert [note[:31] for note in ledger.notes][:2] == [
+        "the config does not resize: set",
+        "the config does not crop: data.",
+    ]
+    assert changes_numbers(ledger)
 
 
 def test_a_second_pipeline_that_differs_is_not_carried_over(tmp_path: Path) -> None:
