@@ -143,6 +143,7 @@ ONE_STAGE = "segtune's encoder has maps at all sizes, whose strides follow from 
 RULES: dict[str, dict[str, Rule]] = {
     "mit": {
         **TRANSFORMER,
+        "style": Same("not used"),
         "patch_sizes": Fixed(([7, 3, 3, 3],)),
         "sr_ratios": Fixed(([8, 4, 2, 1],)),
         "strides": Fixed(([4, 2, 2, 2],)),

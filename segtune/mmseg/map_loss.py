@@ -81,6 +81,15 @@ def map_losses(head: Ref) -> None:
     _map_sampler(head)
 
 
+def fill_loss(root: Ref) -> None:
+    """Take cross-entropy if no loss of the config is one of segtune's; report it."""
+    settings = root.ledger.settings
+    if not any(settings.get(name) for name in TERMS.values()):
+        settings["loss.ce.weight"] = 1.0
+        text = "segtune has none of the losses of the config: loss.ce.weight is 1 in their place"
+        root.ledger.note(text, changes_numbers=True)
+
+
 def map_auxiliary_losses(head: Ref, decode_head: Ref) -> None:
     """Compare the losses of an auxiliary head with 0.4 of those of the decode head."""
     main = _weights(decode_head.get("loss_decode"))

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from segtune.mmseg.backbones import DROP_PATH, Encoder, backbone_rules, encoder_of
 from segtune.mmseg.ledger import Fixed, Left, Ref, Row, Rule, Same, apply
-from segtune.mmseg.map_loss import map_auxiliary_losses, map_losses
+from segtune.mmseg.map_loss import fill_loss, map_auxiliary_losses, map_losses
 
 FROM_ENCODER = Same("follows from the encoder")
 HEAD: dict[str, Rule] = {
@@ -60,6 +60,7 @@ def map_model(root: Ref, num_classes: int | None) -> None:
         _map_auxiliary(model, head, num_classes)
     elif head:
         head.leave("segtune has one decode head")
+    fill_loss(root)
     _map_neck(model)
     apply(model, {"train_cfg": Same("empty in mmseg"), "asymmetric_loss": Same("not used")})
     _map_test_cfg(model.get("test_cfg"))
@@ -71,7 +72,7 @@ def _network(head: str, encoder: Encoder) -> Network | None:
     family, depth = encoder.family, encoder.name.removesuffix("c").removesuffix("d")
     torchvision = depth if depth in ("resnet50", "resnet101") else None
     match head:
-        case "SegformerHead" if family == "mit":
+        case "SegformerHead" | "SegFormerHead" if family == "mit":
             remark = "mmseg's head has a norm and a ReLU after each projection; segtune's head is "
             return Network("segformer", remark=remark + "that of the paper")
         case "UPerHead":
@@ -104,8 +105,15 @@ def _map_architecture(model: Ref, backbone: Ref | None, head: Ref | None) -> Enc
     encoder = encoder_of(backbone) if backbone else None
     kind = backbone.get("type") if backbone else None
     if backbone is None or encoder is None or kind is None:
+        settings |= {"model.name": "upernet", "model.encoder": "resnet50"}
         if backbone:
-            backbone.leave("segtune knows no such encoder; see model.encoder in docs/config.md")
+            text = "segtune knows no such encoder; resnet50 is in its place, see model.encoder"
+            backbone.leave(text)
+        head_kind = head.get("type") if head else None
+        if head_kind and head and head.type == "UPerHead":
+            head_kind.carry({"model.name": "upernet"})
+        elif head_kind:
+            head_kind.leave("upernet is in its place, because the encoder is not known")
         return None
     network = _network(head.type, encoder) if head else None
     head_kind = head.get("type") if head else None
@@ -126,7 +134,8 @@ def _map_architecture(model: Ref, backbone: Ref | None, head: Ref | None) -> Enc
     else:
         settings.pop("model.encoder")
         kind.same("part of model.name")
-    settings["model.drop_path"] = DROP_PATH.get(encoder.family, 0.0)
+    by_name = backbone.type.startswith("mit_b")  # the classes of SegFormer's authors
+    settings["model.drop_path"] = 0.1 if by_name else DROP_PATH.get(encoder.family, 0.0)
     apply(backbone, backbone_rules(encoder, network.stride))
     if backbone.get("norm_cfg") and encoder.family == "resnet":
         _map_norm(backbone.get("norm_cfg"))
@@ -216,6 +225,10 @@ def _map_head(head: Ref, num_classes: int | None) -> None:
         rules["dilations"] = Fixed(([1, 12, 24, 36],))
         rules["c1_in_channels"] = FROM_ENCODER
         rules["c1_channels"] = Fixed((48,))
+    authors = head.get("decoder_params")  # in the configs of SegFormer's authors
+    if authors and name == "segformer":
+        apply(authors, {"embed_dim": Row("model.decoder_channels")})
+        rules["channels"] = Same("decoder_params says it")
     apply(head, rules)
     _map_norm(head.get("norm_cfg"))
     _map_num_classes(head, num_classes)

@@ -141,7 +141,7 @@ def _map_variables(root: Ref) -> None:
         if not is_variable:
             continue
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.9)
-        if near and not name.endswith("_pipeline"):
+        if near and name not in known and not name.endswith("_pipeline"):
             ref.leave(f"mmengine reads no {name} either; did you mean {near[0]!r}?")
         else:
             ref.same(VARIABLE)

@@ -262,6 +262,33 @@ def test_an_unknown_key_is_reported_and_changes_the_numbers(tmp_path: Path) -> N
     assert changes_numbers(ledger)
 
 
+def test_keys_of_an_unknown_encoder_have_its_reason_and_the_weights_are_kept(
+    tmp_path: Path,
+) -> None:
+    text = (
+        "model = dict(pretrained=None, backbone=dict(_delete_=True, type='MPViT', width=64, "
+        "init_cfg=dict(type='Pretrained', checkpoint='mpvit.pth')))"
+    )
+    ledger = changed(tmp_path, "upernet_r50_voc12", text)
+    assert "no such encoder" in ledger.entries["model.backbone.width"].text
+    assert ledger.entries["model.backbone.init_cfg.checkpoint"].group == "carried"
+    assert ledger.entries["model.decode_head.type"].text == 'model.name: "upernet"'
+
+
+def test_an_optimiser_beside_the_wrapper_is_a_variable(tmp_path: Path) -> None:
+    text = "optimizer = dict(type='SGD', lr=1.0)"
+    ledger = changed(tmp_path, "segformer_b2_v1_ce", text)
+    assert ledger.entries["optimizer"].group == "same"
+    assert ledger.settings["optim.lr"] == 6e-5
+
+
+def test_without_a_known_loss_cross_entropy_is_taken_and_reported(tmp_path: Path) -> None:
+    text = "model = dict(decode_head=[dict(type='FCNHead'), dict(type='OCRHead')])"
+    ledger = changed(tmp_path, "upernet_r50_voc12", f"{text}")
+    assert ledger.settings["loss.ce.weight"] == 1.0
+    assert any("none of the losses" in note for note in ledger.notes)
+
+
 def test_segformer_v2_is_carried_over_completely() -> None:
     ledger = imported("segformer_b2_v2_final")
     assert ledger.of_group("left") == [] or "schedule.by" in ledger.of_group("left")[0].text
