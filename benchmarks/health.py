@@ -31,7 +31,7 @@ from segtune.training.health import HealthMonitor
 from segtune.training.memory import keep_freed_memory
 from segtune.training.probes import gradient_left, weight_norm
 from segtune.training.trainer import Trainer
-from segtune.tuning.study import load_study
+from segtune.tuning.study_reader import load_study
 
 SPACES = ("loss_weights", "optim", "augment", "full")
 # A best mIoU above this multiple of a constant prediction's is clearly above it.

@@ -2,6 +2,7 @@
 
     python -m benchmarks.loss                # on the GPU if there is one
     python -m benchmarks.loss --device cpu --threads 1
+    python -m benchmarks.loss --terms        # each term alone, and a mixed batch
 
 The logits have a quarter of the labels' height and width.
 
@@ -13,7 +14,7 @@ it is not `segtune.losses.formulas`, which has the same values but is written to
 
 import argparse
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -22,6 +23,7 @@ from torch import Tensor
 
 from benchmarks.timing import Row, show_table, speedup, time_in_turns
 from segtune.config.loss_config import LossConfig
+from segtune.losses.labels import Mixing
 from segtune.losses.segmentation import build_loss
 
 # Images, classes, and height and width of the labels.
@@ -138,6 +140,32 @@ def compare(shape: tuple[int, int, int], device: str, repetitions: int) -> Row:
     }
 
 
+def time_terms(shape: tuple[int, int, int], device: str, repetitions: int) -> Row:
+    """Return a row with the time of each term alone, in ms, and of focal + Dice on mixed images.
+
+    The labels are blocks of 64 x 64 pixels, because the time of Lovász grows with the number of
+    classes that occur.
+    """
+    logits, target = random_batch(shape, device)
+    target = target[:, ::64, ::64].repeat_interleave(64, 1).repeat_interleave(64, 2)
+    mixing = Mixing(target.flip(1), torch.full((len(target),), 0.5, device=device))
+    off = {name: {"weight": 0.0} for name in ("focal", "dice")}
+    works: dict[str, Callable[[], object]] = {}
+
+    def add(name: str, settings: Mapping[str, object], mixing: Mixing | None = None) -> None:
+        loss = build_loss(LossConfig.parse(dict(settings)), num_classes=shape[1]).to(device)
+        works[name] = lambda: loss(logits, target, mixing)["total"].backward()
+
+    add("focal + Dice", {})
+    add("the same, mixed", {}, mixing)
+    for name in ("focal", "dice", "ce", "tversky", "lovasz"):
+        add(name, off | {name: {"weight": 1.0}})
+    add("ce, smoothed", off | {"ce": {"weight": 1.0}, "label_smoothing": 0.1})
+    times = time_in_turns(works, repetitions)
+    ms = {name: f"{1000 * statistics.median(seconds):.0f}" for name, seconds in times.items()}
+    return {"logits": "x".join(map(str, logits.shape)), **ms}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -145,9 +173,14 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--repetitions", type=int, default=7)
+    parser.add_argument("--terms", action="store_true", help="time each term of segtune alone")
     parser.add_argument("--out", type=Path, help="also write the table as JSON")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    if arguments.terms:
+        rows = [time_terms(shape, arguments.device, arguments.repetitions) for shape in SHAPES]
+        show_table("ms of each term, labels 512x512", rows, arguments.out)
+        return
     rows = [compare(shape, arguments.device, arguments.repetitions) for shape in SHAPES]
     title = f"focal + Dice, labels 512x512, {arguments.device}, medians of {arguments.repetitions}"
     show_table(title, rows, arguments.out)

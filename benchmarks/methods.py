@@ -28,7 +28,8 @@ from segtune.runs.rundir import SearchDir
 from segtune.runs.verdict import Verdict
 from segtune.tuning.search_config import SearchConfig
 from segtune.tuning.stopping import stopping_rule
-from segtune.tuning.study import Study, load_study
+from segtune.tuning.study import Study
+from segtune.tuning.study_reader import load_study
 
 REDUCTION = 3
 # More trials than any search starts: the budget of epochs ends a search.

@@ -19,7 +19,8 @@ from segtune.api import run_training
 from segtune.runs.results import miou_by_epoch
 from segtune.runs.rundir import TrialDir
 from segtune.training.memory import keep_freed_memory
-from segtune.tuning.study import Study, load_study
+from segtune.tuning.study import Study
+from segtune.tuning.study_reader import load_study
 
 
 def draw(study: Study, number: int) -> dict[str, Any]:

@@ -39,7 +39,7 @@ from segtune.data import shapes
 from segtune.data.loader import TrainLoader
 from segtune.losses.segmentation import build_loss
 from segtune.runs.rundir import SearchDir
-from segtune.tuning.study import load_study
+from segtune.tuning.study_reader import load_study
 
 NUM_NODES = 4
 NUM_POOLS = 8  # processes that run the fake trials

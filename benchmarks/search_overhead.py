@@ -28,7 +28,7 @@ from segtune.cluster.tune_searcher import StudySearcher
 from segtune.runs.rundir import SearchDir
 from segtune.runs.verdict import Verdict
 from segtune.tuning.stopping import stopping_rule
-from segtune.tuning.study import load_study
+from segtune.tuning.study_reader import load_study
 
 EPOCHS = 9
 KIB_PER_MIB = 1024

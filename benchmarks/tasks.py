@@ -17,7 +17,7 @@ import numpy as np
 import optuna
 
 from segtune.tuning.space import Dimension, Space
-from segtune.tuning.study import load_study
+from segtune.tuning.study_reader import load_study
 
 DATA = Path(__file__).parent / "data"
 SPACE = Path(__file__).parent.parent / "search_spaces" / "full.yaml"

@@ -19,7 +19,7 @@ from benchmarks.timing import Row, show_table
 from segtune.api import run_study
 from segtune.runs.rundir import SearchDir
 from segtune.runs.timeline import read_sessions, utilisation
-from segtune.tuning.study import load_study
+from segtune.tuning.study_reader import load_study
 
 
 def measure(run: SearchDir) -> Row:

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from segtune.api import StudyResult, TrainResult, run_study, run_training
     from segtune.config.schema import ExperimentConfig, load_config
     from segtune.runs.verdict import Verdict
-    from segtune.tuning.study import Study, load_study
+    from segtune.tuning.study import Study
+    from segtune.tuning.study_reader import load_study
 
 __version__ = "0.1.0"
 
@@ -36,7 +37,7 @@ _MODULES = {
     "TrainResult": "segtune.api",
     "Verdict": "segtune.runs.verdict",
     "load_config": "segtune.config.schema",
-    "load_study": "segtune.tuning.study",
+    "load_study": "segtune.tuning.study_reader",
     "run_study": "segtune.api",
     "run_training": "segtune.api",
 }

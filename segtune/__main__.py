@@ -12,13 +12,18 @@ from segtune.errors import nearest
 COMMANDS = {
     "search": ("segtune.search", "search a space of configs"),
     "status": ("segtune.status", "show the trials of a search run, also while it is running"),
+    "plot": (
+        "segtune.plot",
+        "draw curves of training runs, also of mmengine's logs, and their times",
+    ),
     "report": ("segtune.report", "write the HTML page of a search run"),
     "stop": ("segtune.stop", "stop a running search; it can be resumed"),
     "export": ("segtune.export", "write the best config of a search run"),
     "train": ("segtune.train", "train one config"),
-    "evaluate": ("segtune.evaluate", "print a checkpoint's IoU and accuracy per class"),
-    "predict": ("segtune.predict", "draw a checkpoint's predictions over images"),
-    "data": ("segtune.data_tools", "check a data set, or generate the shapes data set"),
+    "evaluate": ("segtune.evaluate", "print a checkpoint's scores per class: IoU, Dice, F-score"),
+    "predict": ("segtune.predict", "write a checkpoint's predictions: overlays and labels"),
+    "model": ("segtune.model", "print a model's parameters, FLOPs, memory and speed"),
+    "data": ("segtune.data_tools", "check, generate or convert a data set"),
     "import": ("segtune.import_config", "convert a config of mmsegmentation"),
     "config": ("segtune.config_tools", "describe all settings, or show a config in full"),
 }

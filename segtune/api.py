@@ -12,7 +12,7 @@ import logging
 import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -119,11 +119,18 @@ def run_study(
     events = events or _NoEvents()
     # Before the lock, which creates the folder: a name that was misspelt leaves nothing behind.
     run = SearchDir.open(folder) if resume else SearchDir(folder)
+    study = with_initial_weights(study)
     check_study_data(study)
     earlier = _learn_from(warm_start, study, events) if warm_start and not resume else None
     with run.locked():
-        prepare_study(run, study, resume=resume, extend=extend, earlier=earlier)
-        last, interrupted = _run_parts(study, run, address, events)
+        try:
+            prepare_study(run, study, resume=resume, extend=extend, earlier=earlier)
+        except KeyboardInterrupt:
+            if not run.study.exists():  # there is nothing to resume
+                raise
+            last, interrupted = run, True
+        else:
+            last, interrupted = _run_parts(study, run, address, events)
         if last is not run and last.best.exists():
             write_atomic(run.best, last.best.read_bytes())
     return StudyResult(_best(study, last), to_frame(read_trials(run)), run.path, interrupted)
@@ -133,6 +140,20 @@ def _learn_from(runs: Sequence[str | Path], study: Study, events: SearchEvents) 
     earlier = earlier_runs.collect(study, runs)
     events.on_warm_start(earlier)
     return earlier
+
+
+def with_initial_weights(study: Study) -> Study:
+    """Return the study with the checkpoint that `search.init_from` stands for now.
+
+    All trials start from the same one, even if the training run that it belongs to goes on. Raise
+    CheckpointError if there is none.
+    """
+    if not study.search.init_from:
+        return study
+    from segtune.training.locate import find_checkpoint
+
+    found = str(find_checkpoint(study.search.init_from))
+    return replace(study, search=study.search.override({"init_from": found}))
 
 
 def check_study_data(study: Study) -> None:
@@ -232,7 +253,7 @@ def run_training(
             trainer = Trainer.start(config, trial, ranks, init_from=weights, overwrite=overwrite)
         for record in trainer.epochs():
             if ranks.is_first:
-                log.info("%s", epoch_line(record, config.schedule.epochs))
+                log.info("%s", epoch_line(record, trainer.config.schedule.epochs))
     except KeyboardInterrupt:
         if ranks.is_first:
             log.warning("interrupted; continue with: %s", _resume_command(trial))

@@ -6,13 +6,14 @@ import argparse
 import io
 import logging
 import os
+import re
 import signal
 import sys
 import threading
 from collections.abc import Callable
 
 from segtune.config.settings import expand_path
-from segtune.errors import SegtuneError, place_problem
+from segtune.errors import ConfigError, SegtuneError, place_problem
 
 DONE = 0
 PARTLY_REFUSED = 1  # some images were refused, each with its reason; the others are done
@@ -93,6 +94,47 @@ def add_checkpoint_argument(parser: argparse.ArgumentParser) -> None:
         help="a checkpoint, or the folder of a training run, a trial or a search run, which stands "
         "for its best checkpoint",
     )
+
+
+def add_label_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add --labels and --label-offset."""
+    parser.add_argument(
+        "--labels",
+        type=path_argument,
+        metavar="DIR",
+        help="write the predicted labels of each image into this folder, as a PNG file of the size "
+        "of the image: a palette image, or 16 bits if a label is above 255; a file that segtune "
+        "has not written is never replaced",
+    )
+    parser.add_argument(
+        "--label-offset",
+        type=_offset,
+        metavar="N",
+        help="value of the first class in the files of --labels; default: as in the mask files, "
+        "which is 1 with data.reduce_zero_label (ADE20K), otherwise 0",
+    )
+
+
+def check_output_folders(
+    option: str, overlays: str | None, labels: str | None, label_offset: int | None
+) -> None:
+    """Raise ConfigError if `option`, the folder of overlays, and --labels do not go together."""
+    if label_offset is not None and not labels:
+        raise ConfigError(["--label-offset: needs --labels DIR, the folder of the label images"])
+    if overlays and labels and os.path.realpath(overlays) == os.path.realpath(labels):
+        raise ConfigError(
+            [
+                f"--labels: {labels} is the folder of {option} too, and the files have the same "
+                "names; choose another folder"
+            ]
+        )
+
+
+def _offset(text: str) -> int:
+    """Return a whole number from 0; the type of an argument."""
+    if not re.fullmatch(r"[0-9]{1,5}", text):
+        raise argparse.ArgumentTypeError(f"{text}: expected a whole number from 0, such as 1")
+    return int(text)
 
 
 def run_command(command: Callable[[], int]) -> int:

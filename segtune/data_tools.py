@@ -1,4 +1,4 @@
-"""`segtune data`: check a data set, or generate the `shapes` data set."""
+"""`segtune data`: check, show, generate or convert a data set."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from segtune import data_labelme, data_sbd, data_show
 from segtune.cli import add_set_argument, path_argument, run_command
 from segtune.config.schema import load_config
 from segtune.errors import ConfigError, DataError
@@ -24,7 +25,7 @@ MAX_LINES = 50
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code: 2 if the data set has a problem."""
     parser = argparse.ArgumentParser(
-        prog="segtune data", description="Check a data set, or generate the shapes."
+        prog="segtune data", description="Check, show, generate or convert a data set."
     )
     commands = parser.add_subparsers(dest="command", required=True)
     check = commands.add_parser(
@@ -32,14 +33,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     check.add_argument("config", help="config file")
     add_set_argument(check)
+    check.set_defaults(run=_check)
     shapes = commands.add_parser("shapes", help="generate the shapes data set, in VOC layout")
     shapes.add_argument("--out", required=True, type=path_argument, help="folder to write")
     shapes.add_argument("--seed", type=int, default=0)
     shapes.add_argument("--train", type=int, default=160, help="training images (default: 160)")
     shapes.add_argument("--val", type=int, default=40, help="validation images (default: 40)")
+    shapes.set_defaults(run=_shapes)
+    for subcommand in (data_sbd, data_labelme, data_show):
+        subcommand.add_parser(commands)
     arguments = parser.parse_args(argv)
-    command = _check if arguments.command == "check" else _shapes
-    return run_command(lambda: command(arguments))
+    return run_command(lambda: arguments.run(arguments))
 
 
 def _shapes(arguments: argparse.Namespace) -> int:

@@ -14,7 +14,7 @@ from segtune.reporting.format import format_miou
 from segtune.runs.atomic import write_atomic
 from segtune.runs.results import BAD_ENDS, TrialResult, best_trial, read_trials
 from segtune.runs.rundir import SearchDir, TrialDir, is_training_run, search_of
-from segtune.tuning.study import load_study
+from segtune.tuning.study_reader import load_study
 
 log = logging.getLogger("segtune.export")  # under `python -m` __name__ is __main__
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from segtune.cli import DONE, add_run_argument, path_argument, run_command
 from segtune.reporting.html import write_report
 from segtune.runs.rundir import SearchDir
-from segtune.tuning.study import load_study
+from segtune.tuning.study_reader import load_study
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -9,7 +9,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from segtune.api import check_study_data, run_study
+from segtune.api import check_study_data, run_study, with_initial_weights
 from segtune.cli import (
     DONE,
     INTERRUPTED,
@@ -29,14 +29,22 @@ from segtune.reporting.terminal import (
     wide_console,
 )
 from segtune.runs.rundir import SearchDir, check_name
-from segtune.tuning.study import Study, load_study
+from segtune.tuning.study import Study
+from segtune.tuning.study_reader import load_study
 
 log = logging.getLogger("segtune.search")  # under `python -m` __name__ is __main__
 
 # A number follows the name of the space: together they have at most 64 characters.
 LONGEST_STEM = 59
 # Options that are settings of the study's search block.
-SEARCH_SETTINGS = ("trials", "workers_per_trial", "gpus_per_worker", "max_concurrent", "seed")
+SEARCH_SETTINGS = (
+    "init_from",
+    "trials",
+    "workers_per_trial",
+    "gpus_per_worker",
+    "max_concurrent",
+    "seed",
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -71,6 +79,12 @@ def _add_study_arguments(parser: argparse.ArgumentParser) -> None:
         type=path_argument,
         metavar="FILE",
         help="config to search around; default: the study's, or configs/shapes_segformer_b0.yaml",
+    )
+    group.add_argument(
+        "--init-from",
+        type=path_argument,
+        metavar="CKPT",
+        help="fine-tune in each trial: a checkpoint, or the folder of a training run or search run",
     )
     group.add_argument("--trials", type=int, metavar="N", help="number of trials in total")
     group.add_argument("--seed", type=int, metavar="N", help="seed of the draws")
@@ -144,6 +158,7 @@ def _search(arguments: argparse.Namespace) -> int:
         check_name(arguments.name)
     study = load_study(arguments.space, arguments.config, arguments.set, changes)
     if arguments.dry_run:
+        study = with_initial_weights(study)
         check_study_data(study)
         print(search_plan(study))
         return DONE

@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from segtune.cli import DONE, add_run_argument, path_argument, run_command
+from segtune.reporting.curve_sources import read_runs
+from segtune.reporting.curve_table import print_numbers
+from segtune.reporting.mmengine_logs import find_logs
 from segtune.reporting.terminal import (
     print_outcome,
     print_runs,
@@ -16,7 +19,10 @@ from segtune.reporting.terminal import (
 from segtune.runs.atomic import write_atomic
 from segtune.runs.results import read_trials, to_frame
 from segtune.runs.rundir import SearchDir, TrialDir, is_training_run, search_runs_in
-from segtune.tuning.study import load_study
+from segtune.tuning.study_reader import load_study
+
+# What is shown of a log of mmengine, if it has them.
+KEYS_OF_LOGS = ("loss", "miou", "macc", "aacc")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -24,7 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="segtune status",
         description="Show the trials of a search run, also while it is running. A folder of search "
-        "runs is listed, and the folder of a training run or a trial is shown in a few lines.",
+        "runs is listed, and the folder of a training run or a trial is shown in a few lines; so "
+        "is a work_dir of mmengine.",
     )
     add_run_argument(parser)
     parser.add_argument(
@@ -46,6 +53,11 @@ def _status(arguments: argparse.Namespace) -> int:
             return DONE
         if is_training_run(path):
             print_training(TrialDir(path), console)
+            return DONE
+        if find_logs(path):
+            logged = read_runs([path])
+            keys = [key for key in KEYS_OF_LOGS if key in logged[0].series]
+            print_numbers(logged, keys, console)
             return DONE
     run = SearchDir.open(path)
     print_outcome(load_study(run.study), run, wide_console())

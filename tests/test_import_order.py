@@ -30,10 +30,15 @@ ORDER = [
 COMMANDS = {
     "__main__",
     "config_tools",
+    "data_labelme",
+    "data_sbd",
+    "data_show",
     "data_tools",
     "evaluate",
     "export",
     "import_config",
+    "model",
+    "plot",
     "predict",
     "report",
     "search",
@@ -42,11 +47,13 @@ COMMANDS = {
     "train",
 }
 OWNERS = {
-    "albumentations": ("data.augment",),
+    "albumentations": ("config.transforms", "data.augment"),
     "optuna": ("tuning", "cluster.tune_searcher"),
     "ray": ("cluster",),
     "rich": ("reporting", "config_tools", "data_tools"),
+    "segmentation_models_pytorch": ("models",),
     "timm": ("models",),
+    "torchvision": ("models",),
     "transformers": ("models",),
 }
 # The only file that may use private names of a library; each such name has a fallback there.

@@ -43,7 +43,7 @@ class TrialTask:
     cpus: float  # per rank
     resume: bool = False
     overwrite: bool = False
-    init_from: str | None = None
+    init_from: str | None = None  # not read if `resume` finds a checkpoint
 
     @classmethod
     def of(

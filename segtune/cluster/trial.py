@@ -34,7 +34,13 @@ def run_trial(config: dict[str, Any], *, study: Study, run: str, placement: Plac
         trial.check_current()
         trial_config = study.trial_config(drawn.params)
         write_atomic(trial.config, write_yaml(trial_config.dump()))
-        task = TrialTask.of(trial_config, trial, placement.cpus, resume=drawn.attempt > 1)
+        task = TrialTask.of(
+            trial_config,
+            trial,
+            placement.cpus,
+            resume=drawn.attempt > 1,
+            init_from=study.search.init_from,
+        )
         _train(task, Path(run) / "ray", placement)
     except Exception as error:  # no error of a trial, whatever it is, may end the search
         if trial.is_current():

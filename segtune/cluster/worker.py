@@ -106,15 +106,17 @@ def train_rank(
     # Ray gives a process a share of the cores. By default torch would use all of them.
     torch.set_num_threads(max(1, int(task.cpus)))
     config = ExperimentConfig.parse(task.config)
+    init_from = Path(task.init_from) if task.init_from else None
     # Ray Train has opened the process group of the ranks, and closes it.
+    ranks = Ranks.join()
     if task.resume:
-        trainer = Trainer.resume(config, task.trial, Ranks.join(), cpus=task.cpus)
+        trainer = Trainer.resume(config, task.trial, ranks, init_from=init_from, cpus=task.cpus)
     else:
         trainer = Trainer.start(
             config,
             task.trial,
-            Ranks.join(),
-            init_from=Path(task.init_from) if task.init_from else None,
+            ranks,
+            init_from=init_from,
             overwrite=task.overwrite,
             cpus=task.cpus,
         )

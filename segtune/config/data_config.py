@@ -7,8 +7,9 @@ import math
 import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
+from segtune.config.import_path import OWN_CODE, is_import_path
 from segtune.config.settings import PathText, Settings
 
 IGNORE_INDEX = 255
@@ -19,15 +20,26 @@ VALUE = re.compile(r"0|-?[1-9][0-9]{0,9}")
 Side = Annotated[int, Field(ge=32)]  # in pixels
 
 
+def _check_layout(layout: str) -> str:
+    if not is_import_path(layout):
+        raise ValueError("expected package.module:function")
+    return layout
+
+
 class DataConfig(Settings):
     """The images, masks and classes, and the size of the images."""
 
-    layout: Literal["shapes", "voc", "ade20k", "folder"] = Field(
+    layout: (
+        Literal["shapes", "voc", "ade20k", "folder"] | Annotated[str, AfterValidator(_check_layout)]
+    ) = Field(
         default="voc",
+        json_schema_extra=OWN_CODE,
         description="How the files lie on disk. voc: JPEGImages/, SegmentationClass/ and lists in "
         "ImageSets/Segmentation/. ade20k: images/ and annotations/, each with training/ and "
         "validation/. folder: images/, masks/ and labels.txt. shapes: a data set that segtune "
-        "generates, stored like voc.",
+        "generates, stored like voc. package.module:function: a function of your own, of data.root "
+        "and the name of a split, that returns a list of (image path, mask path); see "
+        "docs/your-data.md.",
     )
     root: PathText = Field(
         default="data/VOCdevkit/VOC2012",
@@ -64,9 +76,9 @@ class DataConfig(Settings):
     )
     classes: str | tuple[str, ...] = Field(
         default="voc",
-        description="Class names in the order of their labels: voc, ade20k or shapes for the "
-        "names of that data set, or a text file in root with one name per line, or a list of "
-        "names.",
+        description="Class names in the order of their labels: voc, ade20k, cityscapes, camvid or "
+        "shapes for the names of that data set, or a text file in root with one name per line, or "
+        "a list of names.",
     )
     ignore_index: int = Field(
         default=IGNORE_INDEX,

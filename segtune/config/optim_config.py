@@ -30,12 +30,26 @@ class OptimConfig(Settings):
     head_lr_mult: float = Field(
         default=10.0, gt=0, description="Learning rate of the head divided by that of the encoder."
     )
+    layer_decay: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="Learning rate of each block of the encoder divided by that of the next block, "
+        "for example 0.9. The last block has optim.lr times this. 1: all blocks have optim.lr.",
+    )
     clip_norm: float | None = Field(
         default=None, gt=0, description="Clip gradients to this total norm. null: no clipping."
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         default="auto",
         description="Precision of autocast. auto: bf16 on a GPU that supports it, otherwise fp32.",
+    )
+    ema: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="Decay of an exponential moving average of the weights per step, for example "
+        "0.999. Validation, checkpoints and export then have the average. null: no average.",
     )
     compile: bool = Field(
         default=False,

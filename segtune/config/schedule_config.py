@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -13,6 +13,14 @@ class ScheduleConfig(Settings):
     """Length, batch size, learning rate schedule (warmup, then poly) and validation interval."""
 
     epochs: int = Field(default=200, ge=1, description="Passes over the training images.")
+    steps: int | None = Field(
+        default=None,
+        ge=1,
+        description="Length in optimiser steps, for example 40000, 80000 or 160000, in place of "
+        "schedule.epochs, which then follows from the number of images. The last epoch may be "
+        "shorter. Validations stay at the ends of epochs. Not in a search, which counts in "
+        "epochs. null: schedule.epochs decides.",
+    )
     batch_size: int = Field(
         default=18,
         ge=1,
@@ -25,11 +33,24 @@ class ScheduleConfig(Settings):
         description="Backward passes per optimiser step. Raise it if the batch does not fit into "
         "memory.",
     )
+    by: Literal["step", "epoch"] = Field(
+        default="step",
+        description="step: the learning rate changes at every step. epoch: it changes once per "
+        "epoch, as with by_epoch in mmengine. Both follow mmengine's LinearLR and PolyLR: the last "
+        "step (or epoch) of the warmup and the first one after it have the peak, and the last one "
+        "of all has eta_min.",
+    )
     warmup_epochs: float = Field(
         default=15,
         ge=0,
-        description="Length of the linear warmup in epochs. May be a fraction, such as 0.5: the "
-        "learning rate changes at every step. Must be less than epochs.",
+        description="Length of the linear warmup in epochs. May be a fraction, such as 0.5, unless "
+        "schedule.by is epoch. Must be less than epochs.",
+    )
+    warmup_steps: int | None = Field(
+        default=None,
+        ge=0,
+        description="Length of the linear warmup in steps, in place of schedule.warmup_epochs, "
+        "for example 1500. Only if schedule.by is step. null: schedule.warmup_epochs decides.",
     )
     warmup_start: float = Field(
         default=1.0e-6,
@@ -57,17 +78,42 @@ class ScheduleConfig(Settings):
 
     @model_validator(mode="after")
     def _check_warmup_and_batch(self) -> Self:
-        if self.warmup_epochs >= self.epochs:
-            raise ValueError(
-                "warmup_epochs must be less than epochs, "
-                f"got {self.warmup_epochs:g} of {self.epochs}"
-            )
+        self._check_warmup()
         if self.batch_size % self.accumulate:
             raise ValueError(
                 "batch_size must be a multiple of accumulate, "
                 f"got batch_size {self.batch_size} and accumulate {self.accumulate}"
             )
         return self
+
+    def _check_warmup(self) -> None:
+        if self.warmup_steps is None:
+            if self.warmup_epochs >= self.epochs:
+                raise ValueError(
+                    "warmup_epochs must be less than epochs, "
+                    f"got {self.warmup_epochs:g} of {self.epochs}"
+                )
+            if self.by == "epoch" and self.warmup_epochs % 1:
+                raise ValueError(
+                    "warmup_epochs must be a whole number if by is epoch, "
+                    f"got {self.warmup_epochs:g}; by: step allows fractions"
+                )
+        elif self.by == "epoch":
+            raise ValueError("warmup_steps needs by: step; use warmup_epochs with by: epoch")
+        elif self.steps and self.warmup_steps >= self.steps:
+            raise ValueError(
+                f"warmup_steps must be less than steps, got {self.warmup_steps} of {self.steps}"
+            )
+
+    def total_steps(self, steps_per_epoch: int) -> int:
+        """Return the optimiser steps of the whole training run."""
+        return self.steps or steps_per_epoch * self.epochs
+
+    def steps_of_epoch(self, epoch: int, steps_per_epoch: int) -> int:
+        """Return the optimiser steps of an epoch, from 1: fewer in the last one with `steps`."""
+        if self.steps is None:
+            return steps_per_epoch
+        return min(steps_per_epoch, self.steps - (epoch - 1) * steps_per_epoch)
 
     def validates(self, epoch: int) -> bool:
         """Whether there is a validation after `epoch`, which counts from 1."""

@@ -1,6 +1,6 @@
 """The config of one training run: every setting with its range, default and meaning.
 
-Knows nothing of searches; their settings are in `tuning/study.py`.
+Knows nothing of searches; their settings are in `tuning/search_config.py`.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from segtune.config.model_config import ModelConfig
 from segtune.config.optim_config import OptimConfig
 from segtune.config.schedule_config import ScheduleConfig
 from segtune.config.settings import Settings
+from segtune.config.val_config import ValConfig
 from segtune.config.yaml_io import parse_assignments, read_yaml
 
 
@@ -51,6 +52,10 @@ class ExperimentConfig(Settings):
     optim: OptimConfig = Field(default_factory=OptimConfig, description="Optimiser.")
     schedule: ScheduleConfig = Field(
         default_factory=ScheduleConfig, description="Length, batch size, learning rate schedule."
+    )
+    val: ValConfig = Field(
+        default_factory=ValConfig,
+        description="How validation and prediction show images to the model.",
     )
     checkpoint: CheckpointConfig = Field(
         default_factory=CheckpointConfig, description="When checkpoints are written."

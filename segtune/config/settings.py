@@ -1,7 +1,7 @@
 """Strict settings from YAML: all mistakes are reported at once, with file, line and nearest name.
 
-Knows no particular setting. `schema.py` puts together those of a config, `tuning/study.py` declares
-those of a search.
+Knows no particular setting. `schema.py` puts together those of a config,
+`tuning/search_config.py` declares those of a search.
 """
 
 from __future__ import annotations

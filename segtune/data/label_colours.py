@@ -15,6 +15,7 @@ import numpy as np
 
 from segtune.config.data_config import DataConfig
 from segtune.config.yaml_io import parse_yaml
+from segtune.data.known_classes import class_colours, voc_colours
 from segtune.data.layouts import class_names, root_folder
 from segtune.data.text_files import read_lines, read_text
 from segtune.errors import DataError, SegtuneError, first_of, nearest, setting
@@ -73,15 +74,20 @@ def unpack(packed: np.ndarray) -> np.ndarray:
     return np.stack([packed >> 16, packed >> 8 & 255, packed & 255], -1).astype(np.uint8)
 
 
-def voc_colours(num_colours: int) -> np.ndarray:
-    """Return PASCAL VOC's colour of each label, uint8 [num_colours, 3]."""
-    labels = np.arange(num_colours)
-    colours = np.zeros((num_colours, 3), np.uint8)
-    for bit in range(8):
-        for channel in range(3):
-            colours[:, channel] |= (((labels >> (3 * bit + channel)) & 1) << (7 - bit)).astype(
-                np.uint8
-            )
+def drawing_colours(config: DataConfig, names: Sequence[str], num_classes: int) -> np.ndarray:
+    """Return a colour for each class to draw it in, uint8 [num_classes, 3].
+
+    It is the class's first colour in `data.palette`, or, without a palette or a colour in it, that
+    of `known_classes.class_colours`.
+    """
+    colours = class_colours(names, num_classes).copy()
+    if config.palette is None:
+        return colours
+    known = read_label_colours(config, num_classes)
+    # In reverse, so that the first colour of a class is the one that stays.
+    for label, colour in zip(known.labels[::-1], known.rgb[::-1], strict=True):
+        if label < num_classes:
+            colours[label] = colour
     return colours
 
 

@@ -197,14 +197,14 @@ def only_list(split: str, path: Path, available: Sequence[str]) -> str:
     lines = read_lines(path.parent / f"{available[0]}.txt")
     if len(lines) < 2:
         return ""
+    command = draw_lists(path.parent, f"cat {shlex.quote(available[0])}.txt", len(lines))
     return (
         f"; the only list is {available[0]}.txt with {len(lines)} lines. To draw a fifth of them "
-        f"for validation: {_draw(path.parent, f'cat {shlex.quote(available[0])}.txt', len(lines))}"
-        f", then {split_setting('train', ['train'])} --set data.val=val"
+        f"for validation: {command}, then {split_setting('train', ['train'])} --set data.val=val"
     )
 
 
-def _draw(folder: Path, lines: str, count: int, prefix: str = "") -> str:
+def draw_lists(folder: Path, lines: str, count: int, prefix: str = "") -> str:
     """Return the command that divides the lines of a command in `folder` into two lists."""
     num_val = max(1, count // 5)
     return (
@@ -229,7 +229,7 @@ def list_of_images(root: Path, images: str, lists: str = "") -> str:
     command = f"{make}ls {shlex.quote(images)} | {only_images}"
     return (
         f"; {root / images} has {len(files)} images without a split. To draw a fifth of them for "
-        f"validation: {_draw(root, command, len(files), f'{lists}/' if lists else '')}"
+        f"validation: {draw_lists(root, command, len(files), f'{lists}/' if lists else '')}"
     )
 
 

@@ -16,39 +16,16 @@ from segtune.config.data_config import DataConfig
 from segtune.data import layout_hints, near_misses, shapes
 from segtune.data.class_lists import check_class_names, read_class_list
 from segtune.data.file_names import IMAGE_SUFFIXES, LOSSY_MASK_SUFFIXES, MASK_SUFFIXES, Suffix
+from segtune.data.known_classes import NAMED_CLASSES
+from segtune.data.known_releases import known_release
 from segtune.data.layout_hints import likely_splits
 from segtune.data.listing import FileTree
+from segtune.data.own_layout import own_pairs
 from segtune.data.pairs import Pair, folder_pairs, list_pairs
 from segtune.errors import DataError, nearest
 
 log = logging.getLogger(__name__)
 
-VOC_CLASSES = (
-    "background",
-    "aeroplane",
-    "bicycle",
-    "bird",
-    "boat",
-    "bottle",
-    "bus",
-    "car",
-    "cat",
-    "chair",
-    "cow",
-    "diningtable",
-    "dog",
-    "horse",
-    "motorbike",
-    "person",
-    "pottedplant",
-    "sheep",
-    "sofa",
-    "train",
-    "tvmonitor",
-)
-# The names of ADE20K's 150 classes differ between its releases; their numbers do not.
-ADE20K_CLASSES = tuple(f"class_{i}" for i in range(1, 151))
-NAMED_CLASSES = {"voc": VOC_CLASSES, "ade20k": ADE20K_CLASSES, "shapes": shapes.CLASSES}
 ADE20K_FOLDERS = {"train": "training", "val": "validation"}
 # Usual names of the training list of VOC plus SBD, 10,582 images.
 AUG_LISTS = ("aug", "trainaug", "train_aug")
@@ -71,6 +48,11 @@ EXPECTED_CONTENT = {
 }
 
 
+def is_own(config: DataConfig) -> bool:
+    """Whether `data.layout` is the import path of a function, not the name of a layout."""
+    return config.layout not in FOLDERS
+
+
 def root_folder(config: DataConfig) -> Path:
     """Return the root folder of the data set; generate the data set there first if it is `shapes`.
 
@@ -81,6 +63,8 @@ def root_folder(config: DataConfig) -> Path:
     if config.layout == "shapes":
         shapes.generate_if_needed(root)
         return root
+    if is_own(config):
+        return root  # its function knows where the files are
     if not root.is_dir():
         raise DataError(
             f"data.root: no folder {config.root!r}; expected the data set, for layout "
@@ -128,12 +112,14 @@ def pairs_by_list(config: DataConfig, split: str) -> list[tuple[str, list[Pair]]
     if config.layout == "ade20k" and len(names) > 1:
         log.warning("data.train: the layout ade20k uses only the first split, %s", names[0])
         names = names[:1]
-    splits = _Splits(root, config, split)
-    by_list = [(name, splits.pairs(name)) for name in names]
+    splits = None if is_own(config) else _Splits(root, config, split)
+    by_list = [
+        (name, splits.pairs(name) if splits else own_pairs(config, split, name)) for name in names
+    ]
     if not any(pairs for _, pairs in by_list):
         raise DataError(
             f"data.{split}: the split {', '.join(names)} of {config.root} is empty"
-            f"{splits.content_hint()}"
+            f"{splits.content_hint() if splits else f'; {config.layout} returns no files'}"
         )
     for image, mask, _ in itertools.chain.from_iterable(pairs for _, pairs in by_list):
         if image == mask:
@@ -141,7 +127,8 @@ def pairs_by_list(config: DataConfig, split: str) -> list[tuple[str, list[Pair]]
                 f"{image}: is an image and its own mask; set data.masks to the folder of the "
                 "masks, or data.mask_suffix to the text behind their names"
             )
-    splits.say_what_was_ignored()
+    if splits:
+        splits.say_what_was_ignored()
     return by_list
 
 
@@ -181,7 +168,7 @@ class _Splits:
                 return self._of_list(Path(lists, f"{name.removesuffix('.txt')}.txt"))
             case "ade20k":
                 return folder_pairs(*self._open(*self._ade20k_folders(name)))
-            case "folder":
+            case _:
                 return self._of_folder_layout(name)
 
     def _of_folder_layout(self, name: str) -> list[Pair]:
@@ -208,6 +195,8 @@ class _Splits:
     def _split_hint(self, name: str) -> str:
         root, images = Path(self.root), Path(self.root, self.images)
         wanted = (self.images, self.masks)
+        if hint := known_release(root):
+            return hint
         if not images.is_dir() or self.images == ".":
             used = (self.config.val,) if self.split == "train" else self.config.train
             return (
@@ -261,7 +250,8 @@ class _Splits:
         root = Path(self.root)
         if not path.parent.is_dir():
             return (
-                layout_hints.other_root(root, (self.images, "ImageSets"))
+                known_release(root)
+                or layout_hints.other_root(root, (self.images, "ImageSets"))
                 or layout_hints.other_root(root, (self.images, self.masks))
                 or layout_hints.other_layout(root, self.config.layout)
                 or layout_hints.list_of_images(root, self.images, "ImageSets/Segmentation")
@@ -307,6 +297,8 @@ class _Splits:
     def _absent_folder(self, tree: FileTree, error: OSError) -> str:
         root, path = Path(self.root), Path(tree.folder)
         name = self.images if tree.kind == "image" else self.masks
+        if hint := known_release(root):
+            return f"{path}: {error.strerror or 'not readable'}{hint}"
         hint = layout_hints.other_root(root, (self.images, self.masks))
         hint = hint or layout_hints.other_layout(root, self.config.layout)
         # The folder of the kind is in the root, or in the folder of a split.

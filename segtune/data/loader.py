@@ -22,16 +22,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from segtune.config.data_config import DataConfig
 from segtune.config.schedule_config import ScheduleConfig
 from segtune.config.schema import ExperimentConfig
-from segtune.data.augment import Augmentation, cutmix, fit_scale, resize_to_fit
-from segtune.data.cache import DecodedPairs
+from segtune.data.crop import fit_scale
 from segtune.data.decode import as_stored_note, pair_size
-from segtune.data.layouts import class_names, open_split
 from segtune.data.loader_errors import CollateOrError, ErrorsAsValues, raise_errors
 from segtune.data.loader_limits import fitting_loaders, shorten_socket_paths
-from segtune.data.masks import check_mask_settings
+from segtune.data.samples import Sample, SampleKey, TrainSamples, ValSamples, epoch_keys
 from segtune.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -50,32 +47,33 @@ VAL_PIXELS_ON_CPU = 400_000
 MAX_AUTO_LOADERS = 4
 
 
-@dataclass(frozen=True)
-class SampleKey:
-    """Which training sample to load."""
-
-    epoch: int
-    index: int
-    partner: int  # index of the sample that cutmix may mix into it
-
-
 @dataclass
 class Batch:
     """Training samples: images uint8 [B, 3, h, w], masks [B, h, w].
 
     The masks are uint8, or int32 if labels or ignore_index do not fit into 8 bits. The images are
-    channels last in memory.
+    channels last in memory. If mixup has blended at least one sample, `second_masks` has the labels
+    of the second image of each sample, and `first_share` float32 [B] the share of the first image
+    in 0..1. A sample that is not blended has its own labels again, and the share 1.
     """
 
     images: Tensor
     masks: Tensor
+    second_masks: Tensor | None = None
+    first_share: Tensor | None = None
 
     def pin_memory(self) -> Batch:
         """Return a copy in pinned memory; the DataLoader calls this.
 
         A GPU copies from pinned memory asynchronously. Otherwise each step would wait for the copy.
         """
-        return Batch(self.images.pin_memory(), self.masks.pin_memory())
+        second, share = self.second_masks, self.first_share
+        return Batch(
+            self.images.pin_memory(),
+            self.masks.pin_memory(),
+            None if second is None else second.pin_memory(),
+            None if share is None else share.pin_memory(),
+        )
 
 
 @dataclass
@@ -123,6 +121,8 @@ class TrainLoader:
         the data set or the ranks.
         """
         samples = TrainSamples(config)
+        for note in config.augment.notes() if rank == 0 else ():
+            log.warning("%s", note)
         self.pairs = samples.decoded.pairs
         self.num_images = len(samples.decoded)
         _check_batch_size(config.schedule, world_size, self.num_images)
@@ -250,55 +250,6 @@ def _init_loader(_: int) -> None:
     cv2.setNumThreads(0)
 
 
-class TrainSamples(Dataset):
-    """The augmented training samples, by SampleKey: image uint8 [h, w, 3], mask [h, w] as read."""
-
-    def __init__(self, config: ExperimentConfig) -> None:
-        self.config = config
-        self.decoded = _decoded_pairs(config.data, "train")
-        self.augmentation = Augmentation(config.data, config.augment)
-        # In memory that all loader processes share, so that only one of them warns.
-        self._has_warned = torch.zeros(1, dtype=torch.uint8).share_memory_()
-
-    def __getitem__(self, key: SampleKey) -> tuple[np.ndarray, np.ndarray]:
-        image, mask = self._augmented(key.epoch, key.index, stream=0)
-        mix = self.config.augment.mix
-        rng = self._rng(key.epoch, key.index, stream=1)
-        if mix.kind == "cutmix" and rng.random() < mix.prob:
-            # The partner is any image of the epoch, not of this rank's batch. So the sample does
-            # not depend on the number of ranks.
-            partner = self._augmented(key.epoch, key.partner, stream=2)
-            return cutmix(image, mask, partner, rng)
-        return image, mask
-
-    def _augmented(self, epoch: int, index: int, stream: int) -> tuple[np.ndarray, np.ndarray]:
-        augmented = self.augmentation(*self.decoded[index], self._rng(epoch, index, stream))
-        if self.decoded.first_as_stored and not self._has_warned.item():
-            self._has_warned.fill_(1)
-            log.warning("%s", as_stored_note("train", self.decoded.first_as_stored))
-        return augmented
-
-    def _rng(self, epoch: int, index: int, stream: int) -> np.random.Generator:
-        return np.random.default_rng((self.config.seed, epoch, index, stream))
-
-
-class ValSamples(Dataset):
-    """The validation samples: resized image uint8 [h, w, 3], mask [H, W] as read, name."""
-
-    def __init__(self, config: DataConfig) -> None:
-        self.config = config
-        self.decoded = _decoded_pairs(config, "val")
-
-    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray, str]:
-        image, mask = self.decoded[index]
-        return resize_to_fit(image, self.config.resize), mask, self.decoded.pairs[index].name
-
-
-def _decoded_pairs(config: DataConfig, split: str) -> DecodedPairs:
-    check_mask_settings(config)
-    return DecodedPairs(open_split(config, split), config, len(class_names(config)), split)
-
-
 class _TrainBatches(Sampler[list[SampleKey]]):
     """One rank's micro-batches of an epoch: its part of each global batch.
 
@@ -311,6 +262,7 @@ class _TrainBatches(Sampler[list[SampleKey]]):
         self.epoch = 1
         self.seed = config.seed
         self.num_images = num_images
+        self.schedule = config.schedule
         self.batch_size = config.schedule.batch_size
         self.accumulate = config.schedule.accumulate
         self.rank = rank
@@ -321,20 +273,21 @@ class _TrainBatches(Sampler[list[SampleKey]]):
         """Optimiser steps per epoch; images that do not fill a global batch are left out."""
         return self.num_images // self.batch_size
 
+    @property
+    def num_steps_now(self) -> int:
+        """Optimiser steps of the current epoch."""
+        return self.schedule.steps_of_epoch(self.epoch, self.num_steps)
+
     def __iter__(self) -> Iterator[list[SampleKey]]:
-        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.num_images)
-        partners = np.roll(order, 1)
+        keys = epoch_keys(self.seed, self.epoch, self.num_images)
         size = self.batch_size // (self.accumulate * self.world_size)
-        for step in range(self.num_steps):
+        for step in range(self.num_steps_now):
             for part in range(self.accumulate):
                 start = step * self.batch_size + (part * self.world_size + self.rank) * size
-                yield [
-                    SampleKey(self.epoch, int(order[i]), int(partners[i]))
-                    for i in range(start, start + size)
-                ]
+                yield keys[start : start + size]
 
     def __len__(self) -> int:
-        return self.num_steps * self.accumulate
+        return self.num_steps_now * self.accumulate
 
 
 def _val_batches(samples: ValSamples, rank: int, world_size: int) -> list[list[int]]:
@@ -378,9 +331,16 @@ def _stack_masks(masks: Sequence[np.ndarray]) -> Tensor:
     return torch.from_numpy(stacked if stacked.dtype == np.uint8 else stacked.astype(np.int32))
 
 
-def _collate(samples: list[tuple[np.ndarray, np.ndarray]]) -> Batch:
-    images, masks = zip(*samples, strict=True)
-    return Batch(_stack(images), _stack_masks(masks))
+def _collate(samples: list[Sample]) -> Batch:
+    images = _stack([sample.image for sample in samples])
+    masks = _stack_masks([sample.mask for sample in samples])
+    if all(sample.second_mask is None for sample in samples):
+        return Batch(images, masks)
+    second_masks = [
+        sample.mask if sample.second_mask is None else sample.second_mask for sample in samples
+    ]
+    first_share = torch.tensor([sample.first_share for sample in samples], dtype=torch.float32)
+    return Batch(images, masks, _stack_masks(second_masks), first_share)
 
 
 def _collate_val(samples: list[tuple[np.ndarray, np.ndarray, str]]) -> ValBatch:

@@ -7,8 +7,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from segtune.config.data_config import IGNORE_INDEX, DataConfig
+from segtune.config.data_config import DataConfig
 from segtune.data.image_files import StoredImage, turn_upright
+from segtune.data.known_releases import CITYSCAPES_IDS, cityscapes_label_map
 from segtune.data.label_colours import (
     describe_colours,
     labels_of_colours,
@@ -28,9 +29,6 @@ from segtune.data.layouts import class_names
 from segtune.data.lossy_masks import known_values, refuse_lossy, snap_colours, snap_values
 from segtune.data.mask_values import open_mask, read_values
 from segtune.errors import DataError, setting
-
-# The ids in *_labelIds.png of the training labels 0..18 (cityscapesscripts/helpers/labels.py).
-CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, *range(19, 29), 31, 32, 33)
 
 
 def read_mask(path: str | Path, config: DataConfig, num_classes: int) -> np.ndarray:
@@ -102,9 +100,8 @@ def _cityscapes_hint(path: str | Path, config: DataConfig, num_classes: int) -> 
     if Path(str(path).replace("labelIds", "labelTrainIds")).is_file():
         suffix = config.mask_suffix.replace("labelIds", "labelTrainIds")
         return f"; *_labelTrainIds.png have 19 classes: {setting('data.mask_suffix', suffix)}"
-    mapping = dict.fromkeys(range(34), IGNORE_INDEX)
-    mapping |= {number: label for label, number in enumerate(CITYSCAPES_IDS)}
-    return f"; for Cityscapes' {num_classes} classes, {setting('data.label_map', mapping)}"
+    mapping = setting("data.label_map", cityscapes_label_map())
+    return f"; for Cityscapes' {num_classes} classes, {mapping}"
 
 
 def check_mask_settings(config: DataConfig) -> None:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+# ImageNet's mean colour, so that padding and holes are 0 after normalisation.
+MEAN_COLOUR = (124, 116, 104)
 # The look-up table that changes nothing.
 IDENTITY = np.arange(256, dtype=np.uint8)
 

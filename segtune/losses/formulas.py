@@ -25,6 +25,8 @@ from segtune.config.data_config import IGNORE_INDEX
 
 # V-Net's smoothing term. mmsegmentation adds it to each of the two sums of squares.
 DICE_EPS = 1e-3
+# Added to the numerator and the denominator of Tversky, as in mmsegmentation.
+TVERSKY_SMOOTH = 1.0
 
 
 def sigmoid_focal(
@@ -83,15 +85,28 @@ def cross_entropy(
     logits: Tensor,
     target: Tensor,
     class_weights: Tensor | None = None,
+    label_smoothing: float = 0.0,
     ignore_index: int = IGNORE_INDEX,
 ) -> Tensor:
     """Return the softmax cross-entropy: class_weights[c] * -log(p), as mean over the valid pixels.
 
     p and c are those of `softmax_focal`, which is cross-entropy for gamma = 0. Unlike PyTorch's
     `cross_entropy`, the mean is not divided by the class weights, so that a weight means the same
-    in every batch.
+    in every batch. With label smoothing s, the loss of a pixel is
+
+        (1 - s) * class_weights[c] * -log(p) + s / C * sum over all classes k of
+        class_weights[k] * -log(softmax(logits of the pixel)[k])
+
+    Source: Szegedy et al. 2016 (Rethinking the Inception Architecture), section 7.
     """
-    return softmax_focal(logits, target, 0.0, class_weights, ignore_index)
+    hard = softmax_focal(logits, target, 0.0, class_weights, ignore_index)
+    if not label_smoothing:
+        return hard
+    valid = target != ignore_index
+    weights = _weights_or_ones(class_weights, logits).view(1, -1, 1, 1)
+    sums = (weights * -logits.log_softmax(1)).sum(1)[valid]
+    even = sums.sum() / valid.sum().clamp(min=1) / logits.shape[1]
+    return (1 - label_smoothing) * hard + label_smoothing * even
 
 
 def dice(logits: Tensor, target: Tensor, ignore_index: int = IGNORE_INDEX) -> Tensor:
@@ -118,6 +133,72 @@ def dice_per_class(logits: Tensor, target: Tensor, ignore_index: int = IGNORE_IN
     """
     losses, present = _dice_losses(logits, target, (2, 3), ignore_index)
     return (losses.sum(1) / present.sum(1).clamp(min=1)).mean()
+
+
+def tversky(
+    logits: Tensor,
+    target: Tensor,
+    alpha: float = 0.3,
+    beta: float = 0.7,
+    ignore_index: int = IGNORE_INDEX,
+) -> Tensor:
+    """Return the Tversky loss, with one Tversky index for each class of a sample.
+
+    For one sample and one class, with sums over the valid pixels, p = softmax(logits)[class], y = 1
+    if the class is the pixel's label, else 0:
+
+        TP = sum(p * y),  FP = sum(p * (1 - y)),  FN = sum((1 - p) * y)
+        loss = 1 - (TP + 1) / (TP + alpha * FP + beta * FN + 1)
+
+    The result is the mean over all C classes, also over absent ones, and over the N samples. A
+    sample without a valid pixel counts as 0.
+    Source: Salehi et al. 2017 (Tversky loss function for image segmentation using 3D fully
+    convolutional deep networks); the 1 and the mean as in mmsegmentation.
+    """
+    labels, valid = one_hot(target, logits, ignore_index)
+    p = logits.softmax(1)
+    true_p = (p * labels).sum((2, 3))
+    false_p = (p * (valid - labels)).sum((2, 3))
+    false_n = ((1 - p) * labels).sum((2, 3))
+    gain = true_p + TVERSKY_SMOOTH
+    return (1 - gain / (gain + alpha * false_p + beta * false_n)).mean()
+
+
+def lovasz_softmax(
+    logits: Tensor, target: Tensor, per_image: bool = False, ignore_index: int = IGNORE_INDEX
+) -> Tensor:
+    """Return the Lovász-Softmax loss, a piecewise linear extension of 1 - IoU.
+
+    For one class, a pixel's error is 1 - p if the class is its label, otherwise p, with
+    p = softmax(logits)[class]. Let the errors of the valid pixels be sorted from the largest to the
+    smallest, and let J(k) be 1 - IoU of a prediction that is wrong in the first k pixels and right
+    in all others:
+
+        loss = sum over k of error[k] * (J(k) - J(k - 1))
+
+    The result is the mean over the classes that are present in the labels, for all pixels of the
+    batch together, or with `per_image` for each sample, and then averaged over the N samples. A
+    sample without a valid pixel counts as 0.
+    Source: Berman et al. 2018 (The Lovász-Softmax loss), equations 8 to 11 and algorithm 1.
+    """
+    groups = [slice(n, n + 1) for n in range(len(logits))] if per_image else [slice(None)]
+    losses = [_lovasz_of_group(logits[g], target[g], ignore_index) for g in groups]
+    return torch.stack(losses).mean()
+
+
+def _lovasz_of_group(logits: Tensor, target: Tensor, ignore_index: int) -> Tensor:
+    valid = target != ignore_index
+    p = logits.softmax(1).permute(0, 2, 3, 1)[valid]
+    labels = target[valid]
+    losses = [_lovasz_of_class(p[:, c], labels == c) for c in labels.unique().tolist()]
+    return torch.stack(losses).mean() if losses else 0 * logits.sum()
+
+
+def _lovasz_of_class(p: Tensor, is_label: Tensor) -> Tensor:
+    errors, order = torch.where(is_label, 1 - p, p).sort(descending=True)
+    y = is_label[order].to(p)
+    jaccard = 1 - (y.sum() - y.cumsum(0)) / (y.sum() + (1 - y).cumsum(0))
+    return errors @ torch.diff(jaccard, prepend=jaccard.new_zeros(1))
 
 
 def hardest_pixels(

@@ -18,6 +18,7 @@ from segtune.errors import ConfigError, nearest
 from segtune.models.bilinear import resize
 from segtune.models.mit_names import to_transformers_names
 from segtune.models.pretrained import load_encoder
+from segtune.models.segmentation_model import SegmentationModel
 from segtune.models.weight_files import SUFFIXES, local_weights, read_weights, weights_not_found
 
 # Hidden sizes, depths and head width by encoder (Xie et al. 2021, table 6). mit_nano is ours: it is
@@ -33,7 +34,7 @@ MIT: dict[str, tuple[list[int], list[int], int]] = {
 }
 
 
-class SegFormer(nn.Module):
+class SegFormer(SegmentationModel):
     """A MiT encoder with the all-MLP head."""
 
     head_prefixes = ("net.decode_head.",)

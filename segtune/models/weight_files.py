@@ -308,8 +308,15 @@ def _command(code: str, path: Path) -> str:
     return shlex.join(["python", "-c", script, str(path), str(target)])
 
 
-def weights_not_found(source: str, error: object) -> WeightsError:
-    """Return the error for weights that are neither on this machine nor available from the hub."""
+def weights_not_found(
+    source: str,
+    error: object,
+    download: str = "huggingface-cli download nvidia/mit-b2 --local-dir weights/mit-b2",
+) -> WeightsError:
+    """Return the error for weights that are neither on this machine nor available from the hub.
+
+    `download` is an example of a command that downloads weights.
+    """
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     path = Path(source)
     similar = ""
@@ -318,6 +325,6 @@ def weights_not_found(source: str, error: object) -> WeightsError:
     return WeightsError(
         f"model.weights: {source!r} is no file or folder on this machine{similar}, and the hub "
         f"does not provide it ({reason[:160]}). Download it on a machine with a network (for "
-        "example: huggingface-cli download nvidia/mit-b2 --local-dir weights/mit-b2), copy the "
-        "folder here and set model.weights to its path; null starts from random weights"
+        f"example: {download}), copy it here and set model.weights to its path; null starts from "
+        "random weights"
     )

@@ -9,7 +9,7 @@ from typing import Any, TypedDict
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from segtune.reporting.format import format_miou, format_value, short_names
+from segtune.reporting.format import format_miou, format_value, short_names, time_unit
 from segtune.runs.results import BAD_ENDS, RUNNING, TrialResult, best_trial
 from segtune.runs.timeline import Timeline, TrialInterval
 from segtune.tuning.space import Dimension
@@ -255,7 +255,7 @@ def slot_timeline(timeline: Timeline, states: Mapping[str, str]) -> go.Figure:
 
     A trial's finished epochs have the colour of its state. The rest of its time is grey.
     """
-    unit, unit_s = _time_unit(timeline.seconds)
+    unit, unit_s = time_unit(timeline.seconds)
     figure = _figure(150 + 34 * timeline.num_slots)
     whole = [(trial, trial.began, trial.ended) for trial in timeline.intervals]
     _add_bars(figure, OTHER, PALE, whole, unit_s)
@@ -270,13 +270,6 @@ def slot_timeline(timeline: Timeline, states: Mapping[str, str]) -> go.Figure:
     figure.update_layout(barmode="overlay", bargap=0.15)
     figure.update_xaxes(title=f"time of the search ({unit})", range=[0, timeline.seconds / unit_s])
     return figure.update_yaxes(title="slot", dtick=1, range=[timeline.num_slots + 0.5, 0.5])
-
-
-def _time_unit(seconds: float) -> tuple[str, int]:
-    """Return the name of a unit in which a duration is easy to read, and its seconds."""
-    if seconds > 5400:
-        return "hours", 3600
-    return ("minutes", 60) if seconds > 90 else ("seconds", 1)
 
 
 def _add_bars(

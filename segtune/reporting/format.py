@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from segtune.runs.records import EpochRecord
@@ -14,10 +14,18 @@ from segtune.tuning.study import Study
 
 
 def format_value(value: Any) -> str:
-    """Return the value of a setting, a float with three digits."""
+    """Return the value of a setting: a float with three digits, transforms with plus signs."""
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, (list, tuple)) and all(isinstance(item, dict) for item in value):
+        return " + ".join(map(_format_transform, value)) or "[]"
     return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _format_transform(spec: Mapping[str, Any]) -> str:
+    """Return a transform as its name and its parameters: `GaussNoise p=0.2`."""
+    parameters = (f"{key}={format_value(item)}" for key, item in spec.items() if key != "name")
+    return " ".join([str(spec.get("name", "")), *parameters]).strip()
 
 
 def format_miou(miou: float | None) -> str:
@@ -30,6 +38,13 @@ def format_duration(seconds: float) -> str:
     minutes, rest = divmod(int(seconds + 0.5), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def time_unit(seconds: float) -> tuple[str, int]:
+    """Return the name of a unit in which a duration is easy to read, and its seconds."""
+    if seconds > 5400:
+        return "hours", 3600
+    return ("minutes", 60) if seconds > 90 else ("seconds", 1)
 
 
 def short_names(names: Sequence[str]) -> dict[str, str]:
@@ -66,6 +81,8 @@ def next_steps(study: Study, run: SearchDir) -> dict[str, str]:
         return {}
     retrain = ["python", "-m", "segtune.train", "--config", str(run.best)]
     retrain += ["--out", str(run.path / "retrain")]
+    if study.search.init_from:
+        retrain += ["--init-from", study.search.init_from]
     if study.search.workers_per_trial > 1:
         retrain += ["--workers", str(study.search.workers_per_trial)]
     storage = hide_password(study.search.storage or str(run.journal))

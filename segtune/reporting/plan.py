@@ -23,6 +23,8 @@ def search_plan(study: Study) -> str:
         "is the config itself",
         f"rungs:      epochs {rungs}; a validation every {config.schedule.val_every} epoch(s)",
     ]
+    if search.init_from:
+        lines.append(f"weights:    each trial starts from {search.init_from}")
     if study.baseline_note:
         lines.append(f"note:       {study.baseline_note}")
     if search.proxy:

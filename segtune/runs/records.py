@@ -19,6 +19,7 @@ class ValidationScores:
     constant_miou: float  # mIoU of predicting the most frequent class everywhere
     aacc: float = 0.0
     macc: float = 0.0
+    mdice: float | None = None  # None in the files of early versions
     class_iou: tuple[float | None, ...] = ()  # None: neither labelled nor predicted
     top_class: str = ""  # the class that is predicted most often
     top_share: float = 0.0  # the fraction of the valid pixels predicted as `top_class`

@@ -19,7 +19,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from segtune.errors import RunError, nearest
+from segtune.errors import RunError, first_of, nearest
 from segtune.runs.atomic import create_once, naming, write_atomic
 from segtune.runs.records import Attempt, EpochRecord
 from segtune.runs.verdict import Verdict
@@ -280,9 +280,15 @@ def _what_is_there(path: Path) -> str:
     if (run := search_of(path)) is not None:
         return f"it belongs to the search run {run.path}; use that folder"
     if is_training_run(path):
-        return "it is a single training run (segtune status shows it)"
+        return "it is a single training run (segtune status and segtune plot show it)"
     if path.is_file():
         return "it is a file; a search run is a folder with study.yaml"
+    trained = [f.name for f in sorted(path.glob("*")) if f.is_dir() and is_training_run(f)]
+    if trained:
+        return (
+            f"training runs in this folder: {first_of(trained, 5)}; segtune status shows one, "
+            "segtune plot compares several"
+        )
     siblings = search_runs_in(path.parent)
     state = "no study.yaml" if path.exists() else "no such folder"
     names = ", ".join(siblings) or "none"

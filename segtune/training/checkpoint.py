@@ -26,7 +26,7 @@ from torch import Tensor
 
 from segtune.config.schema import CHANGEABLE_ON_RESUME, ExperimentConfig
 from segtune.config.settings import differences
-from segtune.data.layouts import NAMED_CLASSES
+from segtune.data.known_classes import NAMED_CLASSES, current_names
 from segtune.errors import CheckpointError
 from segtune.runs.atomic import naming, sync_folder, write_atomic
 
@@ -203,7 +203,7 @@ def _read_manifest(path: Path) -> Manifest:
         content = json.loads((path / MANIFEST).read_text())
         manifest = {name: value for name, value in content.items() if name in known}
         if manifest.get("classes") is not None:
-            manifest["classes"] = tuple(manifest["classes"])
+            manifest["classes"] = current_names(manifest["classes"])
         return Manifest(**manifest)
     except FileNotFoundError:
         raise CheckpointError(

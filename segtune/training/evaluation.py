@@ -17,7 +17,7 @@ from segtune.losses.row_bands import RowUpsampler
 from segtune.metrics import ConfusionMatrix
 from segtune.runs.records import ValidationScores
 from segtune.training.distributed import Ranks
-from segtune.training.tta import WHOLE_IMAGE, AugmentedInference
+from segtune.training.tta import AugmentedInference
 
 # Logits at full width that exist at a time: 512 MB in float32. 150 classes of a validation image
 # with 2048 x 512 pixels are 39 million values.
@@ -34,17 +34,19 @@ def evaluate(
     config: ExperimentConfig,
     num_classes: int,
     precision: torch.dtype,
-    tta: AugmentedInference = WHOLE_IMAGE,
+    tta: AugmentedInference | None = None,
 ) -> ConfusionMatrix:
     """Return the confusion matrix over the images of all ranks, at the size of the labels.
 
     `data` yields the batches of this rank; all ranks together have each image once. `precision` is
-    the dtype of autocast. Leaves the model in evaluation mode.
+    the dtype of autocast. `tta` None: the windows of `config.val`, or whole images. Leaves the
+    model in evaluation mode.
     """
     model.eval()
+    tta = tta or AugmentedInference.of(config)
     confusion = ConfusionMatrix(num_classes, config.data.ignore_index)
     confusion.matrix = confusion.matrix.to(ranks.device)
-    for batch in data:
+    for batch in _parts(data, tta, num_classes):
         images = normalize(batch.images.to(ranks.device, non_blocking=True))
         with torch.autocast(
             ranks.device.type, dtype=precision, enabled=precision is not torch.float32
@@ -56,6 +58,17 @@ def evaluate(
     return confusion
 
 
+def _parts(
+    data: Iterable[ValBatch], tta: AugmentedInference, num_classes: int
+) -> Iterator[ValBatch]:
+    """Yield the batches, split into as many images as `tta` takes at once."""
+    for batch in data:
+        size = tta.images_at_once(len(batch.images), num_classes, batch.images.shape[-2:])
+        for start in range(0, len(batch.images), size):
+            part = slice(start, start + size)
+            yield ValBatch(batch.images[part], batch.masks[part], batch.names[part])
+
+
 def validation_scores(matrix: ConfusionMatrix, class_names: Sequence[str]) -> ValidationScores:
     """Return the scores of a validation from the confusion matrix of all ranks."""
     summary = matrix.summary()
@@ -65,6 +78,7 @@ def validation_scores(matrix: ConfusionMatrix, class_names: Sequence[str]) -> Va
         constant_miou=matrix.constant_miou(),
         aacc=float(summary["aAcc"]),
         macc=float(summary["mAcc"]),
+        mdice=float(summary["mDice"]),
         # JSON has no NaN.
         class_iou=tuple(
             None if math.isnan(iou) else round(float(iou), 6) for iou in summary["iou"]

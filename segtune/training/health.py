@@ -23,6 +23,10 @@ BASELINE_MARGIN = 1.1
 # From random weights, healthy training runs took up to 140 steps to begin to learn. The patience is
 # at least this many steps, so a shorter training run is not judged.
 MIN_STUCK_STEPS = 150
+# What cured NaN in mixed precision on ADE20K (configs/ade20k_segformer_b2_v1_3.yaml): gradients
+# clipped to this norm, and a head that learns at this multiple of the encoder's learning rate.
+LOW_CLIP_NORM = 2.0
+LOW_HEAD_LR_MULT = 3.0
 
 
 class HealthMonitor:
@@ -210,10 +214,13 @@ class HealthMonitor:
 
     def _advise_smaller_steps(self) -> str:
         optim = self.config.optim
-        if optim.precision == "fp16":
-            return f"try optim.precision bf16 or fp32, or optim.lr {optim.lr / 10:.2g}"
-        clip = " or optim.clip_norm 1.0" if optim.clip_norm is None else ""
-        return f"try optim.lr {optim.lr / 10:.2g}{clip}"
+        precision = "optim.precision bf16 or fp32, or " if optim.precision == "fp16" else ""
+        ways = [f"optim.lr {optim.lr / 10:.2g}"]
+        if optim.clip_norm is None or optim.clip_norm > LOW_CLIP_NORM:
+            ways.append(f"optim.clip_norm {LOW_CLIP_NORM:g}")
+        if optim.head_lr_mult > LOW_HEAD_LR_MULT:
+            ways.append(f"optim.head_lr_mult {LOW_HEAD_LR_MULT:g}")
+        return f"try {precision}{' or '.join(ways)}"
 
     def _advise_if_stuck(self, record: EpochRecord) -> str:
         """Return advice for a model that learns nothing.

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from segtune.config.import_path import is_import_path
 from segtune.config.model_config import ModelConfig
 from segtune.config.schema import ExperimentConfig
 from segtune.errors import CheckpointError, first_of
-from segtune.models.segformer import SegFormer
-from segtune.models.upernet import UPerNet
+from segtune.models.segmentation_model import SegmentationModel
 from segtune.training import checkpoint
 from segtune.training.checkpoint import Manifest
 from segtune.training.locate import find_checkpoint
@@ -22,7 +22,7 @@ from segtune.training.locate import find_checkpoint
 log = logging.getLogger(__name__)
 
 # Warn of a learning rate above this multiple of the rate at which the checkpoint's training run
-# ended: such a learning rate has taken mIoU to 0.
+# ended, or of a hundredth of its peak: such a learning rate has taken mIoU to 0.
 LARGE_LR_FACTOR = 10
 
 # At most this many class names are listed in a message.
@@ -30,7 +30,7 @@ MAX_SHOWN = 5
 
 
 def load_initial_weights(
-    model: SegFormer | UPerNet, source: Path, config: ExperimentConfig, classes: Sequence[str]
+    model: SegmentationModel, source: Path, config: ExperimentConfig, classes: Sequence[str]
 ) -> bool:
     """Load the weights that a new training run starts from; warn if `optim.lr` may ruin them.
 
@@ -45,23 +45,35 @@ def load_initial_weights(
     weights = checkpoint.load_weights(path)
     _check_model(path, manifest, model, weights, config.model)
     layers = _classifiers(model)
-    num_saved = len(weights[layers[0]])
     saved = checkpoint.class_names_in(manifest)
+    # A model of the user's own may not name its classifier. Then all its tensors have fitted.
+    num_saved = len(weights[layers[0]]) if layers else len(saved or classes)
     if saved is None and num_saved == len(classes):
         log.warning("--init-from %s: its classes have no names; taken in their order", path)
         saved = tuple(classes)
     rows = [saved.index(name) if saved and name in saved else None for name in classes]
     if rows != list(range(num_saved)):
+        if not layers:
+            raise _no_classifier(path, saved or (), classes)
         _log_classes(path, layers, rows, classes, saved or ("?",) * num_saved)
         fresh = model.state_dict()
         for name in layers:
             weights[name] = _take_rows(fresh[name].cpu(), weights[name], rows)
     model.load_state_dict(weights)
-    _warn_of_large_rate(config.optim.lr, manifest.lr, path)
+    _warn_of_large_rate(config.optim.lr, manifest, path)
     return None not in rows
 
 
-def _classifiers(model: SegFormer | UPerNet) -> list[str]:
+def _no_classifier(path: Path, saved: Sequence[str], classes: Sequence[str]) -> CheckpointError:
+    return CheckpointError(
+        f"--init-from {path}: other classes or another order, {len(saved)} there "
+        f"({first_of(saved, MAX_SHOWN)}) and {len(classes)} here ({first_of(classes, MAX_SHOWN)}); "
+        "name the layers that have a row for each class in the attribute classifier_prefixes of "
+        "your model (docs/own-code.md)"
+    )
+
+
+def _classifiers(model: SegmentationModel) -> list[str]:
     """Return the names of the parameters that have a row for each class."""
     return [name for name in model.state_dict() if name.startswith(model.classifier_prefixes)]
 
@@ -104,7 +116,7 @@ def _log_classes(
 def _check_model(
     path: Path,
     manifest: Manifest,
-    model: SegFormer | UPerNet,
+    model: SegmentationModel,
     weights: Mapping[str, Tensor],
     config: ModelConfig,
 ) -> None:
@@ -137,7 +149,7 @@ def _check_model(
     )
 
 
-def _shape(name: str, value: Tensor, model: SegFormer | UPerNet) -> torch.Size:
+def _shape(name: str, value: Tensor, model: SegmentationModel) -> torch.Size:
     """Return the shape of a tensor, of a classifier without the number of classes."""
     return value.shape[1:] if name.startswith(model.classifier_prefixes) else value.shape
 
@@ -156,6 +168,8 @@ def _differing_settings(
 
 
 def _untagged(value: Any) -> Any:
+    if is_import_path(value):
+        return value
     return value.split(".")[0] if isinstance(value, str) else value
 
 
@@ -168,13 +182,15 @@ def _check_finite(path: Path, weights: Mapping[str, Tensor]) -> None:
             )
 
 
-def _warn_of_large_rate(lr: float, saved_lr: float, path: Path) -> None:
-    if saved_lr and lr > LARGE_LR_FACTOR * saved_lr:
+def _warn_of_large_rate(lr: float, manifest: Manifest, path: Path) -> None:
+    peak = manifest.config.get("optim", {}).get("lr", 0.0)
+    # At the end of a schedule the rate is 0. Weights stand a tenth of their peak rate.
+    if lr > LARGE_LR_FACTOR * max(manifest.lr, peak / LARGE_LR_FACTOR**2):
         log.warning(
-            "optim.lr %.3g is %.0f times the rate at which %s ended (%.3g): a large rate on a "
-            "converged model can take mIoU to 0",
+            "optim.lr %.3g is far above the rate at which %s ended (%.3g; its peak was %.3g): a "
+            "large rate on a converged model can take mIoU to 0",
             lr,
-            lr / saved_lr,
             path,
-            saved_lr,
+            manifest.lr,
+            peak,
         )

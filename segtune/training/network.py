@@ -10,14 +10,13 @@ import torch
 
 from segtune.config.schema import ExperimentConfig
 from segtune.models.build import build_model, check_batch, compile_model, sync_norms
-from segtune.models.segformer import SegFormer
-from segtune.models.upernet import UPerNet
+from segtune.models.segmentation_model import SegmentationModel
 from segtune.training.distributed import Ranks
 
 log = logging.getLogger(__name__)
 
 
-def build_network(config: ExperimentConfig, num_classes: int, ranks: Ranks) -> SegFormer | UPerNet:
+def build_network(config: ExperimentConfig, num_classes: int, ranks: Ranks) -> SegmentationModel:
     """Return the network of a config on the device of this rank, not yet wrapped by DDP.
 
     Raises SegtuneError for an unknown encoder, for weights that do not fit, and for a batch that

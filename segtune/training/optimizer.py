@@ -1,4 +1,4 @@
-"""Parameter groups, the optimiser, and the learning rate as a pure function of the step."""
+"""Parameter groups, the optimiser, and the learning rate of each group."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from segtune.config.optim_config import OptimConfig
+from segtune.training.layer_decay import layer_factors
 
 NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
 # timm has norms of its own (LayerNorm2d, BatchNormAct2d and others). Most derive from torch's, but
@@ -26,27 +27,31 @@ POSITION_NAMES = (
 def parameter_groups(
     model: nn.Module, config: OptimConfig, head_prefixes: Collection[str]
 ) -> list[dict[str, Any]]:
-    """Return up to four groups for torch: encoder and head, each with and without weight decay.
+    """Return groups for torch: encoder and head, each with and without weight decay.
 
-    A parameter whose name starts with one of `head_prefixes` learns at lr * head_lr_mult. Norms,
-    biases and position embeddings have no weight decay (SegFormer's recipe, Xie et al. 2021).
+    A parameter whose name starts with one of `head_prefixes` learns at lr * head_lr_mult. With
+    `layer_decay` below 1, the encoder has such groups for each of its blocks. Norms, biases and
+    position embeddings have no weight decay (SegFormer's recipe, Xie et al. 2021).
     """
     undecayed = _undecayed(model)
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    names = [name for name, _ in model.named_parameters()]
+    factors = dict.fromkeys(names, config.head_lr_mult)
+    in_encoder = dict.fromkeys(n for n in names if not n.startswith(tuple(head_prefixes)))
+    factors |= layer_factors(in_encoder, config.layer_decay)
+    groups: dict[tuple[bool, float, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            key = (any(name.startswith(prefix) for prefix in head_prefixes), name not in undecayed)
+            key = (name not in in_encoder, factors[name], name not in undecayed)
             groups.setdefault(key, []).append(parameter)
     return [
-        _group(config, parameters, is_head, is_decayed)
-        for (is_head, is_decayed), parameters in sorted(groups.items())
+        _group(config, parameters, config.lr * factor, is_decayed)
+        for (_, factor, is_decayed), parameters in sorted(groups.items())
     ]
 
 
 def _group(
-    config: OptimConfig, parameters: list[nn.Parameter], is_head: bool, is_decayed: bool
+    config: OptimConfig, parameters: list[nn.Parameter], lr: float, is_decayed: bool
 ) -> dict[str, Any]:
-    lr = config.lr * (config.head_lr_mult if is_head else 1.0)
     return {
         "params": parameters,
         "initial_lr": lr,
@@ -85,21 +90,6 @@ def build_optimizer(
         for parameter in (p for group in groups for p in group["params"]):
             optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     return optimizer
-
-
-def learning_rate_factor(
-    step: int, *, total: int, warmup: int, warmup_start: float, power: float, floor: float = 0.0
-) -> float:
-    """Return the learning rate of step 0..total-1 relative to the peak.
-
-    Linear warmup from `warmup_start` over `warmup` steps, then the poly schedule
-    floor + (1 - floor) * (1 - progress)^power. Both count steps, as mmseg's LinearLR followed by
-    PolyLR does.
-    """
-    if step < warmup:
-        return warmup_start + (1 - warmup_start) * step / warmup
-    progress = (step - warmup) / max(1, total - warmup)
-    return floor + (1 - floor) * max(0.0, 1 - progress) ** power
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:

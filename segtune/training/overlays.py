@@ -1,7 +1,8 @@
 """The files of `predict`: which images a user's paths stand for, and where their overlays go.
 
 Two images never share an overlay, and an overlay never replaces a file that segtune has not
-written. Predicts nothing and decodes no image.
+written. The same holds for label images, which have the names of the overlays in another folder.
+Predicts nothing and decodes no image.
 """
 
 from __future__ import annotations
@@ -186,7 +187,7 @@ def _key(name: str) -> str:
 
 
 def is_overlay(path: Path) -> bool:
-    """Whether a file is a PNG with the mark that `write_overlay` leaves."""
+    """Whether a file is a PNG with the mark that `write_marked` leaves."""
     if path.suffix.lower() != ".png":
         return False
     with contextlib.suppress(OSError), path.open("rb") as file:
@@ -194,40 +195,46 @@ def is_overlay(path: Path) -> bool:
     return False
 
 
-def check_free(target: Path) -> None:
-    """Raise DataError if `target` exists and is no overlay of segtune."""
+def check_free(target: Path, kind: str = "overlay") -> None:
+    """Raise DataError if `target` exists and is no file that `write_marked` has written."""
     if os.path.lexists(target) and not is_overlay(target):
         raise DataError(
-            f"its overlay would replace {target}, which segtune has not written; "
-            "choose another folder for the overlays, or remove that file"
+            f"its {kind} would replace {target}, which segtune has not written; "
+            f"choose another folder for the {kind}s, or remove that file"
         )
 
 
 def write_overlay(target: Path, bgr: np.ndarray) -> None:
-    """Write uint8 [H, W, 3] as PNG with the mark of segtune; replace an earlier overlay.
-
-    A reader finds the old or the new file, never a part. Raise DataError for an impossible name,
-    and OSError that names `target` if nothing can be written there.
-    """
+    """Write uint8 [H, W, 3] as PNG, as `write_marked` does."""
     import cv2
 
     done, png = cv2.imencode(".png", bgr)
     assert done, "OpenCV encodes every uint8 image as PNG"
+    write_marked(target, png.data)
+
+
+def write_marked(target: Path, png: bytes | memoryview, kind: str = "overlay") -> None:
+    """Write the bytes of a PNG file with the mark of segtune; replace an earlier marked file.
+
+    A reader finds the old or the new file, never a part. `kind` names the file in messages. Raise
+    DataError for an impossible name, and OSError that names `target` if nothing can be written
+    there.
+    """
     copy = temporary_beside(target)
     try:
         with naming(target):
             target.parent.mkdir(parents=True, exist_ok=True)
-            check_free(target)
+            check_free(target, kind)
             with copy.open("wb") as file:
-                file.write(png[:MARK_OFFSET].tobytes())
+                file.write(png[:MARK_OFFSET])
                 file.write(_chunk(b"tEXt", MARK))
-                file.write(png[MARK_OFFSET:].data)
+                file.write(png[MARK_OFFSET:])
             os.replace(copy, target)
     except OSError as error:
         if error.errno not in ERRORS_OF_A_NAME:
             raise
         problem = place_problem(error)
-        raise DataError(f"its overlay cannot be written: {problem}") from None
+        raise DataError(f"its {kind} cannot be written: {problem}") from None
     finally:
         with contextlib.suppress(OSError):
             copy.unlink(missing_ok=True)

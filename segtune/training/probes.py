@@ -8,7 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from segtune.losses.segmentation import SegmentationLoss, build_loss
+from segtune.losses.labels import Mixing
+from segtune.losses.segmentation import SegmentationLoss
 
 
 def weight_norm(model: nn.Module) -> float:
@@ -16,7 +17,9 @@ def weight_norm(model: nn.Module) -> float:
     return float(torch.nn.utils.get_total_norm([p.detach() for p in model.parameters()]))
 
 
-def gradient_left(loss: SegmentationLoss, logits: Tensor, target: Tensor) -> float:
+def gradient_left(
+    loss: SegmentationLoss, logits: Tensor, target: Tensor, mixing: Mixing | None = None
+) -> float:
     """Return the norm of the loss's gradient on the logits, relative to that with focal gamma 0.
 
     The factor (1 - p)^gamma of the focal loss reduces the gradient of easy pixels (Lin et al.
@@ -28,14 +31,14 @@ def gradient_left(loss: SegmentationLoss, logits: Tensor, target: Tensor) -> flo
     focal = loss.config.focal
     if not focal.weight or not focal.gamma:
         return 1.0
-    without_gamma = loss.config.override({"focal.gamma": 0.0})
-    plain = build_loss(without_gamma, loss.num_classes, loss.ignore_index)
-    full_norm = _gradient_norm(plain, logits, target)
-    return _gradient_norm(loss, logits, target) / full_norm if full_norm else 1.0
+    full_norm = _gradient_norm(loss.without_focusing(), logits, target, mixing)
+    return _gradient_norm(loss, logits, target, mixing) / full_norm if full_norm else 1.0
 
 
-def _gradient_norm(loss: SegmentationLoss, logits: Tensor, target: Tensor) -> float:
+def _gradient_norm(
+    loss: SegmentationLoss, logits: Tensor, target: Tensor, mixing: Mixing | None
+) -> float:
     leaf = logits.detach().float().requires_grad_()
     with torch.enable_grad():
-        (gradient,) = torch.autograd.grad(loss(leaf, target)["total"], leaf)
+        (gradient,) = torch.autograd.grad(loss(leaf, target, mixing)["total"], leaf)
     return float(gradient.norm())

@@ -39,8 +39,10 @@ class ScalarLog:
         self.writer.flush()
 
     def _add_validation(self, scores: ValidationScores, epoch: int) -> None:
-        for name in ("miou", "aacc", "macc", "top_share"):
-            self.writer.add_scalar(f"val/{name}", getattr(scores, name), epoch)
+        for name in ("miou", "aacc", "macc", "mdice", "top_share"):
+            value = getattr(scores, name)
+            if value is not None:
+                self.writer.add_scalar(f"val/{name}", value, epoch)
         for name, iou in zip(self.class_names, scores.class_iou, strict=False):
             if iou is not None:
                 self.writer.add_scalar(f"class_iou/{name}", iou, epoch)

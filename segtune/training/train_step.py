@@ -16,11 +16,13 @@ from torch import Tensor, nn
 
 from segtune.config.optim_config import OptimConfig
 from segtune.data.loader import Batch, normalize
+from segtune.losses.labels import Mixing
 from segtune.losses.segmentation import SegmentationLoss
 from segtune.models.upernet import AUXILIARY_WEIGHT
 from segtune.training.distributed import Ranks, unwrap
 from segtune.training.memory import is_out_of_memory, largest_that_fits
 from segtune.training.probes import gradient_left
+from segtune.training.weight_average import WeightAverage
 
 # How many steps the GPU may run ahead of the host. Safe, because a step that is not finite never
 # changes the weights.
@@ -88,6 +90,7 @@ class TrainStep:
         scaler: torch.amp.GradScaler,
         precision: torch.dtype,
         ranks: Ranks,
+        average: WeightAverage | None = None,
     ) -> None:
         """`model` may be wrapped by DDP; `precision` is the dtype of autocast."""
         self.config = config
@@ -97,6 +100,7 @@ class TrainStep:
         self.scaler = scaler
         self.precision = precision
         self.ranks = ranks
+        self.average = average
         # Once: collecting the parameters takes as long as computing their norm.
         self._parameters = list(model.parameters())
 
@@ -134,16 +138,19 @@ class TrainStep:
         for number, batch in enumerate(micro_batches, 1):
             is_last = number == len(micro_batches)
             with self._gradient_exchange(is_last):
-                logits, auxiliary, masks = self._forward(self.model, batch)
+                logits, auxiliary = self._forward(self.model, batch)
+                masks, mixing = self._labels(batch)
                 if probe and is_last:
-                    share_left = self._gradient_left(logits, masks)
-                losses = self._losses(logits, auxiliary, masks)
+                    share_left = self._gradient_left(logits, masks, mixing)
+                losses = self._losses(logits, auxiliary, masks, mixing)
                 self.scaler.scale(losses["loss"] / len(micro_batches)).backward()
             parts.append(losses)
         self.scaler.unscale_(self.optimizer)
         grad_norm = self._clip_gradients()
         values = self._status(parts, grad_norm, cancel)
         self._update_weights(finite=values[-2])
+        if self.average:
+            self.average.update(step)
         return PendingStep(step, lr, tuple(parts[0]), *_to_host(values), share_left)
 
     def _gradient_exchange(self, is_last: bool) -> contextlib.AbstractContextManager[None]:
@@ -155,29 +162,39 @@ class TrainStep:
             return contextlib.nullcontext()
         return self.model.no_sync()
 
-    def _forward(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor | None, Tensor]:
-        """Return logits [B, C, h, w], logits of the auxiliary head or None, and masks [B, H, W]."""
+    def _forward(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor | None]:
+        """Return logits [B, C, h, w], and logits of the auxiliary head or None."""
         device = self.ranks.device
         images = normalize(batch.images.to(device, non_blocking=True))
-        masks = batch.masks.to(device, non_blocking=True).long()
         with torch.autocast(
             device.type, dtype=self.precision, enabled=self.precision is not torch.float32
         ):
-            logits, auxiliary = model(images, with_auxiliary=True)
-        return logits, auxiliary, masks
+            return model(images, with_auxiliary=True)
 
-    def _losses(self, logits: Tensor, auxiliary: Tensor | None, masks: Tensor) -> dict[str, Tensor]:
+    def _labels(self, batch: Batch) -> tuple[Tensor, Mixing | None]:
+        """Return the masks [B, H, W], and how the samples are mixed, or None if none is."""
+        device = self.ranks.device
+        masks = batch.masks.to(device, non_blocking=True).long()
+        if batch.second_masks is None or batch.first_share is None:
+            return masks, None
+        second = batch.second_masks.to(device, non_blocking=True).long()
+        return masks, Mixing(second, batch.first_share.to(device, non_blocking=True))
+
+    def _losses(
+        self, logits: Tensor, auxiliary: Tensor | None, masks: Tensor, mixing: Mixing | None
+    ) -> dict[str, Tensor]:
         """Return `loss`, which is minimised, and each term of the main head without its weight."""
-        terms = dict(self.loss(logits, masks))
+        terms = dict(self.loss(logits, masks, mixing))
         total = terms.pop("total")
         if auxiliary is not None:
-            total = total + AUXILIARY_WEIGHT * self.loss(auxiliary, masks)["total"]
+            total = total + AUXILIARY_WEIGHT * self.loss(auxiliary, masks, mixing)["total"]
         return {"loss": total, **terms}
 
-    def _gradient_left(self, logits: Tensor, masks: Tensor) -> float:
+    def _gradient_left(self, logits: Tensor, masks: Tensor, mixing: Mixing | None) -> float:
         # One image of the batch is enough: the probe must take less than 1 % of the training time.
+        first = mixing.head(1) if mixing else None
         measured = torch.tensor(
-            gradient_left(self.loss, logits[:1], masks[:1]), device=self.ranks.device
+            gradient_left(self.loss, logits[:1], masks[:1], first), device=self.ranks.device
         )
         return float(self.ranks.sum(measured) / self.ranks.world_size)
 
@@ -227,12 +244,23 @@ class TrainStep:
         self.optimizer.zero_grad(set_to_none=True)
         # In evaluation mode: synchronised batch norms would wait for the other ranks.
         model = unwrap(self.model).eval()
-        part = Batch(batch.images[:num_images], batch.masks[:num_images])
+        part = _head(batch, num_images)
         with torch.compiler.set_stance("force_eager"):
-            loss = self._losses(*self._forward(model, part))["loss"]
+            loss = self._losses(*self._forward(model, part), *self._labels(part))["loss"]
             # Not `backward`: DDP's hooks on the parameters would wait for the other ranks.
             trained = [p for p in model.parameters() if p.requires_grad]
             torch.autograd.grad(loss, trained, allow_unused=True)
+
+
+def _head(batch: Batch, num_images: int) -> Batch:
+    """Return the first `num_images` of a batch."""
+    second, share = batch.second_masks, batch.first_share
+    return Batch(
+        batch.images[:num_images],
+        batch.masks[:num_images],
+        None if second is None else second[:num_images],
+        None if share is None else share[:num_images],
+    )
 
 
 def with_lag(

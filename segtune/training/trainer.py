@@ -10,6 +10,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,7 @@ from segtune.config.schema import ExperimentConfig
 from segtune.config.yaml_io import write_yaml
 from segtune.data.layouts import class_names
 from segtune.data.loader import Batch, TrainLoader, ValLoader
-from segtune.data.masks import check_mask_settings
 from segtune.data.statistics import check_at_the_start
-from segtune.data.value_range import find_value_range
 from segtune.losses.segmentation import build_loss
 from segtune.models.build import head_parameters
 from segtune.runs.atomic import write_atomic
@@ -32,6 +31,7 @@ from segtune.runs.rundir import TrialDir
 from segtune.runs.verdict import Verdict
 from segtune.training import checkpoint
 from segtune.training.checkpoint import Manifest
+from segtune.training.completed_config import completed
 from segtune.training.distributed import Ranks
 from segtune.training.evaluation import autocast_dtype, evaluate, validation_scores
 from segtune.training.health import HealthMonitor, out_of_memory
@@ -39,10 +39,12 @@ from segtune.training.heartbeat import Heartbeat
 from segtune.training.initial_weights import load_initial_weights
 from segtune.training.memory import OutOfMemoryError
 from segtune.training.network import build_network, seeded
-from segtune.training.optimizer import build_optimizer, learning_rate_factor, set_learning_rate
+from segtune.training.optimizer import build_optimizer, set_learning_rate
 from segtune.training.probes import weight_norm
+from segtune.training.schedule import factor_of_step
 from segtune.training.tensorboard import ScalarLog
 from segtune.training.train_step import OutOfMemory, PendingStep, StepResult, TrainStep, with_lag
+from segtune.training.weight_average import WeightAverage
 
 log = logging.getLogger(__name__)
 
@@ -82,6 +84,7 @@ class Trainer:
         self.lr = 0.0  # the encoder's learning rate at the last step
         self.seconds = 0.0  # of training and validation
         self.best_miou = -1.0
+        self.average: WeightAverage | None = None  # set before the first step if the config asks
         self.is_fine_tuning = False  # whether it starts from a model that knows all its classes
         self.health = HealthMonitor(config)
         self.heartbeat = Heartbeat(out if ranks.is_first else None, config.health)
@@ -120,35 +123,33 @@ class Trainer:
         """
         if not overwrite:
             out.check_unused()
-        config = _with_value_range(config, ranks)
-        trainer = cls(config, out, ranks, cpus=cpus)
-        if init_from:
-            # With random rows in the classifier, the mIoU before training says nothing.
-            trainer.is_fine_tuning = load_initial_weights(
-                trainer.network, init_from, config, trainer.classes
-            )
-            trainer.first_weight_norm = weight_norm(trainer.network)
-        trainer._set_up()
+        trainer = cls(completed(config, is_quiet=not ranks.is_first), out, ranks, cpus=cpus)
+        trainer._set_up(init_from)
         return trainer
 
     @classmethod
     def resume(
-        cls, config: ExperimentConfig, out: TrialDir, ranks: Ranks, *, cpus: float | None = None
+        cls,
+        config: ExperimentConfig,
+        out: TrialDir,
+        ranks: Ranks,
+        *,
+        init_from: Path | None = None,
+        cpus: float | None = None,
     ) -> Trainer:
         """Continue the training run in `out` from its last good checkpoint.
 
-        Without a checkpoint, start from the beginning. Raises CheckpointError if the config differs
-        from that of the checkpoint.
+        Without a checkpoint, start from the beginning, as `start` does. Raises CheckpointError if
+        the config differs from that of the checkpoint.
         """
-        trainer = cls(_with_value_range(config, ranks), out, ranks, cpus=cpus)
-        trainer._load_checkpoint()
-        trainer._set_up()
+        trainer = cls(completed(config, is_quiet=not ranks.is_first), out, ranks, cpus=cpus)
+        trainer._set_up(None if trainer._load_checkpoint() else init_from)
         return trainer
 
     @property
     def total_steps(self) -> int:
         """Optimiser steps of the whole training run."""
-        return self.train_data.steps_per_epoch * self.config.schedule.epochs
+        return self.config.schedule.total_steps(self.train_data.steps_per_epoch)
 
     def epochs(self, should_stop: ShouldStop = None) -> Iterator[EpochRecord]:
         """Train, and yield one record per epoch, after its files have been written.
@@ -220,7 +221,7 @@ class Trainer:
         self, epoch: int, batches: Iterable[Batch], should_stop: ShouldStop
     ) -> Iterator[PendingStep | OutOfMemory]:
         """Do the optimiser steps of an epoch; the last outcome may be OutOfMemory."""
-        last_step = self.train_data.steps_per_epoch * epoch
+        last_step = min(self.total_steps, self.train_data.steps_per_epoch * epoch)
         micro_batches: list[Batch] = []
         for batch in self.heartbeat.wrap(batches):
             micro_batches.append(batch)
@@ -288,16 +289,10 @@ class Trainer:
         return verdict
 
     def _set_learning_rate(self) -> None:
-        schedule = self.config.schedule
         peak = self.config.optim.lr
-        factor = learning_rate_factor(
-            self.step,
-            total=self.total_steps,
-            warmup=round(schedule.warmup_epochs * self.train_data.steps_per_epoch),
-            warmup_start=schedule.warmup_start,
-            power=schedule.poly_power,
-            floor=schedule.eta_min / peak,
-        )
+        floor = self.config.schedule.eta_min / peak
+        steps_per_epoch = self.train_data.steps_per_epoch
+        factor = factor_of_step(self.step, steps_per_epoch, self.config.schedule, floor)
         set_learning_rate(self.optimizer, factor)
         self.lr = peak * factor
 
@@ -305,21 +300,21 @@ class Trainer:
         # The batch norms of each rank have averaged other images. All ranks score the model that is
         # saved, which is that of rank 0.
         self.ranks.broadcast(self.network.buffers())
-        matrix = evaluate(
-            self.network,
-            self.heartbeat.wrap(self.val_data),
-            self.ranks,
-            self.config,
-            len(self.classes),
-            self.precision,
-        )
+        with self._averaged():
+            matrix = evaluate(
+                self.network,
+                self.heartbeat.wrap(self.val_data),
+                self.ranks,
+                self.config,
+                len(self.classes),
+                self.precision,
+            )
         return validation_scores(matrix, self.classes)
 
     def _check_data(self) -> None:
         """Check the masks on all ranks; log the warnings on rank 0."""
         config = self.config
-        # Dice has no class weights, so it trains the classes with weight 0, too.
-        weights = None if config.loss.dice.weight else config.loss.class_weights
+        weights = config.loss.untrained_if_0
         train, val = self.train_data.pairs, self.val_data.pairs
         warnings = check_at_the_start(config.data, self.classes, train, val, weights)
         if config.schedule.eta_min > config.optim.lr:
@@ -327,11 +322,25 @@ class Trainer:
                 f"schedule.eta_min: {config.schedule.eta_min:g} is above optim.lr "
                 f"{config.optim.lr:g}, so the learning rate rises until the end"
             )
+        if config.val.mode == "whole" and config.val.window:
+            warnings.append(
+                f"val.window: {list(config.val.window)} has no effect, because val.mode is whole; "
+                "set val.mode: slide, or leave val.window out"
+            )
         for warning in warnings if self.ranks.is_first else ():
             log.warning("%s", warning)
 
-    def _set_up(self) -> None:
-        """Set up the folder, the health monitor and the training step, with the final weights."""
+    def _set_up(self, init_from: Path | None) -> None:
+        """Set up the folder, the health monitor and the training step.
+
+        The network has the weights of the checkpoint, or takes those of `init_from` here.
+        """
+        if init_from:
+            # With random rows in the classifier, the mIoU before training says nothing.
+            self.is_fine_tuning = load_initial_weights(
+                self.network, init_from, self.config, self.classes
+            )
+            self.first_weight_norm = weight_norm(self.network)
         # Rank 0 changes the folder after all ranks have read their checkpoint from it. The ranks
         # read the epochs after rank 0 has removed those that are not in the checkpoint.
         self.ranks.barrier()
@@ -339,6 +348,8 @@ class Trainer:
             self._prepare_folder()
         self.ranks.barrier()
         self.health.replay(self.out.read_epochs(self.epoch))
+        if self.config.optim.ema and not self.average:
+            self.average = WeightAverage(self.network, self.config.optim.ema)
         self.model = self.ranks.wrap(self.network)
         self.train_step = TrainStep(
             self.config.optim,
@@ -348,7 +359,11 @@ class Trainer:
             self.scaler,
             self.precision,
             self.ranks,
+            self.average,
         )
+        if init_from and self.ranks.is_first:
+            # A resume before the first epoch has ended must not start from other weights.
+            self._save_last(Manifest(0, 0, 0.0, None, self.config.dump(), classes=self.classes))
         self._log_plan()
 
     def _prepare_folder(self) -> None:
@@ -369,7 +384,6 @@ class Trainer:
         if not self.ranks.is_first:
             return
         self.out.check_current()
-        folder, weights = self.out.checkpoints, self.network.state_dict()
         manifest = Manifest(
             record.epoch,
             self.step,
@@ -379,37 +393,59 @@ class Trainer:
             classes=self.classes,
         )
         if improved:
-            checkpoint.save(folder, "best", weights, None, manifest)
+            with self._averaged():
+                weights = self.network.state_dict()
+                checkpoint.save(self.out.checkpoints, "best", weights, None, manifest)
         is_last = record.epoch == self.config.schedule.epochs
         if is_last or record.epoch % self.config.checkpoint.every == 0:
-            checkpoint.save(folder, "last", weights, self._state(), manifest)
+            self._save_last(manifest)
         self.out.append_epoch(record)
         self.scalars.add(record)
 
+    def _save_last(self, manifest: Manifest) -> None:
+        state = self._state()
+        with self._averaged():
+            weights = self.network.state_dict()
+            checkpoint.save(self.out.checkpoints, "last", weights, state, manifest)
+
+    def _averaged(self) -> AbstractContextManager[None]:
+        """Return a context in which the network has the averaged weights, if there are any."""
+        return self.average.applied() if self.average else nullcontext()
+
     def _state(self) -> dict[str, Any]:
         """Return what a resume needs besides the weights and the manifest."""
+        trained = {name: p.detach() for name, p in self.network.named_parameters()}
         return {
+            # The file of weights then holds their average.
+            "weights": trained if self.average else None,
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "best_miou": self.best_miou,
+            "is_fine_tuning": self.is_fine_tuning,
             "first_weight_norm": self.first_weight_norm,
             "first_loss": self.health.first_loss,
             "first_norm": self.health.first_norm,
             "seconds": self.seconds,
         }
 
-    def _load_checkpoint(self) -> None:
+    def _load_checkpoint(self) -> bool:
+        """Load the last good checkpoint of the training run; return whether there is one."""
         latest = checkpoint.last_good(self.out.checkpoints)
         if latest is None:
             log.info("no checkpoint in %s yet: starting from the beginning", self.out.path)
-            return
+            return False
         path, manifest = latest
         checkpoint.check_same_run(path, manifest, self.config, self.classes)
         checkpoint.load_into(self.network, path)
         state = checkpoint.load_state(path)
+        if self.config.optim.ema:
+            self.average = WeightAverage(self.network, self.config.optim.ema)
+            self.network.load_state_dict(state["weights"], strict=False)
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.best_miou = state["best_miou"]
+        # The initial weights are validated once, before the first epoch.
+        self.is_fine_tuning = manifest.epoch == 0 and state["is_fine_tuning"]
         self.first_weight_norm = state["first_weight_norm"]
         self.seconds = state["seconds"]
         self.health.first_loss = state["first_loss"]
@@ -418,28 +454,21 @@ class Trainer:
         self.step = manifest.step
         self.lr = manifest.lr
         log.info("resumed from %s: epoch %d, step %d", path, self.epoch, self.step)
+        return True
 
     def _log_plan(self) -> None:
+        schedule = self.config.schedule
         if self.ranks.is_first:
             log.info(
-                "steps: %d images / %d per batch (%d workers) = %d per epoch x %d epochs = %d; "
+                "steps: %d images / %d per batch (%d workers) = %d per epoch %s %d epochs = %d; "
                 "%s on %s",
                 self.train_data.num_images,
-                self.config.schedule.batch_size,
+                schedule.batch_size,
                 self.ranks.world_size,
                 self.train_data.steps_per_epoch,
-                self.config.schedule.epochs,
+                "x" if schedule.steps is None else "in",
+                schedule.epochs,
                 self.total_steps,
                 str(self.precision).removeprefix("torch."),
                 self.ranks.device,
             )
-
-
-def _with_value_range(config: ExperimentConfig, ranks: Ranks) -> ExperimentConfig:
-    """Return the config with the value range of the data set, so that its record is complete.
-
-    The settings of the masks are checked first, because this reads images.
-    """
-    check_mask_settings(config.data)
-    value_range = find_value_range(config.data, is_quiet=not ranks.is_first)
-    return config.override({"data.value_range": value_range})

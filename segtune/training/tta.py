@@ -1,33 +1,29 @@
-"""Test-time augmentation: sliding windows, flips and scales.
+"""Test-time augmentation: which windows, flips and scales of an image a model sees.
 
 Returns logits of each copy of an image. `evaluation.predict_labels` averages them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from segtune.config.schema import ExperimentConfig
 from segtune.errors import ConfigError
+from segtune.training.windows import MIN_SIDE, Model, Windows, windowed_logits
 
-# One logit covers 4x4 pixels, so a window starts at a multiple of 4 pixels.
-OUTPUT_STRIDE = 4
-MIN_SIDE = 32  # pixels; the smallest image that the encoders take
-
-# From normalised images [B, 3, H, W] to logits [B, C, h, w].
-Model = Callable[[Tensor], Tensor]
+# Logits of sliding windows that exist at a time: 1 GB in float32. Two classes of eight images of
+# 2048 x 512 pixels are 17 million values, and 150 classes of one image are 157 million.
+PIXEL_VALUES = 1 << 28
 
 
 @dataclass(frozen=True)
 class AugmentedInference:
     """Which copies and windows of an image a model sees; by default, the whole image once."""
 
-    window: int | None = None  # side of a square window in pixels
-    stride: int | None = None  # pixels between windows; default: two thirds of the window, as mmseg
+    windows: Windows | None = None
     flip: bool = False
     scales: tuple[float, ...] = (1.0,)
 
@@ -36,20 +32,26 @@ class AugmentedInference:
         problems = [f"--scales: {scale:g} is not above 0" for scale in self.scales if not scale > 0]
         if not self.scales:
             problems.append("--scales: at least one, for example 0.75,1.0,1.25")
-        if self.window is not None and not _is_multiple(self.window, at_least=MIN_SIDE):
-            problems.append(
-                f"--window: {self.window}; allowed are multiples of {OUTPUT_STRIDE} from "
-                f"{MIN_SIDE} pixels"
-            )
-        if self.stride is not None and not self._is_possible_stride(self.stride):
-            problems.append(
-                f"--stride: {self.stride}; allowed are multiples of {OUTPUT_STRIDE} up to --window"
-            )
         if problems:
             raise ConfigError(problems)
 
-    def _is_possible_stride(self, stride: int) -> bool:
-        return self.window is not None and stride <= self.window and _is_multiple(stride)
+    @classmethod
+    def of(
+        cls, config: ExperimentConfig, *, flip: bool = False, scales: tuple[float, ...] = (1.0,)
+    ) -> AugmentedInference:
+        """Return the inference with the windows that `config.val` describes."""
+        return cls(Windows.of(config), flip, scales)
+
+    def images_at_once(self, num_images: int, num_classes: int, size: tuple[int, ...]) -> int:
+        """Return how many of `num_images` images of (H, W) go through `logits` at once.
+
+        Windows have a logit for every pixel and class, so large images go one by one.
+        """
+        if self.windows is None or self.windows.is_coarse:
+            return num_images
+        copies = sum(scale**2 for scale in self.scales) * (2 if self.flip else 1)
+        values = int(num_classes * size[0] * size[1] * copies)
+        return max(1, min(num_images, PIXEL_VALUES // max(1, values)))
 
     def logits(self, model: Model, images: Tensor) -> list[Tensor]:
         """Return the logits [B, C, h, w] of each augmented copy of normalised images [B, 3, H, W].
@@ -86,50 +88,5 @@ class AugmentedInference:
         return of_pixels[..., :height, :width]
 
     def _windowed(self, model: Model, images: Tensor) -> Tensor:
-        """Return the logits of whole images; those of overlapping windows are averaged."""
-        height, width = images.shape[-2:]
-        if self.window is None or max(height, width) <= self.window:
-            return model(images)
-        total: Tensor | None = None  # the sum; its number of classes is that of the first window
-        num_logits = (-(-height // OUTPUT_STRIDE), -(-width // OUTPUT_STRIDE))
-        count = images.new_zeros(num_logits, dtype=torch.float32)
-        covered_height = covered_width = 0
-        for top, bottom in self._spans(height):
-            for left, right in self._spans(width):
-                logits = model(images[..., top:bottom, left:right])
-                if total is None:
-                    shape = (*logits.shape[:2], *count.shape)
-                    total = logits.new_zeros(shape, dtype=torch.float32)
-                rows = _logit_span(top, logits.shape[-2])
-                columns = _logit_span(left, logits.shape[-1])
-                total[..., rows, columns] += logits
-                count[rows, columns] += 1
-                covered_height = max(covered_height, rows.stop)
-                covered_width = max(covered_width, columns.stop)
-        assert total is not None  # there is at least one window
-        # Some encoders drop an incomplete patch of 4x4 pixels at the border: no logit covers it.
-        covered = (slice(covered_height), slice(covered_width))
-        return total[..., covered[0], covered[1]] / count[covered]
-
-    def _spans(self, size: int) -> list[tuple[int, int]]:
-        """Return start and end of each window along an axis; the last one ends with the image."""
-        assert self.window
-        if size <= self.window:
-            return [(0, size)]
-        two_thirds = self.window * 2 // 3 // OUTPUT_STRIDE * OUTPUT_STRIDE
-        stride = self.stride or max(OUTPUT_STRIDE, two_thirds)
-        last = (size - self.window) // OUTPUT_STRIDE * OUTPUT_STRIDE
-        starts = range(0, last, stride)
-        return [(start, start + self.window) for start in starts] + [(last, size)]
-
-
-def _is_multiple(pixels: int, at_least: int = 1) -> bool:
-    return pixels >= at_least and pixels % OUTPUT_STRIDE == 0
-
-
-def _logit_span(start: int, num_logits: int) -> slice:
-    """Return the positions of the logits of a window that starts at pixel `start`."""
-    return slice(start // OUTPUT_STRIDE, start // OUTPUT_STRIDE + num_logits)
-
-
-WHOLE_IMAGE = AugmentedInference()
+        """Return the logits of whole images or, if they have windows, the average of these."""
+        return windowed_logits(model, images, self.windows) if self.windows else model(images)

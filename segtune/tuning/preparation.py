@@ -15,7 +15,8 @@ from segtune.runs.atomic import write_atomic
 from segtune.runs.results import read_trials
 from segtune.runs.rundir import SearchDir
 from segtune.tuning import warm_start
-from segtune.tuning.study import Study, load_study
+from segtune.tuning.study import Study
+from segtune.tuning.study_reader import load_study
 from segtune.tuning.warm_start import WarmStart
 
 # Settings of the search block that may change at a resume. They decide how many trials there are

@@ -23,8 +23,8 @@ class ProxyConfig(Settings):
         default=None,
         gt=0,
         le=1,
-        description="Factor for data.resize and data.crop. Sides are rounded to multiples of 32 "
-        "pixels. null: as in the config.",
+        description="Factor for data.resize, data.crop, val.window and val.stride. Sides of images "
+        "and crops are rounded to multiples of 32 pixels. null: as in the config.",
     )
     num_images: int | None = Field(
         default=None,
@@ -53,13 +53,19 @@ def shorten(config: ExperimentConfig, proxy: ProxyConfig) -> ExperimentConfig:
     if proxy.epochs:
         share = proxy.epochs / config.schedule.epochs
         changes["schedule.epochs"] = proxy.epochs
-        changes["schedule.warmup_epochs"] = config.schedule.warmup_epochs * share
+        warmup = config.schedule.warmup_epochs * share
+        by_step = config.schedule.by == "step"
+        changes["schedule.warmup_epochs"] = warmup if by_step else round(warmup)
         changes["schedule.val_every"] = max(1, round(config.schedule.val_every * share))
         changes["checkpoint.every"] = max(1, round(config.checkpoint.every * share))
     if proxy.resolution:
         for name in ("data.resize", "data.crop"):
             sides = config.get(name)
             changes[name] = [max(32, 32 * round(side * proxy.resolution / 32)) for side in sides]
+        for name, smallest in (("val.window", 32), ("val.stride", 1)):
+            sides = config.get(name) or ()
+            shorter = [max(smallest, round(side * proxy.resolution)) for side in sides]
+            changes[name] = shorter or None
     if proxy.num_images:
         changes["data.num_images"] = proxy.num_images
     return config.override(changes)

@@ -126,8 +126,10 @@ def _draw_from_model(sampler: optuna.samplers.BaseSampler) -> None:
 
 
 def silence_optuna() -> None:
-    """Turn off Optuna's log messages below errors.
+    """Turn off Optuna's log messages below errors, and its warning of choices that are lists.
 
     Its warnings concern what it corrects itself, and they would break the table on the terminal.
+    Lists are plain JSON, so every storage returns them as they were.
     """
+    warnings.filterwarnings("ignore", message="Choices for a categorical distribution should be")
     optuna.logging.set_verbosity(optuna.logging.ERROR)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from segtune.config.settings import Settings
+from segtune.config.settings import PathText, Settings
 from segtune.tuning.proxy import ProxyConfig
 
 
@@ -20,10 +20,11 @@ def _with_home(url: str) -> str:
 class AshaConfig(Settings):
     """Asynchronous successive halving (Li et al. 2018), stopping form, measured in epochs."""
 
-    grace_epochs: int = Field(
-        default=3,
+    grace_epochs: int | None = Field(
+        default=None,
         ge=1,
-        description="Epoch of the first rung. No trial is stopped before it.",
+        description="Epoch of the first rung. No trial is stopped before it. null: the first "
+        "validation at epoch 3 or later.",
     )
     reduction: int = Field(
         default=3,
@@ -47,10 +48,11 @@ class HyperbandConfig(Settings):
     Halving in as many brackets as there are rungs, and one more bracket that stops no trial.
     """
 
-    grace_epochs: int = Field(
-        default=3,
+    grace_epochs: int | None = Field(
+        default=None,
         ge=1,
-        description="Epoch of the first rung. No trial is stopped before it.",
+        description="Epoch of the first rung. No trial is stopped before it. null: the first "
+        "validation at epoch 3 or later.",
     )
     reduction: int = Field(
         default=3,
@@ -67,7 +69,12 @@ class MedianConfig(Settings):
     A trial stops if its best mIoU so far is below the median of the others at the same epoch.
     """
 
-    grace_epochs: int = Field(default=3, ge=1, description="No trial is stopped before this epoch.")
+    grace_epochs: int | None = Field(
+        default=None,
+        ge=1,
+        description="No trial is stopped before this epoch. null: the first validation at epoch 3 "
+        "or later.",
+    )
     min_trials: int = Field(
         default=4,
         ge=1,
@@ -184,6 +191,12 @@ class SearchConfig(Settings):
         default=None,
         description="Where Optuna stores the study: a database URL such as sqlite:///study.db or "
         "postgresql://USER@HOST/DATABASE. null: the journal file study.log in the run folder.",
+    )
+    init_from: PathText | None = Field(
+        default=None,
+        description="Checkpoint from which each trial is fine-tuned: a checkpoint, or the folder "
+        "of a training run or a search run, which stands for its best checkpoint. null: each trial "
+        "starts from model.weights.",
     )
     known_good: tuple[dict[str, Any], ...] = Field(
         default=(),

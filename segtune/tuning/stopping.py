@@ -125,7 +125,7 @@ def stopping_rule(study: Study) -> StoppingRule:
         return SuccessiveHalving(rungs=[], reduction=2)
     chosen, rungs = scheduler.chosen, study.rungs()
     if isinstance(chosen, MedianConfig):
-        return MedianRule(chosen.grace_epochs, chosen.min_trials)
+        return MedianRule(study.grace_epochs, chosen.min_trials)
     if isinstance(chosen, HyperbandConfig):
         return HyperbandBrackets(rungs, chosen.reduction, brackets=len(rungs) + 1)
     return HyperbandBrackets(rungs, chosen.reduction, chosen.brackets)

@@ -14,7 +14,8 @@ from segtune.errors import RunError
 from segtune.runs.atomic import write_atomic
 from segtune.runs.results import RUNNING, TrialResult, miou_by_epoch, ranked, read_trials
 from segtune.runs.rundir import SearchDir
-from segtune.tuning.study import Study, load_study
+from segtune.tuning.study import Study
+from segtune.tuning.study_reader import load_study
 
 # How many points are taken from a run whose scores cannot be compared with those of this study.
 POINTS_OF_OTHERS = 3
@@ -67,7 +68,8 @@ def collect(study: Study, paths: Sequence[str | Path]) -> WarmStart:
 
     If a run differs from the study only in the settings of the space and in the seed, its trials
     count as results. From any other run only the best points are taken, to be tried first: an mIoU
-    on other images, or after another number of epochs, would mislead the sampler.
+    on other images, from other initial weights, or after another number of epochs, would mislead
+    the sampler.
 
     Raise RunError if a folder holds no search run, or if none of its trials lies in the space.
     """
@@ -103,6 +105,8 @@ def _lies_in(study: Study, trial: TrialResult) -> bool:
 def _same_but_for_the_space(study: Study, theirs: Study) -> bool:
     varied = {*study.space.names, *theirs.space.names, "seed"}
     names = {difference.name for difference in differences(study.config, theirs.config)}
+    if study.search.init_from != theirs.search.init_from:
+        return False
     return not names - varied and set(theirs.space.names) <= set(study.space.names)
 
 

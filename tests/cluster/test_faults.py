@@ -28,7 +28,8 @@ from segtune.runs.rundir import SearchDir, TrialDir
 from segtune.training.heartbeat import Heartbeat
 from segtune.training.memory import OutOfMemoryError
 from segtune.tuning.preparation import prepare_study
-from segtune.tuning.study import Study, load_study
+from segtune.tuning.study import Study
+from segtune.tuning.study_reader import load_study
 
 pytestmark = pytest.mark.ray
 EPOCHS = 12

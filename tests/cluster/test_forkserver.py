@@ -103,7 +103,7 @@ def test_fork_takes_over_what_ray_has_set(python: list[str], script: Path, tmp_p
     assert worker["pid"] != process.pid
     assert worker["group"] == worker["pid"]  # or Ray would kill the server with its first worker
     end(process)
-    assert not is_alive(worker["pid"])
+    wait_for_end(worker["pid"])
 
 
 def test_fork_has_imported_what_a_trial_imports_but_nothing_of_ray(

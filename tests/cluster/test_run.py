@@ -29,7 +29,7 @@ from segtune.runs.rundir import SearchDir
 from segtune.runs.verdict import Verdict
 from segtune.tuning.preparation import prepare_study
 from segtune.tuning.search_config import SearchConfig
-from segtune.tuning.study import load_study
+from segtune.tuning.study_reader import load_study
 
 pytestmark = pytest.mark.ray
 
@@ -51,6 +51,18 @@ def study_file(tiny_config: ExperimentConfig, tmp_path: Path) -> Path:
     }
     (tmp_path / "s.yaml").write_text(write_yaml(tree))
     return tmp_path / "s.yaml"
+
+
+def test_each_trial_is_fine_tuned_from_the_checkpoint_of_the_study(
+    cluster: None, study_file: Path, tiny_config: ExperimentConfig, tmp_path: Path
+) -> None:
+    before = run_training(tiny_config, tmp_path / "before")
+    study = load_study(study_file, search={"init_from": str(tmp_path / "before"), "trials": 2})
+    result = run_study(study, tmp_path, "fine")
+    run = SearchDir(result.run)
+    assert load_study(run.study).search.init_from == str(before.checkpoint)
+    for number in range(2):
+        assert run.trial(number).read_epochs()[0].init_miou == pytest.approx(before.best_miou)
 
 
 def wait_for_free_cluster(timeout_s: float) -> bool:

@@ -25,7 +25,8 @@ from segtune.runs.rundir import SearchDir, TrialDir
 from segtune.runs.verdict import Verdict
 from segtune.tuning.search_config import SearchConfig
 from segtune.tuning.stopping import HyperbandBrackets, stopping_rule
-from segtune.tuning.study import Study, load_study
+from segtune.tuning.study import Study
+from segtune.tuning.study_reader import load_study
 
 
 def write_study(folder: Path, config: ExperimentConfig, **changes: Any) -> Study:

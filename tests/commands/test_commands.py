@@ -23,7 +23,7 @@ from segtune.runs.rundir import SearchDir
 from segtune.runs.verdict import State, Verdict
 from segtune.search import argument_parser, newest_name, next_name, resume_command
 from segtune.tuning.preparation import prepare_study
-from segtune.tuning.study import load_study
+from segtune.tuning.study_reader import load_study
 
 HEAVY = (
     "torch",

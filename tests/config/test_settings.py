@@ -117,7 +117,7 @@ def test_override_adds_a_section_that_is_absent() -> None:
 @pytest.mark.parametrize(
     ("tree", "expected"),
     [
-        ({"loss": {"focal": {"weight": 0}, "dice": {"weight": 0}}}, "got 0 for all three"),
+        ({"loss": {"focal": {"weight": 0}, "dice": {"weight": 0}}}, "got 0 for all of them"),
         ({"augment": {"ratio": [2, 1]}}, r"ratio: .* not exceed the second, got \[2.0, 1.0\]"),
         ({"augment": {"cutout": {"holes": [3, 1]}}}, r"holes: .* exceed the second, got \[3, 1\]"),
         ({"augment": {"cutout": {"size": [0.5, 0]}}}, r"size: .* the second, got \[0.5, 0.0\]"),
@@ -203,7 +203,7 @@ def test_place_without_a_source_is_the_name_alone() -> None:
         ("data.crop", "list of 2, each whole number >= 32"),
         ("data.train", "list of text, length >= 1"),
         ("data.num_loaders", "whole number >= 0 | auto"),
-        ("loss.class_weights", "list of number >= 0 | null"),
+        ("loss.class_weights", "list of number >= 0 | balanced | null"),
     ],
 )
 def test_allowed_values_are_words(name: str, expected: str) -> None:

@@ -6,14 +6,9 @@ import pytest
 
 from segtune.config.augment_config import AugmentConfig
 from segtune.config.data_config import DataConfig
-from segtune.data.augment import (
-    Augmentation,
-    CropWindow,
-    cutmix,
-    fit_scale,
-    resize_and_crop,
-    resize_to_fit,
-)
+from segtune.data.augment import Augmentation
+from segtune.data.crop import CropWindow, fit_scale, resize_and_crop, resize_to_fit
+from segtune.data.mixing import cutmix
 from segtune.data.photometric import PhotometricDistortion
 
 Scene = tuple[np.ndarray, np.ndarray]

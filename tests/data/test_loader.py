@@ -13,13 +13,12 @@ from segtune.config.schema import ExperimentConfig
 from segtune.data.loader import (
     IMAGENET_MEAN,
     IMAGENET_STD,
-    SampleKey,
     TrainLoader,
-    TrainSamples,
     ValLoader,
     normalize,
     num_loaders,
 )
+from segtune.data.samples import SampleKey, TrainSamples
 from segtune.errors import ConfigError
 
 # Every kind of randomness that a sample can have.

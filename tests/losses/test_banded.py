@@ -77,6 +77,26 @@ CASES = {
         partial(formulas.cross_entropy, class_weights=torch.tensor(CLASS_WEIGHTS)),
         {"ce": {"weight": 1.0}, "class_weights": CLASS_WEIGHTS},
     ),
+    "label smoothing": Case(
+        partial(formulas.cross_entropy, label_smoothing=0.1),
+        {"ce": {"weight": 1.0}, "label_smoothing": 0.1},
+    ),
+    "label smoothing, class weights": Case(
+        partial(
+            formulas.cross_entropy, class_weights=torch.tensor(CLASS_WEIGHTS), label_smoothing=0.4
+        ),
+        {"ce": {"weight": 1.0}, "label_smoothing": 0.4, "class_weights": CLASS_WEIGHTS},
+    ),
+    "tversky": Case(formulas.tversky, {"tversky": {"weight": 1.0}}),
+    "tversky, alpha and beta": Case(
+        partial(formulas.tversky, alpha=0.9, beta=0.2),
+        {"tversky": {"weight": 1.0, "alpha": 0.9, "beta": 0.2}},
+    ),
+    "lovasz": Case(formulas.lovasz_softmax, {"lovasz": {"weight": 1.0}}),
+    "lovasz per image": Case(
+        partial(formulas.lovasz_softmax, per_image=True),
+        {"lovasz": {"weight": 1.0, "per_image": True}},
+    ),
 }
 every_case = pytest.mark.parametrize("case", CASES.values(), ids=list(CASES))
 
@@ -125,6 +145,42 @@ def test_sigmoid_focal_keeps_its_digits_on_confident_pixels(label_logit: float) 
     case = sigmoid_focal(2.0, 0.25)
     expected = case.plain(logits, target).item()
     assert case.banded(logits.float(), target).item() == pytest.approx(expected, rel=1e-5, abs=0)
+
+
+@pytest.mark.parametrize("name", ["tversky", "lovasz", "lovasz per image"])
+@pytest.mark.parametrize("predicted", ["label", "other class"])
+def test_losses_on_probabilities_keep_their_digits_in_saturated_pixels(
+    name: str, predicted: str
+) -> None:
+    # 1 - p is about 1e-7, for which 1 - float32(p) has one digit or none.
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.rand(2, NUM_CLASSES, 3, 4, generator=generator, dtype=torch.float64)
+    logits = logits.float().double()
+    target = torch.randint(NUM_CLASSES, (2, 3, 4), generator=generator)
+    top = target if predicted == "label" else (target + 1) % NUM_CLASSES
+    logits.scatter_(1, top[:, None], 17.0)
+    case = CASES[name]
+    logits32, logits64 = logits.float().requires_grad_(), logits.clone().requires_grad_()
+    value, expected = case.banded(logits32, target), case.plain(logits64, target)
+    assert value.item() == pytest.approx(expected.item(), rel=1e-5, abs=0)
+    (gradient,) = torch.autograd.grad(value, logits32)
+    (expected_gradient,) = torch.autograd.grad(expected, logits64)
+    assert expected_gradient.abs().max() < 1e-5
+    torch.testing.assert_close(gradient.double(), expected_gradient, rtol=1e-4, atol=1e-14)
+
+
+@pytest.mark.parametrize("scale", [100.0, 1e4, 1e30])
+@pytest.mark.parametrize("name", ["tversky", "lovasz", "label smoothing"])
+def test_new_terms_are_finite_in_saturated_pixels(name: str, scale: float) -> None:
+    signs = (-1.0) ** torch.arange(NUM_CLASSES)
+    logits = (scale * signs[:, None, None]).expand(1, -1, 4, 4).clone().requires_grad_()
+    target = torch.zeros(1, 4, 4, dtype=torch.int64)
+    target[:, :2] = 1
+    value = CASES[name].banded(logits, target)
+    value.backward()
+    assert torch.isfinite(value)
+    assert logits.grad is not None
+    assert torch.isfinite(logits.grad).all()
 
 
 def test_dice_of_one_pixel_is_the_number_by_hand() -> None:

@@ -21,6 +21,9 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "cross-entropy": formulas.cross_entropy,
     "dice": formulas.dice,
     "dice per class": formulas.dice_per_class,
+    "tversky": formulas.tversky,
+    "lovasz": formulas.lovasz_softmax,
+    "lovasz per image": partial(formulas.lovasz_softmax, per_image=True),
 }
 every_loss = pytest.mark.parametrize("loss", LOSSES.values(), ids=list(LOSSES))
 
@@ -89,6 +92,50 @@ def test_dice_per_class_leaves_out_classes_without_a_pixel() -> None:
     first = 1 - 2 * 1 / (3 / 4 + 2 + 2 * EPS)
     second = 1 - 2 * (1 / 2) / (3 / 4 + 1 + 2 * EPS)
     assert loss.item() == pytest.approx((first + second) / 2)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 1.0])
+@pytest.mark.parametrize("class_weights", [None, torch.tensor([0.5, 2.0, 1.0, 0.0, 3.0])])
+def test_label_smoothing_is_that_of_pytorch(
+    batch: tuple[Tensor, Tensor], smoothing: float, class_weights: Tensor | None
+) -> None:
+    weights = None if class_weights is None else class_weights.double()
+    loss = formulas.cross_entropy(*batch, class_weights=weights, label_smoothing=smoothing)
+    expected = F.cross_entropy(
+        *batch,
+        weight=weights,
+        label_smoothing=smoothing,
+        ignore_index=IGNORE,
+        reduction="sum",
+    )
+    assert loss.item() == pytest.approx(expected.item() / (batch[1] != IGNORE).sum().item())
+
+
+def test_tversky_weighs_false_positives_and_false_negatives() -> None:
+    # p is 3/4 for class 0 and 1/4 for class 1, in each of two pixels of class 0 and one of class 1
+    loss = formulas.tversky(same_logits(LOG3, 0.0), mask([0, 0], [1, IGNORE]), alpha=0.2, beta=0.6)
+    first = (6 / 4 + 1) / (6 / 4 + 0.2 * 3 / 4 + 0.6 * 2 / 4 + 1)
+    second = (1 / 4 + 1) / (1 / 4 + 0.2 * 2 / 4 + 0.6 * 3 / 4 + 1)
+    assert loss.item() == pytest.approx(1 - (first + second) / 2)
+
+
+def test_lovasz_of_a_hard_prediction_is_1_minus_iou() -> None:
+    # Predicted: 0 in the first column, 1 in the second one.
+    row = torch.tensor([[99.0, -99.0]]).double()
+    logits = torch.stack([row.expand(2, 2), -row.expand(2, 2)])[None]
+    loss = formulas.lovasz_softmax(logits, mask([0, 1], [0, 0]))
+    assert loss.item() == pytest.approx(1 - (2 / 3 + 1 / 2) / 2)
+
+
+def test_lovasz_per_image_is_a_mean_over_samples_and_counts_an_ignored_one_as_0() -> None:
+    logits, target = same_logits(0.0, 0.3), mask([0, 0], [1, IGNORE])
+    both = formulas.lovasz_softmax(
+        logits.repeat(2, 1, 1, 1),
+        torch.cat([target, torch.full_like(target, IGNORE)]),
+        per_image=True,
+    )
+    alone = formulas.lovasz_softmax(logits, target)
+    assert both.item() == pytest.approx(alone.item() / 2)
 
 
 @pytest.mark.parametrize("loss", [formulas.dice, formulas.dice_per_class])

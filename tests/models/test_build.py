@@ -5,9 +5,13 @@ import socket
 import pytest
 import torch
 
+from segtune.config.loss_config import LossConfig
 from segtune.config.model_config import ModelConfig
+from segtune.config.optim_config import OptimConfig
 from segtune.errors import ConfigError
-from segtune.models.build import build_model, check_batch, sync_norms
+from segtune.losses.segmentation import SegmentationLoss
+from segtune.models.build import build_model, check_batch, head_parameters, sync_norms
+from segtune.training.optimizer import build_optimizer
 
 SEGFORMER: dict[str, object] = {"encoder": "mit_nano"}
 UPERNET: dict[str, object] = {
@@ -16,6 +20,12 @@ UPERNET: dict[str, object] = {
     "decoder_channels": 16,
 }
 UPERNET_RESNET = UPERNET | {"encoder": "resnet18"}
+UPERNET_VIT = UPERNET | {"encoder": "vit_tiny_patch16_224"}
+DEEPLAB: dict[str, object] = {"name": "deeplabv3_mobilenet_v3_large", "drop_path": 0.0}
+LRASPP = DEEPLAB | {"name": "lraspp_mobilenet_v3_large"}
+UNET: dict[str, object] = {"name": "smp:Unet", "encoder": "resnet18", "drop_path": 0.0}
+ALL = [SEGFORMER, UPERNET, UPERNET_VIT, DEEPLAB, LRASPP, UNET]
+IDS = ["segformer", "upernet", "vit", "deeplab", "lraspp", "unet"]
 
 
 @pytest.mark.parametrize(
@@ -41,12 +51,12 @@ def test_models_are_built_without_a_network(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    for settings in (SEGFORMER, UPERNET, UPERNET_RESNET):
+    for settings in (*ALL, UPERNET_RESNET):
         build_model(ModelConfig.parse(settings), 3)
     assert connections == []
 
 
-@pytest.mark.parametrize("settings", [SEGFORMER, UPERNET], ids=["segformer", "upernet"])
+@pytest.mark.parametrize("settings", ALL, ids=IDS)
 def test_gradient_reaches_every_parameter_through_all_heads(settings: dict[str, object]) -> None:
     model = build_model(ModelConfig.parse(settings), 3)
     logits, auxiliary = model(torch.randn(2, 3, 64, 64), with_auxiliary=True)
@@ -71,8 +81,39 @@ def test_upernet_needs_two_images_per_worker() -> None:
     check_batch(ModelConfig.parse(SEGFORMER), 1)
 
 
+@pytest.mark.parametrize("settings", ALL, ids=IDS)
+def test_steps_on_one_batch_reduce_the_loss_of_a_model_whose_head_learns_faster(
+    settings: dict[str, object],
+) -> None:
+    torch.manual_seed(0)
+    model = build_model(ModelConfig.parse(settings), 3).train()
+    optim = OptimConfig(lr=1e-3, head_lr_mult=2.0)
+    optimizer = build_optimizer(model, optim, head_parameters(model))
+    rates = {group["lr"] for group in optimizer.param_groups}
+    assert rates == {1e-3, 2e-3}
+    images, mask = torch.randn(2, 3, 64, 64), torch.randint(3, (2, 64, 64))
+    loss = SegmentationLoss(LossConfig(), 3)
+    values = []
+    for _ in range(6):
+        logits, auxiliary = model(images, with_auxiliary=True)
+        total = loss(logits, mask)["total"]
+        if auxiliary is not None:
+            total = total + 0.4 * loss(auxiliary, mask)["total"]
+        optimizer.zero_grad()
+        total.backward()
+        optimizer.step()
+        values.append(total.item())
+    assert values[-1] < values[0]
+
+
 @pytest.mark.parametrize(
-    ("name", "encoder"), [("segformer", "mit_nano"), ("upernet", "mobilenetv3_small_050")]
+    ("name", "encoder"),
+    [
+        ("segformer", "mit_nano"),
+        ("upernet", "mobilenetv3_small_050"),
+        ("lraspp_mobilenet_v3_large", "mobilenet_v3_large"),
+        ("smp:FPN", "tu-mobilenetv3_small_050"),
+    ],
 )
 def test_synchronised_norms_have_the_same_weights_under_the_same_names(
     name: str, encoder: str

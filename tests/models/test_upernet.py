@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 
 from segtune.config.model_config import ModelConfig
 from segtune.errors import ConfigError, WeightsError
+from segtune.models.encoder_maps import FeaturePyramid
 from segtune.models.upernet import UPerNet
 
 SWIN = "swin_tiny_patch4_window7_224"
@@ -76,3 +77,37 @@ def test_weights_of_another_encoder_are_refused(tmp_path: Path) -> None:
     torch.save(timm.create_model("resnet18", pretrained=False).state_dict(), path)
     with pytest.raises(WeightsError, match="not the weights of this encoder"):
         upernet("convnext_atto", weights=str(path))
+
+
+@pytest.mark.parametrize(
+    ("encoder", "channels"), [("vit_tiny_patch16_224", 192), ("vit_pwee_patch16_reg1_gap_256", 256)]
+)
+def test_a_plain_vit_gets_maps_of_four_sizes_from_four_blocks(encoder: str, channels: int) -> None:
+    model = upernet(encoder).eval()
+    depth = len(model.encoder.model.blocks)  # pyright: ignore
+    assert model.encoder.out_indices == [depth * i // 4 - 1 for i in (1, 2, 3, 4)]
+    maps = model.neck(model.maps.take(model.encoder, torch.randn(1, 3, 64, 96)))  # pyright: ignore
+    assert [tuple(part.shape[1:]) for part in maps] == [
+        (channels, 64 // reduction, 96 // reduction) for reduction in (4, 8, 16, 32)
+    ]
+    assert model(torch.randn(1, 3, 33, 47)).shape == (1, 3, 9, 12)
+
+
+def test_patches_of_14_pixels_give_the_same_sizes() -> None:
+    pyramid = FeaturePyramid(8, patch_size=14)
+    maps = pyramid([torch.randn(1, 8, 16, 32)] * 4)  # an image of 224 x 448 pixels
+    assert [tuple(part.shape[2:]) for part in maps] == [(56, 112), (28, 56), (14, 28), (7, 14)]
+
+
+def test_all_but_the_vit_learns_as_the_head() -> None:
+    model = upernet("vit_tiny_patch16_224")
+    others = {n for n, _ in model.named_parameters() if not n.startswith(model.head_prefixes)}
+    assert {name.split(".")[0] for name in others} == {"encoder"}
+
+
+def test_weights_of_a_vit_load_from_a_file_of_the_whole_model(tmp_path: Path) -> None:
+    saved = timm.create_model("vit_tiny_patch16_224", pretrained=False).state_dict()
+    save_file(saved, tmp_path / "vit.safetensors")
+    loaded = upernet("vit_tiny_patch16_224", weights=str(tmp_path / "vit.safetensors")).encoder
+    for name, value in loaded.state_dict().items():
+        assert torch.equal(value, saved[name.removeprefix("model.")])

@@ -13,13 +13,14 @@ from untrained import save_checkpoint
 
 from segtune.__main__ import main as program
 from segtune.config.schema import ExperimentConfig
-from segtune.data.augment import resize_to_fit
+from segtune.data.crop import resize_to_fit
 from segtune.data.loader import ValLoader, normalize
 from segtune.metrics import ConfusionMatrix
 from segtune.training.distributed import Ranks
 from segtune.training.evaluation import evaluate
 from segtune.training.prediction import load_model
 from segtune.training.tta import AugmentedInference
+from segtune.training.windows import Windows
 
 CPU = torch.device("cpu")
 # Height and width. 1 x 20,000 pixels, resized to fit 64 x 64, has less than half a pixel.
@@ -83,7 +84,8 @@ def test_tiny_images_go_through_windows_flips_and_scales(
     tmp_path: Path, tiny_images: ExperimentConfig, window: int
 ) -> None:
     model, config, _ = load_model(save_checkpoint(tmp_path / "run", tiny_images), None, CPU)
-    views = AugmentedInference(window, None, flip=True, scales=(0.5, 1.0))
+    windows = Windows((window, window), (window // 2, window // 2))
+    views = AugmentedInference(windows, flip=True, scales=(0.5, 1.0))
     matrix = evaluate(model, ValLoader(config, 0, 1), Ranks(), config, 2, torch.float32, views)
     assert matrix.matrix.sum() == sum(height * width for height, width in TINY)
 
@@ -143,7 +145,8 @@ def test_two_ranks_print_and_write_once(trained: Path, tmp_path: Path) -> None:
     command += ["--nproc-per-node", "2", "-m", "segtune.evaluate", "--checkpoint", str(trained)]
     command += ["--csv", str(double), "--show-dir", str(tmp_path / "show")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    out = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    out = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert out.returncode == 0, out.stderr
     assert out.stdout.count("per class results") == 1
     assert out.stdout.count("table: ") == 1
     assert out.stdout.count("7 overlays in") == 1

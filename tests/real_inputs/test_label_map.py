@@ -24,7 +24,7 @@ from segtune.errors import CheckpointError, ConfigError, DataError, RunError
 from segtune.runs.rundir import SearchDir
 from segtune.training import checkpoint
 from segtune.tuning.preparation import prepare_study
-from segtune.tuning.study import load_study
+from segtune.tuning.study_reader import load_study
 
 MAP = {255: 1}
 MASKS = {"train": [stripes(0, 255)] * 4, "val": [stripes(0, 0, 0, 255)]}

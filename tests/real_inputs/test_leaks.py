@@ -17,7 +17,7 @@ from segtune.data.statistics import check_data_set
 from segtune.runs.rundir import TrialDir
 from segtune.training.distributed import Ranks
 from segtune.training.trainer import Trainer
-from segtune.tuning.study import load_study
+from segtune.tuning.study_reader import load_study
 
 MakeDataSet = Callable[..., DataConfig]
 MASK = np.repeat(np.array([[0, 1]], np.uint8), 8, 0).repeat(4, 1)

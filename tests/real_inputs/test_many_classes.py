@@ -14,7 +14,7 @@ from segtune.config.data_config import DataConfig
 from segtune.config.loss_config import LossConfig
 from segtune.config.schema import ExperimentConfig
 from segtune.config.yaml_io import write_yaml
-from segtune.data.augment import Augmentation, cutmix
+from segtune.data.augment import Augmentation
 from segtune.data.cache import DecodedPairs
 from segtune.data.decode import decode_pair
 from segtune.data.label_colours import voc_colours
@@ -22,6 +22,7 @@ from segtune.data.label_map import MAX_CLASSES
 from segtune.data.layouts import open_split
 from segtune.data.loader import TrainLoader, ValLoader
 from segtune.data.masks import check_mask_settings
+from segtune.data.mixing import cutmix
 from segtune.data.statistics import check_data_set
 from segtune.errors import ConfigError
 from segtune.losses.segmentation import build_loss
@@ -29,7 +30,7 @@ from segtune.metrics import ConfusionMatrix
 from segtune.reporting.charts import MAX_CLASSES as MAX_SHOWN_CLASSES
 from segtune.reporting.charts import class_ious
 from segtune.runs.rundir import TrialDir
-from segtune.training.prediction import overlay
+from segtune.training.drawing import overlay
 
 NUM_CLASSES = 300
 IGNORE = 65535

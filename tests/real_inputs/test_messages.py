@@ -13,7 +13,7 @@ from segtune.runs.rundir import SearchDir
 from segtune.search import main as search
 from segtune.search import name_stem, newest_name, next_name
 from segtune.tuning.preparation import prepare_study
-from segtune.tuning.study import load_study
+from segtune.tuning.study_reader import load_study
 
 SPACE = "optim.lr: {loguniform: [1e-5, 1e-1]}\n"
 

@@ -18,7 +18,7 @@ from segtune.runs.rundir import SearchDir
 from segtune.runs.verdict import State, Verdict
 from segtune.training.locate import find_checkpoint
 from segtune.tuning.preparation import prepare_study
-from segtune.tuning.study import load_study
+from segtune.tuning.study_reader import load_study
 
 SPACE = {"optim.lr": {"loguniform": [1e-5, 1e-1]}}
 OLD_RUN = Path(__file__).parent.parent / "data" / "search_run_0_1_0"

@@ -31,7 +31,7 @@ from segtune.runs.records import EpochRecord
 from segtune.runs.rundir import SearchDir, TrialDir
 from segtune.training import checkpoint
 from segtune.tuning.preparation import prepare_study
-from segtune.tuning.study import load_study
+from segtune.tuning.study_reader import load_study
 
 Main = Callable[[list[str]], int]
 

@@ -12,14 +12,16 @@ from untrained import save_checkpoint
 
 from segtune.__main__ import main as program
 from segtune.config.schema import ExperimentConfig
-from segtune.data.augment import resize_to_fit
+from segtune.data.crop import resize_to_fit
 from segtune.data.images import read_image
 from segtune.data.label_colours import voc_colours
 from segtune.data.loader import normalize
-from segtune.training import evaluation, prediction
+from segtune.training import drawing, evaluation
+from segtune.training.drawing import overlay
 from segtune.training.evaluation import label_bands, predict_labels
-from segtune.training.prediction import load_model, overlay
+from segtune.training.prediction import load_model
 from segtune.training.tta import AugmentedInference
+from segtune.training.windows import Windows
 
 CPU = torch.device("cpu")
 
@@ -162,8 +164,8 @@ def test_large_image_is_predicted_in_windows_and_this_is_said(
     noise(64, 64).save(tmp_path / "a.png")
     assert predict(trained, tmp_path / "whole", tmp_path / "a.png") == 0
     assert "windows" not in caplog.text
-    monkeypatch.setattr(prediction, "WHOLE_PIXELS", 64 * 64 - 1)
-    monkeypatch.setattr(prediction, "WINDOW", 32)
+    monkeypatch.setattr(drawing, "WHOLE_PIXELS", 64 * 64 - 1)
+    monkeypatch.setattr(drawing, "WINDOW", 32)
     assert predict(trained, tmp_path / "windows", tmp_path / "a.png") == 0
     assert "a.png: predicted in windows of 32 pixels; see --window" in caplog.text
     options = ["--window", "64"]
@@ -179,7 +181,7 @@ def test_windows_of_bytes_give_the_same_as_windows_of_normalised_images(trained:
     rgb = np.asarray(noise(128, 96))
     batch = torch.from_numpy(rgb.transpose(2, 0, 1).copy())[None]
     with torch.no_grad():
-        logits = AugmentedInference(64).logits(model, normalize(batch))
+        logits = AugmentedInference(Windows.coarse(64)).logits(model, normalize(batch))
         labels = predict_labels(logits, (96, 128))[0].numpy()
     expected = cv2.addWeighted(rgb, 0.5, voc_colours(7)[labels], 0.5, 0)
     drawn = overlay(model, config, rgb, CPU, window=64)[:, :, ::-1]

@@ -22,7 +22,8 @@ from segtune.errors import ClusterError
 from segtune.runs.rundir import SearchDir
 from segtune.runs.verdict import Verdict
 from segtune.tuning.preparation import prepare_study
-from segtune.tuning.study import Study, load_study
+from segtune.tuning.study import Study
+from segtune.tuning.study_reader import load_study
 
 
 @pytest.fixture

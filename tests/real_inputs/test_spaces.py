@@ -19,7 +19,8 @@ from segtune.runs.rundir import SearchDir
 from segtune.tuning.preparation import prepare_study
 from segtune.tuning.proxy_check import full_length_study
 from segtune.tuning.space import Dimension, Space
-from segtune.tuning.study import Study, load_study
+from segtune.tuning.study import Study
+from segtune.tuning.study_reader import load_study
 
 LR = "optim.lr: {loguniform: [1e-5, 1e-3]}"
 BATCH = "schedule.batch_size: {choice: [4, 8]}"

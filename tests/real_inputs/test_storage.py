@@ -17,7 +17,8 @@ from segtune.runs.rundir import SearchDir
 from segtune.runs.verdict import Verdict
 from segtune.tuning.optuna_study import shown_url
 from segtune.tuning.preparation import prepare_study
-from segtune.tuning.study import Study, load_study
+from segtune.tuning.study import Study
+from segtune.tuning.study_reader import load_study
 
 Begin = Callable[..., tuple[Study, SearchDir]]
 

@@ -9,7 +9,7 @@ from segtune.config.schema import ExperimentConfig, load_config
 from segtune.config.yaml_io import write_yaml
 from segtune.errors import ConfigError
 from segtune.tuning.search_config import SearchConfig
-from segtune.tuning.study import load_study
+from segtune.tuning.study_reader import load_study
 
 
 def load(folder: Path, content: str | bytes) -> ExperimentConfig:

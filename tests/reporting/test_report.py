@@ -27,7 +27,8 @@ from segtune.runs.timeline import Session, Timeline, TrialInterval
 from segtune.runs.verdict import Verdict
 from segtune.tuning.preparation import prepare_study
 from segtune.tuning.space import Dimension
-from segtune.tuning.study import Study, load_study
+from segtune.tuning.study import Study
+from segtune.tuning.study_reader import load_study
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 # IoU of each class, relative to the mIoU of an epoch.

@@ -17,7 +17,8 @@ from segtune.runs.records import EpochRecord, ValidationScores
 from segtune.runs.rundir import SearchDir
 from segtune.runs.verdict import State, Verdict
 from segtune.tuning.preparation import prepare_study
-from segtune.tuning.study import Study, load_study
+from segtune.tuning.study import Study
+from segtune.tuning.study_reader import load_study
 
 
 @pytest.fixture
@@ -113,7 +114,16 @@ def test_short_names_keep_what_tells_them_apart() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(True, "yes"), (0.00123456, "0.00123"), (12, "12"), ("gp", "gp")]
+    ("value", "text"),
+    [
+        (True, "yes"),
+        (0.00123456, "0.00123"),
+        (12, "12"),
+        ("gp", "gp"),
+        ([64, 96], "[64, 96]"),
+        ([], "[]"),
+        ([{"name": "GaussNoise", "p": 0.25}, {"name": "Blur"}], "GaussNoise p=0.25 + Blur"),
+    ],
 )
 def test_value_is_short(value: object, text: str) -> None:
     assert format_value(value) == text

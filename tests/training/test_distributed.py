@@ -40,8 +40,10 @@ def test_single_process_under_torchrun_opens_no_group(monkeypatch: pytest.Monkey
     ranks.close()
 
 
+# Importing torch._dynamo after the group has been opened must not keep the group's threads alive.
 JOIN_AND_CLOSE = """
 import sys
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -49,15 +51,19 @@ import torch.distributed as dist
 from segtune.training.distributed import Ranks
 
 ranks = Ranks.join("cpu")
+import torch._dynamo
 total = int(ranks.sum(torch.tensor(ranks.rank + 1)))
 was_open = dist.is_initialized()
 ranks.close()
-line = f"rank {ranks.rank} of {ranks.world_size}: sum {total}, {was_open} {dist.is_initialized()}"
-sys.stdout.write(line + "\\n")
+names = [file.read_text() for file in Path("/proc/self/task").glob("*/comm")]
+threads = sum("gloo" in name for name in names)
+group = f"{was_open} {dist.is_initialized()}, {threads} threads of gloo"
+sys.stdout.write(f"rank {ranks.rank} of {ranks.world_size}: sum {total}, {group}\\n")
 """
 
 
 @pytest.mark.slow
 def test_group_of_torchrun_is_opened_and_closed(run_on_two_ranks: RunOnTwoRanks) -> None:
     lines = run_on_two_ranks(JOIN_AND_CLOSE)
-    assert lines == ["rank 0 of 2: sum 3, True False", "rank 1 of 2: sum 3, True False"]
+    results = "sum 3, True False, 0 threads of gloo"
+    assert lines == [f"rank 0 of 2: {results}", f"rank 1 of 2: {results}"]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from segtune.config.schema import ExperimentConfig
+from segtune.config.schema import ExperimentConfig, load_config
 from segtune.runs.records import EpochRecord, ValidationScores
 from segtune.runs.verdict import Verdict
 from segtune.training.health import HealthMonitor, out_of_memory
@@ -93,7 +93,21 @@ def test_loss_far_above_its_start_is_divergence_with_its_numbers(
     assert (verdict.kind, verdict.step) == ("diverged", 11)
     assert "1 at the start" in verdict.evidence
     assert "50 times" in verdict.evidence
-    assert verdict.advice == "try optim.lr 0.0001 or optim.clip_norm 1.0"
+    assert verdict.advice == "try optim.lr 0.0001 or optim.clip_norm 2"
+
+
+def test_nan_of_ade20k_v1_2_is_answered_with_the_changes_of_v1_3() -> None:
+    config = load_config("configs/ade20k_segformer_b2_v1_2.yaml")
+    skipped = config.health.max_skipped_steps
+    verdict = first_verdict(
+        judge_steps(config, losses=[0.8] * skipped, grad_norms=[math.nan] * skipped, scaled=True)
+    )
+    assert verdict
+    assert verdict.kind == "non-finite"
+    assert verdict.advice == (
+        "try optim.precision bf16 or fp32, or optim.lr 3e-06 or optim.clip_norm 2 or "
+        "optim.head_lr_mult 3"
+    )
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,6 @@ from segtune.models.segformer import SegFormer
 from segtune.models.upernet import UPerNet
 from segtune.training.optimizer import (
     build_optimizer,
-    learning_rate_factor,
     parameter_groups,
     set_learning_rate,
 )
@@ -88,34 +87,6 @@ def test_step_of_adamw_is_the_formula() -> None:
     # The decay comes first: 2 - 0.1 * 0.5 * 2. The first step of Adam is lr * sign(gradient).
     assert model.weight.item() == pytest.approx(2 - 0.1 - 0.1, abs=1e-6)
     assert model.bias.item() == pytest.approx(2 - 0.1, abs=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("step", "expected"), [(0, 0.01), (1, 0.505), (2, 1.0), (6, 0.5), (10, 0.0)]
-)
-def test_learning_rate_warms_up_linearly_and_decays_by_the_power(
-    step: int, expected: float
-) -> None:
-    factor = learning_rate_factor(step, total=10, warmup=2, warmup_start=0.01, power=1.0)
-    assert factor == pytest.approx(expected)
-
-
-@pytest.mark.parametrize(
-    ("step", "power", "floor", "expected"),
-    [
-        (10, 0.9, 0.2, 0.2),  # the end is the floor
-        (9, 0.0, 0.0, 1.0),  # power 0 does not decay
-        (5, 2.0, 0.0, 0.25),  # half of the way, squared
-        (5, 1.0, 0.2, 0.6),  # half of the way from 1 to the floor
-    ],
-)
-def test_learning_rate_ends_at_the_floor(
-    step: int, power: float, floor: float, expected: float
-) -> None:
-    factor = learning_rate_factor(
-        step, total=10, warmup=0, warmup_start=0.1, power=power, floor=floor
-    )
-    assert factor == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("name", ["adamw", "sgd"])

@@ -195,6 +195,74 @@ def test_gradient_left_is_measured_if_asked(tiny_config: ExperimentConfig) -> No
     assert 0 < gradient_left < 1
 
 
+def mixed_batch(first_share: float, num_images: int = 8) -> Batch:
+    """Return `random_batch`, mixed with the labels of another one."""
+    batch = random_batch(0, num_images)
+    second = random_batch(1, num_images).masks
+    return Batch(batch.images, batch.masks, second, torch.full((num_images,), first_share))
+
+
+class TwoHeads(nn.Module):
+    """A model with an auxiliary head, of one convolution each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads = nn.ModuleList(nn.Conv2d(3, NUM_CLASSES, 4, 4) for _ in range(2))
+
+    def forward(self, images: Tensor, with_auxiliary: bool = False) -> tuple[Tensor, Tensor]:
+        assert with_auxiliary
+        logits, auxiliary = (head(images) for head in self.heads)
+        return logits, auxiliary
+
+
+def losses_of_two_heads(config: ExperimentConfig, batch: Batch) -> dict[str, float]:
+    torch.manual_seed(0)
+    model = TwoHeads()
+    loss = build_loss(config.loss, NUM_CLASSES)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, fused=True)
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    return run(
+        TrainStep(config.optim, model, loss, optimizer, scaler, torch.float32, Ranks()), batch
+    ).losses
+
+
+def test_both_heads_of_a_mixed_batch_have_the_mixture_of_two_losses(
+    tiny_config: ExperimentConfig,
+) -> None:
+    config = tiny_config.override({"loss.ce.weight": 1.0})
+    images, first, second = random_batch(0).images, random_batch(0).masks, random_batch(1).masks
+    of_first = losses_of_two_heads(config, Batch(images, first))
+    of_second = losses_of_two_heads(config, Batch(images, second))
+    mixed = losses_of_two_heads(config, mixed_batch(0.25))
+    assert set(mixed) == {"loss", "focal", "dice", "ce"}
+    assert mixed["loss"] > 1.1 * (mixed["focal"] + mixed["dice"] + mixed["ce"])  # two heads
+    for name, value in mixed.items():
+        expected = 0.25 * of_first[name] + 0.75 * of_second[name]
+        assert value == pytest.approx(expected, rel=1e-5)
+        assert value != pytest.approx(of_first[name], rel=1e-5)
+
+
+def test_gradient_left_of_a_mixed_batch_uses_both_masks(tiny_config: ExperimentConfig) -> None:
+    config = tiny_config.override({"loss.dice.weight": 0.0, "loss.focal.gamma": 2.0})
+
+    def left(batch: Batch) -> float | None:
+        torch.manual_seed(1)
+        outcome = make_train_step(config).run([batch], step=1, lr=0.1, probe=True)
+        assert isinstance(outcome, PendingStep)
+        return outcome.read().gradient_left
+
+    plain = left(random_batch())
+    assert left(mixed_batch(1.0)) == pytest.approx(plain, rel=1e-5)
+    assert left(mixed_batch(0.5)) != pytest.approx(plain, rel=1e-5)
+
+
+def test_a_mixed_batch_that_does_not_fit_halves_its_images(tiny_config: ExperimentConfig) -> None:
+    train_step = make_train_step(tiny_config)
+    train_step.model.register_forward_pre_hook(MemoryFor(3))
+    outcome = train_step.run([mixed_batch(0.3)], step=1, lr=0.1)
+    assert outcome == OutOfMemory(num_images=8, num_fitting=2, message=NO_MEMORY)
+
+
 @pytest.mark.parametrize(("memory", "num_fitting"), [(7, 4), (3, 2), (1, 1), (0, 0)])
 def test_step_that_does_not_fit_halves_its_images_until_they_do(
     tiny_config: ExperimentConfig, memory: int, num_fitting: int

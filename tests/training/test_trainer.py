@@ -85,7 +85,7 @@ def test_training_run_leaves_records_checkpoints_and_a_verdict(
     records = trial.read_epochs()
     assert [record.epoch for record in records] == [1, 2]
     assert set(records[-1].losses) == {"loss", "focal", "dice"}
-    assert records[-1].lr > 0
+    assert [record.lr > 0 for record in records] == [True, False]  # the last step has eta_min
     scores = records[-1].validation
     assert scores is not None
     assert len(scores.class_iou) == len(class_names(tiny_config.data))
@@ -233,7 +233,46 @@ def test_init_from_takes_weights_only_and_warns_of_a_large_rate(
     weights = trainer.model.state_dict()
     assert all(torch.equal(value, saved[name]) for name, value in weights.items())
     assert (trainer.epoch, trainer.step) == (0, 0)
-    assert "times the rate at which" in caplog.text
+    assert "far above the rate at which" in caplog.text
+
+
+@pytest.mark.parametrize(("lr", "warns"), [(1e-4, False), (1.1e-4, True)])
+def test_init_from_a_finished_run_warns_above_a_tenth_of_its_peak_rate(
+    tiny_config: ExperimentConfig,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    lr: float,
+    warns: bool,
+) -> None:
+    train(start(tiny_config, tmp_path / "a"))  # peak 1e-3, 0 at the end
+    start(tiny_config.override({"optim.lr": lr}), tmp_path / "b", init_from=tmp_path / "a")
+    assert ("far above the rate at which" in caplog.text) == warns
+
+
+def test_resume_before_the_first_checkpoint_goes_on_from_the_weights_of_init_from(
+    tiny_config: ExperimentConfig, tmp_path: Path
+) -> None:
+    train(start(tiny_config, tmp_path / "a"))
+    unbroken = start(tiny_config, tmp_path / "b", init_from=tmp_path / "a")
+    expected = train(unbroken).out.read_epochs()
+    start(tiny_config, tmp_path / "c", init_from=tmp_path / "a")  # and it is killed
+    shutil.rmtree(tmp_path / "a")
+    epochs = train(resume(tiny_config, tmp_path / "c")).out.read_epochs()
+    assert epochs[0].init_miou is not None
+    assert [(e.losses, e.miou, e.init_miou) for e in epochs] == [
+        (e.losses, e.miou, e.init_miou) for e in expected
+    ]
+
+
+def test_resume_without_a_checkpoint_starts_from_init_from(
+    tiny_config: ExperimentConfig, tmp_path: Path
+) -> None:
+    train(start(tiny_config, tmp_path / "a"))
+    expected = train(start(tiny_config, tmp_path / "b", init_from=tmp_path / "a")).out.read_epochs()
+    out = TrialDir(tmp_path / "c")
+    trainer = Trainer.resume(tiny_config, out, Ranks(), init_from=tmp_path / "a")
+    epochs = train(trainer).out.read_epochs()
+    assert [(e.losses, e.init_miou) for e in epochs] == [(e.losses, e.init_miou) for e in expected]
 
 
 def test_accumulation_counts_optimiser_steps(tiny_config: ExperimentConfig, tmp_path: Path) -> None:

@@ -1,6 +1,4 @@
-"""Laws of test-time augmentation: windows cover all pixels; flips and scales are undone."""
-
-from typing import Any
+"""Laws of test-time augmentation: flips and scales are undone."""
 
 import pytest
 import torch
@@ -19,11 +17,6 @@ def average_4x4(images: Tensor) -> Tensor:
     return F.avg_pool2d(padded, 4)
 
 
-def average_whole_4x4(images: Tensor) -> Tensor:
-    """Return logits [B, 3, H//4, W//4], as an encoder that drops incomplete patches."""
-    return F.avg_pool2d(images, 4)
-
-
 def upsample(logits: Tensor, height: int, width: int) -> Tensor:
     return F.interpolate(logits, size=(height, width), mode="bilinear", align_corners=False)
 
@@ -31,35 +24,6 @@ def upsample(logits: Tensor, height: int, width: int) -> Tensor:
 @pytest.fixture
 def images() -> Tensor:
     return torch.rand(2, 3, 70, 101, generator=torch.Generator().manual_seed(0))
-
-
-@pytest.mark.parametrize("stride", [None, 8, 32])
-@pytest.mark.parametrize("window", [32, 64, 128])
-def test_windows_cover_every_pixel(images: Tensor, window: int, stride: int | None) -> None:
-    # The model looks at each patch alone, so the mean over any overlapping windows is the same.
-    tta = AugmentedInference(window=window, stride=stride)
-    (logits,) = tta.logits(average_4x4, images)
-    torch.testing.assert_close(logits, average_4x4(images))
-
-
-@pytest.mark.parametrize("window", [32, 64])
-def test_windows_leave_no_gap_if_a_model_drops_incomplete_patches(
-    images: Tensor, window: int
-) -> None:
-    (logits,) = AugmentedInference(window=window).logits(average_whole_4x4, images)
-    torch.testing.assert_close(logits, average_whole_4x4(images))
-
-
-def test_model_sees_windows_and_not_the_whole_image(images: Tensor) -> None:
-    sizes = set()
-
-    def model(window: Tensor) -> Tensor:
-        sizes.add(tuple(window.shape[-2:]))
-        return average_4x4(window)
-
-    AugmentedInference(window=32, stride=32).logits(model, images)
-    # The last windows reach to the border.
-    assert sizes == {(32, 32), (34, 32), (32, 33), (34, 33)}
 
 
 def test_logits_of_a_flipped_copy_are_flipped_back(images: Tensor) -> None:
@@ -87,15 +51,9 @@ def test_labels_are_the_argmax_of_the_upsampled_logits() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"scales": (1.0, -1.0)}, "--scales: -1 is not above 0"),
-        ({"scales": ()}, "--scales: at least one"),
-        ({"window": 33}, "--window: 33; allowed are multiples of 4 from 32"),
-        ({"stride": 8}, "--stride: 8; allowed are multiples of 4 up to --window"),
-        ({"window": 64, "stride": 128}, "--stride: 128"),
-    ],
+    ("scales", "message"),
+    [((1.0, -1.0), "--scales: -1 is not above 0"), ((), "--scales: at least one")],
 )
-def test_impossible_options_are_refused(options: dict[str, Any], message: str) -> None:
+def test_impossible_scales_are_refused(scales: tuple[float, ...], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        AugmentedInference(**options)
+        AugmentedInference(scales=scales)

@@ -15,6 +15,7 @@ def test_scores_are_those_of_the_matrix_and_none_for_absent_classes() -> None:
     assert scores.miou == 1 / 2
     assert scores.aacc == pytest.approx(2 / 3)
     assert scores.macc == 3 / 4
+    assert scores.mdice == pytest.approx(2 / 3)
     assert (scores.top_class, scores.top_share) == ("sky", pytest.approx(2 / 3))
     assert scores.class_iou == (0.5, 0.5, None, None)
     assert scores.constant_miou == pytest.approx(2 / 3 / 2)

@@ -19,7 +19,8 @@ from segtune.runs.rundir import SearchDir
 from segtune.runs.verdict import Verdict
 from segtune.tuning.proxy import ProxyConfig, shorten
 from segtune.tuning.proxy_check import check, full_length_study, select_for_full_length
-from segtune.tuning.study import Study, load_study
+from segtune.tuning.study import Study
+from segtune.tuning.study_reader import load_study
 
 
 def test_warmup_and_validations_shrink_with_the_epochs(tiny_config: ExperimentConfig) -> None:
@@ -169,3 +170,10 @@ def test_full_length_study_reads_back_if_trial_0_lies_outside_the_space(
     assert again.points() == first.points()
     (tmp_path / "full.yaml").write_text(write_yaml(again.dump()))
     assert load_study(tmp_path / "full.yaml") == again
+
+
+def test_sliding_windows_shrink_with_the_images(tiny_config: ExperimentConfig) -> None:
+    windows = {"val.mode": "slide", "val.window": [480, 60], "val.stride": [320, 1]}
+    short = shorten(tiny_config.override(windows), ProxyConfig(resolution=0.5))
+    assert (short.val.window, short.val.stride) == ((240, 32), (160, 1))
+    assert shorten(tiny_config, ProxyConfig(resolution=0.5)).val == tiny_config.val

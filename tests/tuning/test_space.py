@@ -14,7 +14,8 @@ from segtune.reporting import charts
 from segtune.reporting.plan import search_plan
 from segtune.runs.results import TrialResult
 from segtune.tuning.space import Dimension
-from segtune.tuning.study import Study, load_study
+from segtune.tuning.study import Study
+from segtune.tuning.study_reader import load_study
 
 GOOD = """\
 config: {optim: {lr: 1e-4}, schedule: {val_every: 1}}
@@ -24,6 +25,7 @@ space:
   augment.mix.prob: {uniform: [0.1, 1.0], when: {augment.mix.kind: cutmix}}
 search: {trials: 4, known_good: [{optim.lr: 3e-3, augment.mix.kind: cutmix, augment.mix.prob: 0.4}]}
 """
+HALVING = "trials: 4, scheduler: {asha: {grace_epochs: 3}}"
 WITHOUT_THE_CONFIG = GOOD.replace("1e-5, 1e-2", "1e-3, 1e-2")
 
 
@@ -131,9 +133,24 @@ def test_known_good_point_may_leave_out_an_inactive_setting(tmp_path: Path) -> N
 
 
 def test_rung_without_validation_is_refused(tmp_path: Path) -> None:
-    text = refusal(tmp_path, GOOD.replace("val_every: 1", "val_every: 10"))
+    text = refusal(
+        tmp_path, GOOD.replace("val_every: 1", "val_every: 10").replace("trials: 4", HALVING)
+    )
     assert "no validation at [3, 9, 27, 81]" in text
     assert "10, 20, 30, 40, … 200" in text
+
+
+@pytest.mark.parametrize(("val_every", "rungs"), [(1, [3, 9]), (2, [4, 12]), (10, [10])])
+def test_the_first_rung_is_by_default_the_first_validation_from_epoch_3(
+    tmp_path: Path, val_every: int, rungs: list[int]
+) -> None:
+    text = "optim.lr: {loguniform: [1e-5, 1e-3]}\n"
+    changes = ["schedule.epochs=20", f"schedule.val_every={val_every}"]
+    study = write_study(tmp_path, text, overrides=[*changes, "schedule.warmup_epochs=1"])
+    assert study.rungs() == rungs
+    scheduler = study.search.scheduler
+    assert scheduler != "none"
+    assert scheduler.chosen.grace_epochs == rungs[0]  # so the record of the search holds it
 
 
 def test_rungs_grow_by_the_reduction(tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from segtune.config.schema import ExperimentConfig
 from segtune.config.yaml_io import write_yaml
 from segtune.errors import ConfigError
 from segtune.tuning.stopping import HyperbandBrackets, MedianRule, SuccessiveHalving, stopping_rule
-from segtune.tuning.study import Study, load_study
+from segtune.tuning.study import Study
+from segtune.tuning.study_reader import load_study
 
 
 def test_below_the_reduction_only_the_best_so_far_continues() -> None:
