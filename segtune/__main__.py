@@ -24,6 +24,7 @@ COMMANDS = {
     "predict": ("segtune.predict", "write a checkpoint's predictions: overlays and labels"),
     "model": ("segtune.model", "print a model's parameters, FLOPs, memory and speed"),
     "data": ("segtune.data_tools", "check, generate or convert a data set"),
+    "import": ("segtune.import_config", "convert a config of mmsegmentation"),
     "config": ("segtune.config_tools", "describe all settings, or show a config in full"),
 }
 

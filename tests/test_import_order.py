@@ -13,6 +13,7 @@ ROOT = Path(__file__).parent.parent / "segtune"
 ORDER = [
     "errors",
     "config",
+    "mmseg",
     "metrics",
     "runs",
     "tuning",
@@ -35,6 +36,7 @@ COMMANDS = {
     "data_tools",
     "evaluate",
     "export",
+    "import_config",
     "model",
     "plot",
     "predict",
@@ -58,7 +60,7 @@ OWNERS = {
 FENCES = {"ray": "cluster.ray_internals", "optuna": "tuning.optuna_study"}
 # Private modules without a leading underscore.
 UNDOCUMENTED = ("ray.core", "ray.train.v2", "ray.tune.progress_reporter")
-FREE_OF_TORCH = ("errors", "config", "runs", "tuning", "reporting")
+FREE_OF_TORCH = ("errors", "config", "mmseg", "runs", "tuning", "reporting")
 FILES = sorted(
     str(path.relative_to(ROOT).with_suffix("")).replace("/", ".")
     for path in ROOT.rglob("*.py")

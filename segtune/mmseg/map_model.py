@@ -1,0 +1,314 @@
+"""mmsegmentation's models to the settings in `model`: architecture, encoder, weights, norms."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, NamedTuple
+
+from segtune.mmseg.backbones import DROP_PATH, Encoder, backbone_rules, encoder_of
+from segtune.mmseg.ledger import Fixed, Left, Ref, Row, Rule, Same, apply
+from segtune.mmseg.map_loss import fill_loss, map_auxiliary_losses, map_losses
+
+FROM_ENCODER = Same("follows from the encoder")
+HEAD: dict[str, Rule] = {
+    "in_channels": FROM_ENCODER,
+    "in_index": FROM_ENCODER,
+    "input_transform": FROM_ENCODER,
+    "align_corners": Fixed((False,)),
+    "ignore_index": Row("data.ignore_index"),
+    "act_cfg": Fixed(({"type": "ReLU"},)),
+    "interpolate_mode": Fixed(("bilinear",)),
+    "pool_scales": Fixed(([1, 2, 3, 6],)),
+    "feature_strides": FROM_ENCODER,
+    "out_channels": Fixed((), "segtune has one output per class"),
+    "threshold": Fixed((), "segtune has one output per class"),
+}
+NO_DROPOUT = "segtune's head for upernet has no dropout"
+# Weights that each library has for its encoders, by the beginning of model.name.
+OWN_WEIGHTS = {"upernet": "timm", "smp:": "imagenet", "": "torchvision"}
+MIT_FILE = re.compile(r"mit_(b[0-5])")
+REMOTE = re.compile(r"[a-z-]+://")
+
+
+class Network(NamedTuple):
+    """An architecture of segtune."""
+
+    name: str
+    stride: int = 32  # the last map of the encoder is at 1/stride
+    remark: str = ""
+
+
+def map_model(root: Ref, num_classes: int | None) -> None:
+    """Map the model with its losses."""
+    model = root.get("model")
+    if model is None or not model.is_dict:
+        root.ledger.note(
+            "the config has no model: set model.name and model.encoder", changes_numbers=True
+        )
+        return
+    kind = model.get("type")
+    if kind and model.type == "EncoderDecoder":
+        kind.same("every model of segtune is one")
+    elif kind:
+        kind.leave("segtune trains one encoder and one decode head")
+    backbone, head = model.get("backbone"), model.get("decode_head")
+    encoder = _map_architecture(model, backbone, head)
+    _map_weights(model, backbone, encoder)
+    if head and head.is_dict:
+        _map_head(head, num_classes)
+        map_losses(head)
+        _map_auxiliary(model, head, num_classes)
+    elif head:
+        head.leave("segtune has one decode head")
+    fill_loss(root)
+    _map_neck(model)
+    apply(model, {"train_cfg": Same("empty in mmseg"), "asymmetric_loss": Same("not used")})
+    _map_test_cfg(model.get("test_cfg"))
+    _map_test_cfg(root.get("test_cfg") if not root.get("test_dataloader") else None)
+
+
+def _network(head: str, encoder: Encoder) -> Network | None:
+    """Return the architecture for a head and an encoder."""
+    family, depth = encoder.family, encoder.name.removesuffix("c").removesuffix("d")
+    torchvision = depth if depth in ("resnet50", "resnet101") else None
+    match head:
+        case "SegformerHead" | "SegFormerHead" if family == "mit":
+            remark = "mmseg's head has a norm and a ReLU after each projection; segtune's head is "
+            return Network("segformer", remark=remark + "that of the paper")
+        case "UPerHead":
+            return Network("upernet")
+        case "DepthwiseSeparableASPPHead":
+            return Network("smp:DeepLabV3Plus", 16)
+        case "ASPPHead" if torchvision:
+            return Network(f"deeplabv3_{torchvision}", 8)
+        case "FCNHead" if torchvision:
+            return Network(f"fcn_{torchvision}", 8)
+        case "FCNHead" if family == "unet":
+            return Network("smp:Unet", remark="a U-Net with another encoder and decoder")
+        case "FCNHead" if family == "vit":
+            return Network("upernet", remark="upernet's head instead of an FCN head on a neck")
+        case "ASPPHead":
+            return Network("smp:DeepLabV3", 8)
+        case "PSPHead":
+            return Network("smp:PSPNet", 8)
+        case "FPNHead":
+            return Network("smp:FPN")
+        case "LRASPPHead":
+            return Network("lraspp_mobilenet_v3_large", 16)
+    return None
+
+
+def _map_architecture(model: Ref, backbone: Ref | None, head: Ref | None) -> Encoder | None:
+    """Set model.name and model.encoder; return the encoder."""
+    settings = model.ledger.settings
+    settings |= {"model.drop_path": 0.0, "model.sync_norms": False}
+    encoder = encoder_of(backbone) if backbone else None
+    kind = backbone.get("type") if backbone else None
+    if backbone is None or encoder is None or kind is None:
+        settings |= {"model.name": "upernet", "model.encoder": "resnet50"}
+        if backbone:
+            text = "segtune knows no such encoder; resnet50 is in its place, see model.encoder"
+            backbone.leave(text)
+        head_kind = head.get("type") if head else None
+        if head_kind and head and head.type == "UPerHead":
+            head_kind.carry({"model.name": "upernet"})
+        elif head_kind:
+            head_kind.leave("upernet is in its place, because the encoder is not known")
+        return None
+    network = _network(head.type, encoder) if head else None
+    head_kind = head.get("type") if head else None
+    if head_kind and network and head_kind.takes("model.name", network.name):
+        head_kind.carry({"model.name": network.name}, network.remark)
+        if network.name == "smp:Unet" or (network.remark and encoder.family == "vit"):
+            head_kind.leave(f"model.name is {network.name}: {network.remark}")
+    else:
+        wanted = f"model.name: {network.name}" if network else "no architecture for it"
+        settings["model.name"] = "upernet"
+        if head_kind:
+            head_kind.leave(f"this version of segtune has {wanted}; upernet is in its place")
+        network = Network("upernet", network.stride if network else 32)
+    name = settings["model.name"]
+    settings["model.encoder"] = "mit_b2" if name == "segformer" else "resnet50"
+    if name.startswith(("segformer", "upernet", "smp:")):
+        kind.carry({"model.encoder": _named_for(name, encoder)}, encoder.remark)
+    else:
+        settings.pop("model.encoder")
+        kind.same("part of model.name")
+    by_name = backbone.type.startswith("mit_b")  # the classes of SegFormer's authors
+    settings["model.drop_path"] = 0.1 if by_name else DROP_PATH.get(encoder.family, 0.0)
+    apply(backbone, backbone_rules(encoder, network.stride))
+    if backbone.get("norm_cfg") and encoder.family == "resnet":
+        _map_norm(backbone.get("norm_cfg"))
+    if encoder.family in ("unet", "mobilenet"):
+        for part in backbone.parts().values():
+            if part.key not in model.ledger.entries and not part.key.endswith(
+                ("init_cfg", "pretrained")
+            ):
+                part.leave(f"the encoder of segtune is {_named_for(name, encoder)}")
+    return encoder
+
+
+def _named_for(model_name: str, encoder: Encoder) -> str:
+    """Return the name of an encoder in the library of a model."""
+    if model_name.startswith("smp:") and encoder.family == "resnet":
+        return encoder.name.removesuffix("c").removesuffix("d")
+    if model_name.startswith("smp:") and encoder.family != "unet":
+        return f"tu-{encoder.name}"
+    return encoder.name
+
+
+def _map_weights(model: Ref, backbone: Ref | None, encoder: Encoder | None) -> None:
+    """Map `pretrained` and `init_cfg` of the backbone."""
+    init = backbone.get("init_cfg") if backbone else None
+    if init and init.is_dict and init.type == "Pretrained":
+        kind = init.get("type")
+        if kind:
+            kind.same("model.weights")
+        apply(init, {"prefix": Same("segtune finds the encoder under any prefix")})
+    elif init:
+        init.leave("segtune starts with the initial weights of its libraries")
+    checkpoint = init.get("checkpoint") if init and init.is_dict else None
+    for source in (
+        model.get("pretrained"),
+        backbone.get("pretrained") if backbone else None,
+        checkpoint,
+    ):
+        if source:
+            _carry_weights(source, encoder)
+
+
+def _carry_weights(source: Ref, encoder: Encoder | None) -> None:
+    path = source.plain
+    if not isinstance(path, str):
+        source.leave("expected the path of a file of weights")
+        return
+    name = str(source.ledger.settings.get("model.name"))
+    mit = MIT_FILE.search(path)
+    if not REMOTE.match(path):
+        source.carry({"model.weights": path})
+    elif mit:
+        hub = f"nvidia/mit-{mit[1]}"
+        source.carry({"model.weights": hub}, f"the same ImageNet weights as {path}")
+    elif encoder and encoder.family == "unet":
+        source.leave("segtune has another encoder here")
+    else:
+        own = next(word for start, word in OWN_WEIGHTS.items() if name.startswith(start))
+        remark = f"ImageNet weights of the same encoder, but not the file {path}; to use that "
+        source.carry({"model.weights": own}, remark + "file, download it and set model.weights")
+
+
+def _map_norm(norm: Ref | None) -> None:
+    """Map `norm_cfg`: SyncBN computes statistics over all workers."""
+    if norm is None:
+        return
+    kind = norm.get("type")
+    if kind and norm.type in ("SyncBN", "BN", "BN2d"):
+        kind.carry({"model.sync_norms": norm.type == "SyncBN"})
+    elif kind:
+        kind.leave("segtune has batch norms here")
+    apply(norm, {"requires_grad": Fixed((True,)), "eps": Fixed((1e-5,))})
+
+
+def _map_head(head: Ref, num_classes: int | None) -> None:
+    name = str(head.ledger.settings.get("model.name"))
+    rules = dict(HEAD)
+    if name in ("segformer", "upernet"):
+        rules["channels"] = Row("model.decoder_channels")
+        rules["dropout_ratio"] = Fixed((0.1,))
+    if name == "upernet":
+        rules["dropout_ratio"] = Fixed((0,), NO_DROPOUT)
+    if name.startswith(("smp:", "deeplabv3_", "fcn_", "lraspp_")):
+        reason = f"the head of {name} has a size of its own"
+        for key in ("channels", "c1_in_channels", "c1_channels", "num_convs", "concat_input"):
+            rules[key] = Left(reason)
+        rules["dropout_ratio"] = Left(f"the head of {name} has a dropout of its own")
+        rules["dilations"] = Fixed(([1, 12, 24, 36],))
+        rules["c1_in_channels"] = FROM_ENCODER
+        rules["c1_channels"] = Fixed((48,))
+    authors = head.get("decoder_params")  # in the configs of SegFormer's authors
+    if authors and name == "segformer":
+        apply(authors, {"embed_dim": Row("model.decoder_channels")})
+        rules["channels"] = Same("decoder_params says it")
+    apply(head, rules)
+    _map_norm(head.get("norm_cfg"))
+    _map_num_classes(head, num_classes)
+
+
+def _map_num_classes(head: Ref, num_classes: int | None) -> None:
+    ref = head.get("num_classes")
+    if ref is None:
+        return
+    if num_classes is None and isinstance(ref.plain, int):
+        names = [f"class_{label}" for label in range(ref.plain)]
+        ref.carry({"data.classes": names}, "the names are not in the config; set data.classes")
+    elif ref.plain == num_classes:
+        ref.same("the number of data.classes")
+    else:
+        ref.leave(f"the data set has {num_classes} classes, and segtune has one output for each")
+
+
+def _map_auxiliary(model: Ref, decode_head: Ref, num_classes: int | None) -> None:
+    """Map the auxiliary head: upernet and torchvision's models have one with a fixed form."""
+    name = str(model.ledger.settings.get("model.name"))
+    head = model.get("auxiliary_head")
+    has_one = name == "upernet" or name.startswith(("deeplabv3_", "fcn_"))
+    if head is None:
+        if has_one:
+            model.ledger.note(
+                f"segtune's {name} has an auxiliary head with weight 0.4; mmseg's config has none"
+            )
+        return
+    if not head.is_dict or not has_one:
+        head.leave(f"segtune's {name} has no such auxiliary head")
+        return
+    kind = head.get("type")
+    if kind and head.type == "FCNHead":
+        kind.same(f"the auxiliary head of {name}")
+    elif kind:
+        kind.leave(f"the auxiliary head of {name} is an FCN head")
+    rules = {
+        **HEAD,
+        "in_index": Fixed((2,)),
+        "channels": Fixed((256,)),
+        "num_convs": Fixed((1,)),
+        "concat_input": Fixed((False,)),
+        "dropout_ratio": Fixed((0,), NO_DROPOUT) if name == "upernet" else Fixed((0.1,)),
+    }
+    apply(head, rules)
+    _map_norm(head.get("norm_cfg"))
+    _map_num_classes(head, num_classes)
+    map_auxiliary_losses(head, decode_head)
+
+
+def _map_neck(model: Ref) -> None:
+    neck = model.get("neck")
+    if neck is None:
+        return
+    name = model.ledger.settings.get("model.name")
+    if neck.type == "FPN" and name == "smp:FPN":
+        neck.same("part of smp:FPN")
+    else:
+        neck.leave(f"segtune has no necks; {name} makes its maps itself")
+
+
+def _map_test_cfg(test: Ref | None) -> None:
+    """Map `test_cfg`: whole images or sliding windows, whose sizes are (height, width)."""
+    if test is None:
+        return
+    mode = test.get("mode")
+    if mode and mode.plain == "whole":
+        mode.same("segtune predicts whole images in validation")
+        return
+    if mode is None:
+        return
+    crop, stride = test.get("crop_size"), test.get("stride")
+    way_out = "use segtune evaluate --window and --stride for this"
+    for ref, setting in ((mode, "val.mode"), (crop, "val.window"), (stride, "val.stride")):
+        if ref is None:
+            continue
+        value: Any = ref.plain
+        value = [value, value] if isinstance(value, int) else value
+        if ref.takes(setting, value):
+            ref.carry({setting: value})
+        else:
+            ref.leave(f"segtune validates on whole images; {way_out}", changes_numbers=True)
