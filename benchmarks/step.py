@@ -106,10 +106,9 @@ def build_step(
     torch.manual_seed(0)
     images = torch.randn(batch_size, 3, size, size, device=device)
     target = torch.randint(0, NUM_CLASSES, (batch_size, size, size), device=device)
-    config = ModelConfig.parse({"encoder": encoder, "drop_path": 0.0})
+    config = ModelConfig.parse({"encoder": encoder, "drop_path": 0.0, "dropout": 0.0})
     network = build_model(config, NUM_CLASSES).to(device).train()
     net: Any = network.net  # the model of transformers
-    net.decode_head.dropout.p = 0.0
     if variant in (SEGTUNE_UNKEPT, SEGTUNE, SEGTUNE_BF16):
         return build_segtune_step(variant, network, images, target)
     if variant == TRANSFORMERS:

@@ -83,6 +83,12 @@ class ModelConfig(Settings):
         description="Stochastic depth rate of the last encoder block. The rate grows linearly "
         "from 0 at the first block. Must be 0 for an encoder without stochastic depth.",
     )
+    dropout: Share = Field(
+        default=0.1,
+        description="Share of the features before the last layer of the decode head that training "
+        "drops: whole channels in upernet's two heads (as in mmseg), single values in segformer's. "
+        "Other models have a dropout of their own.",
+    )
     decoder_channels: int | None = Field(
         default=None,
         ge=8,

@@ -19,6 +19,7 @@ from pydantic_core import ErrorDetails
 
 from segtune.config.allowed import allowed_values
 from segtune.config.hints import NULL_WORDS, other_format, way_out
+from segtune.config.mmseg_names import mmseg_setting
 from segtune.config.yaml_io import Source, Tree, with_numbers_as_keys
 from segtune.errors import ConfigError, nearest
 
@@ -329,4 +330,4 @@ def nearest_setting(name: str, names: Iterable[str]) -> str:
     if same and name not in names:
         listed = " or ".join(f"'{known}'" for known in same[:3])
         return f"; did you mean {listed}?"
-    return nearest(plain, names)
+    return mmseg_setting(plain, names) or nearest(plain, names)

@@ -57,6 +57,7 @@ class SegFormer(SegmentationModel):
                 num_attention_heads=[1, 2, 4, 8] if config.encoder == "mit_nano" else [1, 2, 5, 8],
                 decoder_hidden_size=config.decoder_channels or head_width,
                 drop_path_rate=config.drop_path,
+                classifier_dropout_prob=config.dropout,
                 num_labels=num_classes,  # pyright: ignore[reportCallIssue]
             )
         )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 from transformers import UperNetConfig
 from transformers.models.upernet.modeling_upernet import UperNetFCNHead, UperNetHead
 
@@ -43,6 +44,8 @@ class UPerNet(SegmentationModel):
         )
         self.decode_head = UperNetHead(head_config, self.channels)
         self.auxiliary_head = UperNetFCNHead(head_config, self.channels)
+        for head in (self.decode_head, self.auxiliary_head):
+            head.classifier = DropoutConv2d.around(head.classifier, config.dropout)
         if is_import_path(config.encoder):
             freeze_unused(self)
 
@@ -59,3 +62,25 @@ class UPerNet(SegmentationModel):
         if not with_auxiliary:
             return logits
         return logits, cut_logits(self.auxiliary_head(features), padded, images)
+
+
+class DropoutConv2d(nn.Conv2d):
+    """A convolution that drops whole channels of its input in training, at a rate in [0, 1].
+
+    The heads of transformers have no dropout. Here it adds no level to the names of the weights.
+    """
+
+    rate: float = 0.0
+
+    @classmethod
+    def around(cls, layer: nn.Conv2d, rate: float) -> DropoutConv2d:
+        """Return a layer with the parameters of a 1x1 convolution."""
+        # On no device: the layer draws no weights, so the random numbers of all others stay.
+        new = cls(layer.in_channels, layer.out_channels, 1, device="meta")
+        new.weight, new.bias = layer.weight, layer.bias
+        new.rate = rate
+        return new
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return the maps [N, out channels, h, w] of maps [N, in channels, h, w]."""
+        return super().forward(F.dropout2d(input, self.rate, self.training))

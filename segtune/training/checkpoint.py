@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import re
+import shlex
 import shutil
 import uuid
 from collections.abc import Mapping, Sequence
@@ -267,7 +268,9 @@ def check_same_run(
         raise CheckpointError(
             f"{path}: --resume continues a training run exactly, but these settings differ:\n"
             f"  {listed}\n"
-            "Undo the changes, or start a new training run from these weights with --init-from"
+            "Undo the changes, or start a new training run from these weights, with a schedule and "
+            "an optimiser of its own: no --resume, another --out, and "
+            f"--init-from {shlex.quote(str(path.parent.parent))}"
         )
 
 

@@ -41,8 +41,7 @@ def logits_and_gradients(
 def test_folded_head_gives_the_logits_and_gradients_of_the_one_in_transformers(
     training: bool,
 ) -> None:
-    model = segformer(5, drop_path=0.0).double().train(training)
-    model.net.decode_head.dropout.p = 0.0
+    model = segformer(5, drop_path=0.0, dropout=0.0).double().train(training)
     images = torch.randn(2, 3, 64, 96, dtype=torch.float64)
     folded = logits_and_gradients(model, model, images)
     plain = logits_and_gradients(model, lambda x: model.net(pixel_values=x).logits, images)

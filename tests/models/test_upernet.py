@@ -34,6 +34,28 @@ def test_height_and_width_are_not_confused_if_they_equal_the_channels(encoder: s
         assert model(torch.randn(1, 3, height, width)).shape == (1, 3, height // 4, width // 4)
 
 
+def with_dropout(rate: float) -> UPerNet:
+    torch.manual_seed(0)
+    return upernet("resnet18", drop_path=0.0, dropout=rate)
+
+
+def test_dropout_changes_neither_the_initial_weights_nor_a_prediction() -> None:
+    images = torch.randn(2, 3, 64, 64)
+    none, half = with_dropout(0.0).eval(), with_dropout(0.5).eval()
+    for name, value in none.state_dict().items():
+        assert torch.equal(value, half.state_dict()[name])
+    assert torch.equal(none(images), half(images))
+
+
+def test_dropout_drops_channels_in_both_heads_in_training() -> None:
+    images = torch.randn(2, 3, 64, 64)
+    model = with_dropout(1.0).train()
+    for head, logits in zip(
+        (model.decode_head, model.auxiliary_head), model(images, with_auxiliary=True), strict=True
+    ):
+        assert torch.equal(logits, head.classifier.bias[None, :, None, None].expand_as(logits))
+
+
 def test_encoder_without_drop_path_is_refused_with_a_way_out_and_accepted_at_0() -> None:
     with pytest.raises(ConfigError, match=r"model\.drop_path: 0"):
         upernet("vgg11")

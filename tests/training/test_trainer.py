@@ -215,12 +215,20 @@ def test_random_state_of_the_caller_is_neither_used_nor_changed(
     assert without_times(tmp_path / "1") == without_times(tmp_path / "2")
 
 
-def test_resume_refuses_a_new_learning_rate(tiny_config: ExperimentConfig, tmp_path: Path) -> None:
+def test_resume_refuses_a_new_learning_rate_and_names_init_from(
+    tiny_config: ExperimentConfig, tmp_path: Path
+) -> None:
     train(start(tiny_config, tmp_path))
     before = files_in(tmp_path)
-    with pytest.raises(CheckpointError, match=r"optim\.lr"):
-        resume(tiny_config.override({"optim.lr": 0.5}), tmp_path)
+    with pytest.raises(CheckpointError) as refusal:
+        resume(tiny_config.override({"optim.lr": 6e-6}), tmp_path)
+    first, *changed, way_out = str(refusal.value).splitlines()
+    assert first.endswith("--resume continues a training run exactly, but these settings differ:")
+    assert changed == ["  optim.lr: 6e-06 here, 0.001 there"]
+    assert way_out.endswith(f"no --resume, another --out, and --init-from {tmp_path}")
     assert files_in(tmp_path) == before
+    # The way out works.
+    train(start(tiny_config.override({"optim.lr": 6e-6}), tmp_path / "new", init_from=tmp_path))
 
 
 def test_init_from_takes_weights_only_and_warns_of_a_large_rate(
