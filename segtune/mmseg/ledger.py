@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args, get_origin
 
@@ -196,24 +196,12 @@ class Ref:
         if remark and self.ledger.entries[self.key].group == "carried":
             self.ledger.remarks[self.key] = remark
 
-    @property
-    def settings(self) -> Iterable[str]:
-        """The names of all settings of segtune."""
-        return ExperimentConfig.names()
-
-    def takes(self, name: str, value: Any) -> bool:
-        """Whether segtune has a setting and takes a value for it."""
-        return not self._problem(name, value)
-
     def _problem(self, name: str, value: Any) -> str:
         unresolved = first_unresolved(self.plain)
         if unresolved:
             return f"would be {name}, but is not known: {unresolved}"
-        field_info = ExperimentConfig.names().get(name)
-        if field_info is None:
-            return f"this version of segtune has no setting {name} (for {_shown(value)})"
-        if not accepts(field_info, value):
-            return f"{name} does not take {_shown(value)} in this version of segtune"
+        if not accepts(ExperimentConfig.names()[name], value):
+            return f"{name} does not take {_shown(value)}; see docs/config.md"
         return ""
 
     def same(self, reason: str) -> None:

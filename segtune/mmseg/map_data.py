@@ -10,11 +10,6 @@ from typing import Any, NamedTuple
 from segtune.mmseg.ledger import Fixed, Ref, Row, Same, apply
 
 LISTS = "ImageSets/Segmentation"
-CITYSCAPES = (
-    *("road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign"),
-    *("vegetation", "terrain", "sky", "person", "rider", "car", "truck", "bus", "train"),
-    *("motorcycle", "bicycle"),
-)
 FROM_VOC = "segtune reads all masks from one folder; `data.masks` names it"
 LOADING = "does not change the numbers; see data.num_loaders"
 # Entries of a data set that segtune does anyway.
@@ -44,7 +39,7 @@ WRAPPERS = ("ConcatDataset", "RepeatDataset", "MultiImageMixDataset")
 class KnownDataset:
     """What mmsegmentation knows about a data set by its type."""
 
-    classes: str | tuple[str, ...] | None = None
+    classes: str | None = None  # the value of data.classes
     num_classes: int | None = None
     reduce_zero_label: bool = False
     image_suffix: str = ".jpg"
@@ -55,7 +50,7 @@ KNOWN = {
     "PascalVOCDataset": KnownDataset("voc", 21),
     "ADE20KDataset": KnownDataset("ade20k", 150, reduce_zero_label=True),
     "CityscapesDataset": KnownDataset(
-        CITYSCAPES, 19, False, "_leftImg8bit.png", "_gtFine_labelTrainIds.png"
+        "cityscapes", 19, False, "_leftImg8bit.png", "_gtFine_labelTrainIds.png"
     ),
     "PascalContextDataset59": KnownDataset(None, 59, reduce_zero_label=True),
     "LoveDADataset": KnownDataset(None, 7, True, ".png"),
@@ -321,8 +316,7 @@ def _map_classes(dataset: Ref, layout: Any) -> int | None:
             kind.same("data.layout and data.classes say what is read")
         return len(classes.plain)
     if known.classes and kind:
-        names = known.classes if isinstance(known.classes, str) else list(known.classes)
-        kind.carry({"data.classes": names})
+        kind.carry({"data.classes": known.classes})
     elif kind:
         kind.leave(
             "the names of its classes are not in the config; data.classes has invented names",

@@ -23,7 +23,6 @@ HEAD: dict[str, Rule] = {
     "out_channels": Fixed((), "segtune has one output per class"),
     "threshold": Fixed((), "segtune has one output per class"),
 }
-NO_DROPOUT = "segtune's head for upernet has no dropout"
 # Weights that each library has for its encoders, by the beginning of model.name.
 OWN_WEIGHTS = {"upernet": "timm", "smp:": "imagenet", "": "torchvision"}
 MIT_FILE = re.compile(r"mit_(b[0-5])")
@@ -117,16 +116,15 @@ def _map_architecture(model: Ref, backbone: Ref | None, head: Ref | None) -> Enc
         return None
     network = _network(head.type, encoder) if head else None
     head_kind = head.get("type") if head else None
-    if head_kind and network and head_kind.takes("model.name", network.name):
+    if head_kind and network:
         head_kind.carry({"model.name": network.name}, network.remark)
         if network.name == "smp:Unet" or (network.remark and encoder.family == "vit"):
             head_kind.leave(f"model.name is {network.name}: {network.remark}")
     else:
-        wanted = f"model.name: {network.name}" if network else "no architecture for it"
-        settings["model.name"] = "upernet"
+        network = Network("upernet")
+        settings["model.name"] = network.name
         if head_kind:
-            head_kind.leave(f"this version of segtune has {wanted}; upernet is in its place")
-        network = Network("upernet", network.stride if network else 32)
+            head_kind.leave("segtune has no such architecture; upernet is in its place")
     name = settings["model.name"]
     settings["model.encoder"] = "mit_b2" if name == "segformer" else "resnet50"
     if name.startswith(("segformer", "upernet", "smp:")):
@@ -214,9 +212,7 @@ def _map_head(head: Ref, num_classes: int | None) -> None:
     rules = dict(HEAD)
     if name in ("segformer", "upernet"):
         rules["channels"] = Row("model.decoder_channels")
-        rules["dropout_ratio"] = Fixed((0.1,))
-    if name == "upernet":
-        rules["dropout_ratio"] = Fixed((0,), NO_DROPOUT)
+        rules["dropout_ratio"] = Row("model.dropout", float)
     if name.startswith(("smp:", "deeplabv3_", "fcn_", "lraspp_")):
         reason = f"the head of {name} has a size of its own"
         for key in ("channels", "c1_in_channels", "c1_channels", "num_convs", "concat_input"):
@@ -272,7 +268,7 @@ def _map_auxiliary(model: Ref, decode_head: Ref, num_classes: int | None) -> Non
         "channels": Fixed((256,)),
         "num_convs": Fixed((1,)),
         "concat_input": Fixed((False,)),
-        "dropout_ratio": Fixed((0,), NO_DROPOUT) if name == "upernet" else Fixed((0.1,)),
+        "dropout_ratio": Row("model.dropout", float) if name == "upernet" else Fixed((0.1,)),
     }
     apply(head, rules)
     _map_norm(head.get("norm_cfg"))
@@ -302,13 +298,7 @@ def _map_test_cfg(test: Ref | None) -> None:
     if mode is None:
         return
     crop, stride = test.get("crop_size"), test.get("stride")
-    way_out = "use segtune evaluate --window and --stride for this"
     for ref, setting in ((mode, "val.mode"), (crop, "val.window"), (stride, "val.stride")):
-        if ref is None:
-            continue
-        value: Any = ref.plain
-        value = [value, value] if isinstance(value, int) else value
-        if ref.takes(setting, value):
-            ref.carry({setting: value})
-        else:
-            ref.leave(f"segtune validates on whole images; {way_out}", changes_numbers=True)
+        if ref:
+            value: Any = ref.plain
+            ref.carry({setting: [value, value] if isinstance(value, int) else value})

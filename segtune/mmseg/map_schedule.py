@@ -9,12 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from segtune.mmseg.ledger import Fixed, Left, Ref, Row, Rule, Same, apply
+from segtune.mmseg.ledger import Fixed, Left, Ref, Row, Rule, Same, apply, is_number
 from segtune.mmseg.map_data import DataFacts
 
 WAY_OUT = "to convert it to epochs, pass --images with the number of training images"
 NO_CLOCK = f"in iterations, and the number of training images is not known; {WAY_OUT}"
-MMENGINE = "mmengine"  # schedule.convention: LinearLR and PolyLR as in mmengine
 CHECKPOINTS: dict[str, Rule] = {
     "type": Same("segtune keeps the best and the last checkpoint"),
     "save_best": Fixed(("mIoU", "auto"), "segtune keeps the best mIoU", changes_numbers=False),
@@ -62,7 +61,20 @@ def map_schedule(root: Ref, data: DataFacts, gpus: int, images: int | None) -> N
     for item in items.items() if items else ():
         _map_scheduler(item, clock, items.items() if items else [])
     _map_old_policy(root.get("lr_config"), clock)
+    _change_rate_by_steps(root)
     _map_lr_scaling(root.get("auto_scale_lr"), batch)
+
+
+def _change_rate_by_steps(root: Ref) -> None:
+    """Change the learning rate at every step if the warmup counts steps: segtune has one clock."""
+    settings = root.ledger.settings
+    if settings.get("schedule.by") == "epoch" and "schedule.warmup_steps" in settings:
+        settings["schedule.by"] = "step"
+        root.ledger.note(
+            "the warmup counts steps, so the learning rate changes at every step (schedule.by); in "
+            "mmseg it changes once per epoch after the warmup",
+            changes_numbers=True,
+        )
 
 
 def _map_batch(root: Ref, gpus: int, accumulate: int) -> int:
@@ -105,7 +117,7 @@ def _map_length(root: Ref, per_epoch: float | None, accumulate: int, times: int)
     if epochs:
         epochs.carry({"schedule.epochs": epochs.plain * times if clock.epochs else epochs.plain})
     elif iterations:
-        _carry_iterations(iterations, "schedule.steps", "schedule.epochs", clock, whole=True)
+        _carry_steps(iterations, "schedule.steps", clock)
     _map_interval(root, clock)
     return clock
 
@@ -130,29 +142,27 @@ def _map_interval(root: Ref, clock: Clock) -> None:
         value = value * clock.times if isinstance(value, int) else value
         interval.carry({"schedule.val_every": value})
     else:
-        _carry_iterations(
-            interval, "schedule.val_every_steps", "schedule.val_every", clock, whole=True
-        )
+        _carry_interval(interval, "schedule.val_every", clock)
 
 
-def _carry_iterations(
-    ref: Ref, in_steps: str, in_epochs: str, clock: Clock, *, whole: bool
-) -> None:
-    """Carry a number of iterations: as steps if segtune has the setting, otherwise as epochs."""
-    number = ref.plain
-    if not isinstance(number, int | float):
-        ref.leave("expected a number of iterations")
-        return
-    steps = number / clock.accumulate
-    if ref.takes(in_steps, int(steps)):
-        ref.carry({in_steps: int(steps)})
-    elif clock.per_epoch:
-        epochs = number / clock.per_epoch
-        value: Any = max(1, round(epochs)) if whole else epochs
-        remark = f"{number} iterations of {clock.per_epoch:.4g} in an epoch are {epochs:.4g} epochs"
-        ref.carry({in_epochs: value}, remark)
+def _carry_steps(ref: Ref, setting: str, clock: Clock) -> None:
+    """Set a number of optimiser steps from one of iterations."""
+    if is_number(ref.plain):
+        ref.carry({setting: int(ref.plain / clock.accumulate)})
     else:
-        ref.leave(NO_CLOCK)
+        ref.leave("expected a number of iterations")
+
+
+def _carry_interval(ref: Ref, setting: str, clock: Clock, changes_numbers: bool = True) -> None:
+    """Set a number of epochs, at least 1, from one of iterations."""
+    if not is_number(ref.plain):
+        ref.leave("expected a number of iterations", changes_numbers)
+    elif clock.per_epoch is None:
+        ref.leave(NO_CLOCK, changes_numbers)
+    else:
+        epochs = ref.plain / clock.per_epoch
+        ends = f"{clock.per_epoch:.4g} in an epoch are {epochs:.4g} epochs"
+        ref.carry({setting: max(1, round(epochs))}, f"{ref.plain} iterations of {ends}")
 
 
 def _map_checkpoints(root: Ref, clock: Clock) -> None:
@@ -172,10 +182,8 @@ def _map_checkpoints(root: Ref, clock: Clock) -> None:
         interval.leave("segtune always writes the last checkpoint", changes_numbers=False)
     elif in_epochs:
         interval.carry({"checkpoint.every": interval.plain * clock.times})
-    elif clock.per_epoch:
-        interval.carry({"checkpoint.every": max(1, round(interval.plain / clock.per_epoch))})
     else:
-        interval.leave(NO_CLOCK, changes_numbers=False)
+        _carry_interval(interval, "checkpoint.every", clock, changes_numbers=False)
 
 
 def _map_scheduler(ref: Ref, clock: Clock, every: list[Ref]) -> None:
@@ -215,9 +223,7 @@ def _map_warmup(ref: Ref, clock: Clock) -> None:
         value = end.plain * clock.times if isinstance(end.plain, int | float) else end.plain
         end.carry({"schedule.warmup_epochs": value})
     elif end:
-        _carry_iterations(
-            end, "schedule.warmup_steps", "schedule.warmup_epochs", clock, whole=False
-        )
+        _carry_steps(end, "schedule.warmup_steps", clock)
     _report_clock(ref, {})
 
 
@@ -231,9 +237,7 @@ def _map_poly(ref: Ref, clock: Clock, every: list[Ref]) -> None:
             "eta_min": Row("schedule.eta_min", float),
         },
     )
-    if "schedule.convention" in ref.settings:
-        settings["schedule.convention"] = MMENGINE
-    elif settings.get("optim.head_lr_mult", 1.0) != 1 and settings.get("schedule.eta_min"):
+    if settings.get("optim.head_lr_mult", 1.0) != 1 and settings.get("schedule.eta_min"):
         eta_min = ref.get("eta_min")
         if eta_min:
             eta_min.leave("segtune's head ends at optim.head_lr_mult times schedule.eta_min")
@@ -278,11 +282,8 @@ def _report_clock(ref: Ref, settings: dict[str, Any]) -> None:
     """Report by_epoch and convert_to_iter_based, which say when the learning rate changes."""
     refs = [r for name in ("convert_to_iter_based", "by_epoch") if (r := ref.get(name))]
     refs = refs or ([r] if settings and (r := ref.get("type")) else [])
-    wanted = settings.get("schedule.by")
     for part in refs:
-        if wanted == "step" and not part.takes("schedule.by", "step"):
-            part.same("segtune changes the learning rate at every step")
-        elif settings:
+        if settings:
             part.carry(settings)
         else:
             part.same("the unit of begin and end")
@@ -339,9 +340,7 @@ def _map_old_warmup(policy: Ref, clock: Clock) -> None:
     if length and in_epochs:
         length.carry({"schedule.warmup_epochs": length.plain}, remark)
     elif length:
-        _carry_iterations(
-            length, "schedule.warmup_steps", "schedule.warmup_epochs", clock, whole=False
-        )
+        _carry_steps(length, "schedule.warmup_steps", clock)
         policy.ledger.note(f"{policy.key}: {remark}")
     apply(policy, {"warmup_by_epoch": Same("the unit of warmup_iters")})
 

@@ -152,8 +152,7 @@ def _map_choice(ref: Ref, val_size: list[float]) -> None:
     scales.carry({"data.resize": [int(longest), int(base)]})
     factors = [round(short / base, 6) for short in shorts]
     scales.carry({"augment.scales": factors}, remark)
-    if ref.takes("augment.scales", factors):
-        ref.ledger.settings.pop("augment.ratio", None)
+    ref.ledger.settings.pop("augment.ratio", None)
     apply(
         ref,
         {
