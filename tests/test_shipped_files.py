@@ -4,17 +4,13 @@ import re
 from pathlib import Path
 
 import pytest
+from shipped import CONFIGS, ROOT, STUDIES
 
 from segtune.config.describe import markdown
 from segtune.config.schema import load_config
-from segtune.config.yaml_io import read_yaml
 from segtune.config_tools import BLOCKS
 from segtune.tuning.study_reader import load_study
 
-ROOT = Path(__file__).parent.parent
-FILES = sorted((ROOT / "configs").glob("*.yaml"))
-STUDIES = [path for path in FILES if "space" in read_yaml(path)[0]]
-CONFIGS = [path for path in FILES if path not in STUDIES]
 SPACES = sorted((ROOT / "search_spaces").glob("*.yaml"))
 # The values of the others are those of one experiment, for example a warmup of 20 epochs.
 GENERAL_SPACES = [path for path in SPACES if path.stem not in ("v3_ideas", "ade20k_stability")]

@@ -79,7 +79,7 @@ _EARLIER_ADE20K = tuple(f"class_{label}" for label in range(1, 151))
 
 
 def current_names(names: Sequence[str]) -> tuple[str, ...]:
-    """Return class names of a checkpoint; ADE20K's of an earlier version as they are named now."""
+    """Return the class names of a checkpoint, with ADE20K names of earlier versions replaced."""
     return NAMED_CLASSES["ade20k"] if tuple(names) == _EARLIER_ADE20K else tuple(names)
 
 

@@ -80,11 +80,11 @@ def drawing_colours(config: DataConfig, names: Sequence[str], num_classes: int) 
     It is the class's first colour in `data.palette`, or, without a palette or a colour in it, that
     of `known_classes.class_colours`.
     """
-    colours = class_colours(names, num_classes).copy()
+    colours = class_colours(names, num_classes)
     if config.palette is None:
         return colours
     known = read_label_colours(config, num_classes)
-    # In reverse, so that the first colour of a class is the one that stays.
+    # In reverse: the first colour of a class replaces its others.
     for label, colour in zip(known.labels[::-1], known.rgb[::-1], strict=True):
         if label < num_classes:
             colours[label] = colour

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -24,7 +23,7 @@ from segtune.models.segmentation_model import (
     pad_to_multiple,
 )
 from segtune.models.timm_encoder import check_is_model, load_timm, size_options
-from segtune.models.weight_files import SUFFIXES, local_weights, read_weights, weights_not_found
+from segtune.models.weight_files import local_weights_or_word, read_weights, weights_not_found
 
 # The words in model.weights that mean the library's own ImageNet weights of an encoder.
 HUB = ("imagenet", "smp")
@@ -199,12 +198,8 @@ def _load(encoder: Any, name: str, source: str) -> None:
     if hasattr(encoder, "model") and name.startswith((TIMM, "timm-")):
         words = "timm" if source in HUB else source
         return load_timm(encoder.model, name.removeprefix(TIMM), words)
-    path = local_weights(source)
-    if path:
+    if path := local_weights_or_word(source, HUB, "smp"):
         return load_encoder(encoder, read_weights(path), source)
-    if source not in HUB:
-        kind = "file" if Path(source).suffix in SUFFIXES else "word"
-        raise weights_not_found(source, f"for smp, the only other {kind} is {HUB[0]}")
     try:
         weights = _import().encoders.get_encoder(name, weights=HUB[0]).state_dict()
     # The hub's client raises many types: no network, no such weights, no permission.

@@ -6,7 +6,6 @@ themselves, to the same numbers and in bands, so the logits stay at the stride o
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -15,7 +14,7 @@ from segtune.config.model_config import TORCHVISION_ENCODERS, ModelConfig
 from segtune.errors import ConfigError
 from segtune.models.pretrained import load_encoder
 from segtune.models.segmentation_model import SegmentationModel
-from segtune.models.weight_files import SUFFIXES, local_weights, read_weights, weights_not_found
+from segtune.models.weight_files import local_weights_or_word, read_weights, weights_not_found
 
 # The word in model.weights that means torchvision's own weights.
 HUB = "torchvision"
@@ -86,11 +85,7 @@ def _load(backbone: nn.Module, config: ModelConfig, source: str) -> None:
 
     Raises WeightsError as `load_encoder`, or if there are none.
     """
-    if source != HUB or local_weights(source):
-        path = local_weights(source)
-        if path is None:
-            kind = "file" if Path(source).suffix in SUFFIXES else "word"
-            raise weights_not_found(source, f"of {config.name}, the only other {kind} is {HUB}")
+    if path := local_weights_or_word(source, (HUB,), config.name):
         return load_encoder(backbone, read_weights(path), source)
     from torchvision.models import get_model_weights
 

@@ -14,7 +14,7 @@ import re
 import shlex
 import struct
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -306,6 +306,18 @@ def _command(code: str, path: Path) -> str:
     target = path.with_name(f"{path.stem}_state_dict.pth")
     script = f"import sys, torch; a, b = sys.argv[1:]; {code}"
     return shlex.join(["python", "-c", script, str(path), str(target)])
+
+
+def local_weights_or_word(source: str, words: Sequence[str], model: str) -> Path | None:
+    """Return the file or folder that `source` names; None for a word: the weights of a library.
+
+    Raises WeightsError for anything else.
+    """
+    path = local_weights(source)
+    if path is None and source not in words:
+        kind = "file" if Path(source).suffix in SUFFIXES else "word"
+        raise weights_not_found(source, f"for {model}, the only other {kind} is {words[0]}")
+    return path
 
 
 def weights_not_found(

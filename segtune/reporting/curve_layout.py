@@ -35,10 +35,18 @@ MAX_LABEL = 60
 # A key whose maximum is this many times its median is drawn on a logarithmic axis: a run that
 # diverges would press all others onto the axis.
 LOG_RATIO = 30.0
-TITLES = {"miou": "mIoU", "macc": "mAcc", "aacc": "aAcc", "lr": "learning rate"}
-TITLES |= {"mdice": "mDice", "mfscore": "mFscore", "grad_norm": "gradient norm"}
-TITLES |= {"mprecision": "mPrecision", "mrecall": "mRecall"}
-TITLES |= {STEP_SECONDS: "seconds per step"}
+TITLES = {
+    "miou": "mIoU",
+    "macc": "mAcc",
+    "aacc": "aAcc",
+    "mdice": "mDice",
+    "mfscore": "mFscore",
+    "mprecision": "mPrecision",
+    "mrecall": "mRecall",
+    "lr": "learning rate",
+    "grad_norm": "gradient norm",
+    STEP_SECONDS: "seconds per step",
+}
 ALIASES = {"time": STEP_SECONDS}
 
 

@@ -126,7 +126,7 @@ def read_training_run(trial: TrialDir, name: str) -> RunCurves:
     return RunCurves(
         name=name,
         path=trial.path,
-        series=_series(records, _class_names(trial, records)),
+        series=_series(records, stretches, _class_names(trial, records)),
         stretches=stretches,
         seconds=records[-1].seconds or None if records else None,
         state=verdict.state if verdict else RUNNING,
@@ -141,12 +141,14 @@ def _point(record: EpochRecord, value: float) -> Point:
     return Point(value, record.epoch, record.step or None, record.seconds or None)
 
 
-def _series(records: Sequence[EpochRecord], names: Sequence[str]) -> dict[str, list[Point]]:
+def _series(
+    records: Sequence[EpochRecord], stretches: Sequence[Stretch], names: Sequence[str]
+) -> dict[str, list[Point]]:
     series: dict[str, list[Point]] = {}
     for record in records:
         for key, value in _values(record, names):
             series.setdefault(key, []).append(_point(record, value))
-    for record, stretch in zip(records, _stretches(records), strict=True):
+    for record, stretch in zip(records, stretches, strict=True):
         if stretch.num_steps and stretch.seconds > 0:
             value = stretch.seconds / stretch.num_steps
             series.setdefault(STEP_SECONDS, []).append(_point(record, value))

@@ -143,24 +143,6 @@ def windows_for(
     return Windows.coarse(WINDOW) if is_large else None
 
 
-def overlay(
-    model: torch.nn.Module,
-    config: ExperimentConfig,
-    rgb: np.ndarray,
-    device: torch.device,
-    window: int | None = None,
-    opacity: float = 0.5,
-) -> np.ndarray:
-    """Return an image uint8 [H, W, 3] in BGR, blended with the colours of its predicted classes.
-
-    Overwrites `rgb`, as `draw` does, where `opacity` is. `window` is as in `write_predictions`.
-    """
-    views = AugmentedInference(windows_for(rgb.shape[:2], config, window))
-    drawing = draw(model, config, rgb, device, Outputs(Path()), views, opacity)
-    assert drawing.overlay is not None
-    return drawing.overlay
-
-
 @torch.no_grad()
 def draw(
     model: torch.nn.Module,

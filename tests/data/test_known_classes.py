@@ -17,7 +17,8 @@ from segtune.data.known_classes import (
     voc_colours,
 )
 from segtune.data.layouts import class_names
-from segtune.training.drawing import overlay
+from segtune.training.drawing import Outputs, draw
+from segtune.training.tta import AugmentedInference
 
 
 @pytest.mark.parametrize(
@@ -96,6 +97,8 @@ def test_overlay_of_cityscapes_has_the_colours_of_cityscapes(tmp_path: Path) -> 
     for classes in ("cityscapes", "labels.txt"):
         data = {"classes": classes, "root": str(tmp_path), "resize": [64, 64], "crop": [64, 64]}
         config = ExperimentConfig.parse({"data": data})
-        drawn = overlay(AlwaysCar(), config, rgb.copy(), torch.device("cpu"), opacity=1.0)
-        colours = cv2.cvtColor(drawn, cv2.COLOR_BGR2RGB).reshape(-1, 3)
+        device, views = torch.device("cpu"), AugmentedInference()
+        drawing = draw(AlwaysCar(), config, rgb.copy(), device, Outputs(Path()), views, opacity=1.0)
+        assert drawing.overlay is not None
+        colours = cv2.cvtColor(drawing.overlay, cv2.COLOR_BGR2RGB).reshape(-1, 3)
         assert np.unique(colours, axis=0).tolist() == [[0, 0, 142]]

@@ -1,14 +1,12 @@
 """A shipped config and the config of mmsegmentation that it repeats say the same."""
 
-from pathlib import Path
-
 import pytest
+from shipped import ROOT
 
 from segtune.config.schema import ExperimentConfig, load_config
 from segtune.mmseg.convert import convert, nested
 from segtune.mmseg.reader import read_mmseg_config
 
-ROOT = Path(__file__).parents[2]
 # By the config in tests/mmseg/configs: the shipped one, and the GPUs that it was written for.
 PAIRS = {
     "upernet_r50_voc12": ("voc12_upernet_r50", 1),

@@ -8,14 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from shipped import CONFIGS
 
 from segtune.config.schema import ExperimentConfig, load_config
-from segtune.config.yaml_io import read_yaml
 from segtune.training.schedule import factor_of_step
 
-ROOT = Path(__file__).parents[2]
-FILES = sorted((ROOT / "configs").glob("*.yaml"))
-CONFIGS = [path for path in FILES if "space" not in read_yaml(path)[0]]
 # Training images by the beginning of a config's name. The cells are an example.
 NUM_IMAGES = {
     "voc12_": 1464,

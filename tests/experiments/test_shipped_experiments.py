@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from shipped import CONFIGS, STUDIES
 from small_data import make_data
 
 from segtune.__main__ import main as program
@@ -15,11 +16,6 @@ from segtune.training import checkpoint
 from segtune.training.checkpoint import Manifest
 from segtune.training.distributed import Ranks
 from segtune.training.network import build_network
-
-ROOT = Path(__file__).parents[2]
-FILES = sorted((ROOT / "configs").glob("*.yaml"))
-STUDIES = [path for path in FILES if "space" in read_yaml(path)[0]]
-CONFIGS = [path for path in FILES if path not in STUDIES]
 
 
 def stem(path: Path) -> str:

@@ -30,7 +30,8 @@ from segtune.metrics import ConfusionMatrix
 from segtune.reporting.charts import MAX_CLASSES as MAX_SHOWN_CLASSES
 from segtune.reporting.charts import class_ious
 from segtune.runs.rundir import TrialDir
-from segtune.training.drawing import overlay
+from segtune.training.drawing import Outputs, draw
+from segtune.training.tta import AugmentedInference
 
 NUM_CLASSES = 300
 IGNORE = 65535
@@ -248,9 +249,11 @@ def test_overlays_have_different_colours_for_classes_above_255(
     assert len(np.unique(colours, axis=0)) == NUM_CLASSES
     image = np.zeros((*LABELS.shape, 3), np.uint8)
     config = many_config.override({"data.resize": [80, 64]})
-    bgr = overlay(_PredictsLabels(), config, image, torch.device("cpu"), opacity=1.0)
+    device, views = torch.device("cpu"), AugmentedInference()
+    drawing = draw(_PredictsLabels(), config, image, device, Outputs(Path()), views, opacity=1.0)
     expected = colours[np.where(LABELS == IGNORE, 0, LABELS)]
-    assert np.array_equal(bgr[:, :, ::-1], expected)
+    assert drawing.overlay is not None
+    assert np.array_equal(drawing.overlay[:, :, ::-1], expected)
 
 
 def test_predict_writes_the_overlay_of_a_model_of_300_classes(

@@ -17,7 +17,7 @@ from segtune.data.images import read_image
 from segtune.data.label_colours import voc_colours
 from segtune.data.loader import normalize
 from segtune.training import drawing, evaluation
-from segtune.training.drawing import overlay
+from segtune.training.drawing import Outputs, draw
 from segtune.training.evaluation import label_bands, predict_labels
 from segtune.training.prediction import load_model
 from segtune.training.tta import AugmentedInference
@@ -184,8 +184,10 @@ def test_windows_of_bytes_give_the_same_as_windows_of_normalised_images(trained:
         logits = AugmentedInference(Windows.coarse(64)).logits(model, normalize(batch))
         labels = predict_labels(logits, (96, 128))[0].numpy()
     expected = cv2.addWeighted(rgb, 0.5, voc_colours(7)[labels], 0.5, 0)
-    drawn = overlay(model, config, rgb, CPU, window=64)[:, :, ::-1]
-    assert np.array_equal(drawn, expected)
+    views = AugmentedInference(Windows.coarse(64))
+    drawing = draw(model, config, rgb, CPU, Outputs(Path()), views)
+    assert drawing.overlay is not None
+    assert np.array_equal(drawing.overlay[:, :, ::-1], expected)
 
 
 def test_window_that_is_impossible_is_refused(
