@@ -16,6 +16,7 @@ import logging
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from benchmarks.timing import Row, show_table
 from segtune.api import run_training
@@ -23,23 +24,34 @@ from segtune.config.schema import ExperimentConfig, load_config
 from segtune.runs.rundir import TrialDir
 
 CONFIG = "configs/camvid_upernet_lite0.yaml"
-LOSSES: dict[str, Mapping[str, object]] = {
-    "v1: cross-entropy, no photometric distortion": {
-        "loss.ce.weight": 1.0,
-        "loss.focal.weight": 0.0,
-        "loss.dice.weight": 0.0,
-        "augment.photometric": False,
-    },
-    "v2 first: sigmoid focal, gamma 2": {
-        "loss.ce.weight": 0.0,
-        "loss.focal.weight": 1.0,
-        "loss.dice.weight": 0.0,
-    },
-    "v2 final: sigmoid focal, gamma 2, and Dice": {
-        "loss.ce.weight": 0.0,
-        "loss.focal.weight": 1.0,
-        "loss.dice.weight": 1.0,
-    },
+
+
+class Loss(NamedTuple):
+    """A row of the table."""
+
+    title: str
+    changes: Mapping[str, object]  # of the config
+
+
+# By the name of the folders of their training runs.
+LOSSES = {
+    "v1": Loss(
+        "V1: cross-entropy, no photometric distortion",
+        {
+            "loss.ce.weight": 1.0,
+            "loss.focal.weight": 0.0,
+            "loss.dice.weight": 0.0,
+            "augment.photometric": False,
+        },
+    ),
+    "v2_first": Loss(
+        "V2 first: sigmoid focal, gamma 2",
+        {"loss.ce.weight": 0.0, "loss.focal.weight": 1.0, "loss.dice.weight": 0.0},
+    ),
+    "v2_final": Loss(
+        "V2 final: sigmoid focal, gamma 2, and Dice",
+        {"loss.ce.weight": 0.0, "loss.focal.weight": 1.0, "loss.dice.weight": 1.0},
+    ),
 }
 SEEDS = (1, 2, 3)
 
@@ -53,7 +65,7 @@ def best_and_last(config: ExperimentConfig, out: Path) -> tuple[float, float]:
     return 100 * max(scores), 100 * scores[-1]
 
 
-def row_of(name: str, config: ExperimentConfig, out: Path, seeds: Sequence[int]) -> Row:
+def row_of(title: str, config: ExperimentConfig, out: Path, seeds: Sequence[int]) -> Row:
     """Train a config once for each seed, in folders `out`-SEED; return its row of the table."""
     best, last = zip(
         *(
@@ -63,7 +75,7 @@ def row_of(name: str, config: ExperimentConfig, out: Path, seeds: Sequence[int])
         strict=True,
     )
     return {
-        "loss": name,
+        "loss": title,
         "best mIoU, mean": f"{statistics.mean(best):.2f}",
         "deviation": f"{statistics.stdev(best):.2f}" if len(best) > 1 else "-",
         "by seed": "  ".join(f"{score:.2f}" for score in best),
@@ -73,7 +85,9 @@ def row_of(name: str, config: ExperimentConfig, out: Path, seeds: Sequence[int])
 
 def main() -> None:
     """Read the arguments, train, and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--root", required=True, help="folder of CamVid in VOC layout")
     parser.add_argument("--weights", required=True, help="file of scripts/convert_lite0.py")
     parser.add_argument("--winner", type=Path, help="best.yaml of a search run: one more row")
@@ -87,14 +101,14 @@ def main() -> None:
     if arguments.epochs:
         places["schedule.epochs"] = arguments.epochs
     base = load_config(CONFIG).override(places)
-    configs = {name: base.override(changes) for name, changes in LOSSES.items()}
+    rows = [
+        row_of(loss.title, base.override(loss.changes), arguments.runs / name, arguments.seeds)
+        for name, loss in LOSSES.items()
+    ]
     if arguments.winner:
-        configs["winner of the search"] = load_config(arguments.winner).override(places)
-    rows = []
-    for number, (name, config) in enumerate(configs.items()):
-        folder = arguments.runs / ("winner" if number == len(LOSSES) else name.split(":")[0])
+        winner = load_config(arguments.winner).override(places)
         rows.append(
-            row_of(name, config, folder.with_name(folder.name.replace(" ", "_")), arguments.seeds)
+            row_of("winner of the search", winner, arguments.runs / "winner", arguments.seeds)
         )
     show_table(f"{CONFIG}, mIoU in per cent", rows, arguments.out)
 
