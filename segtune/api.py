@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Protocol
 from segtune.config.schema import ExperimentConfig, absolute_paths
 from segtune.reporting.format import epoch_line
 from segtune.runs.atomic import write_atomic
+from segtune.runs.environment import record_environment
 from segtune.runs.results import best_trial, miou_by_epoch, read_trials, to_frame
 from segtune.runs.rundir import SearchDir, TrialDir, check_name
 from segtune.runs.verdict import Verdict
@@ -136,6 +137,13 @@ def run_study(
     return StudyResult(_best(study, last), to_frame(read_trials(run)), run.path, interrupted)
 
 
+def _record_environment(run: SearchDir | TrialDir, **seeds: int) -> None:
+    """Record where a run runs now, and say what has changed since its last session."""
+    changes = record_environment(run.environment, seeds)
+    if changes:
+        log.warning("other environment than before, so results may differ: %s", "; ".join(changes))
+
+
 def _learn_from(runs: Sequence[str | Path], study: Study, events: SearchEvents) -> WarmStart:
     earlier = earlier_runs.collect(study, runs)
     events.on_warm_start(earlier)
@@ -189,6 +197,7 @@ def _run_parts(
     """Run the parts of a study. Return the folder of the last one, and whether it was stopped."""
     part_run = run
     try:
+        _record_environment(run, search=study.search.seed, config=study.config.seed)
         for part, part_run in _parts(study, run):
             if _run_part(part, part_run, address, events):
                 return part_run, True
@@ -251,6 +260,8 @@ def run_training(
         else:
             weights = Path(init_from) if init_from else None
             trainer = Trainer.start(config, trial, ranks, init_from=weights, overwrite=overwrite)
+        if ranks.is_first:
+            _record_environment(trial, config=config.seed)
         for record in trainer.epochs():
             if ranks.is_first:
                 log.info("%s", epoch_line(record, trainer.config.schedule.epochs))
@@ -281,6 +292,7 @@ def run_training_on_workers(
     # The trainer checks this too, but only after Ray has started, which takes seconds.
     if not (resume or overwrite):
         trial.check_unused()
+    _record_environment(trial, config=config.seed)
     train_on_workers(
         absolute_paths(config),
         trial.path,

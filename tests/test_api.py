@@ -18,6 +18,7 @@ import segtune
 from segtune.api import SearchEvents
 from segtune.config.yaml_io import write_yaml
 from segtune.errors import RunError
+from segtune.runs.environment import read_environments
 from segtune.runs.rundir import SearchDir, TrialDir
 from segtune.tuning.study import Study
 from segtune.tuning.warm_start import WarmStart
@@ -102,6 +103,7 @@ def test_training_run_is_replaced_only_on_request(
     assert TrialDir(out).epochs.read_bytes() == before
     shorter = tiny_config.override({"schedule.epochs": 1, "schedule.warmup_epochs": 0.0})
     assert segtune.run_training(shorter, out, overwrite=True).verdict.epoch == 1
+    assert len(read_environments(TrialDir(out).environment)) == 2
     with pytest.raises(ValueError, match="`resume` continues a training run"):
         segtune.run_training(shorter, out, resume=True, overwrite=True)
 
@@ -139,7 +141,11 @@ class Recorder(SearchEvents):
 @pytest.mark.ray
 @pytest.mark.slow
 def test_search_returns_its_trials_and_reports_its_events(
-    cluster: None, study_file: Path, tmp_path: Path
+    cluster: None,
+    study_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     study = segtune.load_study(study_file, search={"trials": 1})
     first = segtune.run_study(study, tmp_path / "runs", "a")
@@ -165,7 +171,11 @@ def test_search_returns_its_trials_and_reports_its_events(
     assert result.best.miou == result.trials["miou"].max()
     assert result.best.config == segtune.load_config(result.run / "best.yaml")
     more = segtune.load_study(study_file, search={"trials": 3})
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "1")
     assert len(segtune.run_study(more, tmp_path / "runs", "b", resume=True).trials) == 3
+    assert "results may differ: NVIDIA_TF32_OVERRIDE: 1 now, not known before" in caplog.text
+    sessions = read_environments(SearchDir(result.run).environment)
+    assert [session.seeds for session in sessions] == [{"search": 0, "config": 0}] * 2
 
 
 INTERRUPTED_PROGRAM = """

@@ -51,6 +51,7 @@ class TrialDir:
         self.attempts = path / "attempts.jsonl"
         self.heartbeat = path / "heartbeat.json"
         self.error = path / "error.txt"
+        self.environment = path / "environment.json"  # of `segtune train` only
         self.checkpoints = path / "checkpoints"
         self.tensorboard = path / "tb"
 
@@ -181,6 +182,7 @@ class SearchDir:
         self.best = self.path / "best.yaml"
         self.report = self.path / "report.html"
         self.sessions = self.path / "sessions.jsonl"
+        self.environment = self.path / "environment.json"
         self.lock = self.path / ".lock"
         self.identity = self.path / ".identity"
         self.stop_request = self.path / "stop"
