@@ -24,6 +24,7 @@ from segtune.cluster.ray_internals import kill_trial, release_orphans
 from segtune.cluster.tune_searcher import StudySearcher
 from segtune.config.yaml_io import write_yaml
 from segtune.runs.atomic import write_atomic
+from segtune.runs.kept_checkpoints import KeptCheckpoints
 from segtune.runs.results import TrialResult, best_trial, read_trial, read_trials
 from segtune.runs.rundir import SearchDir, TrialDir
 from segtune.runs.verdict import Verdict
@@ -81,7 +82,9 @@ class Supervisor(tune.Callback):
         self.searcher = searcher
         self.stopping = False
         self.hang_detector = HangDetector()
-        self._best = best_trial(read_trials(run))
+        trials = read_trials(run)
+        self._best = best_trial(trials)
+        self._kept = KeptCheckpoints(run, study.config.checkpoint.keep_trials, trials)
         self._last_check = 0.0
 
     def stop(self) -> None:
@@ -90,11 +93,12 @@ class Supervisor(tune.Callback):
         self.searcher.stop()
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
-        """Check about once a second for orphans, for trials that hang, and for a stop request."""
+        """Check about once a second for all that Tune does not look after."""
         if time.monotonic() - self._last_check <= SUPERVISION_INTERVAL_S:
             return
         self._last_check = time.monotonic()
         release_orphans()
+        self._kept.sweep()
         for tune_trial in trials:
             if tune_trial.status == Trial.RUNNING and tune_trial.trial_id in self.searcher.numbers:
                 self._end_if_hung(tune_trial)
@@ -104,7 +108,7 @@ class Supervisor(tune.Callback):
     def on_trial_complete(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
     ) -> None:
-        """Keep best.yaml current.
+        """Keep best.yaml current, and the checkpoints of the best trials.
 
         Reads only the trial that has ended. Reading all of them was most of what a search of a
         thousand trials cost the driver.
@@ -114,12 +118,17 @@ class Supervisor(tune.Callback):
         if best is not self._best:
             self._best = best
             write_best(self.study, self.run, best)
+        self._kept.ended(ended)
 
     def wait_until_released(self, timeout_s: float) -> None:
-        """Wait until the last trials have released their resources, for the next search."""
+        """Wait until the last trials have released their resources, for the next search.
+
+        Then no worker writes any more, and the checkpoints that are not kept can go.
+        """
         deadline = time.monotonic() + timeout_s
         while ray.is_initialized() and release_orphans() and time.monotonic() < deadline:
             time.sleep(0.2)
+        self._kept.sweep(grace_s=0.0)
 
     def _end_if_hung(self, tune_trial: Trial) -> None:
         trial = self.run.trial(self.searcher.numbers[tune_trial.trial_id])

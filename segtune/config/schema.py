@@ -25,12 +25,21 @@ from segtune.config.yaml_io import parse_assignments, read_yaml
 
 
 class CheckpointConfig(Settings):
-    """When checkpoints are written. The best and the last checkpoint are always kept."""
+    """When checkpoints are written, and which of them a search keeps.
+
+    A training run keeps its best and its last checkpoint.
+    """
 
     every: int = Field(
         default=10,
         ge=1,
         description="Epochs between checkpoints. The last epoch always has one.",
+    )
+    keep_trials: int | None = Field(
+        default=3,
+        ge=1,
+        description="Number of a search's best trials that keep their checkpoints. Those of other "
+        "trials are deleted when the trial has ended; records are always kept. null: all.",
     )
 
 
@@ -73,6 +82,7 @@ CHANGEABLE_ON_RESUME = (
     "data.cache",
     "data.cache_gb",
     "checkpoint.every",
+    "checkpoint.keep_trials",
 )
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from pathlib import Path
 
 from segtune.errors import CheckpointError, nearest
 from segtune.runs.results import best_trial, read_trials
-from segtune.runs.rundir import SearchDir, search_runs_in
+from segtune.runs.rundir import SearchDir, TrialDir, search_runs_in
 from segtune.training.checkpoint import MANIFEST, STATE, WEIGHTS, newest_best
 
 log = logging.getLogger(__name__)
@@ -67,6 +68,12 @@ def _what_is_there(path: Path) -> str:
         return (
             f"holds {len(runs)} search runs ({', '.join(runs)}), not a checkpoint; use one of "
             f"them, which stands for its best trial: {path / runs[0]}"
+        )
+    if TrialDir(path).params.is_file() and TrialDir(path).verdict.is_file():
+        return (
+            "its checkpoints are deleted: a search keeps those of its best trials "
+            "(checkpoint.keep_trials). Repeat the trial: segtune train --config "
+            f"{shlex.quote(str(TrialDir(path).config))} --out DIR"
         )
     found = sorted(inner.parent.name for inner in path.glob("*/checkpoints"))
     hint = f"; training runs in this folder: {', '.join(found[:5])}" if found else ""

@@ -24,7 +24,7 @@ from segtune.config.yaml_io import write_yaml
 from segtune.errors import ClusterError
 from segtune.runs.atomic import write_atomic
 from segtune.runs.records import EpochRecord, ValidationScores
-from segtune.runs.results import read_trials
+from segtune.runs.results import best_trial, read_trials
 from segtune.runs.rundir import SearchDir
 from segtune.runs.verdict import Verdict
 from segtune.tuning.preparation import prepare_study
@@ -196,11 +196,15 @@ def test_trials_of_one_worker_follow_one_another_in_one_process(
     cluster: None, study_file: Path, tmp_path: Path
 ) -> None:
     points = [{"optim.lr": 1e-5}, {"optim.lr": 1e-4}]
-    study = load_study(study_file, search={"max_concurrent": 1, "trials": 4, "known_good": points})
+    search = {"max_concurrent": 1, "trials": 4, "known_good": points}
+    study = load_study(study_file, search=search, overrides=["checkpoint.keep_trials=1"])
     run_study(study, tmp_path, "one")
     run = SearchDir(tmp_path / "one")
     assert len(run.trial_dirs()) == 4
     assert len({pid_of_rank_0(run, number) for number in range(4)}) == 1
+    best = best_trial(read_trials(run))
+    assert best is not None
+    assert [trial.id for trial in run.trial_dirs() if trial.checkpoints.exists()] == [best.id]
     assert wait_for_free_cluster(timeout_s=10)
 
 
@@ -305,7 +309,8 @@ def test_workers_of_a_stopped_trial_are_released_and_train_the_next(
 ) -> None:
     points = [{"optim.lr": 1e-4}, {"optim.lr": 2e-4}]
     changes = {"workers_per_trial": 2, "trials": 3, "cpus_per_worker": 1.0, "known_good": points}
-    study = load_study(study_file, search=changes, overrides=["schedule.epochs=200"])
+    overrides = ["schedule.epochs=200", "checkpoint.keep_trials=1"]
+    study = load_study(study_file, search=changes, overrides=overrides)
     run = SearchDir(tmp_path / "runs" / "c")
     prepare_study(run, study, resume=False)
     # Beside such a trial 0, every other is stopped at the first rung, in the middle of training.
@@ -325,6 +330,7 @@ def test_workers_of_a_stopped_trial_are_released_and_train_the_next(
     assert [trial.state for trial in others] == ["pruned", "pruned"]
     assert max(trial.epoch for trial in others) < 20
     assert pid_of_rank_0(run, 1) == pid_of_rank_0(run, 2)
+    assert not any(run.trial(number).checkpoints.exists() for number in (1, 2))
     assert wait_for_free_cluster(timeout_s=10)
 
 

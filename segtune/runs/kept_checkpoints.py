@@ -1,0 +1,51 @@
+"""Which checkpoints a search keeps: those of its best trials, and of trials that may go on."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterable
+
+from segtune.runs.results import TrialResult, ranked
+from segtune.runs.rundir import SearchDir
+
+# Ends that stand. An interrupted trial goes on at a resume, and a failed one may be started again:
+# both need their last checkpoint.
+FINAL = ("completed", "pruned", "unhealthy")
+
+
+# Workers of a stopped trial train on until they notice it, and may write another checkpoint.
+GRACE_S = 30.0
+
+
+class KeptCheckpoints:
+    """Deletes the checkpoints of ended trials that are not among the best of a search run.
+
+    Neither a resume nor a warm start needs them: both read records only.
+    """
+
+    def __init__(self, run: SearchDir, keep: int | None, trials: Iterable[TrialResult]) -> None:
+        """`keep` is the number of best trials; None: all. `trials` are those so far."""
+        self._run = run
+        self._keep = keep
+        self._best: list[TrialResult] = []
+        self._dropped: dict[int, float] = {}  # {trial: since when, on the monotonic clock}
+        for trial in trials:
+            self.ended(trial)
+
+    def ended(self, trial: TrialResult) -> None:
+        """Take the result of a trial that has ended."""
+        if self._keep is None or trial.state not in FINAL:
+            return
+        candidates = ranked([*(t for t in self._best if t.number != trial.number), trial])
+        self._best = [t for t in candidates if t.healthy][: self._keep]
+        for other in candidates:
+            if other not in self._best:
+                self._dropped[other.number] = time.monotonic()
+
+    def sweep(self, grace_s: float = GRACE_S) -> None:
+        """Delete the checkpoints of the trials that have been dropped for `grace_s` seconds."""
+        now = time.monotonic()
+        for number in [n for n, since in self._dropped.items() if now - since >= grace_s]:
+            shutil.rmtree(self._run.trial(number).checkpoints, ignore_errors=True)
+            del self._dropped[number]
