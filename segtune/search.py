@@ -135,7 +135,8 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--extend",
         action="store_true",
-        help="continue it with a wider space than before, or with more trials",
+        help="continue it with another space (wider or narrower ranges, more settings), or with "
+        "more trials",
     )
     group.add_argument(
         "--warm-start",

@@ -1,7 +1,8 @@
 """Looks after a search while Tune runs it.
 
-Releases the workers of stopped trials, detects trials that hang, keeps best.yaml current, and ends
-the search when it is asked to. Decides about no trial's score: the stopping rule does.
+Releases the workers of stopped trials, detects trials that hang, keeps best.yaml and the
+checkpoints current, and ends the search when it is asked to, or when trial after trial ends for one
+cause. Decides about no trial's score: the stopping rule does.
 """
 
 from __future__ import annotations
@@ -19,13 +20,15 @@ import ray
 from ray import tune
 from ray.tune.experiment import Trial
 
+from segtune.checks.breaker import Breaker
+from segtune.checks.pause import explain
 from segtune.cluster.messages import DrawnTrial
 from segtune.cluster.ray_internals import kill_trial, release_orphans
 from segtune.cluster.tune_searcher import StudySearcher
 from segtune.config.yaml_io import write_yaml
 from segtune.runs.atomic import write_atomic
 from segtune.runs.kept_checkpoints import KeptCheckpoints
-from segtune.runs.results import TrialResult, best_trial, read_trial, read_trials
+from segtune.runs.results import RUNNING, TrialResult, best_trial, read_trial, read_trials
 from segtune.runs.rundir import SearchDir, TrialDir
 from segtune.runs.verdict import Verdict
 from segtune.tuning.study import Study
@@ -85,6 +88,8 @@ class Supervisor(tune.Callback):
         trials = read_trials(run)
         self._best = best_trial(trials)
         self._kept = KeptCheckpoints(run, study.config.checkpoint.keep_trials, trials)
+        is_new = not any(trial.state != RUNNING for trial in trials)
+        self._breaker = Breaker(study.search.breaker, is_new=is_new)
         self._last_check = 0.0
 
     def stop(self) -> None:
@@ -108,7 +113,7 @@ class Supervisor(tune.Callback):
     def on_trial_complete(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
     ) -> None:
-        """Keep best.yaml current, and the checkpoints of the best trials.
+        """Keep best.yaml current, and the checkpoints of the best trials; perhaps pause.
 
         Reads only the trial that has ended. Reading all of them was most of what a search of a
         thousand trials cost the driver.
@@ -119,6 +124,11 @@ class Supervisor(tune.Callback):
             self._best = best
             write_best(self.study, self.run, best)
         self._kept.ended(ended)
+        reason = None if self.stopping else self._breaker.ended(ended)
+        if reason:
+            for line in explain(self.study, self.run, read_trials(self.run), reason):
+                log.warning("%s", line)
+            self.stop()
 
     def wait_until_released(self, timeout_s: float) -> None:
         """Wait until the last trials have released their resources, for the next search.

@@ -180,6 +180,7 @@ class SearchDir:
         self.ray = self.path / "ray"
         self.trials = self.path / "trials"
         self.best = self.path / "best.yaml"
+        self.narrower = self.path / "narrower.yaml"  # a study, if the search has paused
         self.report = self.path / "report.html"
         self.sessions = self.path / "sessions.jsonl"
         self.environment = self.path / "environment.json"

@@ -5,6 +5,7 @@ Draws no trial and starts nothing.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 
 from segtune.config.schema import CHANGEABLE_ON_RESUME
@@ -19,9 +20,14 @@ from segtune.tuning.study import Study
 from segtune.tuning.study_reader import load_study
 from segtune.tuning.warm_start import WarmStart
 
+log = logging.getLogger(__name__)
+
 # Settings of the search block that may change at a resume. They decide how many trials there are
 # and where they run, but not which points are drawn. The storage is filled from the run folder.
-FREE_ON_RESUME = ("trials", "max_concurrent", "cpus_per_worker", "retries", "storage")
+FREE_ON_RESUME = (
+    *("trials", "max_concurrent", "cpus_per_worker", "retries", "storage"),
+    *("breaker.first", "breaker.recent", "breaker.share"),
+)
 
 
 def prepare_study(
@@ -36,7 +42,7 @@ def prepare_study(
 
     Without `resume` the search run has to be new, and `earlier` is what earlier search runs
     contribute to it. With `resume` the study has to be the one with which the search run began;
-    `extend` also allows a wider space.
+    `extend` also allows other ranges, other choices, and more settings in the space.
 
     Raise RunError if the folder holds another search run, or none to resume.
     """
@@ -68,23 +74,35 @@ def _check_same_study(run: SearchDir, study: Study) -> None:
         raise RunError(
             f"{run.path}: --resume continues the study that this search run began with, but these "
             f"settings differ:\n  {listed}\n"
-            "undo the changes, widen the space with --extend, or choose another --name"
+            "undo the changes, change the space with --extend, or choose another --name"
         )
 
 
 def _check_extension(run: SearchDir, study: Study) -> None:
-    """Raise RunError if the config differs, or if a trial lies outside the new space."""
+    """Raise RunError if the config differs, or if the new space lacks a setting of a trial.
+
+    Say how many trials lie outside its ranges. They stay in the search run and may win.
+    """
     begun = load_study(SearchDir.open(run.path).study)
     # Not trial 0: it is the config itself, which may lie outside its space.
     drawn = [(f"trial {trial.id}", trial.params) for trial in read_trials(run) if trial.number]
     drawn += [("a trial of --warm-start", trial.params) for trial in warm_start.read(run).trials]
     problems = [f"config {changed}" for changed in _config_differences(study, begun)]
     for name, params in drawn:
-        problems += [f"{name}: {problem}" for problem in study.space.outside(params)]
+        unknown = [setting for setting in params if setting not in study.space.names]
+        problems += [f"{name}: {setting}: not in the space" for setting in unknown]
     if problems:
         listed = "\n  ".join(problems)
         raise RunError(
-            f"{run.path}: --extend may widen the space or add trials, but not this:\n  {listed}"
+            f"{run.path}: --extend may change the ranges of the space, and add settings or trials, "
+            f"but not this:\n  {listed}"
+        )
+    num_outside = sum(bool(study.space.missed_by(params)) for _, params in drawn)
+    if num_outside:
+        log.info(
+            "%d of %d trials lie outside the new space: the sampler does not learn from them",
+            num_outside,
+            len(drawn),
         )
 
 

@@ -119,6 +119,28 @@ class SchedulerConfig(Settings):
         return chosen
 
 
+class BreakerConfig(Settings):
+    """When a search pauses because trial after trial ends for one cause."""
+
+    first: int | None = Field(
+        default=5,
+        ge=2,
+        description="Pause if this many trials, the first ones of the search, all end for one "
+        "cause. null: never.",
+    )
+    recent: int | None = Field(
+        default=10,
+        ge=3,
+        description="Pause if most of this many latest trials end for one cause. null: never.",
+    )
+    share: float = Field(
+        default=0.8,
+        gt=0.5,
+        le=1,
+        description="What most of the latest trials means, as a fraction of them.",
+    )
+
+
 class SearchConfig(Settings):
     """The budget of a study, and how its trials are drawn, stopped and placed."""
 
@@ -186,6 +208,10 @@ class SearchConfig(Settings):
         ge=0,
         description="How often a trial is started again from its last checkpoint if its process "
         "hangs or dies, or its node dies. --resume starts counting from 0 again.",
+    )
+    breaker: BreakerConfig = Field(
+        default_factory=BreakerConfig,
+        description="When the search pauses because trials end for one cause.",
     )
     storage: Annotated[str, AfterValidator(_with_home)] | None = Field(
         default=None,

@@ -369,3 +369,27 @@ def test_search_of_worker_groups_needs_no_private_name_of_ray(
     warnings = [record for record in caplog.records if SWITCH in record.getMessage()]
     assert len(warnings) == (0 if ray_internals else 1)
     assert wait_for_free_cluster(timeout_s=10)
+
+
+@pytest.mark.slow
+def test_search_whose_first_trials_all_diverge_pauses_and_continues_in_a_narrower_space(
+    cluster: None, study_file: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tree = load_study(study_file).dump()
+    tree["config"]["optim"] |= {"name": "sgd", "lr": 1e30}
+    tree["space"] = {"optim.lr": {"loguniform": [1e-20, 1e32]}}
+    tree["search"] |= {"known_good": [{"optim.lr": 1e31}], "max_concurrent": 1, "trials": 4}
+    tree["search"]["breaker"] = {"first": 2}
+    study_file.write_text(write_yaml(tree))
+    paused = run_study(load_study(study_file), tmp_path, "a")
+    assert paused.interrupted
+    assert list(paused.trials["state"]) == ["unhealthy", "unhealthy"]
+    run = SearchDir(paused.run)
+    assert "pauses: all of the first 2 trials have ended as non-finite" in caplog.text
+    assert (
+        f"segtune search --space {run.narrower} --out {tmp_path} --name a --extend" in caplog.text
+    )
+    ended = run_study(load_study(run.narrower), tmp_path, "a", extend=True)
+    assert not ended.interrupted
+    assert len(ended.trials) == 4
+    assert max(ended.trials["optim.lr"][2:]) <= 1e5 * 1.01  # halfway, in decades

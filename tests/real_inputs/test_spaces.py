@@ -326,7 +326,7 @@ def test_files_that_change_after_the_start_change_nothing_and_a_resume_names_the
         "space optim.lr: {'loguniform': [1e-05, 0.01]} here, {'loguniform': [1e-05, 0.001]} there"
         in message
     )
-    assert "undo the changes, widen the space with --extend, or choose another --name" in message
+    assert "undo the changes, change the space with --extend, or choose another --name" in message
 
 
 def test_an_extended_space_contains_the_full_length_trials_of_a_proxy(

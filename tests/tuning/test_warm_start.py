@@ -10,6 +10,7 @@ from optuna.trial import TrialState
 
 from segtune.cluster.tune_searcher import StudySearcher
 from segtune.errors import RunError
+from segtune.runs.results import read_trials
 from segtune.runs.rundir import SearchDir
 from segtune.tuning import warm_start
 from segtune.tuning.preparation import prepare_study
@@ -111,8 +112,8 @@ def test_points_that_leave_out_a_setting_outside_the_space_are_not_taken(
         warm_start.collect(study, [old.path])
 
 
-def test_space_may_be_widened_but_not_narrowed(
-    make_study: MakeStudy, play: Play, finished_run: FinishedRun
+def test_space_may_be_widened_and_narrowed_but_keeps_its_settings(
+    make_study: MakeStudy, play: Play, finished_run: FinishedRun, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = finished_run()
     wider = make_study(
@@ -123,16 +124,28 @@ def test_space_may_be_widened_but_not_narrowed(
         },
         trials=9,
     )
-    with pytest.raises(RunError, match=r"space optim\.lr(.|\n)*widen the space with --extend"):
+    with pytest.raises(RunError, match=r"space optim\.lr(.|\n)*change the space with --extend"):
         prepare_study(run, wider, resume=True)
     prepare_study(run, wider, resume=True, extend=True)
     searcher = StudySearcher.from_run(wider, run)
     assert searcher.remaining == 3
     assert [t.params["optim.name"] for t in searcher.study_log.study.trials] == ["adamw"] * 6
     play(searcher)
-    narrower = make_study({**LR_AND_GAMMA, "optim.lr": {"loguniform": [9e-4, 1e-1]}})
-    with pytest.raises(RunError, match=r"trial 000\d: optim\.lr: .* is outside loguniform"):
-        prepare_study(run, narrower, resume=True, extend=True)
+    without_name = make_study(LR_AND_GAMMA)
+    with pytest.raises(RunError, match=r"trial 0006: optim\.name: not in the space"):
+        prepare_study(run, without_name, resume=True, extend=True)
+    narrow = {**wider.space.dump(), "optim.lr": {"loguniform": [9e-4, 1e-1]}}
+    narrower = make_study(narrow, trials=12)
+    lrs = [trial.params["optim.lr"] for trial in read_trials(run)]
+    outside = [lr for lr in lrs[1:] if not 9e-4 <= lr <= 1e-1]
+    assert outside
+    caplog.set_level("INFO")
+    prepare_study(run, narrower, resume=True, extend=True)
+    assert f"{len(outside)} of 8 trials lie outside the new space" in caplog.text
+    searcher = StudySearcher.from_run(narrower, run)
+    assert len(searcher.study_log.study.trials) == len([lr for lr in lrs if 9e-4 <= lr <= 1e-1])
+    play(searcher)
+    assert all(9e-4 <= t.params["optim.lr"] <= 1e-1 for t in read_trials(run)[9:])
     other = make_study(config={"schedule.epochs": 9}, space=wider.space.dump())
     with pytest.raises(RunError, match=r"config schedule\.epochs: 9 here, 2 there"):
         prepare_study(run, other, resume=True, extend=True)
