@@ -157,6 +157,12 @@ class LossConfig(Settings):
         "2015) on the training masks; the run's config.yaml has the numbers.",
     )
     ohem: OhemConfig = Field(default_factory=OhemConfig, description="Hard example mining.")
+    balance: Literal["none", "gradient"] = Field(
+        default="none",
+        description="gradient: each term is scaled so that its gradient has the norm of "
+        "cross-entropy's, on one batch before the first step. The weights are then shares, and "
+        "comparable between terms. The factors are in loss_factors.json. none: as they are.",
+    )
 
     @property
     def weights(self) -> dict[str, float]:

@@ -52,6 +52,7 @@ class TrialDir:
         self.heartbeat = path / "heartbeat.json"
         self.error = path / "error.txt"
         self.environment = path / "environment.json"  # of `segtune train` only
+        self.loss_factors = path / "loss_factors.json"  # with loss.balance only
         self.checkpoints = path / "checkpoints"
         self.tensorboard = path / "tb"
 

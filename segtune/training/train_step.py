@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -235,6 +235,29 @@ class TrainStep:
         # A scaler that is enabled skips the update itself, and lowers its scale for the next step.
         self.scaler.step(self.optimizer)
         self.scaler.update()
+
+    def term_norms(self, batch: Batch, terms: Mapping[str, SegmentationLoss]) -> dict[str, float]:
+        """Return the norm of the gradient of each loss on the parameters, the mean over the ranks.
+
+        Changes neither the weights nor the statistics of norms. All ranks have to call it.
+        """
+        network = unwrap(self.model).train()
+        kept = [buffer.clone() for buffer in network.buffers()]
+        trained = [p for p in network.parameters() if p.requires_grad]
+        norms = []
+        with torch.compiler.set_stance("force_eager"):
+            logits, _ = self._forward(network, batch)
+            for loss in terms.values():
+                total = loss.to(self.ranks.device)(logits, *self._labels(batch))["total"]
+                gradients = torch.autograd.grad(
+                    total, trained, retain_graph=True, allow_unused=True
+                )
+                found = [gradient for gradient in gradients if gradient is not None]
+                norms.append(torch.nn.utils.get_total_norm(found))
+        for buffer, value in zip(network.buffers(), kept, strict=True):
+            buffer.copy_(value)
+        means = self.ranks.sum(torch.stack(norms)) / self.ranks.world_size
+        return dict(zip(terms, means.tolist(), strict=True))
 
     def probe_memory(self, batch: Batch, num_images: int) -> None:
         """Run forward and backward of the first `num_images` of a batch, on this rank alone.

@@ -6,6 +6,7 @@ of an epoch and resumes therefore equals one that never stopped.
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import time
@@ -37,6 +38,7 @@ from segtune.training.evaluation import autocast_dtype, evaluate, validation_sco
 from segtune.training.health import HealthMonitor, out_of_memory
 from segtune.training.heartbeat import Heartbeat
 from segtune.training.initial_weights import load_initial_weights
+from segtune.training.loss_balance import balance_factors, balanced, single_terms
 from segtune.training.memory import OutOfMemoryError
 from segtune.training.network import build_network, seeded
 from segtune.training.optimizer import build_optimizer, set_learning_rate
@@ -85,6 +87,7 @@ class Trainer:
         self.seconds = 0.0  # of training and validation
         self.best_miou = -1.0
         self.average: WeightAverage | None = None  # set before the first step if the config asks
+        self.loss_factors: dict[str, float] = {}  # of the terms, with loss.balance
         self.is_fine_tuning = False  # whether it starts from a model that knows all its classes
         self.health = HealthMonitor(config)
         self.heartbeat = Heartbeat(out if ranks.is_first else None, config.health)
@@ -361,11 +364,33 @@ class Trainer:
             self.ranks,
             self.average,
         )
+        self._balance_loss()
         if init_from and self.ranks.is_first:
             # A resume before the first epoch has ended must not start from other weights.
             manifest = Manifest(0, 0, 0.0, None, self.config.dump(), classes=self.classes)
             self._save_checkpoint("last", self._state(), manifest)
         self._log_plan()
+
+    def _balance_loss(self) -> None:
+        """Scale the terms of the loss if the config asks for it, as before a resume."""
+        config, num_classes = self.config.loss, len(self.classes)
+        if config.balance == "none":
+            return
+        ignore_index = self.config.data.ignore_index
+        if not self.loss_factors:
+            terms = {
+                name: build_loss(term, num_classes, ignore_index)
+                for name, term in single_terms(config).items()
+            }
+            with seeded(self.config.seed, self.ranks.device):
+                batch = next(self.train_data.epoch(1))
+                self.loss_factors = balance_factors(self.train_step.term_norms(batch, terms))
+        loss = build_loss(balanced(config, self.loss_factors), num_classes, ignore_index)
+        self.train_step.loss = loss.to(self.ranks.device)
+        if self.ranks.is_first:
+            write_atomic(self.out.loss_factors, json.dumps(self.loss_factors, indent=1) + "\n")
+            factors = ", ".join(f"{name} x {f:.3g}" for name, f in self.loss_factors.items())
+            log.info("loss.balance: %s (as strong as cross-entropy at the start)", factors)
 
     def _prepare_folder(self) -> None:
         """Remove epochs and checkpoints after the last finished epoch, and write the config."""
@@ -422,6 +447,7 @@ class Trainer:
             "scaler": self.scaler.state_dict(),
             "best_miou": self.best_miou,
             "is_fine_tuning": self.is_fine_tuning,
+            "loss_factors": self.loss_factors,
             "first_weight_norm": self.first_weight_norm,
             "first_loss": self.health.first_loss,
             "first_norm": self.health.first_norm,
@@ -446,6 +472,7 @@ class Trainer:
         self.best_miou = state["best_miou"]
         # The initial weights are validated once, before the first epoch.
         self.is_fine_tuning = manifest.epoch == 0 and state["is_fine_tuning"]
+        self.loss_factors = state.get("loss_factors", {})  # absent before loss.balance
         self.first_weight_norm = state["first_weight_norm"]
         self.seconds = state["seconds"]
         self.health.first_loss = state["first_loss"]
