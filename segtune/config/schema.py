@@ -73,6 +73,21 @@ class ExperimentConfig(Settings):
         default_factory=HealthConfig, description="When a training run ends early."
     )
 
+    def notes(self) -> list[str]:
+        """Return a line for each setting that has no effect, or a doubtful one."""
+        notes = []
+        if self.schedule.eta_min > self.optim.lr:
+            notes.append(
+                f"schedule.eta_min: {self.schedule.eta_min:g} is above optim.lr "
+                f"{self.optim.lr:g}, so the learning rate rises until the end"
+            )
+        if self.val.mode == "whole" and self.val.window:
+            notes.append(
+                f"val.window: {list(self.val.window)} has no effect, because val.mode is whole; "
+                "set val.mode: slide, or leave val.window out"
+            )
+        return notes
+
 
 # Settings that may change when a training run or a search is resumed, because they do not change
 # its numbers.

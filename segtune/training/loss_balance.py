@@ -9,29 +9,34 @@ training; these are constant.)
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from segtune.config.loss_config import LossConfig
+from segtune.config.schema import ExperimentConfig
 from segtune.errors import ConfigError
+from segtune.losses.segmentation import SegmentationLoss, build_loss
 
 REFERENCE = "ce"
 # A term whose gradient is a smaller fraction of the reference has none to scale.
 SMALLEST_SHARE = 1e-6
 
 
-def single_terms(config: LossConfig) -> dict[str, LossConfig]:
+def term_losses(config: ExperimentConfig, classes: Sequence[str]) -> dict[str, SegmentationLoss]:
     """Return a loss with weight 1 for each active term, and for the reference."""
-    active = [name for name, weight in config.weights.items() if weight]
-    none = {f"{name}.weight": 0.0 for name in config.weights}
+    active = [name for name, weight in config.loss.weights.items() if weight]
+    none = {f"{name}.weight": 0.0 for name in config.loss.weights}
     return {
-        name: config.override({**none, f"{name}.weight": 1.0})
+        name: build_loss(
+            config.loss.override({**none, f"{name}.weight": 1.0}),
+            len(classes),
+            config.data.ignore_index,
+        )
         for name in dict.fromkeys([*active, REFERENCE])
     }
 
 
 def balance_factors(norms: Mapping[str, float]) -> dict[str, float]:
-    """Return the factor of each term, given the norms of the gradients of `single_terms`.
+    """Return the factor of each term, given the norms of the gradients of `term_losses`.
 
     Raises ConfigError if a term has no gradient at the start.
     """
@@ -48,11 +53,13 @@ def balance_factors(norms: Mapping[str, float]) -> dict[str, float]:
     return {name: reference / norm for name, norm in norms.items()}
 
 
-def balanced(config: LossConfig, factors: Mapping[str, float]) -> LossConfig:
-    """Return the loss with the weights times the factors."""
-    changes: dict[str, Any] = {
+def balanced_loss(
+    config: ExperimentConfig, classes: Sequence[str], factors: Mapping[str, float]
+) -> SegmentationLoss:
+    """Return the loss of a config with its weights times the factors."""
+    weights: dict[str, Any] = {
         f"{name}.weight": weight * factors[name]
-        for name, weight in config.weights.items()
+        for name, weight in config.loss.weights.items()
         if weight
     }
-    return config.override(changes)
+    return build_loss(config.loss.override(weights), len(classes), config.data.ignore_index)

@@ -38,7 +38,7 @@ from segtune.training.evaluation import autocast_dtype, evaluate, validation_sco
 from segtune.training.health import HealthMonitor, out_of_memory
 from segtune.training.heartbeat import Heartbeat
 from segtune.training.initial_weights import load_initial_weights
-from segtune.training.loss_balance import balance_factors, balanced, single_terms
+from segtune.training.loss_balance import balance_factors, balanced_loss, term_losses
 from segtune.training.memory import OutOfMemoryError
 from segtune.training.network import build_network, seeded
 from segtune.training.optimizer import build_optimizer, set_learning_rate
@@ -320,17 +320,7 @@ class Trainer:
         weights = config.loss.untrained_if_0
         train, val = self.train_data.pairs, self.val_data.pairs
         warnings = check_at_the_start(config.data, self.classes, train, val, weights)
-        if config.schedule.eta_min > config.optim.lr:
-            warnings.append(
-                f"schedule.eta_min: {config.schedule.eta_min:g} is above optim.lr "
-                f"{config.optim.lr:g}, so the learning rate rises until the end"
-            )
-        if config.val.mode == "whole" and config.val.window:
-            warnings.append(
-                f"val.window: {list(config.val.window)} has no effect, because val.mode is whole; "
-                "set val.mode: slide, or leave val.window out"
-            )
-        for warning in warnings if self.ranks.is_first else ():
+        for warning in [*warnings, *config.notes()] if self.ranks.is_first else ():
             log.warning("%s", warning)
 
     def _set_up(self, init_from: Path | None) -> None:
@@ -372,20 +362,15 @@ class Trainer:
         self._log_plan()
 
     def _balance_loss(self) -> None:
-        """Scale the terms of the loss if the config asks for it, as before a resume."""
-        config, num_classes = self.config.loss, len(self.classes)
-        if config.balance == "none":
+        """Scale the terms of the loss if the config asks for it; a resume keeps the factors."""
+        if self.config.loss.balance == "none":
             return
-        ignore_index = self.config.data.ignore_index
         if not self.loss_factors:
-            terms = {
-                name: build_loss(term, num_classes, ignore_index)
-                for name, term in single_terms(config).items()
-            }
             with seeded(self.config.seed, self.ranks.device):
                 batch = next(self.train_data.epoch(1))
-                self.loss_factors = balance_factors(self.train_step.term_norms(batch, terms))
-        loss = build_loss(balanced(config, self.loss_factors), num_classes, ignore_index)
+                norms = self.train_step.term_norms(batch, term_losses(self.config, self.classes))
+                self.loss_factors = balance_factors(norms)
+        loss = balanced_loss(self.config, self.classes, self.loss_factors)
         self.train_step.loss = loss.to(self.ranks.device)
         if self.ranks.is_first:
             write_atomic(self.out.loss_factors, json.dumps(self.loss_factors, indent=1) + "\n")

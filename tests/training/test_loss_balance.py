@@ -8,14 +8,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from segtune.config.loss_config import LossConfig
 from segtune.config.schema import ExperimentConfig
 from segtune.data.loader import normalize
 from segtune.errors import ConfigError
-from segtune.losses.segmentation import build_loss
 from segtune.runs.rundir import TrialDir
 from segtune.training.distributed import Ranks
-from segtune.training.loss_balance import balance_factors, balanced, single_terms
+from segtune.training.loss_balance import balance_factors, balanced_loss, term_losses
 from segtune.training.trainer import Trainer
 
 LOSS: dict[str, Any] = {
@@ -36,9 +34,12 @@ def config(tiny_config: ExperimentConfig) -> ExperimentConfig:
 def test_factors_make_every_norm_that_of_cross_entropy() -> None:
     factors = balance_factors({"focal": 0.5, "dice": 8.0, "ce": 2.0})
     assert factors == {"focal": 4.0, "dice": 0.25, "ce": 1.0}
-    config = LossConfig.parse({"focal": {"weight": 3.0}, "dice": {"weight": 2.0}})
-    weights = {name: weight for name, weight in balanced(config, factors).weights.items() if weight}
-    assert weights == {"focal": 12.0, "dice": 0.5}
+    config = ExperimentConfig().override({"loss.focal.weight": 3.0, "loss.dice.weight": 2.0})
+    weights = balanced_loss(config, ["a", "b"], factors).config.weights
+    assert {name: weight for name, weight in weights.items() if weight} == {
+        "focal": 12.0,
+        "dice": 0.5,
+    }
 
 
 def test_a_term_without_a_gradient_is_refused_with_the_way_out() -> None:
@@ -64,8 +65,8 @@ def test_the_factor_of_cross_entropy_relates_to_an_independent_gradient(
         return float(torch.nn.utils.get_total_norm([g for g in found if g is not None]))
 
     reference = norm(F.cross_entropy(full, masks, ignore_index=255))
-    for name, loss in single_terms(config.loss).items():
-        alone = norm(build_loss(loss, len(trainer.classes))(logits, masks)["total"])
+    for name, loss in term_losses(config, trainer.classes).items():
+        alone = norm(loss(logits, masks)["total"])
         assert trainer.loss_factors[name] == pytest.approx(reference / alone, rel=1e-3)
     used = trainer.train_step.loss.config.weights
     assert used["focal"] == pytest.approx(2 * trainer.loss_factors["focal"])
