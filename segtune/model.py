@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from segtune.cli import DONE, add_set_argument, path_argument, run_command
+from segtune.config.import_path import is_import_path
 from segtune.config.schema import ExperimentConfig, load_config
 from segtune.errors import ConfigError
 
@@ -75,7 +76,7 @@ def _table(config: ExperimentConfig, num_classes: int, result: ModelProfile) -> 
         f"{_millions(result.head_parameters)}{frozen})"
     )
     rows = {
-        "model": f"{config.model.name} with {config.model.encoder}, {num_classes} classes",
+        "model": f"{_name(config)}, {num_classes} classes",
         "parameters": parameters,
         "FLOPs": f"{result.flops / 1e9:.2f} G for one image of {size} (2 per multiply-add)",
         "MACs": f"{result.macs / 1e9:.2f} G, which mmseg's get_flops prints as FLOPs",
@@ -84,6 +85,12 @@ def _table(config: ExperimentConfig, num_classes: int, result: ModelProfile) -> 
         "inference": f"{result.inference_images_per_s:.2f} images/s, one image at a time",
     }
     return "\n".join(f"{name + ':':12}{value}" for name, value in rows.items())
+
+
+def _name(config: ExperimentConfig) -> str:
+    """Return the model and its encoder; a model of the user's own has no encoder by name."""
+    model = config.model
+    return model.name if is_import_path(model.name) else f"{model.name} with {model.encoder}"
 
 
 def _training(result: ModelProfile) -> str:

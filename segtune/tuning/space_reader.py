@@ -56,6 +56,10 @@ def read_space(tree: Any, config: ExperimentConfig, source: Source, prefix: str 
     return Space(dimensions, {name: config.get(name) for name in names})
 
 
+# Where a range is tried between its ends, as a share of it: never a whole number if both ends are.
+INNER_SHARE = 0.5**0.5
+
+
 class _Reader:
     """Reads the dimensions of a space one by one and collects all mistakes in `problems`."""
 
@@ -86,8 +90,19 @@ class _Reader:
             return self._report(name, *problems)
         values = body[kind] if kind in ("choice", "int") else map(float, body[kind])
         dimension = Dimension(name, kind, tuple(values), when)
-        self._report(name, *(self._value_problem(dimension, v) for v in dimension.values))
+        problems = [self._value_problem(dimension, value) for value in dimension.values]
+        self._report(name, *(problems if any(problems) else [self._inner_problem(dimension)]))
         return dimension
+
+    def _inner_problem(self, dimension: Dimension) -> str:
+        """Return why the config refuses a value between the ends of a range of fractions."""
+        if dimension.kind in ("choice", "int"):
+            return ""
+        low, high = dimension.values
+        problem = self._value_problem(dimension, low + (high - low) * INNER_SHARE)
+        if problem and float(low).is_integer() and float(high).is_integer():
+            return f"{problem}; draw whole numbers: int: [{low:.0f}, {high:.0f}]"
+        return problem
 
     def _report(self, name: str, *problems: str) -> None:
         place = self.source.place(self.prefix + name)

@@ -11,7 +11,7 @@ import optuna
 import pytest
 
 from segtune.config.schema import ExperimentConfig
-from segtune.config.yaml_io import write_yaml
+from segtune.config.yaml_io import Source, write_yaml
 from segtune.errors import ConfigError, RunError
 from segtune.reporting.plan import search_plan
 from segtune.runs.atomic import write_atomic
@@ -19,6 +19,7 @@ from segtune.runs.rundir import SearchDir
 from segtune.tuning.preparation import prepare_study
 from segtune.tuning.proxy_check import full_length_study
 from segtune.tuning.space import Dimension, Space
+from segtune.tuning.space_reader import read_space
 from segtune.tuning.study import Study
 from segtune.tuning.study_reader import load_study
 
@@ -217,6 +218,14 @@ def test_a_range_that_cannot_be_drawn_names_the_way_out(
     text = refusal(tmp_path, setting)
     assert text.startswith("s.yaml:3: space.")
     assert message in text
+
+
+def test_a_range_is_also_tried_between_its_ends() -> None:
+    config = ExperimentConfig().override({"schedule.by": "epoch"})
+    warmup = {"schedule.warmup_epochs": {"uniform": [0.0, 5.0]}}
+    with pytest.raises(ConfigError, match=r"not possible: .*; draw whole numbers: int: \[0, 5\]"):
+        read_space(warmup, config, Source(""))
+    assert read_space(warmup, ExperimentConfig(), Source("")).names == ("schedule.warmup_epochs",)
 
 
 def test_validations_that_vary_are_refused_if_there_are_rungs(tmp_path: Path) -> None:
