@@ -190,7 +190,7 @@ def _run_parts(
     part_run = run
     try:
         for part, part_run in _parts(study, run):
-            if _run_part(part, part_run, address, events):
+            if run_part(part, part_run, address, events):
                 return part_run, True
     except KeyboardInterrupt:  # the second Ctrl-C, or the first while Ray starts
         return part_run, True
@@ -210,8 +210,11 @@ def _parts(study: Study, run: SearchDir) -> Iterator[tuple[Study, SearchDir]]:
         yield full, run.full
 
 
-def _run_part(study: Study, run: SearchDir, address: str | None, events: SearchEvents) -> bool:
-    """Run the trials that `run` does not hold yet. Return whether the search was stopped."""
+def run_part(study: Study, run: SearchDir, address: str | None, events: SearchEvents) -> bool:
+    """Run the trials that `run` does not hold yet. Return whether the search was stopped.
+
+    The caller holds `run.locked()`, and has prepared the folder.
+    """
     from segtune.cluster.run import run_search
 
     def on_placement(placement: Placement, dashboard_url: str) -> None:

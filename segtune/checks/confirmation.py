@@ -51,6 +51,7 @@ class Comparison:
     # differences at the same time in 95 % of cases, so that the best one may be picked afterwards.
     margin: float | None = None
     p: float | None = None  # corrected for the candidates and for the looks
+    noise: float | None = None  # pooled standard deviation of one training run
     more_seeds: int | None = None  # to see a difference of this gain; None: too many, or no gain
 
 
@@ -114,6 +115,7 @@ def _test(
             gain=float(gain),
             margin=float(margin),
             p=float(p),
+            noise=noise,
             more_seeds=more_seeds(float(gain), noise, len(paired), len(candidates), family, looks),
         )
         for scores, gain, p in zip(candidates, gains, ps, strict=True)

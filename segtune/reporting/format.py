@@ -94,6 +94,24 @@ def next_steps(study: Study, run: SearchDir) -> dict[str, str]:
     }
 
 
+def confirmation_line(run: SearchDir, winner: TrialResult) -> str:
+    """Return whether the trial that is named as the best was confirmed, in one line.
+
+    This is the verdict of `segtune confirm`, or the command if there is none. Raise RunError if its
+    record cannot be read.
+    """
+    command = shlex.join(["segtune", "confirm", str(run.path)])
+    record = run.read_confirmation()
+    if record is None:
+        return (
+            "no: one training run each, so a difference below the noise means nothing; "
+            f"confirm it: {command}"
+        )
+    if winner.number == 0 or winner.id in {row["trial"] for row in record["candidates"]}:
+        return record["sentence"]
+    return f"no: trial {winner.id} became the best after the confirmation; repeat it: {command}"
+
+
 def hide_password(url: str) -> str:
     """Return the URL of a database with its password replaced by asterisks."""
     return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", url)

@@ -25,6 +25,7 @@ from segtune.runs.records import Attempt, EpochRecord
 from segtune.runs.verdict import Verdict
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+CONFIRM = "confirm"  # the folder of a search run in which its confirmation trains
 
 
 class StaleAttemptError(Exception):
@@ -184,11 +185,35 @@ class SearchDir:
         self.lock = self.path / ".lock"
         self.identity = self.path / ".identity"
         self.stop_request = self.path / "stop"
+        self.confirmation = self.path / "confirmation.json"
 
     @property
     def full(self) -> SearchDir:
         """The search run that trains the best trials of a proxy at full length."""
         return SearchDir(self.path / "full")
+
+    @property
+    def confirm(self) -> SearchDir:
+        """The search run that trains the best trials again, with fresh seeds."""
+        return SearchDir(self.path / CONFIRM)
+
+    @property
+    def confirms(self) -> SearchDir | None:
+        """The search run that this one confirms, or None if it is a search of its own."""
+        parent = SearchDir(self.path.parent)
+        return parent if self.path.name == CONFIRM and parent.study.is_file() else None
+
+    def read_confirmation(self) -> dict[str, Any] | None:
+        """Return the record that `segtune confirm` has written, or None if there is none."""
+        if not self.confirmation.exists():
+            return None
+        try:
+            return json.loads(self.confirmation.read_text())
+        except ValueError as error:
+            raise RunError(
+                f"{self.confirmation}: cannot be read ({error}); remove it and write it again with "
+                f"`segtune confirm {self.path}`, which repeats no training run"
+            ) from None
 
     @classmethod
     def open(cls, path: str | Path) -> SearchDir:
