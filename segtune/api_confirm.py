@@ -120,7 +120,7 @@ def _is_complete(study: Study, fresh: SearchDir) -> bool:
 
 
 def _write_record(study: Study, run: SearchDir, plan: ConfirmPlan) -> Mapping[str, Any]:
-    from segtune.checks.confirmation_record import confirmation_record
+    from segtune.checks.confirm_record import confirmation_record
 
     trained = retrained(study, run, plan)
     record = confirmation_record(study, plan, trained, run.read_confirmation())

@@ -47,8 +47,9 @@ class Comparison:
     differences: tuple[float | None, ...]  # candidate minus baseline, for each seed
     outcome: Outcome
     gain: float | None = None  # mean of the differences; None: not compared
-    # Half the width of the interval of the gain. The intervals of all candidates contain the true
-    # differences at the same time in 95 % of cases, so that the best one may be picked afterwards.
+    # Half the width of the interval of the gain. At each look, the intervals of all candidates
+    # contain the true differences at the same time in at least 95 % of cases, so that the best one
+    # may be picked afterwards.
     margin: float | None = None
     p: float | None = None  # corrected for the candidates and for the looks
     noise: float | None = None  # pooled standard deviation of one training run
@@ -106,7 +107,7 @@ def _test(
     noise, freedom = pooled_noise(table)
     error = noise * math.sqrt(2 / len(paired))
     ps = np.minimum(1.0, holm(_p_values(gains, error, freedom), family) * 2.0 ** (looks - 1))
-    margin = error * _critical(LEVEL / family, freedom)
+    margin = error * _critical(LEVEL / 2 ** (looks - 1) / family, freedom)
     return [
         Comparison(
             spread=spread_of(scores),

@@ -10,7 +10,6 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from segtune.checks.confirmation_record import format_p
 from segtune.reporting.format import format_miou
 from segtune.reporting.terminal import SearchPrinter, labelled, live_table, print_lines
 from segtune.runs.rundir import SearchDir
@@ -112,6 +111,8 @@ def confirmation_table(record: Mapping[str, Any]) -> Table:
 
 def _tested(row: Mapping[str, Any]) -> tuple[str, str]:
     """Return the cells of the difference and of p; empty for what was not tested."""
+    from segtune.checks.confirm_record import format_p
+
     if row.get("gain") is None:
         return "", ""
     return f"{100 * row['gain']:+.2f} ± {100 * row['margin']:.2f}", format_p(row["p"])

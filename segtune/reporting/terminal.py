@@ -110,7 +110,7 @@ def print_summary(study: Study, run: SearchDir, console: Console) -> None:
             console.print("no healthy trial, so there is no best config", style="red")
         return
     if run.confirms:  # its trials differ in the seed, and the best seed is luck
-        command = shlex.join(["segtune", "confirm", str(run.confirms.path)])
+        command = shlex.join(["segtune", "status", str(run.confirms.path)])
         print_lines(console, labelled("confirms", f"{run.confirms.path}; the verdict: {command}"))
         return
     lines = [labelled("best", _best_line(trials, winner))]
