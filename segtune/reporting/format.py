@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from segtune.checks.noise_floor import noise_words
 from segtune.runs.records import EpochRecord
 from segtune.runs.results import RUNNING, TrialResult
 from segtune.runs.rundir import SearchDir
@@ -103,8 +104,10 @@ def confirmation_line(run: SearchDir, winner: TrialResult) -> str:
     command = shlex.join(["segtune", "confirm", str(run.path)])
     record = run.read_confirmation()
     if record is None:
+        noise = run.read_noise_floor()
+        words = f"; {noise_words(noise)}" if noise else ""
         return (
-            "no: one training run each, so a difference below the noise means nothing; "
+            f"no: one training run each, so a difference below the noise means nothing{words}; "
             f"confirm it: {command}"
         )
     if winner.number == 0 or winner.id in {row["trial"] for row in record["candidates"]}:

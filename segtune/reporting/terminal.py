@@ -209,9 +209,10 @@ class SearchPrinter:
         """Print the folder of the search run, then show its trials as they run."""
         status = shlex.join(["segtune", "status", str(run.path)])
         tensorboard = shlex.join(["tensorboard", "--logdir", str(run.trials)])
+        label = "noise floor" if run.confirms else "search run"
         print_lines(
             self.console,
-            labelled("search run", str(run.path)),
+            labelled(label, str(run.path)),
             labelled("watch it", f"{status}, {tensorboard}"),
         )
         with live_table(study, run, self.console):

@@ -186,6 +186,7 @@ class SearchDir:
         self.identity = self.path / ".identity"
         self.stop_request = self.path / "stop"
         self.confirmation = self.path / "confirmation.json"
+        self.noise_floor = self.path / "noise_floor.json"
 
     @property
     def full(self) -> SearchDir:
@@ -205,15 +206,11 @@ class SearchDir:
 
     def read_confirmation(self) -> dict[str, Any] | None:
         """Return the record that `segtune confirm` has written, or None if there is none."""
-        if not self.confirmation.exists():
-            return None
-        try:
-            return json.loads(self.confirmation.read_text())
-        except ValueError as error:
-            raise RunError(
-                f"{self.confirmation}: cannot be read ({error}); remove it and write it again with "
-                f"`segtune confirm {self.path}`, which repeats no training run"
-            ) from None
+        return _read_record(self.confirmation, f"segtune confirm {self.path}")
+
+    def read_noise_floor(self) -> dict[str, Any] | None:
+        """Return the record of `search.noise_floor`, or None if there is none."""
+        return _read_record(self.noise_floor, "segtune search --resume")
 
     @classmethod
     def open(cls, path: str | Path) -> SearchDir:
@@ -273,6 +270,19 @@ class SearchDir:
             file.write(f"host {socket.gethostname()}, process {os.getpid()}")
             file.flush()
             yield
+
+
+def _read_record(path: Path, command: str) -> dict[str, Any] | None:
+    """Return a JSON record, or None if there is no such file; `command` writes it again."""
+    if not path.exists():
+        return None
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise RunError(
+            f"{path}: cannot be read ({error}); remove it and write it again with `{command}`, "
+            "which repeats no training run"
+        ) from None
 
 
 def search_runs_in(folder: Path) -> list[str]:

@@ -80,10 +80,10 @@ class FreshReader(TrialReader):
         """`run` is the search run that is confirmed."""
         super().__init__(run.confirm)
         self._study = load_study(run.study)
-        trials = ranked(read_trials(run))
         # Of several trials with the same values, the best names them all.
-        names = {_key(self._study, trial.params): trial.id for trial in reversed(trials)}
-        self._names = names | {_key(self._study, t.params): t.id for t in trials if t.number == 0}
+        trials = reversed(ranked(read_trials(run)))
+        names = {_key(self._study, trial.params): trial.id for trial in trials}
+        self._names = {**names, _key(self._study, {}): run.trial(0).id}
 
     def read(self) -> list[TrialResult]:
         """Return the training runs that have been started, in their order."""
@@ -154,13 +154,39 @@ def confirm_study(study: Study, run: SearchDir, plan: ConfirmPlan) -> Study:
 
     Training runs that have begun keep their numbers. The others follow seed by seed.
     """
+    params = [trial.params for trial in plan.trials]
+    return _fresh_study(study, run, params, plan.seeds)
+
+
+def noise_floor_study(study: Study, run: SearchDir) -> Study:
+    """Return the study that trains the config itself with `search.noise_floor` fresh seeds.
+
+    Its training runs are those that a later confirmation starts with.
+    """
+    begun = [trial.params[SEED] for trial in read_trials(run.confirm)]
+    fresh = (seed for seed in itertools.count(FIRST_SEED) if seed != study.config.seed)
+    seeds = dict.fromkeys([*begun, *itertools.islice(fresh, study.search.noise_floor)])
+    return _fresh_study(study, run, [{}], list(seeds)[: study.search.noise_floor])
+
+
+def baseline_scores(study: Study, run: SearchDir) -> dict[int, float]:
+    """Return the mIoU in 0..1 of the config itself by fresh seed, of completed training runs."""
+    key = _key(study, {})
+    scores: dict[int, float] = {}
+    for trial in read_trials(run.confirm):
+        is_baseline = _key(study, trial.params) == key
+        if is_baseline and trial.state == "completed" and trial.miou is not None:
+            scores[trial.params[SEED]] = trial.miou
+    return scores
+
+
+def _fresh_study(
+    study: Study, run: SearchDir, params: Sequence[Mapping[str, Any]], seeds: Sequence[int]
+) -> Study:
+    """Return the study of each of the points `params` with each seed, after those that began."""
     begun = [trial.params for trial in read_trials(run.confirm)]
-    config = study.config.override({SEED: begun[0][SEED] if begun else plan.seeds[0]})
-    planned = [
-        study.space.complete(trial.params) | {SEED: seed}
-        for seed in plan.seeds
-        for trial in plan.trials
-    ]
+    config = study.config.override({SEED: begun[0][SEED] if begun else seeds[0]})
+    planned = [study.space.complete(point) | {SEED: seed} for seed in seeds for point in params]
     points = begun + [point for point in planned if point not in begun]
     space = _with_seed(study.space, config.seed).widened_to(points)
     changes: dict[str, Any] = {
@@ -169,6 +195,7 @@ def confirm_study(study: Study, run: SearchDir, plan: ConfirmPlan) -> Study:
         "scheduler": "none",
         "sampler": "random",
         "storage": None,
+        "noise_floor": 0,
     }
     fresh = replace(study, config=config, space=space, search=study.search.override(changes))
     return replace(fresh, search=fresh.search.override({"trials": len(fresh.points())}))

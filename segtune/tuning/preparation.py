@@ -21,7 +21,14 @@ from segtune.tuning.warm_start import WarmStart
 
 # Settings of the search block that may change at a resume. They decide how many trials there are
 # and where they run, but not which points are drawn. The storage is filled from the run folder.
-FREE_ON_RESUME = ("trials", "max_concurrent", "cpus_per_worker", "retries", "storage")
+FREE_ON_RESUME = (
+    "trials",
+    "max_concurrent",
+    "cpus_per_worker",
+    "retries",
+    "storage",
+    "noise_floor",
+)
 
 
 def prepare_study(

@@ -15,7 +15,7 @@ from segtune.config.yaml_io import write_yaml
 from segtune.reporting.html import page
 from segtune.runs.atomic import write_atomic
 from segtune.runs.records import EpochRecord, ValidationScores
-from segtune.runs.results import best_trial, read_trials
+from segtune.runs.results import read_trials
 from segtune.runs.rundir import SearchDir, TrialDir
 from segtune.runs.verdict import State, Verdict
 from segtune.tuning.confirm_study import confirm_study, plan_confirmation
@@ -188,27 +188,37 @@ class StopAtOnce(ConfirmEvents):
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_confirmation_on_ray_resumes_and_trains_the_configs_of_the_trials(
-    cluster: None, study: Study, tmp_path: Path
+def test_confirmation_on_ray_continues_the_noise_floor_and_can_be_stopped(
+    cluster: None, study_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    study = load_study(study_file, overrides=["schedule.epochs=1"], search={"noise_floor": 2})
     run = SearchDir(run_study(study, tmp_path / "runs", "a").run)
+    assert [trial.number for trial in read_trials(run)] == [0, 1]
+    fresh = read_trials(run.confirm)
+    assert [trial.params["seed"] for trial in fresh] == [1000, 1001]
+    record = run.read_noise_floor()
+    assert record is not None
+    scores = [trial.miou for trial in fresh if trial.miou is not None]
+    assert record["scores"] == {"1000": scores[0], "1001": scores[1]}
+    # Of two numbers, the standard deviation is their distance over the root of 2.
+    assert record["std"] == pytest.approx(abs(scores[0] - scores[1]) / 2**0.5)
+    assert status.main([str(run.path)]) == 0
+    assert "mIoU (standard deviation of 2 fresh seeds); confirm it: " in capsys.readouterr().out
+
     best = run.best.read_text()
-    stopped = confirm_run(run.path, seeds=2, events=StopAtOnce(run))
-    assert stopped.record is None
+    assert confirm_run(run.path, seeds=2, events=StopAtOnce(run)).record is None
     assert not run.confirmation.exists()
     result = confirm_run(run.path, seeds=2)
     assert result.record is not None
     trials = read_trials(run.confirm)
     assert [trial.state for trial in trials] == ["completed"] * 4
-    assert [trial.params["seed"] for trial in trials] == [1000, 1000, 1001, 1001]
+    assert [trial.params["seed"] for trial in trials] == [1000, 1001, 1000, 1001]
     searched = load_config(run.trial(1).config)
     assert load_config(run.confirm.trial(3).config) == searched.override({"seed": 1001})
     (row,) = result.record["candidates"]
-    assert row["scores"] == {"1000": trials[1].miou, "1001": trials[3].miou}
-    attempts = [len(trial.read_attempts()) for trial in run.confirm.trial_dirs()]
-    assert confirm_run(run.path, seeds=2).record is not None
-    assert [len(trial.read_attempts()) for trial in run.confirm.trial_dirs()] == attempts
-    # The winner and its config stay those of the search.
+    assert row["scores"] == {"1000": trials[2].miou, "1001": trials[3].miou}
+    # The training runs of the noise floor were complete, and are not repeated.
+    assert [len(run.confirm.trial(number).read_attempts()) for number in (0, 1)] == [1, 1]
+    # The best config stays that of the search, and the best seed is not the best of anything.
     assert run.best.read_text() == best
     assert not run.confirm.best.exists()
-    assert best_trial(read_trials(run)) is not None
