@@ -6,6 +6,7 @@ Parses no command line and prints nothing, like `api.py`.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +14,9 @@ from typing import Any, Protocol
 
 from segtune.api import SearchEvents, run_part
 from segtune.errors import RunError
+from segtune.reporting.format import num_ended
 from segtune.runs.atomic import write_atomic
+from segtune.runs.results import read_trials
 from segtune.runs.rundir import SearchDir, search_of
 from segtune.tuning.confirm_study import (
     ConfirmPlan,
@@ -24,6 +27,8 @@ from segtune.tuning.confirm_study import (
 from segtune.tuning.preparation import prepare_study
 from segtune.tuning.study import Study
 from segtune.tuning.study_reader import load_study
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,7 @@ def confirm_run(
     events = events or _NoEvents()
     study = load_study(run.study)
     with run.locked():
+        _warn_if_unfinished(study, run)
         plan = plan_confirmation(study, run, top, seeds)
         events.on_plan(study, plan)
         fresh = confirm_study(study, run, plan)
@@ -94,6 +100,17 @@ def _open(path: str | Path) -> SearchDir:
                 f"ends, or end it with: segtune stop {searched.path}"
             )
     return run
+
+
+def _warn_if_unfinished(study: Study, run: SearchDir) -> None:
+    ended = num_ended(read_trials(run))
+    if ended < study.num_trials:
+        log.warning(
+            "%s: only %d of %d trials have ended, so its best trials may change",
+            run.path,
+            ended,
+            study.num_trials,
+        )
 
 
 def _with_concurrency(study: Study, max_concurrent: int) -> Study:

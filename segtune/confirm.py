@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from segtune.api_confirm import confirm_run
-from segtune.cli import DONE, INTERRUPTED, add_run_argument, path_argument, run_command
+from segtune.cli import DONE, INTERRUPTED, UNHEALTHY, add_run_argument, path_argument, run_command
 from segtune.reporting.confirmation import ConfirmPrinter, print_confirmation
 from segtune.reporting.terminal import print_lines, wide_console
 from segtune.runs.atomic import write_atomic
@@ -83,7 +83,8 @@ def _confirm(arguments: argparse.Namespace) -> int:
     print_confirmation(result.record, result.run, console)
     if arguments.json:
         write_atomic(Path(arguments.json), json.dumps(result.record, indent=1) + "\n")
-    return DONE
+    tested = [row for row in result.record["candidates"] if row["p"] is not None]
+    return DONE if tested else UNHEALTHY
 
 
 def resume_command(arguments: argparse.Namespace) -> str:

@@ -70,6 +70,8 @@ def test_p_values_double_with_every_look_at_more_seeds() -> None:
     (second,) = compare(BASELINE, [CANDIDATE], looks=2)
     assert first.p is not None
     assert second.p == pytest.approx(2 * first.p)
+    # The interval has the level of the test: t of 2 degrees of freedom for 0.025 is 6.2053.
+    assert second.margin == pytest.approx(6.2053 * 0.01 / 3**0.5, rel=1e-4)
     assert second.outcome == "within the noise"
 
 

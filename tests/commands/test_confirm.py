@@ -115,7 +115,8 @@ def test_candidate_with_an_unhealthy_seed_is_not_called_better(
     run: SearchDir, study: Study, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_fresh(run, study, [0.20, 0.30, 0.22, None, 0.21, 0.30])
-    assert confirm.main([str(run.path)]) == 0
+    # No candidate could be tested.
+    assert confirm.main([str(run.path)]) == 3
     printed = capsys.readouterr().out
     assert "trial 0001, seed 1001: unhealthy (diverged: )" in printed
     assert "trial 0001 is not called better: 1 of 3 seeds did not complete" in printed
@@ -147,6 +148,17 @@ def test_every_command_that_names_a_winner_says_whether_it_is_confirmed(
     end(run.trial(2), {"optim.lr": 2e-2}, 0.6)
     became = "no: trial 0002 became the best after the confirmation"
     assert all(became in text for text in outputs())
+
+
+def test_search_that_has_not_ended_is_confirmed_with_a_warning(
+    run: SearchDir, study: Study, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_fresh(run, study, [0.20, 0.30, 0.22, 0.33, 0.21, 0.30])
+    assert confirm.main([str(run.path)]) == 0
+    assert not caplog.messages
+    run.trial(1).verdict.unlink()
+    assert confirm.main([str(run.path)]) == 0
+    assert "only 1 of 2 trials have ended, so its best trials may change" in caplog.text
 
 
 def test_mistake_is_one_message(run: SearchDir, capsys: pytest.CaptureFixture[str]) -> None:
