@@ -42,8 +42,11 @@ class ConfirmResult:
 class ConfirmEvents(SearchEvents, Protocol):
     """What a caller can follow while `confirm_run` runs. The methods here do nothing."""
 
-    def on_plan(self, study: Study, plan: ConfirmPlan) -> None:
-        """Receive what will be trained, before anything starts; `study` is the search's own."""
+    def on_plan(self, study: Study, run: SearchDir, plan: ConfirmPlan) -> None:
+        """Receive what will be trained, before anything starts.
+
+        `study` and `run` are those of the search.
+        """
 
 
 class _NoEvents(ConfirmEvents):
@@ -75,7 +78,7 @@ def confirm_run(
     with run.locked():
         _warn_if_unfinished(study, run)
         plan = plan_confirmation(study, run, top, seeds)
-        events.on_plan(study, plan)
+        events.on_plan(study, run, plan)
         fresh = confirm_study(study, run, plan)
         if max_concurrent:
             fresh = _with_concurrency(fresh, max_concurrent)

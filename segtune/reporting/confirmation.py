@@ -20,15 +20,16 @@ from segtune.tuning.study import Study
 class ConfirmPrinter(SearchPrinter):
     """Shows the training runs of a confirmation. Has the methods of `api.SearchEvents`."""
 
-    def on_plan(self, study: Study, plan: ConfirmPlan) -> None:
+    def on_plan(self, study: Study, run: SearchDir, plan: ConfirmPlan) -> None:
         """Print which trials are trained again, with which seeds, and for how long."""
         names = ", ".join(trial.id for trial in plan.candidates)
+        trials = "trials" if len(plan.candidates) > 1 else "trial"
         seeds = ", ".join(map(str, plan.seeds))
         print_lines(
             self.console,
-            labelled("confirm", f"the config itself and trials {names}, from the best on"),
+            labelled("confirm", f"the config itself and {trials} {names}"),
             labelled("fresh seeds", f"{seeds} (the search trained with {study.config.seed})"),
-            labelled("budget", budget(study)),
+            labelled("budget", budget(study, run)),
         )
 
     def on_placement(self, study: Study, placement: str, dashboard_url: str) -> None:
@@ -43,14 +44,13 @@ class ConfirmPrinter(SearchPrinter):
             yield
 
 
-def budget(study: Study) -> str:
+def budget(study: Study, run: SearchDir) -> str:
     """Return the length of each training run in words."""
+    epochs = f"{study.epochs} epoch{'s' if study.epochs > 1 else ''} each"
     if not study.search.proxy:
-        return f"{study.epochs} epochs each, as in the search"
-    return (
-        f"{study.epochs} epochs each, at the size of the search's proxy; RUN/full has the trials "
-        "at full length and can be confirmed like a search run"
-    )
+        return f"{epochs}, as in the search"
+    command = shlex.join(["segtune", "confirm", str(run.full.path)])
+    return f"{epochs}, at the size of the search's proxy; at full length: {command}"
 
 
 def print_confirmation(record: Mapping[str, Any], run: SearchDir, console: Console) -> None:
