@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from segtune.api import StudyResult, TrainResult, run_study, run_training
+    from segtune.api_confirm import ConfirmResult, confirm_run
     from segtune.config.schema import ExperimentConfig, load_config
     from segtune.runs.verdict import Verdict
     from segtune.tuning.study import Study
@@ -18,12 +19,14 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "ConfirmResult",
     "ExperimentConfig",
     "Study",
     "StudyResult",
     "TrainResult",
     "Verdict",
     "__version__",
+    "confirm_run",
     "load_config",
     "load_study",
     "run_study",
@@ -31,11 +34,13 @@ __all__ = [
 ]
 
 _MODULES = {
+    "ConfirmResult": "segtune.api_confirm",
     "ExperimentConfig": "segtune.config.schema",
     "Study": "segtune.tuning.study",
     "StudyResult": "segtune.api",
     "TrainResult": "segtune.api",
     "Verdict": "segtune.runs.verdict",
+    "confirm_run": "segtune.api_confirm",
     "load_config": "segtune.config.schema",
     "load_study": "segtune.tuning.study_reader",
     "run_study": "segtune.api",

@@ -8,6 +8,7 @@ names it; commands turn it into a message (see `errors.place_problem`).
 
 from __future__ import annotations
 
+import json
 import logging
 import shlex
 from collections.abc import Iterator, Sequence
@@ -198,12 +199,38 @@ def _run_parts(
     part_run = run
     try:
         _record_environment(run, search=study.search.seed, config=study.config.seed)
+        if study.search.noise_floor and _train_noise_floor(study, run, address, events):
+            return run, True
         for part, part_run in _parts(study, run):
-            if _run_part(part, part_run, address, events):
+            if run_part(part, part_run, address, events):
                 return part_run, True
     except KeyboardInterrupt:  # the second Ctrl-C, or the first while Ray starts
         return part_run, True
     return part_run, False
+
+
+def _train_noise_floor(
+    study: Study, run: SearchDir, address: str | None, events: SearchEvents
+) -> bool:
+    """Train the config itself with fresh seeds, and record how its mIoU varies.
+
+    Do nothing if this has been done. Return whether it was stopped.
+    """
+    record = run.read_noise_floor()
+    if record and record["num_seeds"] >= study.search.noise_floor:
+        return False
+    from segtune.checks.noise_floor import noise_floor_record
+    from segtune.tuning.confirm_study import baseline_scores, noise_floor_study
+
+    fresh = noise_floor_study(study, run)
+    begun = run.confirm.study.exists()
+    with run.confirm.locked():
+        prepare_study(run.confirm, fresh, resume=begun, extend=begun)
+        if run_part(fresh, run.confirm, address, events):
+            return True
+    record = noise_floor_record(fresh.num_trials, baseline_scores(study, run))
+    write_atomic(run.noise_floor, json.dumps(record, indent=1) + "\n")
+    return False
 
 
 def _parts(study: Study, run: SearchDir) -> Iterator[tuple[Study, SearchDir]]:
@@ -219,8 +246,11 @@ def _parts(study: Study, run: SearchDir) -> Iterator[tuple[Study, SearchDir]]:
         yield full, run.full
 
 
-def _run_part(study: Study, run: SearchDir, address: str | None, events: SearchEvents) -> bool:
-    """Run the trials that `run` does not hold yet. Return whether the search was stopped."""
+def run_part(study: Study, run: SearchDir, address: str | None, events: SearchEvents) -> bool:
+    """Run the trials that `run` does not hold yet. Return whether the search was stopped.
+
+    The caller holds `run.locked()`, and has prepared the folder.
+    """
     from segtune.cluster.run import run_search
 
     def on_placement(placement: Placement, dashboard_url: str) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from segtune.cli import DONE, add_run_argument, add_set_argument, path_argument, run_command
 from segtune.config.yaml_io import parse_assignments, write_yaml
 from segtune.errors import RunError
-from segtune.reporting.format import format_miou
+from segtune.reporting.format import confirmation_line, format_miou
 from segtune.runs.atomic import write_atomic
 from segtune.runs.results import BAD_ENDS, TrialResult, best_trial, read_trials
 from segtune.runs.rundir import SearchDir, TrialDir, is_training_run, search_of
@@ -58,6 +58,8 @@ def _export(arguments: argparse.Namespace) -> int:
     head = f"# trial {trial.id} of {run.path.name}: {score}\n"
     write_atomic(Path(arguments.out), head + write_yaml(config.dump()))
     print(f"{arguments.out}: trial {trial.id}, {score}")
+    if number is None:  # the best trial
+        print(f"confirmed: {confirmation_line(_part_of_best(run), trial)}")
     print(f"train it: python -m segtune.train --config {arguments.out} --out DIR")
     return DONE
 
@@ -68,7 +70,10 @@ def _open(path: Path, number: int | None) -> tuple[SearchDir, int | None]:
     The folder of a trial stands for this trial. Raise RunError if there is no search run.
     """
     if SearchDir(path).study.is_file() or not is_training_run(path):
-        return SearchDir.open(path), number
+        run = SearchDir.open(path)
+        if run.confirms:
+            raise RunError(f"{path}: repeats trials of {run.confirms.path}; export that folder")
+        return run, number
     run = search_of(path)
     if run is None:
         raise RunError(f"{path}: a single training run; its config is {TrialDir(path).config}")
@@ -85,12 +90,16 @@ def _health(trial: TrialResult) -> str:
     return f"trial {trial.id} is {trial.state} and has no validation yet"
 
 
+def _part_of_best(run: SearchDir) -> SearchDir:
+    """Return where the best trial is: after a search on a proxy, among those at full length."""
+    return run.full if run.full.best.exists() else run
+
+
 def _choose_trial(run: SearchDir, number: int | None) -> TrialResult:
     """Return trial `number`, or the best. Raise RunError if there is no such trial."""
     trials = read_trials(run)
     if number is None:
-        # After a search on a proxy, the best of the trials at full length.
-        chosen = best_trial(read_trials(run.full) if run.full.best.exists() else trials)
+        chosen = best_trial(read_trials(_part_of_best(run)))
         states = ", ".join(f"{trial.id} {trial.state}" for trial in trials) or "none"
         problem = f"no healthy trial with a validation ({states}); --trial N exports another"
     else:

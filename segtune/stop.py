@@ -27,6 +27,8 @@ def _stop(path: str) -> int:
     parts = [run]
     if run.full.study.is_file():
         parts.append(run.full)  # after a search on a proxy, the trials at full length run here
+    if run.confirm.study.is_file():
+        parts.append(run.confirm)  # so do the training runs of `segtune confirm`
     for part in parts:
         write_atomic(part.stop_request, "stop\n")
     # A search on a proxy locks its own folder, also while the trials at full length run.
@@ -35,8 +37,9 @@ def _stop(path: str) -> int:
         print(f"{run.path}: no search is running in this folder on this machine")
         print("a search on another machine sees the request; the next --resume ignores it")
         return DONE
+    again = f"segtune confirm {run.path}" if run.confirm.is_locked() else "--resume"
     print(
-        f"{run.path}: stop requested; the running trials end within seconds, and --resume "
+        f"{run.path}: stop requested; the running trials end within seconds, and {again} "
         "continues them"
     )
     return DONE

@@ -25,12 +25,14 @@ ORDER = [
     "cluster",
     "reporting",
     "api",
+    "api_confirm",
     "cli",
     "commands",
 ]
 COMMANDS = {
     "__main__",
     "config_tools",
+    "confirm",
     "data_labelme",
     "data_sbd",
     "data_show",
@@ -99,6 +101,7 @@ def test_every_file_belongs_to_a_package() -> None:
     assert {package_of(name) for name in FILES} == set(ORDER)
     assert {name for name in FILES if "." not in name} == COMMANDS | {
         "api",
+        "api_confirm",
         "cli",
         "errors",
         "metrics",

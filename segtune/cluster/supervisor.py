@@ -40,8 +40,11 @@ SUPERVISION_INTERVAL_S = 1.0
 
 
 def write_best(study: Study, run: SearchDir, best: TrialResult | None) -> None:
-    """Write the config of the best healthy trial, at full length, to best.yaml if it differs."""
-    if best:
+    """Write the config of the best healthy trial, at full length, to best.yaml if it differs.
+
+    A confirmation has none: its trials differ in the seed, and the best seed is luck.
+    """
+    if best and not run.confirms:
         config = write_yaml(study.config.override(best.params).dump())
         if not run.best.exists() or run.best.read_text() != config:
             write_atomic(run.best, config)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from segtune.errors import DataError, RunError
 from segtune.reporting.format import (
+    confirmation_line,
     next_steps,
     num_ended,
     short_names,
@@ -61,6 +62,7 @@ class Part:
     best: TrialResult | None
     baseline: TrialResult | None  # trial 0, the config itself
     utilisation: Utilisation | None
+    confirmed: str  # the verdict of a confirmation on the best trial, or that there is none
     next_steps: Mapping[str, str]
     charts: Sequence[Chart]
 
@@ -123,7 +125,8 @@ def _part(study: Study, run: SearchDir, *, title: str = "", note: str = "") -> P
         best=best,
         baseline=baseline,
         utilisation=utilisation(run),
-        next_steps=next_steps(study, run) if best else {},
+        confirmed=confirmation_line(run, best) if best and not run.confirms else "",
+        next_steps=next_steps(study, run) if best and not run.confirms else {},
         charts=list(_charts(study, run, trials, best, baseline)),
     )
 

@@ -20,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from segtune.reporting.format import (
+    confirmation_line,
     format_duration,
     format_miou,
     format_value,
@@ -40,6 +41,7 @@ from segtune.runs.results import (
 )
 from segtune.runs.rundir import SearchDir, TrialDir, search_of, search_runs_in
 from segtune.runs.timeline import utilisation
+from segtune.tuning.confirm_study import trial_reader
 from segtune.tuning.proxy_check import check, full_length_study
 from segtune.tuning.study import Study
 from segtune.tuning.warm_start import WarmStart
@@ -95,7 +97,7 @@ def print_outcome(study: Study, run: SearchDir, console: Console) -> None:
 
 def print_summary(study: Study, run: SearchDir, console: Console) -> None:
     """Print the table of trials, the reasons of those that went wrong, and the best trial."""
-    trials = read_trials(run)
+    trials = trial_reader(run).read()
     console.print(trials_table(trials, study.space.names, study.epochs))
     for trial in trials:
         if trial.reason:
@@ -107,7 +109,12 @@ def print_summary(study: Study, run: SearchDir, console: Console) -> None:
         else:
             console.print("no healthy trial, so there is no best config", style="red")
         return
+    if run.confirms:  # its trials differ in the seed, and the best seed is luck
+        command = shlex.join(["segtune", "status", str(run.confirms.path)])
+        print_lines(console, labelled("confirms", f"{run.confirms.path}; the verdict: {command}"))
+        return
     lines = [labelled("best", _best_line(trials, winner))]
+    lines.append(labelled("confirmed", confirmation_line(run, winner)))
     lines += [labelled(label, step) for label, step in next_steps(study, run).items()]
     if used := utilisation(run):
         lines.append(labelled("workers", used.summary))
@@ -202,9 +209,10 @@ class SearchPrinter:
         """Print the folder of the search run, then show its trials as they run."""
         status = shlex.join(["segtune", "status", str(run.path)])
         tensorboard = shlex.join(["tensorboard", "--logdir", str(run.trials)])
+        label = "noise floor" if run.confirms else "search run"
         print_lines(
             self.console,
-            labelled("search run", str(run.path)),
+            labelled(label, str(run.path)),
             labelled("watch it", f"{status}, {tensorboard}"),
         )
         with live_table(study, run, self.console):
@@ -246,7 +254,7 @@ def live_table(study: Study, run: SearchDir, console: Console) -> Iterator[None]
 
     A terminal shows a table that is redrawn. Other outputs get a line for each trial that ends.
     """
-    reader = TrialReader(run)
+    reader = trial_reader(run)
     ended = {trial.number for trial in reader.read() if has_ended(trial)}
     progress = Progress(study, ended_before=len(ended))
     stop = threading.Event()

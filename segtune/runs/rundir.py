@@ -25,6 +25,7 @@ from segtune.runs.records import Attempt, EpochRecord
 from segtune.runs.verdict import Verdict
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+CONFIRM = "confirm"  # the folder of a search run in which its confirmation trains
 
 
 class StaleAttemptError(Exception):
@@ -188,11 +189,32 @@ class SearchDir:
         self.lock = self.path / ".lock"
         self.identity = self.path / ".identity"
         self.stop_request = self.path / "stop"
+        self.confirmation = self.path / "confirmation.json"
+        self.noise_floor = self.path / "noise_floor.json"
 
     @property
     def full(self) -> SearchDir:
         """The search run that trains the best trials of a proxy at full length."""
         return SearchDir(self.path / "full")
+
+    @property
+    def confirm(self) -> SearchDir:
+        """The search run that trains the best trials again, with fresh seeds."""
+        return SearchDir(self.path / CONFIRM)
+
+    @property
+    def confirms(self) -> SearchDir | None:
+        """The search run that this one confirms, or None if it is a search of its own."""
+        parent = SearchDir(self.path.parent)
+        return parent if self.path.name == CONFIRM and parent.study.is_file() else None
+
+    def read_confirmation(self) -> dict[str, Any] | None:
+        """Return the record that `segtune confirm` has written, or None if there is none."""
+        return _read_record(self.confirmation, f"segtune confirm {self.path}")
+
+    def read_noise_floor(self) -> dict[str, Any] | None:
+        """Return the record of `search.noise_floor`, or None if there is none."""
+        return _read_record(self.noise_floor, "segtune search --resume")
 
     @classmethod
     def open(cls, path: str | Path) -> SearchDir:
@@ -252,6 +274,19 @@ class SearchDir:
             file.write(f"host {socket.gethostname()}, process {os.getpid()}")
             file.flush()
             yield
+
+
+def _read_record(path: Path, command: str) -> dict[str, Any] | None:
+    """Return a JSON record, or None if there is no such file; `command` writes it again."""
+    if not path.exists():
+        return None
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise RunError(
+            f"{path}: cannot be read ({error}); remove it and write it again with `{command}`, "
+            "which repeats no training run"
+        ) from None
 
 
 def search_runs_in(folder: Path) -> list[str]:

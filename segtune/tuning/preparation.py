@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 # Settings of the search block that may change at a resume. They decide how many trials there are
 # and where they run, but not which points are drawn. The storage is filled from the run folder.
 FREE_ON_RESUME = (
-    *("trials", "max_concurrent", "cpus_per_worker", "retries", "storage"),
+    *("trials", "max_concurrent", "cpus_per_worker", "retries", "storage", "noise_floor"),
     *("breaker.first", "breaker.recent", "breaker.share"),
 )
 

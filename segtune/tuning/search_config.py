@@ -224,6 +224,14 @@ class SearchConfig(Settings):
         "of a training run or a search run, which stands for its best checkpoint. null: each trial "
         "starts from model.weights.",
     )
+    noise_floor: int = Field(
+        default=0,
+        ge=0,
+        description="How often the config itself is trained first, with seeds that the search does "
+        "not use. The standard deviation of their mIoU is the noise below which a difference means "
+        "nothing. `segtune confirm` uses the same training runs. 0: not trained; 3 or more is "
+        "useful.",
+    )
     known_good: tuple[dict[str, Any], ...] = Field(
         default=(),
         description="Points to try after trial 0, each as {name: value}. Settings that a point "
