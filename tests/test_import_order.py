@@ -21,6 +21,7 @@ ORDER = [
     "models",
     "losses",
     "training",
+    "checks",
     "cluster",
     "reporting",
     "api",
