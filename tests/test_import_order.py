@@ -30,6 +30,7 @@ ORDER = [
 ]
 COMMANDS = {
     "__main__",
+    "check",
     "config_tools",
     "data_labelme",
     "data_sbd",

@@ -22,21 +22,6 @@ NUM_DRAWS = 200
 
 
 @dataclass(frozen=True)
-class DataSizes:
-    """What a rule needs of the data set; None if this machine does not have it."""
-
-    num_images: int | None = None  # in the training split
-    num_classes: int | None = None
-
-    def steps_per_epoch(self, config: ExperimentConfig) -> int | None:
-        """Return the optimiser steps of an epoch, at least 1, or None if images are unknown."""
-        if self.num_images is None:
-            return None
-        limit = config.data.num_images or self.num_images
-        return max(1, min(limit, self.num_images) // config.schedule.batch_size)
-
-
-@dataclass(frozen=True)
 class DrawnTrials:
     """The configs of trials that a study may draw, at the size of its proxy if it has one."""
 

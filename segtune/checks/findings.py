@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,15 @@ class Finding:
     def dump(self) -> dict[str, str]:
         """Return the finding as plain JSON values."""
         return asdict(self)
+
+
+@dataclass(frozen=True)
+class Section:
+    """The findings of one check, and what it has looked at."""
+
+    name: str
+    findings: Sequence[Finding]
+    details: Sequence[dict[str, Any]] = ()  # plain JSON values, one row for each thing
 
 
 def errors_of(findings: Iterable[Finding]) -> list[Finding]:

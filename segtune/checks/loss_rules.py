@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from segtune.checks.drawn_trials import DataSizes, DrawnTrials
+from segtune.checks.data_sizes import DataSizes
+from segtune.checks.drawn_trials import DrawnTrials
 from segtune.checks.findings import Finding
 from segtune.checks.start_gradient import (
     FIRST_LOSS_SCALE,

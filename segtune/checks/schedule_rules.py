@@ -6,7 +6,8 @@ import json
 import math
 from collections.abc import Iterator
 
-from segtune.checks.drawn_trials import DataSizes, DrawnTrials
+from segtune.checks.data_sizes import DataSizes
+from segtune.checks.drawn_trials import DrawnTrials
 from segtune.checks.findings import Finding
 from segtune.config.schema import ExperimentConfig
 from segtune.errors import setting

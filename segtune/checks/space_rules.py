@@ -11,7 +11,8 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from segtune.checks.drawn_trials import DataSizes, DrawnTrials, draw_trials
+from segtune.checks.data_sizes import DataSizes
+from segtune.checks.drawn_trials import DrawnTrials, draw_trials
 from segtune.checks.findings import Finding
 from segtune.checks.loss_rules import dice_alone, focal_alone, gamma_in_fp16
 from segtune.checks.schedule_rules import (
