@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -55,30 +56,49 @@ def argument_parser() -> argparse.ArgumentParser:
 
 
 def _check(arguments: argparse.Namespace) -> int:
+    import torch
+
     values = {name: getattr(arguments, name) for name in SEARCH_SETTINGS}
     changes = {name: value for name, value in values.items() if value is not None}
     study = load_study(arguments.study, arguments.config, arguments.set, changes)
+    torch.set_num_threads(1)  # everything is small: more threads would wait for one another
     sections = checked(study)
     console = wide_console()
     print_sections(sections, console)
-    print(summary(sections))
+    print(_last_line(arguments, sections))
     if arguments.json:
         write_atomic(Path(arguments.json), json.dumps(_tree(arguments.study, sections), indent=2))
     findings = [finding for section in sections for finding in section.findings]
     return USER_ERROR if errors_of(findings) else DONE
 
 
+def _last_line(arguments: argparse.Namespace, sections: Sequence[Section]) -> str:
+    """Return how many findings there are, and what to do next."""
+    if errors_of([finding for section in sections for finding in section.findings]):
+        return f"{summary(sections)}: repair the errors before the search"
+    command = ["segtune", "search", "--space", arguments.study]
+    command += ["--config", arguments.config] if arguments.config else []
+    for name in SEARCH_SETTINGS:
+        value = getattr(arguments, name)
+        command += [] if value is None else [f"--{name.replace('_', '-')}", str(value)]
+    command += [word for assignment in arguments.set for word in ("--set", assignment)]
+    return f"{summary(sections)}; to search it: {shlex.join(command)}"
+
+
 def checked(study: Study) -> list[Section]:
     """Return the findings of every check, each as a section."""
     from segtune.checks.data_sizes import data_sizes
     from segtune.checks.liveness import liveness, liveness_findings
-    from segtune.checks.space_rules import space_findings
+    from segtune.checks.space_rules import RULES, space_findings
 
     sizes = data_sizes(study.config)
     live = liveness(study, sizes)
+    rows = [result.dump() for result in live]
+    data = "the data set" if sizes.is_here else "generated shapes, as the data set is not here,"
+    about = f"two values of each setting, and what {data} and the config's own parts make of them"
     return [
-        Section("space", space_findings(study, sizes)),
-        Section("liveness", liveness_findings(live), [result.dump() for result in live]),
+        Section("space", f"{len(RULES)} rules", space_findings(study, sizes)),
+        Section("liveness", about, liveness_findings(live), rows),
     ]
 
 

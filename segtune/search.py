@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from segtune.api import check_study_data, run_study, with_initial_weights
+from segtune.checks.before_search import refuse_mistakes
 from segtune.cli import (
     DONE,
     INTERRUPTED,
@@ -149,6 +150,11 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--dry-run", action="store_true", help="check everything and print the plan, then exit"
     )
+    group.add_argument(
+        "--no-check",
+        action="store_true",
+        help="start a new search run without looking for mistakes in the study (segtune check)",
+    )
 
 
 def _search(arguments: argparse.Namespace) -> int:
@@ -157,12 +163,16 @@ def _search(arguments: argparse.Namespace) -> int:
     if arguments.name is not None:
         check_name(arguments.name)
     study = load_study(arguments.space, arguments.config, arguments.set, changes)
+    resume = arguments.resume or arguments.extend
+    # A search run that has begun was checked then, or the user has decided against it.
+    if not (resume or arguments.no_check):
+        refuse_mistakes(study)
     if arguments.dry_run:
         study = with_initial_weights(study)
         check_study_data(study)
         print(search_plan(study))
         return DONE
-    out, resume = Path(arguments.out), arguments.resume or arguments.extend
+    out = Path(arguments.out)
     if resume and arguments.warm_start:
         log.warning(
             "--warm-start has no effect with --resume or --extend: the search run keeps what it "

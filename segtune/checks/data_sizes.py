@@ -21,13 +21,15 @@ class DataSizes:
 
     num_images: int | None = None  # in the training split
     num_classes: int | None = None
+    is_here: bool = False  # whether this machine has the data set
 
     def steps_per_epoch(self, config: ExperimentConfig) -> int | None:
-        """Return the optimiser steps of an epoch, at least 1, or None if images are unknown."""
-        if self.num_images is None:
-            return None
-        limit = config.data.num_images or self.num_images
-        return max(1, min(limit, self.num_images) // config.schedule.batch_size)
+        """Return the optimiser steps of an epoch, at least 1, or None if images are unknown.
+
+        If only `data.num_images` is known, there may be fewer steps.
+        """
+        numbers = [n for n in (self.num_images, config.data.num_images) if n is not None]
+        return max(1, min(numbers) // config.schedule.batch_size) if numbers else None
 
 
 def data_sizes(config: ExperimentConfig) -> DataSizes:
@@ -44,7 +46,7 @@ def data_sizes(config: ExperimentConfig) -> DataSizes:
         return DataSizes(num_images, num_classes)
     try:
         num_images = len(open_split(data, "train"))
-        return DataSizes(num_images, len(class_names(data)))
+        return DataSizes(num_images, len(class_names(data)), is_here=True)
     except DataError as error:
         # A trial explains this in full; the rules do without the numbers.
         log.info("data set not read: %s", error)

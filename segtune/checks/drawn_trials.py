@@ -12,13 +12,14 @@ from typing import Any
 
 import numpy as np
 
+from segtune.checks.findings import percent
 from segtune.config.schema import ExperimentConfig
 from segtune.errors import ConfigError
 from segtune.tuning.space import Dimension, Space
 from segtune.tuning.study import Study
 
-# Enough for a share of 5 % to be seen (0.95^200 = 0.00004); reading a config takes about 1 ms.
-NUM_DRAWS = 200
+# Enough for a share of 5 % to be seen (0.95^100 = 0.006); reading a config takes about 1 ms.
+NUM_DRAWS = 100
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class DrawnTrials:
 
     def words(self, share: float) -> str:
         """Return a share of the trials in words: `every trial`, `12 % of the trials`."""
-        return "every trial" if share == 1 else f"{100 * share:.0f} % of the trials"
+        return "every trial" if share == 1 else f"{percent(share)} of the trials"
 
 
 def draw_trials(study: Study, num_draws: int = NUM_DRAWS) -> DrawnTrials:

@@ -27,11 +27,17 @@ class Finding:
         return asdict(self)
 
 
+def percent(share: float) -> str:
+    """Return a share in 0..1 as a whole number of per cent."""
+    return f"{100 * share:.0f} %"
+
+
 @dataclass(frozen=True)
 class Section:
     """The findings of one check, and what it has looked at."""
 
     name: str
+    about: str  # what was looked at, in one line
     findings: Sequence[Finding]
     details: Sequence[dict[str, Any]] = ()  # plain JSON values, one row for each thing
 

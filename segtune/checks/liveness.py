@@ -91,7 +91,7 @@ class Liveness:
 
     def dump(self) -> dict[str, Any]:
         """Return the result as plain JSON values."""
-        return {"key": self.key, "status": self.status, "evidence": self.evidence}
+        return {"setting": self.key, "status": self.status, "what changes": self.evidence}
 
 
 class _Comparison:
@@ -199,8 +199,8 @@ def _of_dimension(study: Study, bench: Workbench, dimension: Dimension) -> Liven
         return Liveness(name, "speed only", why, f"{remove}, and set it in the config")
     part = _part_of(name)
     if part is None or (part == "files" and not bench.own.is_own):
-        why = "it does not show in what this machine can build: it lacks the data set, or the GPUs"
-        return Liveness(name, "unproven", why, "look at the first trials, or leave it out")
+        why = _unseen_reason(name)
+        return Liveness(name, "unproven", why, "compare two short trials, or leave it out")
     comparison = _Comparison(dimension, study.space.base[name])
     if not comparison.num_pairs:
         return Liveness(name, "live", "one choice, the config's own value")
@@ -209,6 +209,15 @@ def _of_dimension(study: Study, bench: Workbench, dimension: Dimension) -> Liven
         if comparison.is_decided:
             break
     return _result(study, bench, dimension, comparison, part)
+
+
+def _unseen_reason(name: str) -> str:
+    """Return why a setting cannot be examined here."""
+    if name == "model.sync_norms":
+        return "it acts only if a trial has several GPUs, and this check builds one network"
+    if name.startswith("data."):
+        return "it shows only in the images of the data set, which this check cannot compare here"
+    return "it does not show in the parts that this check builds"
 
 
 def _result(

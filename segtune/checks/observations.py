@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from segtune.checks.data_sizes import DataSizes
+from segtune.checks.findings import percent
 from segtune.checks.own_data import OwnSamples
 from segtune.config.data_config import DataConfig
 from segtune.config.loss_config import LossConfig
@@ -116,7 +118,7 @@ class Workbench:
             ignored = float((sample.mask == samples.config.data.ignore_index).mean())
             words = (
                 f"sample {number + 1} of {height}x{width} pixels, mean {sample.image.mean():.1f}, "
-                f"{ignored:.0%} ignored"
+                f"{percent(ignored)} ignored"
             )
             yield Observation("batch", words, digest.hexdigest())
 
@@ -157,7 +159,8 @@ class Workbench:
         images = torch.linspace(-2, 2, 2 * 3 * SIDE * SIDE).view(2, 3, SIDE, SIDE)
         with seeded(0, torch.device("cpu")), torch.no_grad():
             logits = network.train()(images).float().numpy()
-        weights = [[float(p.double().sum()), float(p.abs().sum())] for p in network.parameters()]
+        parameters = [p.detach() for p in network.parameters()]
+        weights = [[float(p.double().sum()), float(p.abs().sum())] for p in parameters]
         size = sum(p.numel() for p in network.parameters()) / 1e6
         numbers = np.concatenate([np.ravel(weights), logits.ravel()])
         self._seen[key] = Observation(
@@ -206,11 +209,8 @@ class Workbench:
                 weight.weight += 1
             if average:
                 average.update(step)
-        if average:
-            with average.applied():
-                value = float(weight.weight)
-        else:
-            value = float(weight.weight)
+        with average.applied() if average else nullcontext():
+            value = float(weight.weight.detach())
         words = f"{steps - value:.1f} of {steps} steps behind"
         return Observation("average of the weights", words, "", np.array([value]), 1e-6)
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from segtune.checks.data_sizes import DataSizes
 from segtune.checks.drawn_trials import DrawnTrials
-from segtune.checks.findings import Finding
+from segtune.checks.findings import Finding, percent
 from segtune.config.schema import ExperimentConfig
 from segtune.errors import setting
 from segtune.tuning.space import Dimension
@@ -70,7 +70,9 @@ def rungs_after_warmup(study: Study, drawn: DrawnTrials, sizes: DataSizes) -> It
         return
     first = study.grace_epochs
     rungs = study.rungs() or [first]
-    warmups = [warmup_epochs(config, sizes) or 0.0 for config in drawn.configs]
+    # `warmup_within_budget` is about those that are not shorter than the trial.
+    lengths = [(warmup_epochs(config, sizes) or 0.0, config) for config in drawn.configs]
+    warmups = [length for length, config in lengths if length < config.schedule.epochs]
     early = [warmup for warmup in warmups if warmup > first]
     if not early:
         return
@@ -85,8 +87,8 @@ def rungs_after_warmup(study: Study, drawn: DrawnTrials, sizes: DataSizes) -> It
         "schedule.warmup_steps" if drawn.own.schedule.warmup_steps else "schedule.warmup_epochs",
         f"trials are stopped by their mIoU, and {decided} inside the warmup of "
         f"{drawn.words(share)}, which takes up to {longest:.3g} epochs",
-        f"at epoch {first} the learning rate is then only {first / longest:.0%} of its peak, so "
-        "halving prefers a short warmup, and a low score does not mean a bad config (Li et al. "
+        f"at epoch {first} the learning rate is then only {percent(first / longest)} of its peak, "
+        "so halving prefers a short warmup, and a low score does not mean a bad config (Li et al. "
         "2018 assume that ranks at a rung resemble the final ones)",
         _later_rung(study, longest),
     )
@@ -148,12 +150,13 @@ def _nearer_lr(study: Study, low: float, high: float, of_head: bool) -> str:
     optim = study.config.optim
     if not of_head:
         found = [d for d in study.space.dimensions if d.name == "optim.lr"]
-        if found and found[0].kind != "choice":
-            inside = [max(low, min(found[0].values)), min(high, max(found[0].values))]
-            if inside[0] < inside[1]:
-                return f"set optim.lr: {{loguniform: [{inside[0]:g}, {inside[1]:g}]}}"
         nearest = min(max(optim.lr, low), high)
-        return f"take values inside, for example {setting('optim.lr', f'{nearest:g}')}"
+        if not found:
+            return f"take a value inside, for example {setting('optim.lr', f'{nearest:g}')}"
+        inside = [max(low, min(found[0].values)), min(high, max(found[0].values))]
+        if inside[0] >= inside[1]:
+            inside = [max(low, nearest / 3), min(high, nearest * 3)]
+        return f"set optim.lr: {{loguniform: [{inside[0]:.3g}, {inside[1]:.3g}]}}"
     largest = {d.name: max(d.values) for d in study.space.dimensions if d.kind != "choice"}
     peak = largest.get("optim.lr", optim.lr)
     return (
@@ -190,8 +193,8 @@ def _linear_decades(dimension: Dimension) -> Iterator[Finding]:
         "warning",
         "linear-lr",
         dimension.name,
-        f"is drawn linearly over {decades:.1f} decades, {low:g} to {high:g}: only {lowest:.0%} of "
-        f"the draws lie in the lowest one, below {10 * low:g}",
+        f"is drawn linearly over {decades:.1f} decades, {low:g} to {high:g}: only "
+        f"{percent(lowest)} of the draws lie in the lowest one, below {10 * low:g}",
         "its effect depends on its order of magnitude, so each decade should be drawn equally "
         "often (Bergstra and Bengio 2012, section 2.4)",
         f"set {dimension.name}: {json.dumps({'loguniform': [low, high]})}".replace('"', ""),

@@ -13,7 +13,7 @@ from typing import Any
 
 from segtune.checks.data_sizes import DataSizes
 from segtune.checks.drawn_trials import DrawnTrials, draw_trials
-from segtune.checks.findings import Finding
+from segtune.checks.findings import Finding, percent
 from segtune.checks.loss_rules import dice_alone, focal_alone, gamma_in_fp16
 from segtune.checks.schedule_rules import (
     logarithmic_draws,
@@ -76,7 +76,7 @@ def grid_within_trials(study: Study, drawn: DrawnTrials, sizes: DataSizes) -> It
         "grid-size",
         "search.trials",
         f"the grid has {len(points)} points with the config itself and known_good, and "
-        f"search.trials is {search.trials}: {1 - search.trials / len(points):.0%} of them are "
+        f"search.trials is {search.trials}: {percent(1 - search.trials / len(points))} of them are "
         f"not tried{missed}",
         "a part of a grid tests some values only beside some others, and each range at few values "
         "(Bergstra and Bengio 2012)",
@@ -127,9 +127,9 @@ def _undrawn_choices(study: Study, dimension: Dimension, num_draws: int) -> Iter
         dimension.name,
         f"has {len(dimension.values)} choices, of which each random trial draws one in "
         f"{1 / share:.0f}: with {num_draws} trials to draw, each of "
-        f"{first_of(left_out, MAX_NAMED)} is left out with a chance of {chance:.0%}",
+        f"{first_of(left_out, MAX_NAMED)} is left out with a chance of {percent(chance)}",
         "a choice that no trial has cannot win: (1 - 1/k)^n for k choices and n draws",
-        f"--trials {needed} (chance below {UNDRAWN:.0%}), fewer choices, or name them in "
+        f"--trials {needed} (chance below {percent(UNDRAWN)}), fewer choices, or name them in "
         "search.known_good",
     )
 

@@ -16,9 +16,9 @@ STYLES = {"error": "bold red", "warning": "yellow"}
 def print_sections(sections: Sequence[Section], console: Console) -> None:
     """Print what each check has looked at, then all findings, errors first."""
     for section in sections:
+        console.print(f"{section.name}: {section.about}", markup=False, highlight=False)
         if section.details:
             console.print(_details(section))
-            console.print()
     found = [(section.name, f) for section in sections for f in section.findings]
     if not found:
         return
@@ -33,7 +33,7 @@ def print_sections(sections: Sequence[Section], console: Console) -> None:
 
 def _details(section: Section) -> Table:
     columns = list(section.details[0])
-    table = Table(*columns, title=section.name, title_justify="left")
+    table = Table(*columns)
     for row in section.details:
         table.add_row(*(Text(str(row[column])) for column in columns))
     return table
