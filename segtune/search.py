@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from segtune.api import check_study_data, run_study, with_initial_weights
-from segtune.checks.before_search import refuse_mistakes
 from segtune.cli import (
     DONE,
     INTERRUPTED,
@@ -166,6 +165,8 @@ def _search(arguments: argparse.Namespace) -> int:
     resume = arguments.resume or arguments.extend
     # A search run that has begun was checked then, or the user has decided against it.
     if not (resume or arguments.no_check):
+        from segtune.checks.before_search import refuse_mistakes
+
         refuse_mistakes(study)
     if arguments.dry_run:
         study = with_initial_weights(study)

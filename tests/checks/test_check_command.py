@@ -31,7 +31,8 @@ def test_a_sound_study_has_exit_code_0_and_the_command_of_its_search(
         f"no errors, no warnings; to search it: segtune search --space {path} --trials 12 "
         "--set seed=3"
     )
-    assert "optim.lr" in out and "live" in out
+    assert "optim.lr" in out
+    assert "live" in out
 
 
 def test_a_dead_setting_has_exit_code_2(

@@ -30,7 +30,8 @@ def test_a_warmup_in_steps_that_the_proxy_does_not_shorten_is_an_error(
     config = {"schedule.epochs": 40, "schedule.warmup_steps": 100}
     (finding,) = found(make_study(LR, config, proxy={"epochs": 10}), "warmup")
     assert finding.severity == "error"
-    assert "100 steps" in finding.problem and "10 epochs of 10 steps" in finding.problem
+    assert "100 steps" in finding.problem
+    assert "10 epochs of 10 steps" in finding.problem
     assert "--set schedule.warmup_steps=10" in finding.way_out
     assert found(make_study(LR, config, proxy={"epochs": 11}), "warmup") == []
     assert found(make_study(LR, config), "warmup") == []
@@ -51,7 +52,8 @@ def test_a_first_rung_inside_the_warmup_is_a_warning_with_the_next_rung(
     config = {"schedule.epochs": 20, "schedule.warmup_epochs": 5}
     (finding,) = found(make_study(LR, config, scheduler=ASHA), "rung-in-warmup")
     assert finding.severity == "warning"
-    assert "epoch 2" in finding.problem and "40 % of its peak" in finding.reason
+    assert "epoch 2" in finding.problem
+    assert "40 % of its peak" in finding.reason
     assert "{asha: {grace_epochs: 5}}" in finding.way_out
     later = {"asha": {"grace_epochs": 5, "reduction": 3}}
     assert found(make_study(LR, config, scheduler=later), "rung-in-warmup") == []
@@ -169,7 +171,8 @@ def test_a_grid_larger_than_the_trials_names_the_values_that_are_never_drawn(
 ) -> None:
     space = {"seed": {"choice": [1, 2, 3, 4, 5, 6]}}
     (finding,) = found(make_study(space, sampler="grid", trials=4), "grid-size")
-    assert "7 points" in finding.problem and "search.trials is 4" in finding.problem
+    assert "7 points" in finding.problem
+    assert "search.trials is 4" in finding.problem
     # Trial 0 is the config itself, with seed 0.
     assert finding.problem.split("never drawn: ")[1].count("seed") == 3
     assert "--trials 7" in finding.way_out

@@ -16,7 +16,9 @@ from segtune.checks.start_gradient import (
 from segtune.losses import formulas
 
 
-def gradient_norm(loss: Callable[[Tensor, Tensor], Tensor], num_classes: int, spread: float):
+def gradient_norm(
+    loss: Callable[[Tensor, Tensor], Tensor], num_classes: int, spread: float
+) -> float:
     generator = torch.Generator().manual_seed(0)
     shape = (2, num_classes, 48, 48)
     logits = spread * torch.randn(shape, dtype=torch.float64, generator=generator)
