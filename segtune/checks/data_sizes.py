@@ -12,6 +12,8 @@ from segtune.data.layouts import class_names, open_split
 from segtune.data.shapes import ShapesSpec
 from segtune.errors import DataError
 
+USUAL_CLASSES = 21  # PASCAL VOC's
+
 log = logging.getLogger(__name__)
 
 
@@ -22,6 +24,12 @@ class DataSizes:
     num_images: int | None = None  # in the training split
     num_classes: int | None = None
     is_here: bool = False  # whether this machine has the data set
+
+    def classes_of(self, config: ExperimentConfig) -> int:
+        """Return the number of classes; if it is unknown, that of `loss.class_weights` or VOC."""
+        weights = config.loss.class_weights
+        known = len(weights) if isinstance(weights, tuple) else USUAL_CLASSES
+        return self.num_classes or known
 
     def steps_per_epoch(self, config: ExperimentConfig) -> int | None:
         """Return the optimiser steps of an epoch, at least 1, or None if images are unknown.

@@ -7,11 +7,11 @@ compared in several configs of the space, because another setting may switch thi
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from segtune.checks.comparison import Comparison, shown_value
 from segtune.checks.data_sizes import DataSizes
 from segtune.checks.drawn_trials import accepted, random_points
 from segtune.checks.findings import Finding
@@ -87,64 +87,12 @@ class Liveness:
     way_out: str = ""  # of a setting that is not live
     alike: tuple[Any, ...] = ()  # two choices of a live setting that do the same
     unbuilt: str = ""  # the first value that cannot be built, and why
+    lacks_weights: bool = False  # whether it only lacks weights, which another machine may have
     is_proof: bool = True  # whether two equal observations mean that training is equal
 
     def dump(self) -> dict[str, Any]:
         """Return the result as plain JSON values."""
         return {"setting": self.key, "status": self.status, "what changes": self.evidence}
-
-
-class _Comparison:
-    """Which values of a setting have not been told apart yet, and how the first two were."""
-
-    def __init__(self, dimension: Dimension, own_value: Any) -> None:
-        self.name = dimension.name
-        self.is_choice = dimension.kind == "choice"
-        values = list(dimension.values) if self.is_choice else dimension.grid(3)
-        # A setting with one choice is live if it differs from the config's own value.
-        if len(values) == 1 and own_value != values[0]:
-            values.append(own_value)
-        self.values = values
-        self.equal = set(itertools.combinations(range(len(values)), 2))
-        self.num_pairs = len(self.equal)
-        self.evidence = ""
-        self.problems: dict[int, str] = {}  # of values that could not be built
-        self.built: set[int] = set()
-
-    @property
-    def is_live(self) -> bool:
-        return bool(self.evidence)
-
-    @property
-    def alike(self) -> tuple[Any, ...]:
-        """Two choices that were compared and are equal; empty if there are none."""
-        pairs = [pair for pair in sorted(self.equal) if self.built.issuperset(pair)]
-        return tuple(self.values[i] for i in pairs[0]) if self.is_choice and pairs else ()
-
-    @property
-    def unbuilt(self) -> str:
-        """The first value that was never built, and why; empty if all were."""
-        never = [index for index in self.problems if index not in self.built]
-        if not never:
-            return ""
-        return f"{_shown(self.values[never[0]])} cannot be built: {self.problems[never[0]]}"
-
-    @property
-    def is_decided(self) -> bool:
-        """Whether every choice, or some values of a range, have been told apart."""
-        return not self.equal if self.is_choice else self.is_live
-
-    def compare(self, seen: Mapping[int, Observation]) -> None:
-        """Tell values apart whose observations differ."""
-        for first, second in sorted(self.equal):
-            if first in seen and second in seen and not seen[first].same(seen[second]):
-                self.equal.discard((first, second))
-                if not self.evidence:
-                    ours, theirs = seen[first], seen[second]
-                    self.evidence = (
-                        f"{ours.what}, {_shown(self.values[first])}: {ours.value}; "
-                        f"{_shown(self.values[second])}: {theirs.value}"
-                    )
 
 
 def liveness(study: Study, sizes: DataSizes) -> list[Liveness]:
@@ -156,7 +104,7 @@ def liveness(study: Study, sizes: DataSizes) -> list[Liveness]:
     trial = study.trial_config({})
     steps = (sizes.steps_per_epoch(trial) or 100) * trial.schedule.epochs
     with own_samples(trial) as own:
-        bench = Workbench(sizes, own, steps)
+        bench = Workbench(sizes, own, sizes.classes_of(trial), steps)
         return [_of_dimension(study, bench, dimension) for dimension in study.space.dimensions]
 
 
@@ -170,7 +118,8 @@ def _findings_of(result: Liveness) -> Iterator[Finding]:
     if result.unbuilt:
         way = f"leave the value out of {key}, or repair this"
         reason = "each trial with this value would end so"
-        yield Finding("error", "not-built", key, result.unbuilt, reason, way)
+        severity = "warning" if result.lacks_weights else "error"
+        yield Finding(severity, "not-built", key, result.unbuilt, reason, way)
     if result.status == "dead":
         problem = "changes nothing in training"
         yield Finding("error", "dead-key", key, problem, result.evidence, way_out)
@@ -178,10 +127,10 @@ def _findings_of(result: Liveness) -> Iterator[Finding]:
         reason = "all its values have the same mIoU, so the sampler learns from noise"
         problem = f"changes only {result.evidence}"
         yield Finding("warning", "speed-only", key, problem, reason, way_out)
-    elif result.status == "unproven":
+    elif result.status == "unproven" and not result.unbuilt:
         yield Finding("warning", "unproven-key", key, "no change seen", result.evidence, way_out)
-    elif result.alike:
-        first, second = map(_shown, result.alike)
+    if result.alike:
+        first, second = map(shown_value, result.alike)
         severity = "error" if result.is_proof else "warning"
         where = "" if result.is_proof else ", in the samples and on the machine of this check"
         problem = f"the choices {first} and {second} do the same{where}"
@@ -201,7 +150,7 @@ def _of_dimension(study: Study, bench: Workbench, dimension: Dimension) -> Liven
     if part is None or (part == "files" and not bench.own.is_own):
         why = _unseen_reason(name)
         return Liveness(name, "unproven", why, "compare two short trials, or leave it out")
-    comparison = _Comparison(dimension, study.space.base[name])
+    comparison = Comparison(dimension, study.space.base[name])
     if not comparison.num_pairs:
         return Liveness(name, "live", "one choice, the config's own value")
     for point in _contexts(study, dimension, part):
@@ -221,22 +170,31 @@ def _unseen_reason(name: str) -> str:
 
 
 def _result(
-    study: Study, bench: Workbench, dimension: Dimension, comparison: _Comparison, part: str
+    study: Study, bench: Workbench, dimension: Dimension, comparison: Comparison, part: str
+) -> Liveness:
+    return replace(
+        _compared(study, bench, dimension, comparison, part),
+        unbuilt=comparison.unbuilt,
+        lacks_weights=comparison.lacks_weights,
+        is_proof=part not in NO_PROOF,
+    )
+
+
+def _compared(
+    study: Study, bench: Workbench, dimension: Dimension, comparison: Comparison, part: str
 ) -> Liveness:
     name = dimension.name
-    unbuilt = comparison.unbuilt
-    is_proof = part not in NO_PROOF
     if comparison.is_live:
         alike = comparison.alike
         way_out = f"remove one of the two choices of {name}" if alike else ""
-        return Liveness(name, "live", comparison.evidence, way_out, alike, unbuilt, is_proof)
+        return Liveness(name, "live", comparison.evidence, way_out, alike)
     if len(comparison.built) < 2:
         why = "fewer than two of its values can be built on this machine, so none are compared"
-        return Liveness(name, "unproven", why, "repair this, then check again", (), unbuilt)
+        return Liveness(name, "unproven", why, "repair this, then check again")
     if reason := _gate_reason(study, bench, dimension, part):
         return reason
-    what = f"its values {', '.join(map(_shown, comparison.values))} give {COMMON[part]}"
-    if not is_proof:
+    what = f"its values {', '.join(map(shown_value, comparison.values))} give {COMMON[part]}"
+    if part in NO_PROOF:
         why = f"{what}, but other images or another GPU may differ"
         return Liveness(name, "unproven", why, "widen its range, or leave it out of the space")
     why = f"{what}, in every config of the space that was tried"
@@ -259,7 +217,7 @@ def _contexts(study: Study, dimension: Dimension, part: str) -> Iterator[dict[st
     for point in study.search.known_good:
         yield {**point, **needed}
     # Each random point has other values of the model, and a network takes a while to build.
-    number = NUM_RANDOM // 2 if part == "network" else NUM_RANDOM
+    number = 2 if part == "network" else NUM_RANDOM
     for point in random_points(study.space, number):
         yield {**point, **opened}
 
@@ -275,7 +233,7 @@ def _conditions(study: Study, dimension: Dimension) -> dict[str, Any]:
 
 
 def _compare_in(
-    study: Study, bench: Workbench, comparison: _Comparison, point: Mapping[str, Any], part: str
+    study: Study, bench: Workbench, comparison: Comparison, point: Mapping[str, Any], part: str
 ) -> None:
     """Compare the values of a setting at one point of the space."""
     streams: dict[int, Iterator[Observation]] = {}
@@ -289,7 +247,7 @@ def _compare_in(
             try:
                 observation = next(stream, None)
             except (ConfigError, WeightsError) as error:
-                comparison.problems[index] = str(error)
+                comparison.problems.setdefault(index, error)
                 observation = None
             if observation is None:
                 del streams[index]
@@ -316,7 +274,7 @@ def _gate_reason(
     ]
     if not closed:
         return None
-    comparison = _Comparison(dimension, study.space.base[name])
+    comparison = Comparison(dimension, study.space.base[name])
     if all(gate.can_be_tried for gate in closed):
         opening = {gate.name: gate.opening for gate in closed}
         open_study = replace(study, config=study.config.override(opening))
@@ -327,14 +285,14 @@ def _gate_reason(
 
 
 def _dead_by_gates(
-    config: ExperimentConfig, name: str, closed: Sequence[Gate], comparison: _Comparison
+    config: ExperimentConfig, name: str, closed: Sequence[Gate], comparison: Comparison
 ) -> Liveness:
-    states = [f"{n} is {_shown(config.get(n))}" for gate in closed for n in gate.names]
+    states = [f"{n} is {shown_value(config.get(n))}" for gate in closed for n in gate.names]
     why = f"{' and '.join(states)} in the config, and the space does not change that"
     add = f"add {closed[0].name} to the space"
     if not comparison.is_live:
         return Liveness(name, "dead", why, f"set it, or {add}, or remove {name}")
-    opened = " ".join(setting(gate.name, _shown(gate.opening)) for gate in closed)
+    opened = " ".join(setting(gate.name, shown_value(gate.opening)) for gate in closed)
     why += f"; with {opened} it has an effect ({comparison.evidence})"
     return Liveness(name, "dead", why, f"{opened}, or {add}, or remove {name} from it")
 
@@ -347,11 +305,3 @@ def _proxy_value(study: Study, dotted: str) -> Any:
 def _part_of(name: str) -> str | None:
     """Return the part of training in which a setting shows, or None."""
     return next((part for start, part in PARTS.items() if name.startswith(start)), None)
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.3g}"
-    return (
-        "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-    )

@@ -23,8 +23,6 @@ from segtune.tuning.study import Study
 # trial has it: `health.vanished_share` calls less than 0.05 of a gradient vanished, too.
 WEAK_START = 0.05
 LARGE_GAMMA = 2.0
-# Without the data set, numbers are given for this many classes (PASCAL VOC).
-USUAL_CLASSES = 21
 # The logits of most models have a quarter of the crop's side.
 LOGIT_STRIDE = 4
 GAMMA_STEP = 0.25
@@ -37,7 +35,7 @@ def focal_alone(study: Study, drawn: DrawnTrials, sizes: DataSizes) -> Iterator[
         return
     gamma = min(c.loss.focal.gamma for c in drawn.configs if _is_focal_alone(c))
     alpha = drawn.own.loss.focal.alpha
-    num_classes = sizes.num_classes or USUAL_CLASSES
+    num_classes = sizes.classes_of(drawn.own)
     factor = sigmoid_focal_factor(num_classes, gamma, alpha)
     yield Finding(
         "error" if share == 1 and factor < WEAK_START else "warning",
@@ -58,7 +56,7 @@ def dice_alone(study: Study, drawn: DrawnTrials, sizes: DataSizes) -> Iterator[F
     share = drawn.share(lambda config: _terms(config) == {"dice"})
     if not share:
         return
-    num_classes = sizes.num_classes or USUAL_CLASSES
+    num_classes = sizes.classes_of(drawn.own)
     yield Finding(
         "warning",
         "dice-alone",
@@ -74,7 +72,7 @@ def dice_alone(study: Study, drawn: DrawnTrials, sizes: DataSizes) -> Iterator[F
 
 def gamma_in_fp16(study: Study, drawn: DrawnTrials, sizes: DataSizes) -> Iterator[Finding]:
     """Find trials in fp16 whose gamma makes the gradients of easy pixels round to 0."""
-    num_classes = sizes.num_classes or USUAL_CLASSES
+    num_classes = sizes.classes_of(drawn.own)
 
     def easy_gradient(config: ExperimentConfig, gamma: float) -> float:
         num_logits = _num_logits(config, study.search.workers_per_trial)

@@ -40,7 +40,6 @@ NUM_SAMPLES = 16  # of the pipeline; a probability of 0.2 shows in them with 97 
 SIDE = 64  # pixels of an image and of its labels
 NUM_LOGITS = 16  # along a side: a quarter, as most models have
 # Without the data set.
-USUAL_CLASSES = 21
 USUAL_IMAGES = 1000
 MAX_AVERAGED = 20_000  # steps of a moving average; one takes about 0.01 ms
 MAX_RATES = 500
@@ -79,12 +78,12 @@ class Observation:
 class Workbench:
     """Makes the observations of a study's configs. Networks are shared between settings."""
 
-    def __init__(self, sizes: DataSizes, own: OwnSamples, steps: int) -> None:
+    def __init__(self, sizes: DataSizes, own: OwnSamples, num_classes: int, steps: int) -> None:
         """`steps` are the optimiser steps of a trial, at which moving averages are compared."""
         self.sizes = sizes
         self.own = own
         self.steps = steps
-        self.num_classes = sizes.num_classes or USUAL_CLASSES
+        self.num_classes = num_classes
         self._networks: dict[str, SegmentationModel] = {}
         self._seen: dict[str, Observation] = {}
 

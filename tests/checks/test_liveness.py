@@ -60,6 +60,27 @@ def test_a_setting_is_live_under_its_condition(make_study: MakeStudy) -> None:
     assert examine(make_study(space, NO_FOCAL))["loss.focal.gamma"].status == "live"
 
 
+def test_a_gate_that_random_configs_hardly_open_is_opened(make_study: MakeStudy) -> None:
+    space = {
+        "seed": {"int": [1, 1000]},
+        "loss.focal.weight": {"choice": [0.0, 1.0], "when": {"seed": 7}},
+        "loss.focal.gamma": {"uniform": [0.0, 4.0]},
+    }
+    assert examine(make_study(space, NO_FOCAL))["loss.focal.gamma"].status == "live"
+
+
+def test_all_conditions_of_a_setting_hold_while_it_is_examined(make_study: MakeStudy) -> None:
+    adamw = {"optim.name": "adamw", "loss.focal.form": "sigmoid"}
+    space = {
+        "seed": {"int": [1, 1000]},
+        "loss.focal.form": {"choice": ["sigmoid", "softmax"]},
+        "optim.name": {"choice": ["sgd", "adamw"], "when": {"seed": 7}},
+        "optim.betas": {"choice": [[0.9, 0.99], [0.9, 0.999]], "when": adamw},
+    }
+    # SGD does not use the second beta.
+    assert examine(make_study(space, {"optim.name": "sgd"}))["optim.betas"].status == "live"
+
+
 DEAD = {
     "loss.focal.alpha": ([0.25, 0.75], {"loss.focal.form": "softmax"}, "loss.focal.form"),
     "loss.dice.per_class": ([True, False], {"loss.dice.weight": 0.0}, "loss.dice.weight"),
@@ -215,3 +236,22 @@ def test_settings_of_an_absent_data_set_are_unproven(make_study: MakeStudy, tmp_
         "augment.flip": "live",
         "data.crop": "live",
     }
+
+
+def test_weights_that_this_machine_lacks_are_a_warning(make_study: MakeStudy) -> None:
+    space = {"model.weights": {"choice": [None, "absent.pth"]}}
+    finding = the_finding(make_study(space))
+    assert (finding.severity, finding.rule) == ("warning", "not-built")
+
+
+def test_class_weights_say_how_many_classes_an_absent_data_set_has(
+    make_study: MakeStudy, tmp_path: Any
+) -> None:
+    absent = {
+        "data.layout": "voc",
+        "data.root": str(tmp_path / "absent"),
+        "data.classes": "labels.txt",
+        "loss.class_weights": [1.0, 2.0, 3.0],
+    }
+    study = make_study({"loss.focal.gamma": {"uniform": [0.0, 4.0]}}, absent)
+    assert examine(study)["loss.focal.gamma"].status == "live"
