@@ -56,11 +56,11 @@ def argument_parser() -> argparse.ArgumentParser:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    import torch
-
     values = {name: getattr(arguments, name) for name in SEARCH_SETTINGS}
     changes = {name: value for name, value in values.items() if value is not None}
     study = load_study(arguments.study, arguments.config, arguments.set, changes)
+    import torch
+
     torch.set_num_threads(1)  # everything is small: more threads would wait for one another
     sections = checked(study)
     console = wide_console()
@@ -88,16 +88,20 @@ def _last_line(arguments: argparse.Namespace, sections: Sequence[Section]) -> st
 def checked(study: Study) -> list[Section]:
     """Return the findings of every check, each as a section."""
     from segtune.checks.data_sizes import data_sizes
+    from segtune.checks.drawn_trials import NUM_DRAWS
     from segtune.checks.liveness import liveness, liveness_findings
     from segtune.checks.space_rules import RULES, space_findings
 
     sizes = data_sizes(study.config)
     live = liveness(study, sizes)
     rows = [result.dump() for result in live]
-    data = "the data set" if sizes.is_here else "generated shapes, as the data set is not here,"
-    about = f"two values of each setting, and what {data} and the config's own parts make of them"
+    images = f"images of {study.config.data.root}"
+    if not sizes.is_here:
+        images = f"generated shapes for images, because {study.config.data.root} is not here"
+    about = f"what two values of each setting make, with {images}"
+    rules = f"{len(RULES)} rules, applied to {NUM_DRAWS} random trials"
     return [
-        Section("space", f"{len(RULES)} rules", space_findings(study, sizes)),
+        Section("space", rules, space_findings(study, sizes)),
         Section("liveness", about, liveness_findings(live), rows),
     ]
 

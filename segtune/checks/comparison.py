@@ -67,8 +67,8 @@ class Comparison:
                 if not self.evidence:
                     ours, theirs = seen[first], seen[second]
                     self.evidence = (
-                        f"{ours.what}, {shown_value(self.values[first])}: {ours.value}; "
-                        f"{shown_value(self.values[second])}: {theirs.value}"
+                        f"{ours.what} with {shown_value(self.values[first])}: {ours.value}; "
+                        f"with {shown_value(self.values[second])}: {theirs.value}"
                     )
 
 

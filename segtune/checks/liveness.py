@@ -8,8 +8,9 @@ compared in several configs of the space, because another setting may switch thi
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from segtune.checks.comparison import Comparison, shown_value
 from segtune.checks.data_sizes import DataSizes
@@ -17,11 +18,13 @@ from segtune.checks.drawn_trials import accepted, random_points
 from segtune.checks.findings import Finding
 from segtune.checks.gates import GATES, PROXY_SETS, Gate
 from segtune.checks.observations import Observation, Workbench
-from segtune.checks.own_data import own_samples
 from segtune.config.schema import ExperimentConfig
 from segtune.errors import ConfigError, WeightsError, setting
 from segtune.tuning.space import Dimension
 from segtune.tuning.study import Study
+
+if TYPE_CHECKING:
+    from segtune.checks.own_data import OwnSamples
 
 NUM_RANDOM = 8  # random configs in which the values of a setting are compared
 # Settings that change no number of a trial, with what they change.
@@ -103,9 +106,21 @@ def liveness(study: Study, sizes: DataSizes) -> list[Liveness]:
     """
     trial = study.trial_config({})
     steps = (sizes.steps_per_epoch(trial) or 100) * trial.schedule.epochs
-    with own_samples(trial) as own:
+    with _samples(study, trial) as own:
         bench = Workbench(sizes, own, sizes.classes_of(trial), steps)
         return [_of_dimension(study, bench, dimension) for dimension in study.space.dimensions]
+
+
+@contextmanager
+def _samples(study: Study, config: ExperimentConfig) -> Iterator[OwnSamples | None]:
+    """Open the training samples if a setting of the space shows in them, otherwise give None."""
+    if not {"batch", "files"} & set(map(_part_of, study.space.names)):
+        yield None
+        return
+    from segtune.checks.own_data import own_samples  # imports albumentations
+
+    with own_samples(config) as own:
+        yield own
 
 
 def liveness_findings(results: Sequence[Liveness]) -> list[Finding]:
@@ -147,7 +162,7 @@ def _of_dimension(study: Study, bench: Workbench, dimension: Dimension) -> Liven
         why = "when a trial is ended as unhealthy"
         return Liveness(name, "speed only", why, f"{remove}, and set it in the config")
     part = _part_of(name)
-    if part is None or (part == "files" and not bench.own.is_own):
+    if part is None or (part == "files" and not (bench.own and bench.own.is_own)):
         why = _unseen_reason(name)
         return Liveness(name, "unproven", why, "compare two short trials, or leave it out")
     comparison = Comparison(dimension, study.space.base[name])

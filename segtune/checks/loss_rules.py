@@ -77,13 +77,14 @@ def gamma_in_fp16(study: Study, drawn: DrawnTrials, sizes: DataSizes) -> Iterato
     def easy_gradient(config: ExperimentConfig, gamma: float) -> float:
         num_logits = _num_logits(config, study.search.workers_per_trial)
         is_softmax = config.loss.focal.form == "softmax"
-        return easy_gradient_fp16(num_classes, gamma, num_logits, softmax=is_softmax)
+        gradient = easy_gradient_fp16(num_classes, gamma, num_logits, softmax=is_softmax)
+        return config.loss.focal.weight * gradient
 
     def underflows(config: ExperimentConfig) -> bool:
         focal = config.loss.focal
         if config.optim.precision != "fp16" or not focal.weight or not focal.gamma:
             return False
-        return focal.weight * easy_gradient(config, focal.gamma) < SMALLEST_FP16
+        return easy_gradient(config, focal.gamma) < SMALLEST_FP16
 
     share = drawn.share(underflows)
     if not share:

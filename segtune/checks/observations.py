@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,12 +19,10 @@ from torch import Tensor, nn
 
 from segtune.checks.data_sizes import DataSizes
 from segtune.checks.findings import percent
-from segtune.checks.own_data import OwnSamples
 from segtune.config.data_config import DataConfig
 from segtune.config.loss_config import LossConfig
 from segtune.config.schema import ExperimentConfig
 from segtune.data.layouts import open_split
-from segtune.data.samples import epoch_keys
 from segtune.losses.segmentation import build_loss
 from segtune.models.build import head_parameters
 from segtune.models.segmentation_model import SegmentationModel
@@ -35,6 +33,9 @@ from segtune.training.optimizer import build_optimizer
 from segtune.training.schedule import factor_of_step
 from segtune.training.weight_average import WeightAverage
 from segtune.training.windows import Windows
+
+if TYPE_CHECKING:
+    from segtune.checks.own_data import OwnSamples
 
 NUM_SAMPLES = 16  # of the pipeline; a probability of 0.2 shows in them with 97 %
 SIDE = 64  # pixels of an image and of its labels
@@ -78,8 +79,13 @@ class Observation:
 class Workbench:
     """Makes the observations of a study's configs. Networks are shared between settings."""
 
-    def __init__(self, sizes: DataSizes, own: OwnSamples, num_classes: int, steps: int) -> None:
-        """`steps` are the optimiser steps of a trial, at which moving averages are compared."""
+    def __init__(
+        self, sizes: DataSizes, own: OwnSamples | None, num_classes: int, steps: int
+    ) -> None:
+        """`own` is needed for the parts batch and files only.
+
+        `steps` are the optimiser steps of a trial, at which moving averages are compared.
+        """
         self.sizes = sizes
         self.own = own
         self.steps = steps
@@ -100,6 +106,9 @@ class Workbench:
 
     def _batch(self, config: ExperimentConfig) -> Iterator[Observation]:
         """Yield the samples of the pipeline: image, labels, and the labels mixed into them."""
+        from segtune.data.samples import epoch_keys  # imports albumentations, which takes a second
+
+        assert self.own
         augment = config.augment.dump()
         changed = {"augment": augment, "seed": config.seed}
         changed |= {name: config.get(name) for name in ("data.resize", "data.crop")}
