@@ -163,11 +163,8 @@ def _search(arguments: argparse.Namespace) -> int:
         check_name(arguments.name)
     study = load_study(arguments.space, arguments.config, arguments.set, changes)
     resume = arguments.resume or arguments.extend
-    # A search run that has begun was checked then, or the user has decided against it.
     if not (resume or arguments.no_check):
-        from segtune.checks.before_search import refuse_mistakes
-
-        refuse_mistakes(study)
+        _refuse_mistakes(study)
     if arguments.dry_run:
         study = with_initial_weights(study)
         check_study_data(study)
@@ -199,6 +196,16 @@ def _search(arguments: argparse.Namespace) -> int:
     if result.interrupted:
         return INTERRUPTED
     return DONE if result.best else UNHEALTHY
+
+
+def _refuse_mistakes(study: Study) -> None:
+    """Raise ConfigError if the rules find an error in the study of a new search run.
+
+    A search run that has begun is not checked again: it was then, or the user decided against it.
+    """
+    from segtune.checks.before_search import refuse_mistakes  # imports numpy and OpenCV
+
+    refuse_mistakes(study)
 
 
 def _report_line(study: Study, run: SearchDir) -> str:
