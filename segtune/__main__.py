@@ -11,6 +11,7 @@ from segtune.errors import nearest
 
 COMMANDS = {
     "search": ("segtune.search", "search a space of configs"),
+    "check": ("segtune.check", "check a study before it is searched"),
     "status": ("segtune.status", "show the trials of a search run, also while it is running"),
     "plot": (
         "segtune.plot",

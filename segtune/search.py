@@ -150,6 +150,11 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--dry-run", action="store_true", help="check everything and print the plan, then exit"
     )
+    group.add_argument(
+        "--no-check",
+        action="store_true",
+        help="start a new search run without looking for mistakes in the study (segtune check)",
+    )
 
 
 def _search(arguments: argparse.Namespace) -> int:
@@ -158,12 +163,15 @@ def _search(arguments: argparse.Namespace) -> int:
     if arguments.name is not None:
         check_name(arguments.name)
     study = load_study(arguments.space, arguments.config, arguments.set, changes)
+    resume = arguments.resume or arguments.extend
+    if not (resume or arguments.no_check):
+        _refuse_mistakes(study)
     if arguments.dry_run:
         study = with_initial_weights(study)
         check_study_data(study)
         print(search_plan(study))
         return DONE
-    out, resume = Path(arguments.out), arguments.resume or arguments.extend
+    out = Path(arguments.out)
     if resume and arguments.warm_start:
         log.warning(
             "--warm-start has no effect with --resume or --extend: the search run keeps what it "
@@ -189,6 +197,16 @@ def _search(arguments: argparse.Namespace) -> int:
     if result.interrupted:
         return INTERRUPTED
     return DONE if result.best else UNHEALTHY
+
+
+def _refuse_mistakes(study: Study) -> None:
+    """Raise ConfigError if the rules find an error in the study of a new search run.
+
+    A search run that has begun is not checked again: it was then, or the user decided against it.
+    """
+    from segtune.checks.before_search import refuse_mistakes  # imports numpy and OpenCV
+
+    refuse_mistakes(study)
 
 
 def _report_line(study: Study, run: SearchDir) -> str:

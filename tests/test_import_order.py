@@ -31,6 +31,7 @@ ORDER = [
 ]
 COMMANDS = {
     "__main__",
+    "check",
     "config_tools",
     "confirm",
     "data_labelme",

@@ -1,0 +1,123 @@
+"""`segtune check`: what would go wrong in a search, found in seconds and before it starts."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from segtune.checks.findings import Section, errors_of
+from segtune.cli import DONE, USER_ERROR, add_set_argument, path_argument, run_command
+from segtune.reporting.findings_table import print_sections, summary
+from segtune.reporting.terminal import wide_console
+from segtune.runs.atomic import write_atomic
+from segtune.tuning.study import Study
+from segtune.tuning.study_reader import load_study
+
+# Options that are settings of the study's search block, as those of `segtune search`.
+SEARCH_SETTINGS = ("trials", "workers_per_trial", "seed")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code: 2 if the study has an error."""
+    arguments = argument_parser().parse_args(argv)
+    return run_command(lambda: _check(arguments))
+
+
+def argument_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = argparse.ArgumentParser(
+        prog="segtune check",
+        description="Check a study before it is searched: settings that change nothing, and values "
+        "that cannot work. Trains nothing.",
+    )
+    parser.add_argument(
+        "study",
+        type=path_argument,
+        metavar="STUDY",
+        help="study file (config, space and search), or a file with only a space",
+    )
+    parser.add_argument(
+        "--config",
+        type=path_argument,
+        metavar="FILE",
+        help="config to search around; default: the study's, or configs/shapes_segformer_b0.yaml",
+    )
+    parser.add_argument("--trials", type=int, metavar="N", help="number of trials in total")
+    parser.add_argument("--workers-per-trial", type=int, metavar="N", help="ranks of one trial")
+    parser.add_argument("--seed", type=int, metavar="N", help="seed of the draws")
+    add_set_argument(parser)
+    parser.add_argument(
+        "--json", type=path_argument, metavar="FILE", help="write all findings into this file"
+    )
+    return parser
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    values = {name: getattr(arguments, name) for name in SEARCH_SETTINGS}
+    changes = {name: value for name, value in values.items() if value is not None}
+    study = load_study(arguments.study, arguments.config, arguments.set, changes)
+    import torch
+
+    torch.set_num_threads(1)  # everything is small: more threads would wait for one another
+    sections = checked(study)
+    console = wide_console()
+    print_sections(sections, console)
+    print(_last_line(arguments, sections))
+    if arguments.json:
+        write_atomic(Path(arguments.json), json.dumps(_tree(arguments.study, sections), indent=2))
+    findings = [finding for section in sections for finding in section.findings]
+    return USER_ERROR if errors_of(findings) else DONE
+
+
+def _last_line(arguments: argparse.Namespace, sections: Sequence[Section]) -> str:
+    """Return how many findings there are, and what to do next."""
+    if errors_of([finding for section in sections for finding in section.findings]):
+        return f"{summary(sections)}: repair the errors before the search"
+    command = ["segtune", "search", "--space", arguments.study]
+    command += ["--config", arguments.config] if arguments.config else []
+    for name in SEARCH_SETTINGS:
+        value = getattr(arguments, name)
+        command += [] if value is None else [f"--{name.replace('_', '-')}", str(value)]
+    command += [word for assignment in arguments.set for word in ("--set", assignment)]
+    return f"{summary(sections)}; to search it: {shlex.join(command)}"
+
+
+def checked(study: Study) -> list[Section]:
+    """Return the findings of every check, each as a section."""
+    from segtune.checks.data_sizes import data_sizes
+    from segtune.checks.drawn_trials import NUM_DRAWS
+    from segtune.checks.liveness import liveness, liveness_findings
+    from segtune.checks.space_rules import RULES, space_findings
+
+    sizes = data_sizes(study.config)
+    live = liveness(study, sizes)
+    rows = [result.dump() for result in live]
+    images = f"images of {study.config.data.root}"
+    if not sizes.is_here:
+        images = f"generated shapes for images, because {study.config.data.root} is not here"
+    about = f"what two values of each setting make, with {images}"
+    rules = f"{len(RULES)} rules, applied to {NUM_DRAWS} random trials"
+    return [
+        Section("space", rules, space_findings(study, sizes)),
+        Section("liveness", about, liveness_findings(live), rows),
+    ]
+
+
+def _tree(study: str, sections: Sequence[Section]) -> dict[str, object]:
+    """Return everything that was found, as plain JSON values."""
+    return {
+        "study": study,
+        "findings": [
+            {"check": section.name, **finding.dump()}
+            for section in sections
+            for finding in section.findings
+        ],
+        "details": {section.name: list(section.details) for section in sections},
+    }
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

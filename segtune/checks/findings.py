@@ -1,0 +1,47 @@
+"""What a check reports: one finding with its numbers, its reason and the way out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong with a study, or is probably not meant."""
+
+    severity: Literal["error", "warning"]
+    rule: str  # name of the rule, such as "warmup"
+    key: str  # the setting, or the part of the study, that it is about
+    problem: str  # what is wrong, with numbers
+    reason: str  # why it matters, with a source
+    way_out: str  # the exact setting or command
+
+    def __str__(self) -> str:
+        """Return the finding in one line, as a message for the user."""
+        return f"{self.key}: {self.problem}; {self.reason}; {self.way_out}"
+
+    def dump(self) -> dict[str, str]:
+        """Return the finding as plain JSON values."""
+        return asdict(self)
+
+
+def percent(share: float) -> str:
+    """Return a share in 0..1 as a whole number of per cent."""
+    return f"{100 * share:.0f} %"
+
+
+@dataclass(frozen=True)
+class Section:
+    """The findings of one check, and what it has looked at."""
+
+    name: str
+    about: str  # what was looked at, in one line
+    findings: Sequence[Finding]
+    details: Sequence[dict[str, Any]] = ()  # plain JSON values, one row for each thing
+
+
+def errors_of(findings: Iterable[Finding]) -> list[Finding]:
+    """Return the findings that are errors."""
+    return [finding for finding in findings if finding.severity == "error"]

@@ -1,0 +1,106 @@
+"""`segtune check`, and the rules that `segtune search` applies before it starts anything."""
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from segtune import check, search
+from segtune.checks.before_search import refuse_mistakes
+from segtune.errors import ConfigError
+from segtune.tuning.study import Study
+from segtune.tuning.study_reader import load_study
+
+MakeFile = Callable[..., Path]
+LR = {"optim.lr": {"loguniform": [1e-4, 1e-3]}}
+GAMMA = {"loss.focal.gamma": {"uniform": [0.0, 4.0]}}
+NO_FOCAL = {"loss.focal.weight": 0.0, "loss.ce.weight": 1.0}
+# A learning rate that no trial of AdamW can use.
+HIGH_LR = {"optim.lr": {"loguniform": [0.5, 1.0]}}
+
+
+def test_a_sound_study_has_exit_code_0_and_the_command_of_its_search(
+    make_file: MakeFile, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = make_file(LR)
+    assert check.main([str(path), "--trials", "12", "--set", "seed=3"]) == 0
+    out = capsys.readouterr().out
+    assert out.splitlines()[-1] == (
+        f"no errors, no warnings; to search it: segtune search --space {path} --trials 12 "
+        "--set seed=3"
+    )
+    assert "optim.lr" in out
+    assert "live" in out
+
+
+def test_a_dead_setting_has_exit_code_2(
+    make_file: MakeFile, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = make_file(GAMMA, NO_FOCAL)
+    assert check.main([str(path)]) == 2
+    assert "1 error, no warnings" in capsys.readouterr().out
+    # With a weight, the same space is fine.
+    assert check.main([str(path), "--set", "loss.focal.weight=1"]) == 0
+
+
+def test_the_json_file_has_every_finding_with_its_way_out(
+    make_file: MakeFile, tmp_path: Path
+) -> None:
+    path = make_file({**GAMMA, **HIGH_LR}, NO_FOCAL)
+    assert check.main([str(path), "--json", str(tmp_path / "out" / "found.json")]) == 2
+    tree = json.loads((tmp_path / "out" / "found.json").read_text())
+    found = {(f["check"], f["severity"], f["rule"], f["key"]) for f in tree["findings"]}
+    assert found == {
+        ("space", "error", "lr-decades", "optim.lr"),
+        ("liveness", "error", "dead-key", "loss.focal.gamma"),
+    }
+    assert all(f["problem"] and f["reason"] and f["way_out"] for f in tree["findings"])
+    statuses = {row["setting"]: row["status"] for row in tree["details"]["liveness"]}
+    assert statuses == {"loss.focal.gamma": "dead", "optim.lr": "live"}
+
+
+def test_a_search_is_refused_before_its_folder_exists(
+    make_file: MakeFile, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = tmp_path / "runs"
+    assert search.main(["--space", str(make_file(HIGH_LR)), "--out", str(runs)]) == 2
+    message = capsys.readouterr().err
+    assert "optim.lr: the learning rate of the encoder lies outside" in message
+    assert "--no-check starts the search in spite of this" in message
+    assert not runs.exists()
+
+
+def test_no_check_skips_the_rules(make_file: MakeFile) -> None:
+    path = str(make_file(HIGH_LR))
+    assert search.main(["--space", path, "--dry-run"]) == 2
+    assert search.main(["--space", path, "--dry-run", "--no-check"]) == 0
+
+
+def test_a_resume_is_not_refused_by_the_rules(
+    make_file: MakeFile, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # There is no such search run, which is the message; the rules are not asked before.
+    arguments = ["--space", str(make_file(HIGH_LR)), "--out", str(tmp_path), "--name", "absent"]
+    assert search.main([*arguments, "--resume"]) == 2
+    assert "learning rate" not in capsys.readouterr().err
+
+
+def test_a_warning_is_a_note_and_starts_the_search(
+    make_file: MakeFile, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, "segtune"):
+        refuse_mistakes(load_study(make_file(LR, trials=10)))
+    assert [r.getMessage().split(":")[:2] for r in caplog.records] == [["note", " search.trials"]]
+
+
+def test_all_errors_are_in_one_message(make_file: MakeFile) -> None:
+    config = {"schedule.epochs": 40, "schedule.warmup_steps": 100}
+    study: Study = load_study(make_file(HIGH_LR, config, proxy={"epochs": 2}))
+    with pytest.raises(ConfigError) as raised:
+        refuse_mistakes(study)
+    assert [problem.split(":")[0] for problem in raised.value.problems[:-1]] == [
+        "schedule.warmup_steps",
+        "optim.lr",
+    ]
