@@ -39,9 +39,7 @@ def decode_pair(pair: Pair, config: DataConfig, num_classes: int) -> DecodedPair
     return decode_oriented(pair, config, num_classes)[0]
 
 
-def decode_oriented(
-    pair: Pair, config: DataConfig, num_classes: int
-) -> tuple[DecodedPair, int]:
+def decode_oriented(pair: Pair, config: DataConfig, num_classes: int) -> tuple[DecodedPair, int]:
     """Return what `decode_pair` returns, and the EXIF orientation of the image file, 1 to 8."""
     stored, orientation = read_as_stored(pair.image, config)
     image = turn_upright(stored, orientation)
