@@ -217,7 +217,8 @@ def test_data_check_and_train_refuse_jpeg_named_png_and_read_it_with_the_setting
     masks = {"train": [stripes(0, 255)] * 2, "val": [stripes(0, 255)]}
     data = make_data_set(files_of(masks, save_jpeg), label_map={255: 1})
     problems = audit(data).problems
-    assert problems[0].startswith("2 files: is JPEG, which changes values near edges")
+    assert problems[0].startswith("2 files (first ")
+    assert "000.png): is JPEG, which changes values near edges" in problems[0]
     file = tmp_path / "config.yaml"
     file.write_text(write_yaml(on_data(tiny_config, data).dump()))
     arguments = ["--config", str(file), "--out", str(tmp_path / "run")]
