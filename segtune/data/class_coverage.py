@@ -19,8 +19,6 @@ from segtune.errors import ConfigError, DataError, first_of
 
 # A training run needs two classes to tell apart.
 MIN_CLASSES = 2
-# A share of ignored pixels that is worth a note. Borders of objects are 5 % in PASCAL VOC.
-MUCH_IGNORED = 0.5
 # At most this many class names in one message.
 MAX_NAMES = 10
 
@@ -93,17 +91,17 @@ def too_few_classes(config: DataConfig, classes: Sequence[str], train: LabelCoun
         f"data.train: {noun} {first_of(absent, MAX_NAMES)} {verb} no pixel in "
         f"the {train.num_images} training masks of {config.root}, and training needs two classes"
     )
-    hint = _ignored_hint(config, classes, train)
+    hint = ignored_hint(config, classes, train)
     return text + (hint or "; check data.classes and the values of the masks")
 
 
-def _ignored_hint(config: DataConfig, classes: Sequence[str], train: LabelCounts) -> str:
+def ignored_hint(config: DataConfig, classes: Sequence[str], train: LabelCounts) -> str:
     """Return how many pixels are ignored and which setting changes it, or "" if none are."""
     value = config.ignore_index
     absent = train.absent(len(classes))
     if not train.pixels[value] or not absent or value < len(classes):
         return ""
-    share = _percent(train.pixel_share(value))
+    share = percent(train.pixel_share(value))
     if config.reduces_zero_label:
         return (
             f"; {share} of all pixels have the value 0 or 255 and are ignored, and all other "
@@ -124,62 +122,6 @@ def _ignored_hint(config: DataConfig, classes: Sequence[str], train: LabelCounts
     return text + f"if it means {classes[label]!r}, {map_with(config, {value: label})}"
 
 
-def coverage_problems(
-    config: DataConfig, classes: Sequence[str], train: LabelCounts, val: LabelCounts
-) -> list[str]:
-    """Return a line for each absent class that makes a training run or its mIoU wrong."""
-    if not train.pixels.sum():  # no mask could be read
-        return []
-    problems = [
-        f"class {classes[label]!r} (label {label}) is in the validation images and in no training "
-        "image"
-        for label in train.absent(len(classes))
-        if val.images[label]
-    ]
-    too_few = len(classes) - len(train.absent(len(classes))) < MIN_CLASSES
-    if too_few:
-        problems.append(too_few_classes(config, classes, train))
-    return problems
-
-
-def coverage_notes(
-    config: DataConfig, classes: Sequence[str], train: LabelCounts, val: LabelCounts
-) -> list[str]:
-    """Return notes, which good data sets may have too: a subset of PASCAL VOC lacks classes."""
-    absent, absent_in_val = train.absent(len(classes)), val.absent(len(classes))
-    notes = [
-        f"class {classes[label]!r} (label {label}) is in no image of either split"
-        for label in absent
-        # If this is a problem, it names these classes.
-        if label in absent_in_val and len(absent) <= len(classes) - MIN_CLASSES
-    ]
-    notes += [
-        f"class {classes[label]!r} (label {label}) is in no validation image, so its IoU is not "
-        "measured"
-        for label in absent_in_val
-        if label not in absent
-    ]
-    if note := ignored_class_note(config, classes):
-        notes.append(note)
-    return notes + _notes_on_ignored_pixels(config, classes, train)
-
-
-def _notes_on_ignored_pixels(
-    config: DataConfig, classes: Sequence[str], train: LabelCounts
-) -> list[str]:
-    absent = train.absent(len(classes))
-    much = train.pixel_share(config.ignore_index) >= MUCH_IGNORED
-    # A subset of a data set with many classes lacks several of them, whatever is ignored.
-    is_last = config.reduces_zero_label and len(classes) - 1 in absent
-    hint = _ignored_hint(config, classes, train)
-    if hint and len(absent) <= len(classes) - MIN_CLASSES and (len(absent) == 1 or much or is_last):
-        return [f"the training masks lack class {classes[absent[-1]]!r}{hint}"]
-    if much and not hint:
-        share = _percent(train.pixel_share(config.ignore_index))
-        return [f"{share} of all pixels of the training masks are ignored"]
-    return []
-
-
 def ignored_class_note(config: DataConfig, classes: Sequence[str]) -> str:
     """Return a note if data.ignore_index is the label of a class, otherwise ""."""
     if config.ignore_index >= len(classes):
@@ -190,5 +132,6 @@ def ignored_class_note(config: DataConfig, classes: Sequence[str]) -> str:
     )
 
 
-def _percent(share: float) -> str:
+def percent(share: float) -> str:
+    """Return a fraction as text in per cent, with three digits."""
     return f"{100 * share:.3g} %"

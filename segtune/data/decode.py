@@ -7,11 +7,11 @@ from typing import NamedTuple
 import numpy as np
 
 from segtune.config.data_config import DataConfig
-from segtune.data.image_files import SWAPS_SIDES, open_header
-from segtune.data.images import read_image
+from segtune.data.image_files import SWAPS_SIDES, open_header, turn_upright
+from segtune.data.images import read_as_stored
 from segtune.data.masks import read_mask
 from segtune.data.pairs import Pair
-from segtune.errors import DataError
+from segtune.data.refused import RefusedPair
 
 
 class DecodedPair(NamedTuple):
@@ -36,22 +36,35 @@ def decode_pair(pair: Pair, config: DataConfig, num_classes: int) -> DecodedPair
     The image is upright. If only the stored image has the size of the mask, it stays as stored.
     Raises DataError that names the file if one of the two cannot be read or their sizes differ.
     """
-    image = read_image(pair.image, config)
+    return decode_oriented(pair, config, num_classes)[0]
+
+
+def decode_oriented(pair: Pair, config: DataConfig, num_classes: int) -> tuple[DecodedPair, int]:
+    """Return what `decode_pair` returns, and the EXIF orientation of the image file, 1 to 8."""
+    stored, orientation = read_as_stored(pair.image, config)
+    image = turn_upright(stored, orientation)
     labels = read_mask(pair.mask, config, num_classes)
     if image.shape[:2] == labels.shape:
-        return DecodedPair(image, labels, is_as_stored=False)
+        return DecodedPair(image, labels, is_as_stored=False), orientation
+    if orientation in SWAPS_SIDES and stored.shape[:2] == labels.shape:
+        return DecodedPair(stored, labels, is_as_stored=True), orientation
+    raise RefusedPair(_sizes_differ(pair, image, labels, orientation), "size")
+
+
+def _sizes_differ(pair: Pair, image: np.ndarray, labels: np.ndarray, orientation: int) -> str:
     height, width = labels.shape
-    header = open_header(pair.image, config.max_megapixels)
-    orientation = header.exif_orientation
-    if orientation in SWAPS_SIDES and header.stored_size == (width, height):
-        image = read_image(pair.image, config, upright=False)
-        return DecodedPair(image, labels, is_as_stored=True)
     turned = ""
     if orientation != 1:
         turned = f" after it is turned upright (its EXIF orientation is {orientation})"
-    raise DataError(
+    hint = ""
+    if image.shape[:2] == (width, height):
+        hint = ": the sides are swapped, so turn or transpose the mask"
+    elif image.shape[0] * width == image.shape[1] * height:
+        hint = f": resize the mask to {image.shape[1]}x{image.shape[0]} without interpolation"
+        hint += " (nearest neighbour)"
+    return (
         f"{pair.mask}: is {width}x{height} pixels, but {pair.image} is "
-        f"{image.shape[1]}x{image.shape[0]}{turned}; sizes must agree"
+        f"{image.shape[1]}x{image.shape[0]}{turned}; sizes must agree{hint}"
     )
 
 

@@ -39,18 +39,26 @@ def read_image(path: str | Path, config: DataConfig, *, upright: bool = True) ->
     dropped. Values of more than 8 bits are scaled by `data.value_range`. Raises DataError if the
     file is not an image, is too large, or has more than 8 bits and there is no value range.
     """
+    pixels, orientation = read_as_stored(path, config)
+    return turn_upright(pixels, orientation) if upright else pixels
+
+
+def read_as_stored(path: str | Path, config: DataConfig) -> tuple[np.ndarray, int]:
+    """Return an image as stored, uint8 RGB [H, W, 3], and its EXIF orientation, 1 to 8.
+
+    Raises DataError as `read_image` does.
+    """
     jpeg = _read_jpeg(path, config.max_megapixels)
     if jpeg:
-        pixels, orientation = jpeg
-        return turn_upright(pixels, orientation) if upright else pixels
+        return jpeg
     with opened(path, config.max_megapixels) as (header, image):
         if image is None or header.is_deep:
             pixels = _from_values(header, read_values(header, image), config)
         else:
             pixels = _to_rgb(header, image)
     # Pillow has turned the pixels of a TIFF already.
-    orientation = header.orientation if upright else INVERSE.get(header.turned, header.turned)
-    return turn_upright(pixels, orientation)
+    stored = turn_upright(pixels, INVERSE.get(header.turned, header.turned))
+    return stored, header.exif_orientation
 
 
 def _to_rgb(header: ImageHeader, image: Image.Image) -> np.ndarray:

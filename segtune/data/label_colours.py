@@ -17,6 +17,7 @@ from segtune.config.data_config import DataConfig
 from segtune.config.yaml_io import parse_yaml
 from segtune.data.known_classes import class_colours, voc_colours
 from segtune.data.layouts import class_names, root_folder
+from segtune.data.refused import RefusedPair
 from segtune.data.text_files import read_lines, read_text
 from segtune.errors import DataError, SegtuneError, first_of, nearest, setting
 
@@ -289,12 +290,13 @@ def labels_of_colours(path: str, rgb: np.ndarray, known: LabelColours) -> np.nda
         colours, counts = np.unique(unknown, return_counts=True)
         first = unpack(colours[counts.argmax()])
         distances = ((known.rgb.astype(int) - first) ** 2).sum(1)
-        raise DataError(
+        raise RefusedPair(
             f"{path}: {unknown.size} of {packed.size} pixels have {_number_of(colours.size)} in no "
             "class; "
             f"most have {first.tolist()}, the nearest colour in {known.source} is "
             f"{known.rgb[distances.argmin()].tolist()}; add a line 'name {_numbers(first)}' to the "
-            "file, or save the mask without smoothing and loss"
+            "file, or save the mask without smoothing and loss",
+            "colour-mask",
         )
     return known.labels[index]
 

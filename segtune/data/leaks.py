@@ -6,16 +6,14 @@ Validation images that are also training images make mIoU too high.
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
-from segtune.config.data_config import DataConfig
-from segtune.data.layouts import open_split, pairs_by_list
+from segtune.data.fingerprint import NearPair, fingerprint, near_pairs
 from segtune.data.pairs import Pair
-from segtune.errors import first_of
 
 
 @dataclass(frozen=True)
@@ -24,31 +22,38 @@ class Content:
 
     pair: Pair
     image: bytes | None
-    mask: bytes
+    mask: bytes | None  # None if the mask is refused
+    grey: np.ndarray  # of the image: see `fingerprint`
 
     @classmethod
-    def of(cls, pair: Pair, image: np.ndarray, mask: np.ndarray) -> Content:
-        """Return the digests of a pair."""
+    def of(cls, pair: Pair, image: np.ndarray, mask: np.ndarray | None) -> Content:
+        """Return the digests of a pair; `mask` is None if it is refused."""
         # Tiles without content, such as the rim of a satellite image, are equal without being the
         # same image.
         first = image[0, 0]
         # The first row decides for most images; comparing all pixels takes as long as the digest.
         is_blank = bool((image[0] == first).all()) and bool((image == first).all())
-        return cls(pair, None if is_blank else _digest(image), _digest(mask))
+        digest = None if is_blank else _digest(image)
+        of_mask = None if mask is None else _digest(mask)
+        return cls(pair, digest, of_mask, fingerprint(image))
+
+
+class ContentPair(NamedTuple):
+    """A validation image and the training image that it repeats."""
+
+    val: Content
+    train: Content
+
+
+def masks_differ(contents: Iterable[Content]) -> bool:
+    """Return whether two of the masks differ. Refused masks do not count."""
+    return len({content.mask for content in contents if content.mask}) > 1
 
 
 def _digest(array: np.ndarray) -> bytes:
     # The labels may be stored as uint8 or uint16. Equal pixels of another shape are other images.
     shape = repr(array.shape).encode()
     return hashlib.blake2b(np.ascontiguousarray(array).data, digest_size=16, key=shape).digest()
-
-
-@dataclass(frozen=True)
-class Duplicates:
-    """Equal images as lines of text."""
-
-    problems: Sequence[str]
-    notes: Sequence[str]
 
 
 def leaked_images(train: Sequence[Pair], val: Sequence[Pair]) -> list[Pair]:
@@ -68,91 +73,7 @@ def leak_warning(train: Sequence[Pair], val: Sequence[Pair]) -> str:
     )
 
 
-def listing_problems(config: DataConfig) -> list[str]:
-    """Return a line for images that are listed twice, and for validation images that are trained.
-
-    Reads lists and folders, no image.
-    """
-    train, val = open_split(config, "train"), open_split(config, "val")
-    train_lists = dict(pairs_by_list(config, "train"))
-    problems = [_listed_twice("train", name, pairs) for name, pairs in train_lists.items()]
-    problems += [_listed_twice("val", *named) for named in pairs_by_list(config, "val")]
-    if leaked := leaked_images(train, val):
-        problems.append(
-            f"data.val: {len(leaked)} of {len(val)} validation images are also training images"
-            f"{_by_list(train_lists, leaked)}: {first_of([pair.name for pair in leaked], 3)}"
-        )
-    return [problem for problem in problems if problem]
-
-
-def _listed_twice(split: str, name: str, pairs: Sequence[Pair]) -> str:
-    """Return a line if a list has images more than once, otherwise ""."""
-    numbers = Counter(pair.image for pair in pairs)
-    twice = list(dict.fromkeys(pair.name for pair in pairs if numbers[pair.image] > 1))
-    if not twice:
-        return ""
-    return (
-        f"data.{split}: {_count(len(twice), 'name')} of the list {name} "
-        f"{'is' if len(twice) == 1 else 'are'} in it more than once: {first_of(twice, 3)}"
-    )
-
-
-def _by_list(train_lists: Mapping[str, Sequence[Pair]], leaked: Sequence[Pair]) -> str:
-    """Return how many of the leaked images each training list has, as ` (aug 904, train 1)`."""
-    images = {pair.image for pair in leaked}
-    numbers = [
-        f"{name} {number}"
-        for name, pairs in train_lists.items()
-        if (number := len(images.intersection(pair.image for pair in pairs)))
-    ]
-    return f" (lists: {', '.join(numbers)})" if numbers else ""
-
-
-def content_problems(train: Sequence[Content], val: Sequence[Content]) -> Duplicates:
-    """Return the images that are equal in every pixel although their files have other names.
-
-    Equal images in both splits, and equal images with different masks, are problems. Equal images
-    with equal masks inside one split are notes.
-    """
-    problems = _leaks_by_content(train, val)
-    notes = []
-    for split, contents in (("train", train), ("val", val)):
-        groups = _equal_images(contents)
-        same = [group for group in groups if len({content.mask for content in group}) == 1]
-        other = [group for group in groups if len({content.mask for content in group}) > 1]
-        if other:
-            problems.append(
-                f"data.{split}: {_count(len(other), 'image')} with several names and different "
-                f"masks: {_group_text(other)}"
-            )
-        if same:
-            notes.append(
-                f"data.{split}: {_count(len(same), 'image')} with several names and equal masks: "
-                f"{_group_text(same)}"
-            )
-    return Duplicates(problems, notes)
-
-
-def _leaks_by_content(train: Sequence[Content], val: Sequence[Content]) -> list[str]:
-    by_digest = {content.image: content for content in reversed(train) if content.image}
-    listed = {content.pair.image for content in train}
-    equal = [
-        (content, by_digest[content.image])
-        for content in val
-        if content.image in by_digest and content.pair.image not in listed
-    ]
-    if not equal:
-        return []
-    first, other = equal[0]
-    different = sum(ours.mask != theirs.mask for ours, theirs in equal)
-    masks = f", {different} of them with another mask" if different else ""
-    return [
-        f"data.val: {len(equal)} of {len(val)} validation images have the same pixels as a "
-        f"training image of another name{masks}: first {first.pair.image} and {other.pair.image}"
-    ]
-
-
-def _equal_images(contents: Sequence[Content]) -> list[list[Content]]:
+def equal_images(contents: Sequence[Content]) -> list[list[Content]]:
     """Return the groups of two or more files with equal images, in the order of the split."""
     groups: dict[bytes, dict[str, Content]] = {}
     for content in contents:
@@ -161,10 +82,28 @@ def _equal_images(contents: Sequence[Content]) -> list[list[Content]]:
     return [list(group.values()) for group in groups.values() if len(group) > 1]
 
 
-def _group_text(groups: Sequence[Sequence[Content]]) -> str:
-    first = groups[0]
-    return f"first {first[0].pair.image} and {first[1].pair.image}"
+def equal_across(train: Sequence[Content], val: Sequence[Content]) -> list[ContentPair]:
+    """Return the validation images with the pixels of a training image of another file."""
+    by_digest = {content.image: content for content in reversed(train) if content.image}
+    listed = {content.pair.image for content in train}
+    return [
+        ContentPair(content, by_digest[content.image])
+        for content in val
+        if content.image in by_digest and content.pair.image not in listed
+    ]
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+def near_across(
+    train: Sequence[Content], val: Sequence[Content]
+) -> list[tuple[ContentPair, NearPair]]:
+    """Return the validation images that nearly equal a training image, and are not equal to one."""
+    trained = {content.image for content in train}
+    listed = {content.pair.image for content in train}
+    ours = [
+        content
+        for content in val
+        if content.image and content.image not in trained and content.pair.image not in listed
+    ]
+    theirs = [content for content in train if content.image]
+    pairs = near_pairs([c.grey for c in ours], [c.grey for c in theirs])
+    return [(ContentPair(ours[pair.first], theirs[pair.second]), pair) for pair in pairs]

@@ -10,6 +10,7 @@ from PIL import Image
 from segtune.config.data_config import DataConfig
 from segtune.data.image_files import StoredImage
 from segtune.data.label_colours import LabelColours, pack, unpack
+from segtune.data.refused import RefusedPair
 from segtune.errors import DataError, setting
 
 # Closer values cannot be distinguished after JPEG compression, which changes values by about 10
@@ -27,10 +28,11 @@ MAX_GREY_DIFFERENCE = 16
 def refuse_lossy(stored: StoredImage) -> DataError:
     """Return the error for a mask with lossy compression."""
     names = {"TIFF": "TIFF with JPEG compression", "WEBP": "lossy WebP", "MPO": "JPEG"}
-    return DataError(
+    return RefusedPair(
         f"{stored.path}: is {names.get(stored.format, stored.format)}, which changes values near "
         "edges, so that labels become other labels; save the masks as PNG again from their source, "
-        "or --set data.allow_lossy_masks=true to round every pixel to the nearest known value"
+        "or --set data.allow_lossy_masks=true to round every pixel to the nearest known value",
+        "lossy-mask",
     )
 
 

@@ -28,6 +28,7 @@ from segtune.data.label_map import (
 from segtune.data.layouts import class_names
 from segtune.data.lossy_masks import known_values, refuse_lossy, snap_colours, snap_values
 from segtune.data.mask_values import open_mask, read_values
+from segtune.data.refused import RefusedPair, value_counts
 from segtune.errors import DataError, setting
 
 
@@ -55,7 +56,8 @@ def _read_labels(stored: StoredImage, config: DataConfig, num_classes: int) -> n
     else:
         values = read_values(stored)
     if values.ndim == 3:
-        raise DataError(f"{stored.path}: {describe_colours(stored.path, values, config)}")
+        text = describe_colours(stored.path, values, config)
+        raise RefusedPair(f"{stored.path}: {text}", "colour-mask")
     return _translate(stored.path, values, config, num_classes, stored.nodata)
 
 
@@ -90,7 +92,13 @@ def _translate(
         if not is_invalid(labels, config, num_classes)[index].any():
             return labels.astype(dtype)[index]
     text = describe_invalid(values, config, num_classes, nodata)
-    raise DataError(f"{path}: {text}{_cityscapes_hint(path, config, num_classes)}")
+    counts = value_counts(values)
+    distinct = np.array(list(counts))
+    wrong = distinct[is_invalid(labels_of_values(distinct, config), config, num_classes)]
+    raise RefusedPair(
+        f"{path}: {text}{_cityscapes_hint(path, config, num_classes)}",
+        *("label-values", counts, frozenset(wrong.tolist())),
+    )
 
 
 def _cityscapes_hint(path: str | Path, config: DataConfig, num_classes: int) -> str:

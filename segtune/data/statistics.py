@@ -1,84 +1,78 @@
-"""The content of a data set: pixels and images per class, and everything that is wrong with it.
+"""The content of a split: pixels and images per class, refused files, digests and fingerprints.
 
-Reads every image and mask. Prints nothing.
+Reads every image and mask, one after the other. `segtune.checks.audit` judges what it finds.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import cv2
 import numpy as np
 
 from segtune.config.data_config import DataConfig
-from segtune.data.class_coverage import (
-    LabelCounts,
-    check_training_masks,
-    coverage_notes,
-    coverage_problems,
-    ignored_class_note,
-)
-from segtune.data.decode import as_stored_note, decode_pair
-from segtune.data.layouts import class_names, open_split
-from segtune.data.leaks import Content, content_problems, leak_warning, listing_problems
-from segtune.data.masks import check_mask_settings
+from segtune.data.class_coverage import LabelCounts, check_training_masks, ignored_class_note
+from segtune.data.decode import DecodedPair, decode_oriented
+from segtune.data.edge_fit import EdgeFit, fits_better
+from segtune.data.image_files import INVERSE, SWAPS_SIDES, turn_upright
+from segtune.data.images import read_image
+from segtune.data.layouts import open_split
+from segtune.data.leaks import Content, leak_warning
 from segtune.data.pairs import Pair
-from segtune.data.value_range import with_value_range
+from segtune.data.refused import RefusedFiles, RefusedPair
 from segtune.errors import DataError
 
 # Receives a split and its pairs, and yields each pair when it is to be read: shows progress.
 Watch = Callable[[str, Sequence[Pair]], Iterable[Pair]]
 
-# The files and texts of each kind of problem.
-Problems = dict[tuple[str, str], list[tuple[str, str]]]
+# The refused files of each kind of problem.
+Refused = dict[tuple[str, str], RefusedFiles]
+
+# Evenly spaced pairs of a split of which the edges are compared: all masks of a data set come from
+# one tool, so that few show whether they are turned. A pair takes as long as reading it.
+NUM_EDGE_PAIRS = 16
+# Images with an EXIF orientation of which the edges are compared.
+MAX_TURNED = 64
+
+
+@dataclass
+class TurnedImages:
+    """Images with an EXIF orientation, if the size of the mask fits with and without it."""
+
+    count: int = 0
+    files: list[str] = field(default_factory=list)  # the first of them
+    compared: int = 0
+    fit_as_stored: int = 0  # of `compared`: the edges of the mask fit the image as stored
+
+    def add(self, pair: Pair, decoded: DecodedPair, orientation: int) -> None:
+        """Count an image if only its edges can say how the mask was drawn."""
+        is_square = decoded.labels.shape[0] == decoded.labels.shape[1]
+        if orientation == 1 or decoded.is_as_stored:
+            return
+        if orientation in SWAPS_SIDES and not is_square:
+            return
+        self.count += 1
+        if self.count > MAX_TURNED:
+            return
+        self.files.append(pair.image)
+        stored = turn_upright(decoded.image, INVERSE.get(orientation, orientation))
+        as_stored = fits_better(decoded.labels, stored, decoded.image)
+        if as_stored is not None:
+            self.compared += 1
+            self.fit_as_stored += as_stored
 
 
 @dataclass(frozen=True)
 class SplitStatistics(LabelCounts):
     """The content of a split."""
 
-    problems: Sequence[str]
-    content: Sequence[Content]  # of each pair that could be read
+    refused: Sequence[RefusedFiles]  # in the order of the first file of each
+    content: Sequence[Content]  # of each image that could be read
     as_stored: Sequence[str]  # images that are not turned upright: see DecodedPair
-
-
-@dataclass(frozen=True)
-class DataSetStatistics:
-    """The content of both splits, the problems of the data set, and notes."""
-
-    classes: Sequence[str]
-    train: SplitStatistics
-    val: SplitStatistics
-    problems: Sequence[str]  # each makes scores wrong or hides pixels from the training
-    notes: Sequence[str]  # also true of good data sets
-
-
-def check_data_set(config: DataConfig, watch: Watch | None = None) -> DataSetStatistics:
-    """Read the whole data set and list its problems and notes.
-
-    `watch` is called with each split before it is read, and yields its pairs. Raises DataError only
-    if the class names, the colours of `data.palette` or a split cannot be found, and ConfigError if
-    the settings of the labels contradict each other.
-    """
-    classes = class_names(config)
-    check_mask_settings(config)
-    config = with_value_range(config)
-    train = read_split(config, "train", len(classes), watch)
-    val = read_split(config, "val", len(classes), watch)
-    leaks = content_problems(train.content, val.content)
-    problems = [
-        *train.problems,
-        *val.problems,
-        *coverage_problems(config, classes, train, val),
-        *listing_problems(config),
-        *leaks.problems,
-    ]
-    notes = [*coverage_notes(config, classes, train, val), *leaks.notes]
-    for split, statistics in (("train", train), ("val", val)):
-        if statistics.as_stored:
-            notes.append(as_stored_note(split, statistics.as_stored[0], len(statistics.as_stored)))
-    return DataSetStatistics(classes, train, val, problems, notes)
+    turned: TurnedImages
+    edges: EdgeFit  # of NUM_EDGE_PAIRS pairs
 
 
 def check_at_the_start(
@@ -104,41 +98,61 @@ def read_split(
     num_labels = max(256, num_classes, config.ignore_index + 1)
     pixels = np.zeros(num_labels, np.int64)
     images = np.zeros(num_labels, np.int64)
-    problems: Problems = {}
-    content = []
-    as_stored = []
+    refused: Refused = {}
+    content: list[Content] = []
+    as_stored: list[str] = []
+    turned, edges = TurnedImages(), EdgeFit()
     pairs = open_split(config, split)
-    for pair in watch(split, pairs) if watch else pairs:
+    compared = set(np.linspace(0, len(pairs) - 1, NUM_EDGE_PAIRS).round().astype(int).tolist())
+    for index, pair in enumerate(watch(split, pairs) if watch else pairs):
         try:
-            image, mask, is_as_stored = decode_pair(pair, config, num_classes)
+            decoded, orientation = decode_oriented(pair, config, num_classes)
         except DataError as error:
-            _add_problem(problems, pair, str(error))
+            _refuse(refused, pair, error)
+            content += _image_alone(pair, config)
             continue
-        counts = np.bincount(mask.ravel(), minlength=num_labels)
+        counts = count_labels(decoded.labels, num_labels)
         pixels += counts
         images += counts > 0
-        content.append(Content.of(pair, image, mask))
-        as_stored += [pair.image] if is_as_stored else []
+        content.append(Content.of(pair, decoded.image, decoded.labels))
+        as_stored += [pair.image] if decoded.is_as_stored else []
+        turned.add(pair, decoded, orientation)
+        if index in compared and orientation == 1:
+            edges.add(decoded.image, decoded.labels)
         if counts[:num_classes].sum() == 0:
-            _add_problem(problems, pair, f"{pair.mask}: every pixel is ignored")
-    grouped = [_describe(files) for files in problems.values()]
-    return SplitStatistics(len(pairs), pixels, images, grouped, content, as_stored)
+            text = f"{pair.mask}: every pixel is ignored"
+            _refuse(refused, pair, RefusedPair(text, "all-ignored"))
+    groups = list(refused.values())
+    return SplitStatistics(len(pairs), pixels, images, groups, content, as_stored, turned, edges)
 
 
-def _add_problem(problems: Problems, pair: Pair, message: str) -> None:
-    """Add a problem of one file to those of the same kind.
+def _image_alone(pair: Pair, config: DataConfig) -> list[Content]:
+    """Return the content of a pair with a refused mask; nothing if the image cannot be read."""
+    try:
+        return [Content.of(pair, read_image(pair.image, config), None)]
+    except DataError:
+        return []
+
+
+def count_labels(labels: np.ndarray, num_labels: int) -> np.ndarray:
+    """Return the number of pixels of each label, int64 [num_labels]."""
+    # OpenCV takes a quarter of the time, and returns float32, which is exact up to 2^24.
+    if labels.dtype == np.uint8 and labels.size <= 1 << 24:
+        counts = np.zeros(num_labels, np.int64)
+        counts[:256] = cv2.calcHist([labels], [0], None, [256], [0, 256]).ravel()
+        return counts
+    return np.bincount(labels.ravel(), minlength=num_labels)
+
+
+def _refuse(refused: Refused, pair: Pair, error: DataError) -> None:
+    """Add a refused file to those of the same kind.
 
     Of one kind are texts that begin equally up to the first number and have the same way out.
     """
+    message = str(error)
     file = next((file for file in (pair.mask, pair.image) if message.startswith(f"{file}: ")), "")
     text = message.removeprefix(f"{file}: ") if file else message
-    kind = (re.split(r"\d", text)[0], text.rpartition("; ")[2]) if file else (text, "")
-    problems.setdefault(kind, []).append((file, text))
-
-
-def _describe(files: Sequence[tuple[str, str]]) -> str:
-    """Return one line for a problem of one or more files, with the text of the first file."""
-    file, text = min(files)
-    if len(files) == 1 or not file:
-        return f"{file}: {text}" if file else text
-    return f"{len(files)} files: {text}; first {file}"
+    key = (re.split(r"\d", text)[0], text.rpartition("; ")[2]) if file else (text, "")
+    known = error if isinstance(error, RefusedPair) else None
+    group = refused.setdefault(key, RefusedFiles(known.kind if known else "unreadable", text))
+    group.add(file, text, known)

@@ -34,7 +34,7 @@ def test_check_prints_the_classes_of_a_good_data_set(
     printed = capsys.readouterr().out
     assert "triangle" in printed
     assert "3 training and 1 validation images, 7 classes" in printed
-    assert "no problems found" in printed
+    assert "no errors" in printed
 
 
 def test_check_exits_with_2_and_lists_the_problems(
@@ -43,9 +43,10 @@ def test_check_exits_with_2_and_lists_the_problems(
     path = config_file.parent / "shapes/SegmentationClass/train_00001.png"
     cv2.imwrite(str(path), np.full((96, 96), 99, np.uint8))
     assert main(["check", str(config_file)]) == 2
-    printed = capsys.readouterr().err
-    assert "problems:\n" in printed
-    assert "train_00001.png: labels [99]" in printed
+    printed = capsys.readouterr()
+    assert printed.err.startswith("error: 2 errors in the data set ")
+    assert "train_00001.png: labels [99]" in printed.err
+    assert "values  99 (9216 pixels)" in printed.out
 
 
 def test_check_names_an_absent_root(config_file: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from segtune import data_tools, search, train
+from segtune.checks.audit import audit
 from segtune.config.data_config import DataConfig
 from segtune.config.schema import ExperimentConfig
 from segtune.config.yaml_io import write_yaml
@@ -16,7 +17,6 @@ from segtune.data import class_coverage
 from segtune.data.class_coverage import check_training_masks
 from segtune.data.layouts import class_names, open_split
 from segtune.data.pairs import Pair
-from segtune.data.statistics import check_data_set
 from segtune.errors import ConfigError, DataError
 
 MakeDataSet = Callable[..., DataConfig]
@@ -76,7 +76,8 @@ def test_masks_of_0_and_255_are_refused_with_the_setting_that_reads_them(
         "(data.ignore_index); if it means 'thing', --set 'data.label_map={255: 1}'\n"
     )
     assert data_tools.main(["check", str(file)]) == 2
-    assert capsys.readouterr().err == f"error: 1 problem:\n{message}"
+    head = f"error: 1 error in the data set {data.root}; the first: "
+    assert capsys.readouterr().err == head + message
     assert train.main(["--config", str(file), "--out", str(tmp_path / "run")]) == 2
     assert capsys.readouterr().err == f"error: {message}"
     assert not (tmp_path / "run").exists()
@@ -134,15 +135,18 @@ def test_absent_classes_are_notes_and_classes_only_in_val_are_problems(
 ) -> None:
     classes = ["road", "sky", "car", "dog", "cat"]
     data = make_masks([mask_of(0, 1)], [mask_of(0, 2)], classes=classes)
-    content = check_data_set(data)
-    assert content.problems == [
-        "class 'car' (label 2) is in the validation images and in no training image"
-    ]
+    content = audit(data)
+    (problem,) = content.problems
+    assert problem.startswith(
+        "class 'car' (label 2) is in the validation images and in no training image; "
+    )
     assert content.notes == [
-        "class 'dog' (label 3) is in no image of either split",
-        "class 'cat' (label 4) is in no image of either split",
-        "class 'sky' (label 1) is in no validation image, so its IoU is not measured",
+        "class 'sky' (label 1) is in no validation image; choose data.val so that each class is in "
+        "it",
+        "2 classes are in no image of either split: 'dog' (label 3), 'cat' (label 4)",
     ]
+    assert [finding.severity for finding in content.findings] == ["error", "warning", "note"]
+    assert [finding.count for finding in content.findings] == [1, 1, 2]
 
 
 def test_notes_alone_leave_the_exit_code_at_0(
@@ -151,15 +155,17 @@ def test_notes_alone_leave_the_exit_code_at_0(
     file = config_file(make_masks([mask_of(0, 1)], [mask_of(0)]), tmp_path)
     assert data_tools.main(["check", str(file)]) == 0
     printed = capsys.readouterr().out
-    assert "1 note:\nclass 'thing' (label 1) is in no validation image" in printed
-    assert "no problems found" in printed
+    assert (
+        "warning   [unmeasured-class] class 'thing' (label 1) is in no validation image" in printed
+    )
+    assert "no errors, 1 warning" in printed
 
 
 def test_third_class_written_as_255_is_noted_with_its_setting(make_masks: MakeDataSet) -> None:
     mask = mask_of(0, 0, 1, 255)
-    content = check_data_set(make_masks([mask], [mask], classes=["bg", "rim", "cell"]))
+    content = audit(make_masks([mask], [mask], classes=["bg", "rim", "cell"]))
     assert content.problems == []
-    assert content.notes[-1] == (
+    assert content.notes[0] == (
         "the training masks lack class 'cell'; the value 255 is 25 % of all pixels and is ignored "
         "(data.ignore_index); if it means 'cell', --set 'data.label_map={255: 2}'"
     )
@@ -168,20 +174,20 @@ def test_third_class_written_as_255_is_noted_with_its_setting(make_masks: MakeDa
 def test_labels_from_0_that_are_lowered_by_1_are_noted(make_masks: MakeDataSet) -> None:
     mask = mask_of(0, 1, 2, 3)
     classes = ["a", "b", "c", "d"]
-    content = check_data_set(make_masks([mask], [mask], classes=classes, reduce_zero_label=True))
+    content = audit(make_masks([mask], [mask], classes=classes, reduce_zero_label=True))
     assert "the training masks lack class 'd'; 25 % of all pixels have the value 0" in str(
         content.notes
     )
-    assert "--set data.reduce_zero_label=false" in content.notes[-1]
-    content = check_data_set(make_masks([mask], [mask], classes=classes))
+    assert "--set data.reduce_zero_label=false" in content.notes[0]
+    content = audit(make_masks([mask], [mask], classes=classes))
     assert (content.problems, content.notes) == ([], [])
 
 
 def test_equal_problems_are_one_line_with_their_number(make_masks: MakeDataSet) -> None:
     masks = [mask_of(0, 1), *[mask_of(255)] * 37]
     data = make_masks(masks, [mask_of(0, 1)])
-    assert check_data_set(data).problems == [
-        f"37 files: every pixel is ignored; first {data.root}/masks/train/001.png"
+    assert audit(data).problems == [
+        f"37 files (first {data.root}/masks/train/001.png): every pixel is ignored"
     ]
 
 
@@ -189,7 +195,7 @@ def test_labels_above_255_are_counted(make_masks: MakeDataSet) -> None:
     labels = np.array([[0, 299], [299, 299]], np.uint16)
     names = [f"c{i}" for i in range(300)]
     data = make_masks([labels], [labels], classes=names, ignore_index=65535)
-    assert check_data_set(data).train.pixels[[0, 43, 299]].tolist() == [1, 0, 3]
+    assert audit(data).train.pixels[[0, 43, 299]].tolist() == [1, 0, 3]
 
 
 def test_class_weights_of_0_for_all_classes_are_refused() -> None:

@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from segtune.checks.audit import audit
 from segtune.config.data_config import DataConfig
 from segtune.config.yaml_io import parse_assignments
 from segtune.data.decode import decode_pair
 from segtune.data.layouts import class_names, open_split
-from segtune.data.statistics import check_data_set
 from segtune.errors import DataError, SegtuneError, setting
 
 Writer = Callable[[Path], object]
@@ -66,7 +66,7 @@ def parts(train: str, val: str) -> list[tuple[str, int]]:
 def trouble(config: DataConfig) -> str:
     """Return what `segtune data check` complains about, or ""."""
     try:
-        return "\n".join(check_data_set(config).problems)
+        return "\n".join(audit(config).problems)
     except SegtuneError as error:
         return str(error)
 
@@ -387,10 +387,10 @@ def test_numbers_of_objects_are_no_labels(make_data_set: MakeDataSet) -> None:
 def test_problems_of_one_kind_are_one_line(make_data_set: MakeDataSet) -> None:
     files, _ = one_folder("images/train/{}.jpg", "masks/train/{}.png", grey, 4)
     files |= {"images/val/a.jpg": image(9), "masks/val/a.png": grey(scene(9, 3))}
-    problems = check_data_set(make_data_set(files, classes=["a", "b", "c"])).problems
+    problems = audit(make_data_set(files, classes=["a", "b", "c"])).problems
     assert len(problems) == 1
-    assert problems[0].startswith("5 files: labels [3] are outside the 3 classes")
-    assert problems[0].endswith("masks/train/0.png")
+    assert problems[0].startswith("5 files (first ")
+    assert "/masks/train/0.png): labels [3] are outside the 3 classes" in problems[0]
 
 
 @pytest.mark.parametrize(

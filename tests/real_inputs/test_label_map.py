@@ -10,6 +10,7 @@ import torch
 from mask_data import MakeDataSet, files_of, on_data, stripes
 
 from segtune import config_tools, data_tools, train
+from segtune.checks.audit import audit
 from segtune.config.data_config import DataConfig
 from segtune.config.schema import ExperimentConfig, load_config
 from segtune.config.settings import differences
@@ -19,7 +20,6 @@ from segtune.data.label_map import occurs
 from segtune.data.layouts import open_split
 from segtune.data.loader import TrainLoader, ValLoader
 from segtune.data.masks import read_mask
-from segtune.data.statistics import check_data_set
 from segtune.errors import CheckpointError, ConfigError, DataError, RunError
 from segtune.runs.rundir import SearchDir
 from segtune.training import checkpoint
@@ -57,7 +57,7 @@ def test_255_is_a_class_although_it_is_ignore_index(binary: DataConfig) -> None:
     labels = decode_pair(open_split(binary, "train")[0], binary, 2).labels
     assert labels.dtype == np.uint8
     assert labels.tolist() == stripes(0, 1).tolist()
-    content = check_data_set(binary)
+    content = audit(binary)
     assert (content.problems, content.notes) == ([], [])
     assert content.train.pixels[[0, 1, 255]].tolist() == [8192, 8192, 0]
     assert content.val.pixels[[0, 1, 255]].tolist() == [3072, 1024, 0]
@@ -194,9 +194,9 @@ def test_the_hint_on_ignored_pixels_keeps_the_entries_that_are_set(
 ) -> None:
     masks = {"train": [stripes(0, 0, 128, 255)], "val": [stripes(0, 128)]}
     data = make_data_set(files_of(masks), classes=["a", "b", "c"], label_map={128: 1})
-    assert check_data_set(data).notes[-1].endswith("--set 'data.label_map={128: 1, 255: 2}'")
+    assert audit(data).notes[0].endswith("--set 'data.label_map={128: 1, 255: 2}'")
     data = make_data_set({}, classes=["a", "b", "c"], label_map={128: 1, 7: 255})
-    assert check_data_set(data).notes[-1] == (
+    assert audit(data).notes[0] == (
         "the training masks lack class 'c'; 25 % of all pixels are ignored: data.label_map gives "
         "them 255"
     )

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from segtune.api import check_study_data
+from segtune.checks.audit import audit
 from segtune.config.data_config import DataConfig
 from segtune.config.schema import ExperimentConfig
 from segtune.config.yaml_io import write_yaml
 from segtune.data.layouts import open_split
 from segtune.data.leaks import leak_warning
-from segtune.data.statistics import check_data_set
 from segtune.runs.rundir import TrialDir
 from segtune.training.distributed import Ranks
 from segtune.training.trainer import Trainer
@@ -49,8 +49,9 @@ IMAGES = {name: noise(number) for number, name in enumerate("abcdef")}
 def test_validation_names_in_the_training_list_are_counted(make_data_set: MakeDataSet) -> None:
     lists = {"train.txt": text(*"abcd"), "val.txt": text(*"dcef")}
     data = make_data_set({**writers(IMAGES), **lists})
-    assert check_data_set(data).problems == [
-        "data.val: 2 of 4 validation images are also training images (lists: train 2): d, c"
+    assert audit(data).problems == [
+        "data.val: 2 of 4 validation images are also training images (lists: train 2): d, c; "
+        "list each of them in one split only"
     ]
     assert leak_warning(open_split(data, "train"), open_split(data, "val")) == (
         "data.val: 2 of 4 validation images are also training images (first d), so mIoU is too "
@@ -78,7 +79,7 @@ def test_start_of_a_training_run_and_of_a_search_warns_once_of_leaks(
 def test_images_that_num_images_leaves_out_do_not_leak(make_data_set: MakeDataSet) -> None:
     lists = {"train.txt": text(*"abcd"), "val.txt": text(*"dcef")}
     data = make_data_set({**writers(IMAGES), **lists}, num_images=2)
-    assert check_data_set(data).problems == []
+    assert audit(data).problems == []
     assert leak_warning(open_split(data, "train"), open_split(data, "val")) == ""
 
 
@@ -95,16 +96,20 @@ def test_training_list_of_sbd_with_images_of_the_validation_is_named(tmp_path: P
     (lists / "aug.txt").write_text("b\nc\nd\ne\n")
     (lists / "val.txt").write_text("d\ne\nf\n")
     tree = {"layout": "voc", "root": str(root), "train": ["train", "aug"], "cache": "none"}
-    problems = check_data_set(DataConfig.parse({**tree, "classes": ["bg", "fg"]})).problems
+    problems = audit(DataConfig.parse({**tree, "classes": ["bg", "fg"]})).problems
     assert problems == [
-        "data.val: 2 of 3 validation images are also training images (lists: aug 2): d, e"
+        "data.val: 2 of 3 validation images are also training images (lists: aug 2): d, e; list "
+        "each of them in one split only"
     ]
 
 
 def test_name_that_is_listed_twice_is_a_problem(make_data_set: MakeDataSet) -> None:
     lists = {"train.txt": text("a", "b", "a", "c", "c"), "val.txt": text("d")}
-    problems = check_data_set(make_data_set({**writers(IMAGES), **lists})).problems
-    assert problems == ["data.train: 2 names of the list train are in it more than once: a, c"]
+    problems = audit(make_data_set({**writers(IMAGES), **lists})).problems
+    assert problems == [
+        "data.train: 2 names of the list train are in it more than once: a, c; remove the repeated "
+        "lines"
+    ]
 
 
 def test_name_with_and_without_its_suffix_is_listed_twice_and_a_comment_is_not(
@@ -112,16 +117,19 @@ def test_name_with_and_without_its_suffix_is_listed_twice_and_a_comment_is_not(
 ) -> None:
     train = "# mine\r\n# mine\r\na\r\nb\r\na.png\r\n".encode("utf-16")
     lists = {"train.txt": lambda path: path.write_bytes(train), "val.txt": text("d")}
-    problems = check_data_set(make_data_set({**writers(IMAGES), **lists})).problems
-    assert problems == ["data.train: 1 name of the list train is in it more than once: a"]
+    problems = audit(make_data_set({**writers(IMAGES), **lists})).problems
+    assert problems == [
+        "data.train: 1 name of the list train is in it more than once: a; remove the repeated lines"
+    ]
 
 
 def test_same_pixels_under_another_name_leak(make_data_set: MakeDataSet) -> None:
     images = {"train/a": noise(1), "train/b": noise(2), "val/x": noise(2), "val/y": noise(3)}
     data = make_data_set(writers(images))
-    assert check_data_set(data).problems == [
+    assert audit(data).problems == [
         "data.val: 1 of 2 validation images have the same pixels as a training image of another "
-        f"name: first {data.root}/images/val/x.png and {data.root}/images/train/b.png"
+        f"name: first {data.root}/images/val/x.png and {data.root}/images/train/b.png; list each "
+        "of them in one split only"
     ]
 
 
@@ -129,13 +137,13 @@ def test_symbolic_link_to_a_training_image_leaks(make_data_set: MakeDataSet) -> 
     data = make_data_set(writers({"train/a": noise(1), "val/y": noise(3)}))
     for kind in ("images", "masks"):
         Path(data.root, kind, "val", "z.png").symlink_to(Path(data.root, kind, "train", "a.png"))
-    (problem,) = check_data_set(data).problems
+    (problem,) = audit(data).problems
     assert problem.startswith("data.val: 1 of 2 validation images have the same pixels")
 
 
 def test_one_name_in_the_folders_of_both_splits_is_no_leak(make_data_set: MakeDataSet) -> None:
     data = make_data_set(writers({"train/001": noise(1), "val/001": noise(2)}))
-    content = check_data_set(data)
+    content = audit(data)
     assert (content.problems, content.notes) == ([], [])
 
 
@@ -146,11 +154,13 @@ def test_same_image_in_one_split_is_a_note_unless_its_masks_differ(
     images = {"train/a": noise(1), "train/b": noise(1), "train/c": noise(2), "val/y": noise(3)}
     masks = {"train/b": MASK[:, ::-1]} if has_other_mask else {}
     data = make_data_set(writers(images, masks))
-    content = check_data_set(data)
+    content = audit(data)
     kind = "different" if has_other_mask else "equal"
+    way_out = "the file with the right mask" if has_other_mask else "one file of each, unless "
     line = (
-        f"data.train: 1 image with several names and {kind} masks: "
-        f"first {data.root}/images/train/a.png and {data.root}/images/train/b.png"
+        f"data.train: 1 image with several names and {kind} masks: first {data.root}/images/train/"
+        f"a.png and {data.root}/images/train/b.png; keep {way_out}"
+        f"{'' if has_other_mask else 'this is meant'}"
     )
     found = (content.problems, content.notes)
     assert found == (([line], []) if has_other_mask else ([], [line]))
@@ -159,5 +169,5 @@ def test_same_image_in_one_split_is_a_note_unless_its_masks_differ(
 def test_images_of_a_single_colour_are_not_compared(make_data_set: MakeDataSet) -> None:
     blank = np.full((*MASK.shape, 3), 7, np.uint8)
     data = make_data_set(writers({"train/a": blank, "train/b": blank, "val/y": blank}))
-    content = check_data_set(data)
+    content = audit(data)
     assert (content.problems, content.notes) == ([], [])

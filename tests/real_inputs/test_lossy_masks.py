@@ -9,13 +9,13 @@ from mask_data import MakeDataSet, files_of, on_data, stripes
 from PIL import Image, ImageDraw
 
 from segtune import train
+from segtune.checks.audit import audit
 from segtune.config.data_config import DataConfig
 from segtune.config.schema import ExperimentConfig
 from segtune.config.yaml_io import write_yaml
 from segtune.data.layouts import open_split
 from segtune.data.lossy_masks import known_values
 from segtune.data.masks import read_mask
-from segtune.data.statistics import check_data_set
 from segtune.errors import DataError
 
 # Of CamVid and Cityscapes: black, purple, blue, red and green.
@@ -216,8 +216,9 @@ def test_data_check_and_train_refuse_jpeg_named_png_and_read_it_with_the_setting
 ) -> None:
     masks = {"train": [stripes(0, 255)] * 2, "val": [stripes(0, 255)]}
     data = make_data_set(files_of(masks, save_jpeg), label_map={255: 1})
-    problems = check_data_set(data).problems
-    assert problems[0].startswith("2 files: is JPEG, which changes values near edges")
+    problems = audit(data).problems
+    assert problems[0].startswith("2 files (first ")
+    assert "000.png): is JPEG, which changes values near edges" in problems[0]
     file = tmp_path / "config.yaml"
     file.write_text(write_yaml(on_data(tiny_config, data).dump()))
     arguments = ["--config", str(file), "--out", str(tmp_path / "run")]

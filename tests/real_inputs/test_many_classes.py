@@ -10,6 +10,7 @@ import torch
 from mask_data import MakeDataSet, files_of, on_data
 
 from segtune import data_tools, evaluate, predict, train
+from segtune.checks.audit import audit
 from segtune.config.data_config import DataConfig
 from segtune.config.loss_config import LossConfig
 from segtune.config.schema import ExperimentConfig
@@ -23,7 +24,6 @@ from segtune.data.layouts import open_split
 from segtune.data.loader import TrainLoader, ValLoader
 from segtune.data.masks import check_mask_settings
 from segtune.data.mixing import cutmix
-from segtune.data.statistics import check_data_set
 from segtune.errors import ConfigError
 from segtune.losses.segmentation import build_loss
 from segtune.metrics import ConfusionMatrix
@@ -61,7 +61,7 @@ def test_labels_of_a_file_are_exact(many: DataConfig) -> None:
 
 
 def test_255_is_a_class_and_not_ignored(many: DataConfig) -> None:
-    content = check_data_set(many)
+    content = audit(many)
     assert content.problems == []
     counts = np.bincount(LABELS.ravel(), minlength=IGNORE + 1)
     assert np.array_equal(content.val.pixels, 2 * counts)

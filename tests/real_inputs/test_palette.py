@@ -10,6 +10,7 @@ from mask_data import MakeDataSet, files_of, on_data, stripes
 from PIL import Image
 
 from segtune import data_tools, train
+from segtune.checks.audit import audit
 from segtune.config.data_config import DataConfig
 from segtune.config.schema import ExperimentConfig, load_config
 from segtune.config.yaml_io import write_yaml
@@ -18,7 +19,6 @@ from segtune.data.decode import decode_pair
 from segtune.data.label_colours import read_colour_file, voc_colours
 from segtune.data.layouts import open_split
 from segtune.data.masks import check_mask_settings, palette_content, read_mask
-from segtune.data.statistics import check_data_set
 from segtune.errors import DataError, SegtuneError
 
 ROAD, SKY = (128, 64, 128), (70, 130, 180)
@@ -287,7 +287,7 @@ def test_training_reads_the_colours(
     data = make_data_set(files, classes=CLASSES, palette="colours.txt")
     labels = decode_pair(open_split(data, "train")[0], data, 2).labels
     assert labels.tolist() == LABELS.tolist()
-    content = check_data_set(data)
+    content = audit(data)
     assert content.problems == []
     assert content.train.pixels[[0, 1, 255]].tolist() == [3072, 9216, 0]
     file = tmp_path / "config.yaml"
@@ -309,5 +309,5 @@ def test_colours_of_no_class_are_the_reason_if_a_class_is_absent(
     files["colours.txt"] = lambda path: path.write_text(LINES + "car 1 2 3\n")
     data = make_data_set(files, classes=["road", "car"], palette="colours.txt")
     assert "25 % of all pixels are ignored: their colours are in no class (data.palette" in str(
-        check_data_set(data).problems
+        audit(data).problems
     )

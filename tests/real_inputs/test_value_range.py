@@ -8,12 +8,12 @@ import pytest
 import torch
 from PIL import Image
 
+from segtune.checks.audit import audit
 from segtune.config.data_config import DataConfig
 from segtune.config.schema import ExperimentConfig, load_config
 from segtune.data.decode import decode_pair
 from segtune.data.images import read_image
 from segtune.data.layouts import open_split
-from segtune.data.statistics import check_data_set
 from segtune.data.value_range import find_value_range
 from segtune.errors import ConfigError, DataError
 from segtune.runs.rundir import TrialDir
@@ -187,9 +187,9 @@ def test_data_check_reads_images_of_16_bits_and_lists_damaged_ones(
     make_data_set: MakeDataSet,
 ) -> None:
     config = deep_set(make_data_set)
-    assert not check_data_set(config).problems
+    assert not audit(config).problems
     Path(open_split(config, "train")[0].image).write_bytes(b"")
-    problems = check_data_set(config).problems
+    problems = audit(config).problems
     assert len(problems) == 1
     assert "the file is empty" in problems[0]
 
