@@ -1,4 +1,4 @@
-"""mmsegmentation's models to the settings in `model`: architecture, encoder, weights, norms."""
+"""mmsegmentation's models to the settings in `model`: architecture, encoder, weights."""
 
 from __future__ import annotations
 
@@ -6,23 +6,10 @@ import re
 from typing import Any, NamedTuple
 
 from segtune.mmseg.backbones import DROP_PATH, Encoder, backbone_rules, encoder_of
-from segtune.mmseg.ledger import Fixed, Left, Ref, Row, Rule, Same, apply
-from segtune.mmseg.map_loss import fill_loss, map_auxiliary_losses, map_losses
+from segtune.mmseg.ledger import Ref, Same, apply
+from segtune.mmseg.map_heads import map_auxiliary, map_head, map_norm
+from segtune.mmseg.map_loss import fill_loss, map_losses
 
-FROM_ENCODER = Same("follows from the encoder")
-HEAD: dict[str, Rule] = {
-    "in_channels": FROM_ENCODER,
-    "in_index": FROM_ENCODER,
-    "input_transform": FROM_ENCODER,
-    "align_corners": Fixed((False,)),
-    "ignore_index": Row("data.ignore_index"),
-    "act_cfg": Fixed(({"type": "ReLU"},)),
-    "interpolate_mode": Fixed(("bilinear",)),
-    "pool_scales": Fixed(([1, 2, 3, 6],)),
-    "feature_strides": FROM_ENCODER,
-    "out_channels": Fixed((), "segtune has one output per class"),
-    "threshold": Fixed((), "segtune has one output per class"),
-}
 # Weights that each library has for its encoders, by the beginning of model.name.
 OWN_WEIGHTS = {"upernet": "timm", "smp:": "imagenet", "": "torchvision"}
 MIT_FILE = re.compile(r"mit_(b[0-5])")
@@ -54,9 +41,9 @@ def map_model(root: Ref, num_classes: int | None) -> None:
     encoder = _map_architecture(model, backbone, head)
     _map_weights(model, backbone, encoder)
     if head and head.is_dict:
-        _map_head(head, num_classes)
+        map_head(head, num_classes)
         map_losses(head)
-        _map_auxiliary(model, head, num_classes)
+        map_auxiliary(model, head, num_classes)
     elif head:
         head.leave("segtune has one decode head")
     fill_loss(root)
@@ -136,7 +123,7 @@ def _map_architecture(model: Ref, backbone: Ref | None, head: Ref | None) -> Enc
     settings["model.drop_path"] = 0.1 if by_name else DROP_PATH.get(encoder.family, 0.0)
     apply(backbone, backbone_rules(encoder, network.stride))
     if backbone.get("norm_cfg") and encoder.family == "resnet":
-        _map_norm(backbone.get("norm_cfg"))
+        map_norm(backbone.get("norm_cfg"))
     if encoder.family in ("unet", "mobilenet"):
         for part in backbone.parts().values():
             if part.key not in model.ledger.entries and not part.key.endswith(
@@ -193,87 +180,6 @@ def _carry_weights(source: Ref, encoder: Encoder | None) -> None:
         own = next(word for start, word in OWN_WEIGHTS.items() if name.startswith(start))
         remark = f"ImageNet weights of the same encoder, but not the file {path}; to use that "
         source.carry({"model.weights": own}, remark + "file, download it and set model.weights")
-
-
-def _map_norm(norm: Ref | None) -> None:
-    """Map `norm_cfg`: SyncBN computes statistics over all workers."""
-    if norm is None:
-        return
-    kind = norm.get("type")
-    if kind and norm.type in ("SyncBN", "BN", "BN2d"):
-        kind.carry({"model.sync_norms": norm.type == "SyncBN"})
-    elif kind:
-        kind.leave("segtune has batch norms here")
-    apply(norm, {"requires_grad": Fixed((True,)), "eps": Fixed((1e-5,))})
-
-
-def _map_head(head: Ref, num_classes: int | None) -> None:
-    name = str(head.ledger.settings.get("model.name"))
-    rules = dict(HEAD)
-    if name in ("segformer", "upernet"):
-        rules["channels"] = Row("model.decoder_channels")
-        rules["dropout_ratio"] = Row("model.dropout", float)
-    if name.startswith(("smp:", "deeplabv3_", "fcn_", "lraspp_")):
-        reason = f"the head of {name} has a size of its own"
-        for key in ("channels", "c1_in_channels", "c1_channels", "num_convs", "concat_input"):
-            rules[key] = Left(reason)
-        rules["dropout_ratio"] = Left(f"the head of {name} has a dropout of its own")
-        rules["dilations"] = Fixed(([1, 12, 24, 36],))
-        rules["c1_in_channels"] = FROM_ENCODER
-        rules["c1_channels"] = Fixed((48,))
-    authors = head.get("decoder_params")  # in the configs of SegFormer's authors
-    if authors and name == "segformer":
-        apply(authors, {"embed_dim": Row("model.decoder_channels")})
-        rules["channels"] = Same("decoder_params says it")
-    apply(head, rules)
-    _map_norm(head.get("norm_cfg"))
-    _map_num_classes(head, num_classes)
-
-
-def _map_num_classes(head: Ref, num_classes: int | None) -> None:
-    ref = head.get("num_classes")
-    if ref is None:
-        return
-    if num_classes is None and isinstance(ref.plain, int):
-        names = [f"class_{label}" for label in range(ref.plain)]
-        ref.carry({"data.classes": names}, "the names are not in the config; set data.classes")
-    elif ref.plain == num_classes:
-        ref.same("the number of data.classes")
-    else:
-        ref.leave(f"the data set has {num_classes} classes, and segtune has one output for each")
-
-
-def _map_auxiliary(model: Ref, decode_head: Ref, num_classes: int | None) -> None:
-    """Map the auxiliary head: upernet and torchvision's models have one with a fixed form."""
-    name = str(model.ledger.settings.get("model.name"))
-    head = model.get("auxiliary_head")
-    has_one = name == "upernet" or name.startswith(("deeplabv3_", "fcn_"))
-    if head is None:
-        if has_one:
-            model.ledger.note(
-                f"segtune's {name} has an auxiliary head with weight 0.4; mmseg's config has none"
-            )
-        return
-    if not head.is_dict or not has_one:
-        head.leave(f"segtune's {name} has no such auxiliary head")
-        return
-    kind = head.get("type")
-    if kind and head.type == "FCNHead":
-        kind.same(f"the auxiliary head of {name}")
-    elif kind:
-        kind.leave(f"the auxiliary head of {name} is an FCN head")
-    rules = {
-        **HEAD,
-        "in_index": Fixed((2,)),
-        "channels": Fixed((256,)),
-        "num_convs": Fixed((1,)),
-        "concat_input": Fixed((False,)),
-        "dropout_ratio": Row("model.dropout", float) if name == "upernet" else Fixed((0.1,)),
-    }
-    apply(head, rules)
-    _map_norm(head.get("norm_cfg"))
-    _map_num_classes(head, num_classes)
-    map_auxiliary_losses(head, decode_head)
 
 
 def _map_neck(model: Ref) -> None:
