@@ -86,7 +86,8 @@ def report(ledger: Ledger) -> list[str]:
     ]
     num_changes = sum(entry.changes_numbers for entry in left)
     counts = f"{len(ledger.of_group('carried'))} keys carried over, {len(left)} not"
-    ends = f", of which {num_changes} change the numbers" if left else ""
+    verb = "changes" if num_changes == 1 else "change"
+    ends = f", of which {num_changes} {verb} the numbers" if left else ""
     return [*lines, f"{counts}{ends}"]
 
 

@@ -73,27 +73,33 @@ class Ledger:
     def settle(self, root: Node) -> None:
         """Give every leaf exactly one entry, its own or that of the nearest key above it.
 
-        An entry of a key with other entries below it moves down to the leaves that have none. A
-        leaf without any entry is not carried over.
+        An entry of a key with other entries below it moves down to the leaves that have none. If
+        all have one, an entry that is not carried over stays: it must not vanish. A leaf without
+        any entry is not carried over.
         """
-        with_entries_below = {
-            key[: match.start()] for key in self.entries for match in STEP.finditer(key)
-        }
-        self.entries = dict(self._settled(root, "", None, with_entries_below))
+        inner = {key[: match.start()] for key in self.entries for match in STEP.finditer(key)}
+        settled: dict[str, Entry] = {}
+        moved: set[str] = set()  # the keys of the entries that are now those of leaves
+        for key, node, entry in self._settled(root, "", None, inner):
+            settled[key] = replace(entry, key=key, place=node.place)
+            if entry.key != key:
+                moved.add(entry.key)
+        for key, entry in self.entries.items():
+            if key in inner and key not in moved and entry.group == "left":
+                settled.setdefault(key, entry)
+        self.entries = settled
 
     def _settled(
         self, node: Node, key: str, above: Entry | None, inner: Container[str]
-    ) -> Iterator[tuple[str, Entry]]:
-        """Yield the entries of a value and its parts; `above` is the entry that has moved down."""
-        entry = self.entries.get(key)
-        if entry is None and above is not None:
-            entry = replace(above, key=key, place=node.place)
+    ) -> Iterator[tuple[str, Node, Entry]]:
+        """Yield the entries of a value and its parts; `above` is the entry that moves down."""
+        entry = self.entries.get(key, above)
         parts = list(children(node, key))
         if entry and (key not in inner or not parts):
-            yield key, entry
+            yield key, node, entry
         elif not parts and key:
             reason = str(node.unresolved) if node.unresolved else NO_RULE
-            yield key, Entry(key, node.place, "left", reason, changes_numbers=True)
+            yield key, node, Entry(key, node.place, "left", reason, changes_numbers=True)
         else:
             for name, part in parts:
                 yield from self._settled(part, name, entry, inner)
@@ -210,8 +216,10 @@ class Ref:
 
     def leave(self, reason: str, changes_numbers: bool = True) -> None:
         """Report that the value is not carried over."""
-        unresolved = self.node.unresolved
-        reason = f"{unresolved}; {reason}" if unresolved else reason
+        unresolved = str(self.node.unresolved or "")
+        earlier = self.ledger.entries.get(self.key)
+        if unresolved not in f"{reason} {earlier.text if earlier else ''}":
+            reason = f"{unresolved}; {reason}"
         self.ledger.add(Entry(self.key, self.node.place, "left", reason, changes_numbers))
 
     def _add(self, group: Group, text: str) -> None:
