@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from segtune.mmseg.ledger import Fixed, Left, Ref, Row, Rule, Same, apply
-from segtune.mmseg.map_loss import map_auxiliary_losses
+from segtune.mmseg.map_loss import AUXILIARY_WEIGHT, map_auxiliary_losses
 
 FROM_ENCODER = Same("follows from the encoder")
 HEAD: dict[str, Rule] = {
@@ -18,6 +20,13 @@ HEAD: dict[str, Rule] = {
     "feature_strides": FROM_ENCODER,
     "out_channels": Fixed((), "segtune has one output per class"),
     "threshold": Fixed((), "segtune has one output per class"),
+}
+
+# Keys of the auxiliary head: segtune's value, and mmseg's if a config leaves the key out.
+AUXILIARY: dict[str, tuple[Any, Any]] = {
+    "in_index": (2, -1),
+    "num_convs": (1, 2),
+    "concat_input": (False, True),
 }
 
 
@@ -64,6 +73,8 @@ def _map_num_classes(head: Ref, num_classes: int | None) -> None:
     if num_classes is None and isinstance(ref.plain, int):
         names = [f"class_{label}" for label in range(ref.plain)]
         ref.carry({"data.classes": names}, "the names are not in the config; set data.classes")
+    elif num_classes is None:
+        ref.leave("the names of the classes are not known; set data.classes")
     elif ref.plain == num_classes:
         ref.same("the number of data.classes")
     else:
@@ -73,31 +84,40 @@ def _map_num_classes(head: Ref, num_classes: int | None) -> None:
 def map_auxiliary(model: Ref, decode_head: Ref, num_classes: int | None) -> None:
     """Map the auxiliary head: upernet and torchvision's models have one with a fixed form."""
     name = str(model.ledger.settings.get("model.name"))
-    head = model.get("auxiliary_head")
+    heads = model.get("auxiliary_head")
     has_one = name == "upernet" or name.startswith(("deeplabv3_", "fcn_"))
-    if head is None:
+    if heads is None:
         if has_one:
-            model.ledger.note(
-                f"segtune's {name} has an auxiliary head with weight 0.4; mmseg's config has none"
-            )
+            text = f"segtune's {name} has an auxiliary head with weight {AUXILIARY_WEIGHT}"
+            model.ledger.note(f"{text}; mmseg's config has none", changes_numbers=True)
         return
-    if not head.is_dict or not has_one:
-        head.leave(f"segtune's {name} has no such auxiliary head")
-        return
+    items = heads.items()
+    if not has_one:
+        heads.leave(f"segtune's {name} has no auxiliary head")
+    elif len(items) != 1 or not items[0].is_dict:
+        heads.leave(f"segtune's {name} has one auxiliary head; the config has {len(items)}")
+    else:
+        _map_one_auxiliary(items[0], name)
+        _map_num_classes(items[0], num_classes)
+        map_auxiliary_losses(items[0], decode_head)
+
+
+def _map_one_auxiliary(head: Ref, name: str) -> None:
+    """Compare an auxiliary head with that of a model, an FCN head on the third map."""
     kind = head.get("type")
     if kind and head.type == "FCNHead":
         kind.same(f"the auxiliary head of {name}")
     elif kind:
         kind.leave(f"the auxiliary head of {name} is an FCN head")
-    rules = {
+    rules: dict[str, Rule] = {
         **HEAD,
-        "in_index": Fixed((2,)),
         "channels": Fixed((256,)),
-        "num_convs": Fixed((1,)),
-        "concat_input": Fixed((False,)),
         "dropout_ratio": Row("model.dropout", float) if name == "upernet" else Fixed((0.1,)),
     }
+    for key, (ours, default) in AUXILIARY.items():
+        rules[key] = Fixed((ours,))
+        if head.get(key) is None:
+            text = f"{head.key}: {key} is not set: mmseg has {default} then, segtune has {ours}"
+            head.ledger.note(text, changes_numbers=True)
     apply(head, rules)
     map_norm(head.get("norm_cfg"))
-    _map_num_classes(head, num_classes)
-    map_auxiliary_losses(head, decode_head)

@@ -86,7 +86,7 @@ def fill_loss(root: Ref) -> None:
     settings = root.ledger.settings
     if not any(settings.get(name) for name in TERMS.values()):
         settings["loss.ce.weight"] = 1.0
-        text = "segtune has none of the losses of the config: loss.ce.weight is 1 in their place"
+        text = "the config has none of the losses of segtune: loss.ce.weight is 1 in their place"
         root.ledger.note(text, changes_numbers=True)
 
 

@@ -6,13 +6,15 @@ import re
 from typing import Any, NamedTuple
 
 from segtune.mmseg.backbones import DROP_PATH, Encoder, backbone_rules, encoder_of
-from segtune.mmseg.ledger import Ref, Same, apply
+from segtune.mmseg.ledger import Left, Ref, Same, apply
 from segtune.mmseg.map_heads import map_auxiliary, map_head, map_norm
 from segtune.mmseg.map_loss import fill_loss, map_losses
 
 # Weights that each library has for its encoders, by the beginning of model.name.
 OWN_WEIGHTS = {"upernet": "timm", "smp:": "imagenet", "": "torchvision"}
 MIT_FILE = re.compile(r"mit_(b[0-5])")
+# A ResNet, without the letter of its stem.
+PLAIN_RESNET = re.compile(r"resnet\d+(?=[cd]?$)")
 REMOTE = re.compile(r"[a-z-]+://")
 
 
@@ -22,15 +24,16 @@ class Network(NamedTuple):
     name: str
     stride: int = 32  # the last map of the encoder is at 1/stride
     remark: str = ""
+    is_other: bool = False  # another network than mmseg's, as the remark says
 
 
 def map_model(root: Ref, num_classes: int | None) -> None:
     """Map the model with its losses."""
     model = root.get("model")
     if model is None or not model.is_dict:
-        root.ledger.note(
-            "the config has no model: set model.name and model.encoder", changes_numbers=True
-        )
+        text = "the model is not known" if model else "the config has no model"
+        root.ledger.note(f"{text}: set model.name and model.encoder", changes_numbers=True)
+        fill_loss(root)
         return
     kind = model.get("type")
     if kind and model.type == "EncoderDecoder":
@@ -55,8 +58,8 @@ def map_model(root: Ref, num_classes: int | None) -> None:
 
 def _network(head: str, encoder: Encoder) -> Network | None:
     """Return the architecture for a head and an encoder."""
-    family, depth = encoder.family, encoder.name.removesuffix("c").removesuffix("d")
-    torchvision = depth if depth in ("resnet50", "resnet101") else None
+    family, plain = encoder.family, PLAIN_RESNET.match(encoder.name)
+    torchvision = plain[0] if plain and plain[0] in ("resnet50", "resnet101") else None
     match head:
         case "SegformerHead" | "SegFormerHead" if family == "mit":
             remark = "mmseg's head has a norm and a ReLU after each projection; segtune's head is "
@@ -70,13 +73,16 @@ def _network(head: str, encoder: Encoder) -> Network | None:
         case "FCNHead" if torchvision:
             return Network(f"fcn_{torchvision}", 8)
         case "FCNHead" if family == "unet":
-            return Network("smp:Unet", remark="a U-Net with another encoder and decoder")
+            remark = "a U-Net with another encoder and decoder"
+            return Network("smp:Unet", remark=remark, is_other=True)
         case "FCNHead" if family == "vit":
-            return Network("upernet", remark="upernet's head instead of an FCN head on a neck")
+            remark = "upernet's head instead of an FCN head on a neck"
+            return Network("upernet", remark=remark, is_other=True)
         case "ASPPHead":
             return Network("smp:DeepLabV3", 8)
         case "PSPHead":
-            return Network("smp:PSPNet", 8)
+            remark = "smp ends the encoder after stage 2, at 1/8, and dilates nothing"
+            return Network("smp:PSPNet", 8, remark, is_other=True)
         case "FPNHead":
             return Network("smp:FPN")
         case "LRASPPHead":
@@ -88,58 +94,104 @@ def _map_architecture(model: Ref, backbone: Ref | None, head: Ref | None) -> Enc
     """Set model.name and model.encoder; return the encoder."""
     settings = model.ledger.settings
     settings |= {"model.drop_path": 0.0, "model.sync_norms": False}
+    _report_absent(model, backbone, head)
     encoder = encoder_of(backbone) if backbone else None
     kind = backbone.get("type") if backbone else None
     if backbone is None or encoder is None or kind is None:
-        settings |= {"model.name": "upernet", "model.encoder": "resnet50"}
-        if backbone:
-            text = "segtune knows no such encoder; resnet50 is in its place, see model.encoder"
-            backbone.leave(text)
-        head_kind = head.get("type") if head else None
-        if head_kind and head and head.type == "UPerHead":
-            head_kind.carry({"model.name": "upernet"})
-        elif head_kind:
-            head_kind.leave("upernet is in its place, because the encoder is not known")
+        _replace_encoder(model, backbone, head)
         return None
-    network = _network(head.type, encoder) if head else None
-    head_kind = head.get("type") if head else None
-    if head_kind and network:
-        head_kind.carry({"model.name": network.name}, network.remark)
-        if network.name == "smp:Unet" or (network.remark and encoder.family == "vit"):
-            head_kind.leave(f"model.name is {network.name}: {network.remark}")
-    else:
-        network = Network("upernet")
-        settings["model.name"] = network.name
-        if head_kind:
-            head_kind.leave("segtune has no such architecture; upernet is in its place")
-    name = settings["model.name"]
+    network = _map_head_type(model, head, encoder)
+    name = network.name
     settings["model.encoder"] = "mit_b2" if name == "segformer" else "resnet50"
+    remark = _encoder_remark(name, encoder)
     if name.startswith(("segformer", "upernet", "smp:")):
-        kind.carry({"model.encoder": _named_for(name, encoder)}, encoder.remark)
+        kind.carry({"model.encoder": _named_for(name, encoder)}, remark)
     else:
         settings.pop("model.encoder")
-        kind.same("part of model.name")
+        kind.carry({"model.name": name}, remark) if remark else kind.same("part of model.name")
     by_name = backbone.type.startswith("mit_b")  # the classes of SegFormer's authors
     settings["model.drop_path"] = 0.1 if by_name else DROP_PATH.get(encoder.family, 0.0)
-    apply(backbone, backbone_rules(encoder, network.stride))
+    _map_backbone_keys(backbone, encoder, network)
+    return encoder
+
+
+def _report_absent(model: Ref, backbone: Ref | None, head: Ref | None) -> None:
+    """Report a backbone or a decode head that is absent or has no type."""
+    parts = (
+        ("backbone", backbone, "resnet50 is in its place, see model.encoder"),
+        ("decode_head", head, "upernet is in its place, see model.name"),
+    )
+    for name, part, way_out in parts:
+        if part is None:
+            model.ledger.note(f"the model has no {name}: {way_out}", changes_numbers=True)
+        elif part.is_dict and part.get("type") is None:
+            part.leave(f"it has no type; {way_out}")
+
+
+def _replace_encoder(model: Ref, backbone: Ref | None, head: Ref | None) -> None:
+    """Take upernet with resnet50, because the encoder is not known."""
+    model.ledger.settings |= {"model.name": "upernet", "model.encoder": "resnet50"}
+    kind = backbone.get("type") if backbone else None
+    text = "segtune knows no such encoder; resnet50 is in its place, see model.encoder"
+    if backbone and (kind or not backbone.is_dict):
+        backbone.leave(text)
+    if kind and kind.node.unresolved:
+        kind.leave(text)
+    head_kind = head.get("type") if head else None
+    if head_kind and head and head.type == "UPerHead":
+        head_kind.carry({"model.name": "upernet"})
+    elif head_kind:
+        head_kind.leave("upernet is in its place, because the encoder is not known")
+
+
+def _map_head_type(model: Ref, head: Ref | None, encoder: Encoder) -> Network:
+    """Set model.name; return the architecture, upernet if segtune has no such one."""
+    known = _network(head.type, encoder) if head else None
+    network = known or Network("upernet")
+    model.ledger.settings["model.name"] = network.name
+    kind = head.get("type") if head else None
+    if kind and known:
+        kind.carry({"model.name": network.name}, network.remark)
+        if network.is_other:
+            kind.leave(f"model.name is {network.name}: {network.remark}")
+    elif kind:
+        kind.leave("segtune has no such architecture; upernet is in its place")
+    return network
+
+
+def _map_backbone_keys(backbone: Ref, encoder: Encoder, network: Network) -> None:
+    """Map the keys of the backbone, without its type and its weights."""
+    rules = backbone_rules(encoder, network.stride)
+    if network.name == "smp:PSPNet":
+        keys = ("strides", "dilations", "num_stages", "out_indices")
+        rules |= dict.fromkeys(keys, Left(network.remark))
+    apply(backbone, rules)
     if backbone.get("norm_cfg") and encoder.family == "resnet":
         map_norm(backbone.get("norm_cfg"))
-    if encoder.family in ("unet", "mobilenet"):
-        for part in backbone.parts().values():
-            if part.key not in model.ledger.entries and not part.key.endswith(
-                ("init_cfg", "pretrained")
-            ):
-                part.leave(f"the encoder of segtune is {_named_for(name, encoder)}")
-    return encoder
+    if encoder.family not in ("unet", "mobilenet"):
+        return
+    for part in backbone.parts().values():
+        is_weights = part.key.endswith(("init_cfg", "pretrained"))
+        if part.key not in backbone.ledger.entries and not is_weights:
+            part.leave(f"the encoder of segtune is {_named_for(network.name, encoder)}")
 
 
 def _named_for(model_name: str, encoder: Encoder) -> str:
     """Return the name of an encoder in the library of a model."""
-    if model_name.startswith("smp:") and encoder.family == "resnet":
-        return encoder.name.removesuffix("c").removesuffix("d")
+    plain = PLAIN_RESNET.match(encoder.name)
+    if plain and not model_name.startswith("upernet"):
+        return plain[0]
     if model_name.startswith("smp:") and encoder.family != "unet":
         return f"tu-{encoder.name}"
     return encoder.name
+
+
+def _encoder_remark(model_name: str, encoder: Encoder) -> str:
+    """Return what the encoder of a model has otherwise than the backbone."""
+    named = _named_for(model_name, encoder)
+    if PLAIN_RESNET.match(encoder.name) and named != encoder.name:
+        return f"the {named} of {model_name} has a stem of one convolution, mmseg's of three"
+    return encoder.remark
 
 
 def _map_weights(model: Ref, backbone: Ref | None, encoder: Encoder | None) -> None:
@@ -171,11 +223,11 @@ def _carry_weights(source: Ref, encoder: Encoder | None) -> None:
     mit = MIT_FILE.search(path)
     if not REMOTE.match(path):
         source.carry({"model.weights": path})
-    elif mit:
+    elif mit and encoder:
         hub = f"nvidia/mit-{mit[1]}"
         source.carry({"model.weights": hub}, f"the same ImageNet weights as {path}")
-    elif encoder and encoder.family == "unet":
-        source.leave("segtune has another encoder here")
+    elif encoder is None or encoder.family == "unet":
+        source.leave("weights of another encoder; see model.encoder and model.weights")
     else:
         own = next(word for start, word in OWN_WEIGHTS.items() if name.startswith(start))
         remark = f"ImageNet weights of the same encoder, but not the file {path}; to use that "
