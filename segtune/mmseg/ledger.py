@@ -98,7 +98,7 @@ class Ledger:
         if entry and (key not in inner or not parts):
             yield key, node, entry
         elif not parts and key:
-            reason = str(node.unresolved) if node.unresolved else NO_RULE
+            reason = f"not known: {node.unresolved}" if node.unresolved else NO_RULE
             yield key, node, Entry(key, node.place, "left", reason, changes_numbers=True)
         else:
             for name, part in parts:
@@ -203,6 +203,8 @@ class Ref:
             self.ledger.remarks[self.key] = remark
 
     def _problem(self, name: str, value: Any) -> str:
+        if self.node.unresolved:
+            return f"would be {name}"  # `leave` names the value
         unresolved = first_unresolved(self.plain)
         if unresolved:
             return f"would be {name}, but is not known: {unresolved}"
@@ -219,7 +221,7 @@ class Ref:
         unresolved = str(self.node.unresolved or "")
         earlier = self.ledger.entries.get(self.key)
         if unresolved not in f"{reason} {earlier.text if earlier else ''}":
-            reason = f"{unresolved}; {reason}"
+            reason = f"not known: {unresolved}; {reason}"
         self.ledger.add(Entry(self.key, self.node.place, "left", reason, changes_numbers))
 
     def _add(self, group: Group, text: str) -> None:
