@@ -63,7 +63,8 @@ def map_optimiser(root: Ref) -> None:
     apply(optimiser, OPTIMISER_RULES)
     if wrapper is None:
         _map_constructor(optimiser)
-    _map_paramwise(owner.get("paramwise_cfg") or optimiser.get("paramwise_cfg"), root)
+    paramwise = owner.get("paramwise_cfg") or optimiser.get("paramwise_cfg")
+    _map_paramwise(paramwise, wrapper or optimiser, root)
 
 
 def _map_wrapper(wrapper: Ref) -> None:
@@ -155,8 +156,11 @@ def _map_type(optimiser: Ref) -> None:
         kind.leave("segtune decays weights as AdamW does, apart from the gradient")
 
 
-def _map_paramwise(paramwise: Ref | None, root: Ref) -> None:
-    """Map `paramwise_cfg`. mmengine takes the longest key that is a part of a parameter's name."""
+def _map_paramwise(paramwise: Ref | None, groups: Ref, root: Ref) -> None:
+    """Map `paramwise_cfg`; `groups` also has its constructor.
+
+    mmengine takes the longest custom key that is a part of a parameter's name.
+    """
     apply(paramwise, PARAMWISE)
     keys = paramwise.get("custom_keys") if paramwise else None
     parts = keys.parts() if keys else {}
@@ -172,7 +176,10 @@ def _map_paramwise(paramwise: Ref | None, root: Ref) -> None:
             _map_backbone_rule(rule)
         else:
             _map_custom_rule(name, rule)
-    if root.ledger.settings.get("optim.weight_decay"):
+    constructor = groups.get("constructor")
+    is_by_layer = constructor is not None and constructor.plain in LAYER_DECAY
+    # mmseg's constructors with layer decay never decay norms and biases, as segtune.
+    if root.ledger.settings.get("optim.weight_decay") and not is_by_layer:
         _note_what_is_decayed(root, list(parts), paramwise)
 
 

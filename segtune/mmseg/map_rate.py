@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from segtune.mmseg.clock import NO_CLOCK, Clock, carry_steps
-from segtune.mmseg.ledger import Fixed, Ref, Row, Same, apply
+from segtune.mmseg.ledger import Fixed, Ref, Row, Same, apply, is_number
+
+# How often the learning rate changes.
+Unit = Literal["epoch", "step"]
 
 
 def map_rate(root: Ref, clock: Clock) -> None:
@@ -15,23 +18,41 @@ def map_rate(root: Ref, clock: Clock) -> None:
         "schedule.poly_power": 0.0,
         "schedule.eta_min": 0.0,
     }
-    items = root.get("param_scheduler")
-    for item in items.items() if items else ():
-        _map_scheduler(item, clock, items.items() if items else [])
-    _map_old_policy(root.get("lr_config"), clock)
-    _change_rate_by_steps(root)
+    found = root.get("param_scheduler")
+    items = found.items() if found else []
+    for item in items:
+        _map_scheduler(item, clock, items)
+    warmup: list[Unit] = [_unit(item, clock) for item in items if _is_warmup(item)]
+    rest: list[Unit] = [_unit(item, clock) for item in items if item.type == "PolyLR"]
+    _choose_clock(root, warmup[0] if warmup else None, rest[0] if rest else None)
+    _map_old_policy(root, clock)
 
 
-def _change_rate_by_steps(root: Ref) -> None:
-    """Change the learning rate at every step if the warmup counts steps: segtune has one clock."""
+def _choose_clock(root: Ref, warmup: Unit | None, rest: Unit | None) -> None:
+    """Set schedule.by from the units of the warmup and of what follows; segtune has one."""
     settings = root.ledger.settings
-    if settings.get("schedule.by") == "epoch" and "schedule.warmup_steps" in settings:
+    if rest is None and warmup is not None:
+        settings["schedule.by"] = warmup
+    elif warmup is not None and warmup != rest:
         settings["schedule.by"] = "step"
+        times = "in the warmup" if warmup == "epoch" else "after the warmup"
         root.ledger.note(
-            "the warmup counts steps, so the learning rate changes at every step (schedule.by); in "
-            "mmseg it changes once per epoch after the warmup",
+            "the learning rate changes at every step (schedule.by: step), because segtune has one "
+            f"clock for warmup and schedule; in mmseg it changes once per epoch {times}",
             changes_numbers=True,
         )
+
+
+def _unit(ref: Ref, clock: Clock) -> Unit:
+    """Return how often a scheduler changes the learning rate."""
+    is_converted = ref.value("convert_to_iter_based", False)
+    return "epoch" if _counts_epochs(ref, clock) and not is_converted else "step"
+
+
+def _is_warmup(ref: Ref) -> bool:
+    """Whether a scheduler is a warmup that ends."""
+    end_factor = ref.value("end_factor", 1.0)
+    return ref.type == "LinearLR" and end_factor == 1.0 and ref.get("end") is not None
 
 
 def _map_scheduler(ref: Ref, clock: Clock, every: list[Ref]) -> None:
@@ -39,8 +60,11 @@ def _map_scheduler(ref: Ref, clock: Clock, every: list[Ref]) -> None:
     kind = ref.get("type")
     if kind is None:
         return
-    if ref.type == "LinearLR" and ref.value("end_factor", 1.0) == 1.0:
+    if _is_warmup(ref):
         _map_warmup(ref, clock)
+    elif ref.type == "LinearLR" and ref.get("end") is None:
+        ref.leave("a warmup without an `end` lasts for the whole training; segtune has none here")
+        return
     elif ref.type == "PolyLR":
         _map_poly(ref, clock, every)
     else:
@@ -85,21 +109,24 @@ def _map_poly(ref: Ref, clock: Clock, every: list[Ref]) -> None:
             "eta_min": Row("schedule.eta_min", float),
         },
     )
-    if settings.get("optim.head_lr_mult", 1.0) != 1 and settings.get("schedule.eta_min"):
-        eta_min = ref.get("eta_min")
-        if eta_min:
-            eta_min.leave("segtune's head ends at optim.head_lr_mult times schedule.eta_min")
+    _compare_head(ref.get("eta_min"))
     _map_begin(ref, every)
     _map_end(ref, clock)
-    is_by_epoch = _counts_epochs(ref, clock) and not ref.value("convert_to_iter_based", False)
-    _report_clock(ref, {"schedule.by": "epoch" if is_by_epoch else "step"})
+    _report_clock(ref, {"schedule.by": _unit(ref, clock)})
+
+
+def _compare_head(eta_min: Ref | None) -> None:
+    """Report the last learning rate of the head: mmseg's is eta_min for all parameters."""
+    settings = eta_min.ledger.settings if eta_min else {}
+    if eta_min and settings.get("optim.head_lr_mult", 1.0) != 1 and settings["schedule.eta_min"]:
+        eta_min.leave("segtune's head ends at optim.head_lr_mult times schedule.eta_min")
 
 
 def _map_begin(ref: Ref, every: list[Ref]) -> None:
     """Compare the begin of PolyLR with the end of the warmup."""
     begin = ref.get("begin")
     value = ref.value("begin", 0)
-    warmup = next((item for item in every if item.type == "LinearLR"), None)
+    warmup = next((item for item in every if _is_warmup(item)), None)
     end = warmup.value("end", None) if warmup else 0
     same_clock = warmup is None or warmup.value("by_epoch", True) == ref.value("by_epoch", True)
     if begin and same_clock and value == end:
@@ -137,8 +164,9 @@ def _report_clock(ref: Ref, settings: dict[str, Any]) -> None:
             part.same("the unit of begin and end")
 
 
-def _map_old_policy(policy: Ref | None, clock: Clock) -> None:
+def _map_old_policy(root: Ref, clock: Clock) -> None:
     """Map `lr_config` of mmseg 0.x."""
+    policy = root.get("lr_config")
     if policy is None:
         return
     kind = policy.get("policy")
@@ -147,35 +175,33 @@ def _map_old_policy(policy: Ref | None, clock: Clock) -> None:
         policy.leave("segtune has a linear warmup followed by poly")
         return
     kind.same("the schedule of segtune: a linear warmup, then poly")
+    unit: Unit | None = None
     if kind.plain == "poly":
         settings["schedule.poly_power"] = 1.0
-        is_by_epoch = policy.value("by_epoch", True)
-        _report_clock(policy, {"schedule.by": "epoch" if is_by_epoch else "step"})
-    apply(
-        policy,
-        {
-            "power": Row("schedule.poly_power", float),
-            "min_lr": Row("schedule.eta_min", float),
-            "by_epoch": Same("no schedule"),
-        }
-        if kind.plain == "poly" and not policy.get("by_epoch")
-        else {
-            "power": Row("schedule.poly_power", float),
-            "min_lr": Row("schedule.eta_min", float),
-        },
-    )
-    _map_old_warmup(policy, clock)
+        unit = "epoch" if policy.value("by_epoch", True) else "step"
+        _report_clock(policy, {"schedule.by": unit})
+    else:
+        apply(policy, {"by_epoch": Same("the learning rate is constant")})
+    rules = {
+        "power": Row("schedule.poly_power", float),
+        "min_lr": Row("schedule.eta_min", float),
+    }
+    apply(policy, rules)
+    _compare_head(policy.get("min_lr"))
+    if _map_old_warmup(policy, clock):
+        _choose_clock(root, "step", unit)  # mmcv changes the rate at every step of a warmup
 
 
-def _map_old_warmup(policy: Ref, clock: Clock) -> None:
+def _map_old_warmup(policy: Ref, clock: Clock) -> bool:
+    """Map the warmup of `lr_config`; return whether segtune has one then."""
     warmup = policy.get("warmup")
     if warmup is None:
-        return
+        return False
     if warmup.plain != "linear":
         for part in policy.parts().values():
             if ".warmup" in part.key:
                 part.leave("segtune's warmup is linear")
-        return
+        return False
     warmup.same("segtune's warmup is linear")
     policy.ledger.settings["schedule.warmup_start"] = 0.1  # mmcv's default
     apply(policy, {"warmup_ratio": Row("schedule.warmup_start", float)})
@@ -186,11 +212,13 @@ def _map_old_warmup(policy: Ref, clock: Clock) -> None:
         "begins after the warmup"
     )
     if length and in_epochs:
-        length.carry({"schedule.warmup_epochs": length.plain}, remark)
+        value = length.plain * clock.times if is_number(length.plain) else length.plain
+        length.carry({"schedule.warmup_epochs": value}, remark)
     elif length:
         carry_steps(length, "schedule.warmup_steps", clock)
         policy.ledger.note(f"{policy.key}: {remark}")
     apply(policy, {"warmup_by_epoch": Same("the unit of warmup_iters")})
+    return length is not None
 
 
 def map_lr_scaling(scaling: Ref | None, batch: int) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from segtune.mmseg.clock import Clock, carry_interval, carry_steps
+from segtune.mmseg.clock import NO_CLOCK, Clock, carry_interval, carry_steps
 from segtune.mmseg.ledger import Fixed, Left, Ref, Rule, Same, apply
 from segtune.mmseg.map_data import DataFacts
 from segtune.mmseg.map_rate import map_lr_scaling, map_rate
 
+VAL_ITERATIONS = 1000  # of mmengine's IterBasedTrainLoop
 CHECKPOINTS: dict[str, Rule] = {
     "type": Same("segtune keeps the best and the last checkpoint"),
     "save_best": Fixed(("mIoU", "auto"), "segtune keeps the best mIoU", changes_numbers=False),
@@ -80,7 +81,7 @@ def _whole(ref: Ref | None) -> int | None:
 
 
 def _map_interval(root: Ref, clock: Clock) -> None:
-    """Set the validation interval. Without one, mmengine validates after every epoch."""
+    """Set the validation interval."""
     evaluation, loop = root.get("evaluation"), root.get("train_cfg")
     interval = loop.get("val_interval") if loop else None
     if evaluation:
@@ -88,7 +89,9 @@ def _map_interval(root: Ref, clock: Clock) -> None:
     in_epochs = clock.iterations is None
     if evaluation:
         in_epochs = evaluation.value("by_epoch", in_epochs)
-    if interval is None:
+    if interval is None and loop and evaluation is None and clock.iterations is not None:
+        _set_default_interval(root, clock)
+    elif interval is None:
         root.ledger.settings["schedule.val_every"] = clock.times
     elif in_epochs:
         value = interval.plain
@@ -96,6 +99,16 @@ def _map_interval(root: Ref, clock: Clock) -> None:
         interval.carry({"schedule.val_every": value})
     else:
         carry_interval(interval, "schedule.val_every", clock)
+
+
+def _set_default_interval(root: Ref, clock: Clock) -> None:
+    """Set the interval of mmengine's IterBasedTrainLoop, which has no val_interval."""
+    text = f"val_interval is not set: mmengine validates every {VAL_ITERATIONS} iterations"
+    epochs = max(1, round(VAL_ITERATIONS / clock.per_epoch)) if clock.per_epoch else 1
+    root.ledger.settings["schedule.val_every"] = epochs
+    reason = f"here schedule.val_every is {epochs}"
+    reason += "" if clock.per_epoch else f"; {NO_CLOCK}"
+    root.ledger.note(f"{text}; {reason}", changes_numbers=clock.per_epoch is None)
 
 
 def _map_checkpoints(root: Ref, clock: Clock) -> None:
