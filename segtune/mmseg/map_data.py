@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from segtune.mmseg.known_datasets import KNOWN, NUM_IMAGES, KnownDataset
 from segtune.mmseg.ledger import Fixed, Ref, Row, Same, apply
 
 LISTS = "ImageSets/Segmentation"
@@ -33,38 +34,6 @@ LOADER_RULES = {
     "drop_last": Same("segtune draws a new order for each epoch and fills the last batch"),
 }
 WRAPPERS = ("ConcatDataset", "RepeatDataset", "MultiImageMixDataset")
-
-
-@dataclass(frozen=True)
-class KnownDataset:
-    """What mmsegmentation knows about a data set by its type."""
-
-    classes: str | None = None  # the value of data.classes
-    num_classes: int | None = None
-    reduce_zero_label: bool = False
-    image_suffix: str = ".jpg"
-    mask_suffix: str = ".png"
-
-
-KNOWN = {
-    "PascalVOCDataset": KnownDataset("voc", 21),
-    "ADE20KDataset": KnownDataset("ade20k", 150, reduce_zero_label=True),
-    "CityscapesDataset": KnownDataset(
-        "cityscapes", 19, False, "_leftImg8bit.png", "_gtFine_labelTrainIds.png"
-    ),
-    "PascalContextDataset59": KnownDataset(None, 59, reduce_zero_label=True),
-    "LoveDADataset": KnownDataset(None, 7, True, ".png"),
-    "PotsdamDataset": KnownDataset(None, 6, True, ".png"),
-}
-# Numbers of training images, by the type of the data set and its lists.
-NUM_IMAGES = {
-    ("PascalVOCDataset", ("train",)): 1464,
-    ("PascalVOCDataset", ("train", "aug")): 10582,
-    ("PascalVOCDataset", ("trainaug",)): 10582,
-    ("PascalVOCDataset", ("train_aug",)): 10582,
-    ("ADE20KDataset", ("train",)): 20210,
-    ("CityscapesDataset", ("train",)): 2975,
-}
 
 
 class Part(NamedTuple):
