@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args, get_origin
@@ -208,7 +209,7 @@ class Ref:
         unresolved = first_unresolved(self.plain)
         if unresolved:
             return f"would be {name}, but is not known: {unresolved}"
-        if not accepts(ExperimentConfig.names()[name], value):
+        if not _is_finite(value) or not accepts(ExperimentConfig.names()[name], value):
             return f"{name} does not take {_shown(value)}; see docs/config.md"
         return ""
 
@@ -294,7 +295,7 @@ def _converted(ref: Ref, convert: Callable[[Any], Any]) -> Any:
         return None
     try:
         return convert(ref.plain)
-    except (TypeError, ValueError, IndexError):
+    except (TypeError, ValueError, IndexError, OverflowError):
         return ref.plain
 
 
@@ -306,8 +307,16 @@ def equals_one_of(value: Any, allowed: tuple[Any, ...]) -> bool:
 
 
 def is_number(value: Any) -> bool:
-    """Whether a plain value is a number; a truth value is none."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    """Whether a plain value is a number that a float can hold; a truth value is none."""
+    is_one = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_one and abs(value) <= sys.float_info.max
+
+
+def _is_finite(value: Any) -> bool:
+    """Whether all numbers of a plain value are in the range of a float."""
+    if isinstance(value, list):
+        return all(map(_is_finite, value))
+    return not isinstance(value, int | float) or isinstance(value, bool) or is_number(value)
 
 
 def is_like(value: Any, example: Any) -> bool:

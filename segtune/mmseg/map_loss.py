@@ -161,7 +161,7 @@ def _map_term(ref: Ref, weights: dict[str, float]) -> None:
         rules["reduction"] = Fixed(("none", "mean"))
     weight = ref.get("loss_weight")
     value = weight.plain if weight else 1.0
-    if isinstance(value, int | float):
+    if is_number(value):
         weights[setting] = weights.get(setting, 0.0) + factor * value
         remark = "" if ref.value("avg_non_ignore", False) is True else REMARKS.get(kind, "")
         type_ref.carry({setting: weights[setting]}, remark, replace=True)

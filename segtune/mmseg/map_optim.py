@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from segtune.mmseg.ledger import Fixed, Left, Ref, Row, Rule, Same, apply
+from segtune.mmseg.ledger import Fixed, Left, Ref, Row, Rule, Same, apply, is_number
 
 # torch's defaults by type: name in segtune, weight decay, learning rate.
 OPTIMISERS = {
@@ -195,7 +195,7 @@ def _note_what_is_decayed(root: Ref, keys: list[str], paramwise: Ref | None) -> 
 def _map_head_rule(rule: Ref) -> None:
     lr_mult = rule.get("lr_mult")
     settings = rule.ledger.settings
-    if lr_mult and isinstance(lr_mult.plain, int | float):
+    if lr_mult and is_number(lr_mult.plain):
         value = settings["optim.head_lr_mult"] * lr_mult.plain
         lr_mult.carry({"optim.head_lr_mult": value}, replace=True)
     apply(rule, {"decay_mult": Fixed((1,), "segtune decays the head like the encoder")})
@@ -205,7 +205,7 @@ def _map_backbone_rule(rule: Ref) -> None:
     """Map a factor of the backbone: optim.lr is the encoder's, and the head's is a multiple."""
     settings: dict[str, Any] = rule.ledger.settings
     lr_mult = rule.get("lr_mult")
-    if lr_mult and isinstance(lr_mult.plain, int | float) and lr_mult.plain > 0:
+    if lr_mult and is_number(lr_mult.plain) and lr_mult.plain > 0:
         factor = float(lr_mult.plain)
         lr_mult.carry(
             {

@@ -92,7 +92,7 @@ def _map_warmup(ref: Ref, clock: Clock) -> None:
     )
     end = ref.get("end")
     if end and _counts_epochs(ref, clock):
-        value = end.plain * clock.times if isinstance(end.plain, int | float) else end.plain
+        value = end.plain * clock.times if is_number(end.plain) else end.plain
         end.carry({"schedule.warmup_epochs": value})
     elif end:
         carry_steps(end, "schedule.warmup_steps", clock)
@@ -147,7 +147,7 @@ def _map_end(ref: Ref, clock: Clock) -> None:
         total = clock.total_iterations
     if total is None:
         end.leave(f"segtune's poly schedule ends with the training; {NO_CLOCK}")
-    elif isinstance(end.plain, int | float) and abs(end.plain - total) <= 0.01 * total:
+    elif is_number(end.plain) and abs(end.plain - total) <= 0.01 * total:
         end.same("segtune's poly schedule ends with the training")
     else:
         end.leave(f"segtune's poly schedule ends with the training, at {total:g}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from segtune.mmseg.clock import NO_CLOCK, Clock, carry_interval, carry_steps
-from segtune.mmseg.ledger import Fixed, Left, Ref, Rule, Same, apply
+from segtune.mmseg.ledger import Fixed, Left, Ref, Rule, Same, apply, is_number
 from segtune.mmseg.map_data import DataFacts
 from segtune.mmseg.map_rate import map_lr_scaling, map_rate
 
@@ -35,9 +35,13 @@ def _map_batch(root: Ref, gpus: int, accumulate: int) -> int:
     """Set schedule.batch_size; return the images of one iteration on all GPUs."""
     loader = root.get("train_dataloader") or root.get("data")
     size = loader.first("batch_size", "samples_per_gpu") if loader else None
-    per_gpu = size.plain if size and isinstance(size.plain, int) and size.plain > 0 else 1
+    per_gpu = max(1, _whole(size) or 1)
     batch = per_gpu * gpus
-    if size:
+    if size and (_whole(size) or 0) < 1:
+        size.leave(
+            "expected a whole number from 1; schedule.batch_size counts the images of a step"
+        )
+    elif size:
         times = f" x {accumulate} backward passes" if accumulate > 1 else ""
         hint = "; --gpus N for more" if gpus == 1 else ""
         remark = f"{per_gpu} per GPU x {gpus} GPU{'s' if gpus > 1 else ''}{times}{hint}"
@@ -77,7 +81,7 @@ def _map_length(root: Ref, per_epoch: float | None, accumulate: int, times: int)
 
 
 def _whole(ref: Ref | None) -> int | None:
-    return ref.plain if ref and isinstance(ref.plain, int) else None
+    return ref.plain if ref and isinstance(ref.plain, int) and is_number(ref.plain) else None
 
 
 def _map_interval(root: Ref, clock: Clock) -> None:

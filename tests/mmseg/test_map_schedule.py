@@ -137,3 +137,23 @@ def test_layer_decay_of_mmseg_spares_norms_as_segtune_does(tmp_path: Path) -> No
     plain = "optim_wrapper = dict(paramwise_cfg=dict(_delete_=True))"
     notes = changed(tmp_path, "segformer_b2_v1_ce", plain).notes
     assert any("never decays norms" in note for note in notes)
+
+
+@pytest.mark.parametrize("number", ["1" + 400 * "0", "1e999", "-1e999"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "train_cfg = dict(max_epochs={0}, val_interval={0})",
+        "train_dataloader = dict(batch_size={0})",
+        "optim_wrapper = dict(optimizer=dict(lr={0}), clip_grad=dict(max_norm={0}))",
+        "optim_wrapper = dict(paramwise_cfg=dict(custom_keys={{'head': dict(lr_mult={0})}}))",
+        "param_scheduler = [dict(type='PolyLR', end={0}, eta_min={0})]",
+        "model = dict(decode_head=dict(loss_decode=dict(type='DiceLoss', loss_weight={0})))",
+        "model = dict(backbone=dict(embed_dims={0}, drop_path_rate={0}))",
+    ],
+)
+def test_a_number_that_a_float_cannot_hold_is_not_carried_over(
+    tmp_path: Path, text: str, number: str
+) -> None:
+    code = text.format(number).replace("loss_decode=dict(", "loss_decode=dict(_delete_=True, ")
+    assert changes_numbers(changed(tmp_path, "segformer_b2_v1_ce", code))
