@@ -102,7 +102,7 @@ def _map_architecture(model: Ref, backbone: Ref | None, head: Ref | None) -> Enc
         return None
     network = _map_head_type(model, head, encoder)
     name = network.name
-    settings["model.encoder"] = "mit_b2" if name == "segformer" else "resnet50"
+    settings["model.encoder"] = _named_for(name, encoder)
     remark = _encoder_remark(name, encoder)
     if name.startswith(("segformer", "upernet", "smp:")):
         kind.carry({"model.encoder": _named_for(name, encoder)}, remark)

@@ -46,6 +46,10 @@ def _map_batch(root: Ref, gpus: int, accumulate: int) -> int:
         hint = "; --gpus N for more" if gpus == 1 else ""
         remark = f"{per_gpu} per GPU x {gpus} GPU{'s' if gpus > 1 else ''}{times}{hint}"
         size.carry({"schedule.batch_size": batch * accumulate}, remark)
+    elif root.get("train_dataloader"):
+        root.ledger.settings["schedule.batch_size"] = batch * accumulate
+        text = f"train_dataloader has no batch_size: mmengine has 1 per GPU then, here {batch}"
+        root.ledger.note(text)
     validation = root.get("val_dataloader")
     val_size = validation.get("batch_size") if validation else None
     if val_size:

@@ -51,12 +51,12 @@ def test_a_model_without_backbone_and_head_is_reported(tmp_path: Path) -> None:
 
 def test_a_head_with_an_imported_class_has_the_architecture_of_its_name(tmp_path: Path) -> None:
     text = (
-        "from mmseg.models.decode_heads import UPerHead\n"
-        "model = dict(decode_head=dict(type=UPerHead), auxiliary_head=None)"
+        "from mmseg.models import ResNetV1c, UPerHead\n"
+        "model = dict(backbone=dict(type=ResNetV1c, depth=101), decode_head=dict(type=UPerHead))"
     )
     ledger = changed(tmp_path, "upernet_r50_voc12", text)
     assert ledger.settings["model.name"] == "upernet"
-    assert ledger.settings["model.encoder"] == "resnet50c"
+    assert ledger.settings["model.encoder"] == "resnet101c"
     lines = [line for line in report(ledger) if "model.decode_head.type" in line]
     assert all(line.count("UPerHead") == 1 for line in lines)
 

@@ -58,6 +58,13 @@ def test_a_constant_rate_of_mmcv_with_by_epoch_changes_nothing(tmp_path: Path) -
     assert ledger.entries["lr_config.by_epoch"].group == "same"
 
 
+@pytest.mark.parametrize("size", ["'many'", "0", "-1", "2.5"])
+def test_a_batch_size_that_is_no_number_is_not_carried_over(tmp_path: Path, size: str) -> None:
+    text = f"train_dataloader = dict(batch_size={size})"
+    ledger = changed(tmp_path, "segformer_b2_v1_ce", text)
+    assert "whole number from 1" in left(ledger, "train_dataloader.batch_size")
+
+
 MULTIPLIED = ", paramwise_cfg=dict(custom_keys={'head': dict(lr_mult=10.)})"
 
 
@@ -113,6 +120,13 @@ def test_a_warmup_without_an_end_is_not_carried_over(tmp_path: Path) -> None:
     assert not any("None" in note for note in ledger.notes)
     assert "schedule.warmup_start" not in ledger.settings
     assert changes_numbers(ledger)
+
+
+def test_a_loader_without_a_batch_size_has_one_image_per_gpu(tmp_path: Path) -> None:
+    text = "train_dataloader = dict(dataset=dict(type='PascalVOCDataset', data_root='voc'))"
+    ledger = whole(tmp_path, text, gpus=2)
+    assert ledger.settings["schedule.batch_size"] == 2
+    assert any("has no batch_size" in note for note in ledger.notes)
 
 
 LOOP = "train_cfg = dict(_delete_=True, type='IterBasedTrainLoop', max_iters=20000)"
