@@ -71,8 +71,8 @@ def _import(arguments: argparse.Namespace) -> int:
     if out and out.exists() and not arguments.overwrite:
         raise ConfigError([_exists(out)])
     ledger = convert(read_mmseg_config(arguments.file), arguments.gpus, arguments.images)
-    text = as_yaml(ledger, arguments.file)
     print("\n".join(report(ledger)), file=sys.stderr)
+    text = as_yaml(ledger, arguments.file)
     code = PARTLY_REFUSED if changes_numbers(ledger) else DONE
     if code and arguments.strict:
         print("no config is written, because of --strict", file=sys.stderr)

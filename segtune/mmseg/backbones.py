@@ -63,6 +63,8 @@ def encoder_of(backbone: Ref) -> Encoder | None:
             return Encoder("resnet", f"resnest{depth}{'d' if depth == 50 else 'e'}")
         case "SwinTransformer":
             depths = backbone.value("depths", [2, 2, 6, 2])
+            if len(depths) != 4 or [*depths[:2], depths[3]] != [2, 2, 2]:
+                return None
             key = (backbone.value("embed_dims", 96), depths[2], backbone.value("window_size", 7))
             return Encoder("swin", SWIN[key]) if key in SWIN else None
         case "ConvNeXt":

@@ -85,8 +85,10 @@ def report(ledger: Ledger) -> list[str]:
         *(f"note: {text}" for text in ledger.notes),
     ]
     num_changes = sum(entry.changes_numbers for entry in left)
-    counts = f"{len(ledger.of_group('carried'))} keys carried over, {len(left)} not"
-    ends = f", of which {num_changes} change the numbers" if left else ""
+    num_carried = len(ledger.of_group("carried"))
+    counts = f"{num_carried} key{'' if num_carried == 1 else 's'} carried over, {len(left)} not"
+    verb = "changes" if num_changes == 1 else "change"
+    ends = f", of which {num_changes} {verb} the numbers" if left else ""
     return [*lines, f"{counts}{ends}"]
 
 

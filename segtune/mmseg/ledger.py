@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args, get_origin
@@ -73,27 +74,33 @@ class Ledger:
     def settle(self, root: Node) -> None:
         """Give every leaf exactly one entry, its own or that of the nearest key above it.
 
-        An entry of a key with other entries below it moves down to the leaves that have none. A
-        leaf without any entry is not carried over.
+        An entry of a key with other entries below it moves down to the leaves that have none. If
+        all have one, an entry that is not carried over stays: it must not vanish. A leaf without
+        any entry is not carried over.
         """
-        with_entries_below = {
-            key[: match.start()] for key in self.entries for match in STEP.finditer(key)
-        }
-        self.entries = dict(self._settled(root, "", None, with_entries_below))
+        inner = {key[: match.start()] for key in self.entries for match in STEP.finditer(key)}
+        settled: dict[str, Entry] = {}
+        moved: set[str] = set()  # the keys of the entries that are now those of leaves
+        for key, node, entry in self._settled(root, "", None, inner):
+            settled[key] = replace(entry, key=key, place=node.place)
+            if entry.key != key:
+                moved.add(entry.key)
+        for key, entry in self.entries.items():
+            if key in inner and key not in moved and entry.group == "left":
+                settled.setdefault(key, entry)
+        self.entries = settled
 
     def _settled(
         self, node: Node, key: str, above: Entry | None, inner: Container[str]
-    ) -> Iterator[tuple[str, Entry]]:
-        """Yield the entries of a value and its parts; `above` is the entry that has moved down."""
-        entry = self.entries.get(key)
-        if entry is None and above is not None:
-            entry = replace(above, key=key, place=node.place)
+    ) -> Iterator[tuple[str, Node, Entry]]:
+        """Yield the entries of a value and its parts; `above` is the entry that moves down."""
+        entry = self.entries.get(key, above)
         parts = list(children(node, key))
         if entry and (key not in inner or not parts):
-            yield key, entry
+            yield key, node, entry
         elif not parts and key:
-            reason = str(node.unresolved) if node.unresolved else NO_RULE
-            yield key, Entry(key, node.place, "left", reason, changes_numbers=True)
+            reason = f"not known: {node.unresolved}" if node.unresolved else NO_RULE
+            yield key, node, Entry(key, node.place, "left", reason, changes_numbers=True)
         else:
             for name, part in parts:
                 yield from self._settled(part, name, entry, inner)
@@ -197,10 +204,12 @@ class Ref:
             self.ledger.remarks[self.key] = remark
 
     def _problem(self, name: str, value: Any) -> str:
+        if self.node.unresolved:
+            return f"would be {name}"  # `leave` names the value
         unresolved = first_unresolved(self.plain)
         if unresolved:
             return f"would be {name}, but is not known: {unresolved}"
-        if not accepts(ExperimentConfig.names()[name], value):
+        if not _is_finite(value) or not accepts(ExperimentConfig.names()[name], value):
             return f"{name} does not take {_shown(value)}; see docs/config.md"
         return ""
 
@@ -210,8 +219,10 @@ class Ref:
 
     def leave(self, reason: str, changes_numbers: bool = True) -> None:
         """Report that the value is not carried over."""
-        unresolved = self.node.unresolved
-        reason = f"{unresolved}; {reason}" if unresolved else reason
+        unresolved = str(self.node.unresolved or "")
+        earlier = self.ledger.entries.get(self.key)
+        if unresolved not in f"{reason} {earlier.text if earlier else ''}":
+            reason = f"not known: {unresolved}; {reason}"
         self.ledger.add(Entry(self.key, self.node.place, "left", reason, changes_numbers))
 
     def _add(self, group: Group, text: str) -> None:
@@ -284,7 +295,7 @@ def _converted(ref: Ref, convert: Callable[[Any], Any]) -> Any:
         return None
     try:
         return convert(ref.plain)
-    except (TypeError, ValueError, IndexError):
+    except (TypeError, ValueError, IndexError, OverflowError):
         return ref.plain
 
 
@@ -296,8 +307,16 @@ def equals_one_of(value: Any, allowed: tuple[Any, ...]) -> bool:
 
 
 def is_number(value: Any) -> bool:
-    """Whether a plain value is a number; a truth value is none."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    """Whether a plain value is a number that a float can hold; a truth value is none."""
+    is_one = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_one and abs(value) <= sys.float_info.max
+
+
+def _is_finite(value: Any) -> bool:
+    """Whether all numbers of a plain value are in the range of a float."""
+    if isinstance(value, list):
+        return all(map(_is_finite, value))
+    return not isinstance(value, int | float) or isinstance(value, bool) or is_number(value)
 
 
 def is_like(value: Any, example: Any) -> bool:

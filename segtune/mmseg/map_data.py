@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from segtune.mmseg.known_datasets import KNOWN, NUM_IMAGES, KnownDataset
 from segtune.mmseg.ledger import Fixed, Ref, Row, Same, apply
 
 LISTS = "ImageSets/Segmentation"
@@ -32,39 +33,13 @@ LOADER_RULES = {
     "collate_fn": Same(LOADING),
     "drop_last": Same("segtune draws a new order for each epoch and fills the last batch"),
 }
+# What a type of mmseg may set for its data, with segtune's settings.
+SETTINGS_OF_TYPES = {
+    "img_suffix": "data.image_suffix",
+    "seg_map_suffix": "data.mask_suffix",
+    "reduce_zero_label": "data.reduce_zero_label",
+}
 WRAPPERS = ("ConcatDataset", "RepeatDataset", "MultiImageMixDataset")
-
-
-@dataclass(frozen=True)
-class KnownDataset:
-    """What mmsegmentation knows about a data set by its type."""
-
-    classes: str | None = None  # the value of data.classes
-    num_classes: int | None = None
-    reduce_zero_label: bool = False
-    image_suffix: str = ".jpg"
-    mask_suffix: str = ".png"
-
-
-KNOWN = {
-    "PascalVOCDataset": KnownDataset("voc", 21),
-    "ADE20KDataset": KnownDataset("ade20k", 150, reduce_zero_label=True),
-    "CityscapesDataset": KnownDataset(
-        "cityscapes", 19, False, "_leftImg8bit.png", "_gtFine_labelTrainIds.png"
-    ),
-    "PascalContextDataset59": KnownDataset(None, 59, reduce_zero_label=True),
-    "LoveDADataset": KnownDataset(None, 7, True, ".png"),
-    "PotsdamDataset": KnownDataset(None, 6, True, ".png"),
-}
-# Numbers of training images, by the type of the data set and its lists.
-NUM_IMAGES = {
-    ("PascalVOCDataset", ("train",)): 1464,
-    ("PascalVOCDataset", ("train", "aug")): 10582,
-    ("PascalVOCDataset", ("trainaug",)): 10582,
-    ("PascalVOCDataset", ("train_aug",)): 10582,
-    ("ADE20KDataset", ("train",)): 20210,
-    ("CityscapesDataset", ("train",)): 2975,
-}
 
 
 class Part(NamedTuple):
@@ -342,6 +317,7 @@ def _map_labels(dataset: Ref) -> None:
             classes.same("the classes of training")
         else:
             classes.leave("segtune has the classes of the training data set")
+    _report_unknown_type(dataset)
     rows = (
         ("data.image_suffix", ("img_suffix",), known.image_suffix),
         ("data.mask_suffix", ("seg_map_suffix", "ann_suffix"), known.mask_suffix),
@@ -349,8 +325,11 @@ def _map_labels(dataset: Ref) -> None:
     for setting, names, default in rows:
         ref = dataset.first(*names)
         suffix = ref.plain if ref else default
-        if not isinstance(suffix, str) or suffix.startswith("."):
-            if ref:
+        is_extension = isinstance(suffix, str) and suffix.rfind(".") == 0
+        if is_extension or not isinstance(suffix, str):
+            if ref and not is_extension:
+                ref.leave("expected text")
+            elif ref:
                 ref.same("segtune finds files of every image format")
         elif ref:
             ref.carry({setting: suffix})
@@ -361,3 +340,22 @@ def _map_labels(dataset: Ref) -> None:
         reduce.carry({"data.reduce_zero_label": reduce.plain})
     elif "data.reduce_zero_label" not in dataset.ledger.settings:
         dataset.ledger.settings["data.reduce_zero_label"] = known.reduce_zero_label
+
+
+def _report_unknown_type(dataset: Ref) -> None:
+    """Report a type that segtune does not know if the config leaves out what follows from it."""
+    kind = dataset.get("type")
+    if kind is None or dataset.type in KNOWN:
+        return
+    rows = (("img_suffix",), ("seg_map_suffix", "ann_suffix"), ("reduce_zero_label",))
+    absent = [names[0] for names in rows if dataset.first(*names) is None]
+    pipeline = dataset.get("pipeline")
+    loading = [item for item in pipeline.items() if item.is_dict] if pipeline else []
+    if "reduce_zero_label" in absent and any(t.get("reduce_zero_label") for t in loading):
+        absent.remove("reduce_zero_label")
+    if absent:
+        settings = ", ".join(SETTINGS_OF_TYPES[name] for name in absent)
+        kind.leave(
+            f"segtune does not know {dataset.type or 'this type'}, and the config leaves out what "
+            f"the type may set: {', '.join(absent)}; set {settings}"
+        )

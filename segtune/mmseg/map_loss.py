@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from segtune.mmseg.ledger import Fixed, Ref, Row, Rule, Same, apply
+from segtune.mmseg.ledger import Fixed, Ref, Row, Rule, Same, apply, is_number
 
 AUXILIARY_WEIGHT = 0.4  # of segtune's auxiliary heads
 # The settings of the weights, with 0 for terms that a config of mmseg does not have.
@@ -20,22 +20,19 @@ COMMON: dict[str, Rule] = {
     "loss_name": Same("a name of the log"),
     "ignore_index": Row("data.ignore_index"),
 }
-CLASS_WEIGHTS = Row(
-    "loss.class_weights",
-    lambda weights: [float(weight) for weight in weights],
-    "mmseg 1.x divides cross-entropy by the sum of the weights, segtune by the number of pixels",
+WEIGHTED = ("CrossEntropyLoss", "FocalLoss")  # the terms with segtune's class weights
+CLASS_WEIGHTS = (
+    "mmseg 1.x divides cross-entropy by the sum of the weights, segtune by the number of pixels"
 )
 RULES: dict[str, dict[str, Rule]] = {
     "CrossEntropyLoss": {
         "use_mask": Fixed((False,)),
-        "class_weight": CLASS_WEIGHTS,
         "avg_non_ignore": Same("segtune's mean is over the pixels that are not ignored"),
     },
     "FocalLoss": {
         "use_sigmoid": Fixed((True,), "see loss.focal.form: softmax"),
         "gamma": Row("loss.focal.gamma", float),
         "alpha": Row("loss.focal.alpha", float),
-        "class_weight": CLASS_WEIGHTS,
     },
     "DiceLoss": {
         "use_sigmoid": Fixed((True,), "segtune's Dice loss has one sigmoid per class"),
@@ -76,9 +73,32 @@ def map_losses(head: Ref) -> None:
     if loss is None:
         head.ledger.settings["loss.ce.weight"] = 1.0
     weights: dict[str, float] = {}
-    for term in loss.items() if loss else ():
+    terms = loss.items() if loss else []
+    for term in terms:
         _map_term(term, weights)
+    _map_class_weights(terms)
     _map_sampler(head)
+
+
+def _map_class_weights(terms: Sequence[Ref]) -> None:
+    """Map `class_weight`: segtune has one list, for cross-entropy and focal loss together."""
+    weighted = [term for term in terms if term.type in WEIGHTED]
+    refs = [term.get("class_weight") for term in weighted]
+    lists = [ref.plain if ref else None for ref in refs]
+    for ref in filter(None, refs):
+        if any(weights != lists[0] for weights in lists):
+            ref.leave(
+                "segtune has one loss.class_weights for cross-entropy and focal loss; the terms "
+                "of the config differ in theirs"
+            )
+        else:
+            value = ref.plain
+            value = [float(v) for v in value] if _are_numbers(value) else value
+            ref.carry({"loss.class_weights": value}, CLASS_WEIGHTS)
+
+
+def _are_numbers(value: object) -> bool:
+    return isinstance(value, list) and all(map(is_number, value))
 
 
 def fill_loss(root: Ref) -> None:
@@ -86,7 +106,7 @@ def fill_loss(root: Ref) -> None:
     settings = root.ledger.settings
     if not any(settings.get(name) for name in TERMS.values()):
         settings["loss.ce.weight"] = 1.0
-        text = "segtune has none of the losses of the config: loss.ce.weight is 1 in their place"
+        text = "the config has none of the losses of segtune: loss.ce.weight is 1 in their place"
         root.ledger.note(text, changes_numbers=True)
 
 
@@ -136,9 +156,12 @@ def _map_term(ref: Ref, weights: dict[str, float]) -> None:
     else:
         rules.setdefault("use_sigmoid", Fixed((False,)))
         ref.ledger.settings |= DEFAULTS.get(kind, {})
+    if kind == "LovaszLoss" and ref.value("per_image", False) is False:
+        # mmseg allows no other value then: the batch has one loss, and there is nothing to average.
+        rules["reduction"] = Fixed(("none", "mean"))
     weight = ref.get("loss_weight")
     value = weight.plain if weight else 1.0
-    if isinstance(value, int | float):
+    if is_number(value):
         weights[setting] = weights.get(setting, 0.0) + factor * value
         remark = "" if ref.value("avg_non_ignore", False) is True else REMARKS.get(kind, "")
         type_ref.carry({setting: weights[setting]}, remark, replace=True)

@@ -1,4 +1,4 @@
-"""mmsegmentation's models to the settings in `model`: architecture, encoder, weights, norms."""
+"""mmsegmentation's models to the settings in `model`: architecture, encoder, weights."""
 
 from __future__ import annotations
 
@@ -6,26 +6,15 @@ import re
 from typing import Any, NamedTuple
 
 from segtune.mmseg.backbones import DROP_PATH, Encoder, backbone_rules, encoder_of
-from segtune.mmseg.ledger import Fixed, Left, Ref, Row, Rule, Same, apply
-from segtune.mmseg.map_loss import fill_loss, map_auxiliary_losses, map_losses
+from segtune.mmseg.ledger import Left, Ref, Same, apply
+from segtune.mmseg.map_heads import map_auxiliary, map_head, map_norm
+from segtune.mmseg.map_loss import fill_loss, map_losses
 
-FROM_ENCODER = Same("follows from the encoder")
-HEAD: dict[str, Rule] = {
-    "in_channels": FROM_ENCODER,
-    "in_index": FROM_ENCODER,
-    "input_transform": FROM_ENCODER,
-    "align_corners": Fixed((False,)),
-    "ignore_index": Row("data.ignore_index"),
-    "act_cfg": Fixed(({"type": "ReLU"},)),
-    "interpolate_mode": Fixed(("bilinear",)),
-    "pool_scales": Fixed(([1, 2, 3, 6],)),
-    "feature_strides": FROM_ENCODER,
-    "out_channels": Fixed((), "segtune has one output per class"),
-    "threshold": Fixed((), "segtune has one output per class"),
-}
 # Weights that each library has for its encoders, by the beginning of model.name.
 OWN_WEIGHTS = {"upernet": "timm", "smp:": "imagenet", "": "torchvision"}
 MIT_FILE = re.compile(r"mit_(b[0-5])")
+# A ResNet, without the letter of its stem.
+PLAIN_RESNET = re.compile(r"resnet\d+(?=[cd]?$)")
 REMOTE = re.compile(r"[a-z-]+://")
 
 
@@ -35,15 +24,16 @@ class Network(NamedTuple):
     name: str
     stride: int = 32  # the last map of the encoder is at 1/stride
     remark: str = ""
+    is_other: bool = False  # another network than mmseg's, as the remark says
 
 
 def map_model(root: Ref, num_classes: int | None) -> None:
     """Map the model with its losses."""
     model = root.get("model")
     if model is None or not model.is_dict:
-        root.ledger.note(
-            "the config has no model: set model.name and model.encoder", changes_numbers=True
-        )
+        text = "the model is not known" if model else "the config has no model"
+        root.ledger.note(f"{text}: set model.name and model.encoder", changes_numbers=True)
+        fill_loss(root)
         return
     kind = model.get("type")
     if kind and model.type == "EncoderDecoder":
@@ -54,9 +44,9 @@ def map_model(root: Ref, num_classes: int | None) -> None:
     encoder = _map_architecture(model, backbone, head)
     _map_weights(model, backbone, encoder)
     if head and head.is_dict:
-        _map_head(head, num_classes)
+        map_head(head, num_classes)
         map_losses(head)
-        _map_auxiliary(model, head, num_classes)
+        map_auxiliary(model, head, num_classes)
     elif head:
         head.leave("segtune has one decode head")
     fill_loss(root)
@@ -68,8 +58,8 @@ def map_model(root: Ref, num_classes: int | None) -> None:
 
 def _network(head: str, encoder: Encoder) -> Network | None:
     """Return the architecture for a head and an encoder."""
-    family, depth = encoder.family, encoder.name.removesuffix("c").removesuffix("d")
-    torchvision = depth if depth in ("resnet50", "resnet101") else None
+    family, plain = encoder.family, PLAIN_RESNET.match(encoder.name)
+    torchvision = plain[0] if plain and plain[0] in ("resnet50", "resnet101") else None
     match head:
         case "SegformerHead" | "SegFormerHead" if family == "mit":
             remark = "mmseg's head has a norm and a ReLU after each projection; segtune's head is "
@@ -83,13 +73,16 @@ def _network(head: str, encoder: Encoder) -> Network | None:
         case "FCNHead" if torchvision:
             return Network(f"fcn_{torchvision}", 8)
         case "FCNHead" if family == "unet":
-            return Network("smp:Unet", remark="a U-Net with another encoder and decoder")
+            remark = "a U-Net with another encoder and decoder"
+            return Network("smp:Unet", remark=remark, is_other=True)
         case "FCNHead" if family == "vit":
-            return Network("upernet", remark="upernet's head instead of an FCN head on a neck")
+            remark = "upernet's head instead of an FCN head on a neck"
+            return Network("upernet", remark=remark, is_other=True)
         case "ASPPHead":
             return Network("smp:DeepLabV3", 8)
         case "PSPHead":
-            return Network("smp:PSPNet", 8)
+            remark = "smp ends the encoder after stage 2, at 1/8, and dilates nothing"
+            return Network("smp:PSPNet", 8, remark, is_other=True)
         case "FPNHead":
             return Network("smp:FPN")
         case "LRASPPHead":
@@ -101,58 +94,104 @@ def _map_architecture(model: Ref, backbone: Ref | None, head: Ref | None) -> Enc
     """Set model.name and model.encoder; return the encoder."""
     settings = model.ledger.settings
     settings |= {"model.drop_path": 0.0, "model.sync_norms": False}
+    _report_absent(model, backbone, head)
     encoder = encoder_of(backbone) if backbone else None
     kind = backbone.get("type") if backbone else None
     if backbone is None or encoder is None or kind is None:
-        settings |= {"model.name": "upernet", "model.encoder": "resnet50"}
-        if backbone:
-            text = "segtune knows no such encoder; resnet50 is in its place, see model.encoder"
-            backbone.leave(text)
-        head_kind = head.get("type") if head else None
-        if head_kind and head and head.type == "UPerHead":
-            head_kind.carry({"model.name": "upernet"})
-        elif head_kind:
-            head_kind.leave("upernet is in its place, because the encoder is not known")
+        _replace_encoder(model, backbone, head)
         return None
-    network = _network(head.type, encoder) if head else None
-    head_kind = head.get("type") if head else None
-    if head_kind and network:
-        head_kind.carry({"model.name": network.name}, network.remark)
-        if network.name == "smp:Unet" or (network.remark and encoder.family == "vit"):
-            head_kind.leave(f"model.name is {network.name}: {network.remark}")
-    else:
-        network = Network("upernet")
-        settings["model.name"] = network.name
-        if head_kind:
-            head_kind.leave("segtune has no such architecture; upernet is in its place")
-    name = settings["model.name"]
-    settings["model.encoder"] = "mit_b2" if name == "segformer" else "resnet50"
+    network = _map_head_type(model, head, encoder)
+    name = network.name
+    settings["model.encoder"] = _named_for(name, encoder)
+    remark = _encoder_remark(name, encoder)
     if name.startswith(("segformer", "upernet", "smp:")):
-        kind.carry({"model.encoder": _named_for(name, encoder)}, encoder.remark)
+        kind.carry({"model.encoder": _named_for(name, encoder)}, remark)
     else:
         settings.pop("model.encoder")
-        kind.same("part of model.name")
+        kind.carry({"model.name": name}, remark) if remark else kind.same("part of model.name")
     by_name = backbone.type.startswith("mit_b")  # the classes of SegFormer's authors
     settings["model.drop_path"] = 0.1 if by_name else DROP_PATH.get(encoder.family, 0.0)
-    apply(backbone, backbone_rules(encoder, network.stride))
-    if backbone.get("norm_cfg") and encoder.family == "resnet":
-        _map_norm(backbone.get("norm_cfg"))
-    if encoder.family in ("unet", "mobilenet"):
-        for part in backbone.parts().values():
-            if part.key not in model.ledger.entries and not part.key.endswith(
-                ("init_cfg", "pretrained")
-            ):
-                part.leave(f"the encoder of segtune is {_named_for(name, encoder)}")
+    _map_backbone_keys(backbone, encoder, network)
     return encoder
+
+
+def _report_absent(model: Ref, backbone: Ref | None, head: Ref | None) -> None:
+    """Report a backbone or a decode head that is absent or has no type."""
+    parts = (
+        ("backbone", backbone, "resnet50 is in its place, see model.encoder"),
+        ("decode_head", head, "upernet is in its place, see model.name"),
+    )
+    for name, part, way_out in parts:
+        if part is None:
+            model.ledger.note(f"the model has no {name}: {way_out}", changes_numbers=True)
+        elif part.is_dict and part.get("type") is None:
+            part.leave(f"it has no type; {way_out}")
+
+
+def _replace_encoder(model: Ref, backbone: Ref | None, head: Ref | None) -> None:
+    """Take upernet with resnet50, because the encoder is not known."""
+    model.ledger.settings |= {"model.name": "upernet", "model.encoder": "resnet50"}
+    kind = backbone.get("type") if backbone else None
+    text = "segtune knows no such encoder; resnet50 is in its place, see model.encoder"
+    if backbone and (kind or not backbone.is_dict):
+        backbone.leave(text)
+    if kind and kind.node.unresolved:
+        kind.leave(text)
+    head_kind = head.get("type") if head else None
+    if head_kind and head and head.type == "UPerHead":
+        head_kind.carry({"model.name": "upernet"})
+    elif head_kind:
+        head_kind.leave("upernet is in its place, because the encoder is not known")
+
+
+def _map_head_type(model: Ref, head: Ref | None, encoder: Encoder) -> Network:
+    """Set model.name; return the architecture, upernet if segtune has no such one."""
+    known = _network(head.type, encoder) if head else None
+    network = known or Network("upernet")
+    model.ledger.settings["model.name"] = network.name
+    kind = head.get("type") if head else None
+    if kind and known:
+        kind.carry({"model.name": network.name}, network.remark)
+        if network.is_other:
+            kind.leave(f"model.name is {network.name}: {network.remark}")
+    elif kind:
+        kind.leave("segtune has no such architecture; upernet is in its place")
+    return network
+
+
+def _map_backbone_keys(backbone: Ref, encoder: Encoder, network: Network) -> None:
+    """Map the keys of the backbone, without its type and its weights."""
+    rules = backbone_rules(encoder, network.stride)
+    if network.name == "smp:PSPNet":
+        keys = ("strides", "dilations", "num_stages", "out_indices")
+        rules |= dict.fromkeys(keys, Left(network.remark))
+    apply(backbone, rules)
+    if backbone.get("norm_cfg") and encoder.family == "resnet":
+        map_norm(backbone.get("norm_cfg"))
+    if encoder.family not in ("unet", "mobilenet"):
+        return
+    for part in backbone.parts().values():
+        is_weights = part.key.endswith(("init_cfg", "pretrained"))
+        if part.key not in backbone.ledger.entries and not is_weights:
+            part.leave(f"the encoder of segtune is {_named_for(network.name, encoder)}")
 
 
 def _named_for(model_name: str, encoder: Encoder) -> str:
     """Return the name of an encoder in the library of a model."""
-    if model_name.startswith("smp:") and encoder.family == "resnet":
-        return encoder.name.removesuffix("c").removesuffix("d")
+    plain = PLAIN_RESNET.match(encoder.name)
+    if plain and not model_name.startswith("upernet"):
+        return plain[0]
     if model_name.startswith("smp:") and encoder.family != "unet":
         return f"tu-{encoder.name}"
     return encoder.name
+
+
+def _encoder_remark(model_name: str, encoder: Encoder) -> str:
+    """Return what the encoder of a model has otherwise than the backbone."""
+    named = _named_for(model_name, encoder)
+    if PLAIN_RESNET.match(encoder.name) and named != encoder.name:
+        return f"the {named} of {model_name} has a stem of one convolution, mmseg's of three"
+    return encoder.remark
 
 
 def _map_weights(model: Ref, backbone: Ref | None, encoder: Encoder | None) -> None:
@@ -184,96 +223,15 @@ def _carry_weights(source: Ref, encoder: Encoder | None) -> None:
     mit = MIT_FILE.search(path)
     if not REMOTE.match(path):
         source.carry({"model.weights": path})
-    elif mit:
+    elif mit and encoder:
         hub = f"nvidia/mit-{mit[1]}"
         source.carry({"model.weights": hub}, f"the same ImageNet weights as {path}")
-    elif encoder and encoder.family == "unet":
-        source.leave("segtune has another encoder here")
+    elif encoder is None or encoder.family == "unet":
+        source.leave("weights of another encoder; see model.encoder and model.weights")
     else:
         own = next(word for start, word in OWN_WEIGHTS.items() if name.startswith(start))
         remark = f"ImageNet weights of the same encoder, but not the file {path}; to use that "
         source.carry({"model.weights": own}, remark + "file, download it and set model.weights")
-
-
-def _map_norm(norm: Ref | None) -> None:
-    """Map `norm_cfg`: SyncBN computes statistics over all workers."""
-    if norm is None:
-        return
-    kind = norm.get("type")
-    if kind and norm.type in ("SyncBN", "BN", "BN2d"):
-        kind.carry({"model.sync_norms": norm.type == "SyncBN"})
-    elif kind:
-        kind.leave("segtune has batch norms here")
-    apply(norm, {"requires_grad": Fixed((True,)), "eps": Fixed((1e-5,))})
-
-
-def _map_head(head: Ref, num_classes: int | None) -> None:
-    name = str(head.ledger.settings.get("model.name"))
-    rules = dict(HEAD)
-    if name in ("segformer", "upernet"):
-        rules["channels"] = Row("model.decoder_channels")
-        rules["dropout_ratio"] = Row("model.dropout", float)
-    if name.startswith(("smp:", "deeplabv3_", "fcn_", "lraspp_")):
-        reason = f"the head of {name} has a size of its own"
-        for key in ("channels", "c1_in_channels", "c1_channels", "num_convs", "concat_input"):
-            rules[key] = Left(reason)
-        rules["dropout_ratio"] = Left(f"the head of {name} has a dropout of its own")
-        rules["dilations"] = Fixed(([1, 12, 24, 36],))
-        rules["c1_in_channels"] = FROM_ENCODER
-        rules["c1_channels"] = Fixed((48,))
-    authors = head.get("decoder_params")  # in the configs of SegFormer's authors
-    if authors and name == "segformer":
-        apply(authors, {"embed_dim": Row("model.decoder_channels")})
-        rules["channels"] = Same("decoder_params says it")
-    apply(head, rules)
-    _map_norm(head.get("norm_cfg"))
-    _map_num_classes(head, num_classes)
-
-
-def _map_num_classes(head: Ref, num_classes: int | None) -> None:
-    ref = head.get("num_classes")
-    if ref is None:
-        return
-    if num_classes is None and isinstance(ref.plain, int):
-        names = [f"class_{label}" for label in range(ref.plain)]
-        ref.carry({"data.classes": names}, "the names are not in the config; set data.classes")
-    elif ref.plain == num_classes:
-        ref.same("the number of data.classes")
-    else:
-        ref.leave(f"the data set has {num_classes} classes, and segtune has one output for each")
-
-
-def _map_auxiliary(model: Ref, decode_head: Ref, num_classes: int | None) -> None:
-    """Map the auxiliary head: upernet and torchvision's models have one with a fixed form."""
-    name = str(model.ledger.settings.get("model.name"))
-    head = model.get("auxiliary_head")
-    has_one = name == "upernet" or name.startswith(("deeplabv3_", "fcn_"))
-    if head is None:
-        if has_one:
-            model.ledger.note(
-                f"segtune's {name} has an auxiliary head with weight 0.4; mmseg's config has none"
-            )
-        return
-    if not head.is_dict or not has_one:
-        head.leave(f"segtune's {name} has no such auxiliary head")
-        return
-    kind = head.get("type")
-    if kind and head.type == "FCNHead":
-        kind.same(f"the auxiliary head of {name}")
-    elif kind:
-        kind.leave(f"the auxiliary head of {name} is an FCN head")
-    rules = {
-        **HEAD,
-        "in_index": Fixed((2,)),
-        "channels": Fixed((256,)),
-        "num_convs": Fixed((1,)),
-        "concat_input": Fixed((False,)),
-        "dropout_ratio": Row("model.dropout", float) if name == "upernet" else Fixed((0.1,)),
-    }
-    apply(head, rules)
-    _map_norm(head.get("norm_cfg"))
-    _map_num_classes(head, num_classes)
-    map_auxiliary_losses(head, decode_head)
 
 
 def _map_neck(model: Ref) -> None:

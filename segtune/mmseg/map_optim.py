@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from segtune.mmseg.ledger import Fixed, Left, Ref, Row, Rule, Same, apply
+from segtune.mmseg.ledger import Fixed, Left, Ref, Row, Rule, Same, apply, is_number
 
 # torch's defaults by type: name in segtune, weight decay, learning rate.
 OPTIMISERS = {
@@ -63,7 +63,8 @@ def map_optimiser(root: Ref) -> None:
     apply(optimiser, OPTIMISER_RULES)
     if wrapper is None:
         _map_constructor(optimiser)
-    _map_paramwise(owner.get("paramwise_cfg") or optimiser.get("paramwise_cfg"), root)
+    paramwise = owner.get("paramwise_cfg") or optimiser.get("paramwise_cfg")
+    _map_paramwise(paramwise, wrapper or optimiser, root)
 
 
 def _map_wrapper(wrapper: Ref) -> None:
@@ -155,8 +156,11 @@ def _map_type(optimiser: Ref) -> None:
         kind.leave("segtune decays weights as AdamW does, apart from the gradient")
 
 
-def _map_paramwise(paramwise: Ref | None, root: Ref) -> None:
-    """Map `paramwise_cfg`. mmengine takes the longest key that is a part of a parameter's name."""
+def _map_paramwise(paramwise: Ref | None, groups: Ref, root: Ref) -> None:
+    """Map `paramwise_cfg`; `groups` also has its constructor.
+
+    mmengine takes the longest custom key that is a part of a parameter's name.
+    """
     apply(paramwise, PARAMWISE)
     keys = paramwise.get("custom_keys") if paramwise else None
     parts = keys.parts() if keys else {}
@@ -172,7 +176,10 @@ def _map_paramwise(paramwise: Ref | None, root: Ref) -> None:
             _map_backbone_rule(rule)
         else:
             _map_custom_rule(name, rule)
-    if root.ledger.settings.get("optim.weight_decay"):
+    constructor = groups.get("constructor")
+    is_by_layer = constructor is not None and constructor.plain in LAYER_DECAY
+    # mmseg's constructors with layer decay never decay norms and biases, as segtune.
+    if root.ledger.settings.get("optim.weight_decay") and not is_by_layer:
         _note_what_is_decayed(root, list(parts), paramwise)
 
 
@@ -188,7 +195,7 @@ def _note_what_is_decayed(root: Ref, keys: list[str], paramwise: Ref | None) -> 
 def _map_head_rule(rule: Ref) -> None:
     lr_mult = rule.get("lr_mult")
     settings = rule.ledger.settings
-    if lr_mult and isinstance(lr_mult.plain, int | float):
+    if lr_mult and is_number(lr_mult.plain):
         value = settings["optim.head_lr_mult"] * lr_mult.plain
         lr_mult.carry({"optim.head_lr_mult": value}, replace=True)
     apply(rule, {"decay_mult": Fixed((1,), "segtune decays the head like the encoder")})
@@ -198,7 +205,7 @@ def _map_backbone_rule(rule: Ref) -> None:
     """Map a factor of the backbone: optim.lr is the encoder's, and the head's is a multiple."""
     settings: dict[str, Any] = rule.ledger.settings
     lr_mult = rule.get("lr_mult")
-    if lr_mult and isinstance(lr_mult.plain, int | float) and lr_mult.plain > 0:
+    if lr_mult and is_number(lr_mult.plain) and lr_mult.plain > 0:
         factor = float(lr_mult.plain)
         lr_mult.carry(
             {

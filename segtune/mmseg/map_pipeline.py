@@ -5,6 +5,7 @@ from __future__ import annotations
 from segtune.mmseg.ledger import Fixed, Ref, apply, is_number
 from segtune.mmseg.map_data import pipelines
 from segtune.mmseg.map_transforms import (
+    PADS,
     PREPROCESSOR,
     SAME_TRANSFORMS,
     carry_size,
@@ -40,8 +41,9 @@ def map_pipelines(root: Ref) -> None:
             _map_validation(transform)
     _fill_sizes(root)
     model = root.get("model")
+    rules = {**PREPROCESSOR, "size": Fixed((root.ledger.settings["data.crop"],), PADS)}
     for section in (root, model):
-        apply(section.get("data_preprocessor") if section else None, PREPROCESSOR)
+        apply(section.get("data_preprocessor") if section else None, rules)
 
 
 def _validation_size(found: list[Ref]) -> list[float]:
@@ -61,9 +63,10 @@ def _fill_sizes(root: Ref) -> None:
         text = "the config does not resize: set data.resize to the size of your images, [long, "
         root.ledger.note(f"{text}short]", changes_numbers=True)
     if "data.crop" not in settings:
-        settings["data.crop"] = sorted(settings.get("data.resize", [512, 512]))
-        text = "the config does not crop: data.crop is data.resize, for images that are wider than"
-        root.ledger.note(f"{text} high", changes_numbers=True)
+        is_known = "data.resize" in settings
+        settings["data.crop"] = sorted(settings["data.resize"]) if is_known else [512, 512]
+        source = "data.resize, for images that are wider than high" if is_known else "512 x 512"
+        root.ledger.note(f"the config does not crop: data.crop is {source}", changes_numbers=True)
 
 
 def _map_validation(ref: Ref) -> None:

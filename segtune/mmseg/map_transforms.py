@@ -21,6 +21,7 @@ SAME_TRANSFORMS = (
 # Mean and standard deviation per channel, R G B, in 0..255.
 IMAGENET = ([123.675, 116.28, 103.53], [58.395, 57.12, 57.375])
 NORMALISATION = "segtune normalises with ImageNet's mean and deviation"
+PADS = "segtune pads training crops to data.crop"
 PREPROCESSOR: dict[str, Rule] = {
     "type": Fixed(("SegDataPreProcessor",)),
     "mean": Fixed((IMAGENET[0],), NORMALISATION),
@@ -30,7 +31,6 @@ PREPROCESSOR: dict[str, Rule] = {
     "rgb_to_bgr": Fixed((False,), NORMALISATION),
     "pad_val": Fixed((0,), "segtune pads with the mean colour, which is 0 after normalisation"),
     "seg_pad_val": Row("data.ignore_index"),
-    "size": Same("segtune pads training crops to data.crop"),
     "size_divisor": Same("segtune pads to the size that the encoder needs"),
     "test_cfg": Same("segtune pads to the size that the encoder needs"),
 }
@@ -40,6 +40,8 @@ def map_transform(ref: Ref, val_size: list[float], *, is_old: bool) -> None:
     """Map a transform of training."""
     kind = ref.type
     if kind in SAME_TRANSFORMS:
+        if kind == "Pad":
+            _compare_padding(ref, is_old=is_old)
         map_loading(ref)
         return
     handlers = {
@@ -87,6 +89,13 @@ def map_loading(ref: Ref) -> None:
     for name in ref.parts():
         rules.setdefault(name, Same(LOADING))
     apply(ref, rules)
+
+
+def _compare_padding(ref: Ref, *, is_old: bool) -> None:
+    """Compare Pad with the crop before it. Its size is (h, w) in mmseg 0.x, (w, h) in mmcv 2."""
+    crop = ref.ledger.settings.get("data.crop")
+    if crop is not None:
+        apply(ref, {"size": Fixed((crop if is_old else crop[::-1],), PADS)})
 
 
 def map_annotations(ref: Ref) -> None:

@@ -411,7 +411,7 @@ def loss(tmp_path: Path, text: str) -> Ledger:
     [
         (
             "[dict(type='CrossEntropyLoss', loss_weight=0.5, class_weight=[1, 2]),"
-            " dict(type='FocalLoss', gamma=1)]",
+            " dict(type='FocalLoss', gamma=1, class_weight=[1, 2])]",
             {"loss.ce.weight": 0.5, "loss.class_weights": [1.0, 2.0], "loss.focal.gamma": 1.0},
         ),
         (
