@@ -66,6 +66,18 @@ def changed_targets(statement: ast.stmt) -> Iterator[ast.expr]:
             yield tree.target
 
 
+def global_names(definition: ast.AST) -> set[str]:
+    """Return the variables of the file that a function declares as its own with `global`."""
+    trees = [tree for tree in ast.walk(definition) if isinstance(tree, ast.Global)]
+    return {name for tree in trees for name in tree.names}
+
+
+def local_names(definition: ast.AST) -> set[str]:
+    """Return the parameters and variables of a function or a class and of those inside."""
+    parameters = {tree.arg for tree in ast.walk(definition) if isinstance(tree, ast.arg)}
+    return (parameters | bound_names(definition)) - global_names(definition)
+
+
 def alias_sources(statement: ast.stmt) -> Iterator[ast.expr]:
     """Yield the expressions with the values that a statement gives to variables."""
     for tree in ast.walk(statement):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ast
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Container
 
 from segtune.mmseg.changes import change_dict, change_list, put, spoil
 from segtune.mmseg.expressions import evaluate
@@ -20,7 +20,9 @@ from segtune.mmseg.side_effects import (
     can_change,
     changed_targets,
     changing_calls,
+    global_names,
     kind_of,
+    local_names,
     loop_items,
     root_name,
     walrus_names,
@@ -36,6 +38,8 @@ class Statements:
         self.read_base = read_base
         self.imported: set[str] = set()  # names of modules, classes and functions
         self.not_executed: list[ast.stmt] = []
+        self.functions: dict[str, ast.FunctionDef] = {}  # of this file
+        self.entered: list[ast.stmt] = []  # functions in which a call is looked at
 
     def follow(self, body: list[ast.stmt]) -> None:
         """Follow statements in their order."""
@@ -62,10 +66,8 @@ class Statements:
             case ast.Expr() | ast.Assert() | ast.Pass() | ast.AnnAssign(value=None):
                 if any(changing_calls(statement, self.imported)):
                     self._poison(statement)
-            case ast.FunctionDef(name=name) | ast.ClassDef(name=name):
-                self.imported.add(name)
-                reason = f"defined in the file; {NOT_EXECUTED}"
-                self.scope.names[name] = unresolved(ast.Name(name), self.scope, reason)
+            case ast.FunctionDef() | ast.ClassDef():
+                self._define(statement)
             case _:
                 self._poison(statement)
 
@@ -218,6 +220,47 @@ class Statements:
                 self._spoil_parts(part, unknown)
             for items in loop_items(tree):
                 self._spoil_items(items, unknown)
+            self._enter_called(call)
+
+    def _define(self, statement: ast.FunctionDef | ast.ClassDef) -> None:
+        """Follow the definition of a function or a class, which no setting can need."""
+        self._set_unknown(statement.name, statement, "defined in the file")
+        self.imported.add(statement.name)
+        for decorator in statement.decorator_list:
+            self._spoil_what_calls_change(decorator)
+        if isinstance(statement, ast.FunctionDef):
+            self.functions[statement.name] = statement
+            self._spoil_what_calls_change(statement.args)  # the defaults
+        else:
+            self._enter(statement)  # Python runs the body of a class
+
+    def _enter(self, definition: ast.FunctionDef | ast.ClassDef) -> None:
+        """Make the variables of the file unknown that a function or a class may change."""
+        if definition in self.entered:
+            return
+        self.entered.append(definition)
+        how = f"may be changed by {definition.name}"
+        name = ast.copy_location(ast.Name(definition.name), definition)
+        inner = local_names(definition)
+        targets = list(changed_targets(definition))
+        calls = list(changing_calls(definition, self.imported))
+        parts = [part for call in calls for part in can_change(call)]
+        if any(root_name(part) in inner for part in (*targets, *parts)):
+            parts += alias_sources(definition)
+        for target in targets:
+            if root_name(target) not in inner:
+                self._poison_target(target, how)
+        for part in parts:
+            self._spoil_parts(part, self._unknown(name, how).value, inner)
+        for call in calls:
+            self._enter_called(call)
+        for variable in global_names(definition):
+            self._set_unknown(variable, definition, f"set by {definition.name}")
+        self.entered.pop()
+
+    def _enter_called(self, call: ast.Call) -> None:
+        if isinstance(call.func, ast.Name) and call.func.id in self.functions:
+            self._enter(self.functions[call.func.id])
 
     def _poison(self, statement: ast.stmt) -> None:
         """Make everything unknown that a statement might set or change."""
@@ -249,8 +292,7 @@ class Statements:
             if isinstance(tree, ast.Import | ast.ImportFrom):
                 self._import(tree)
             elif isinstance(tree, ast.FunctionDef | ast.ClassDef):
-                self._set_unknown(tree.name, tree, "defined in the file")
-                self.imported.add(tree.name)
+                self._define(tree)
 
     def _poison_target(self, target: ast.expr, how: str) -> None:
         """Make one place unknown, in `a.b = …`, `del a["b"]` or `a += …`, that may be set."""
@@ -265,13 +307,17 @@ class Statements:
             else:
                 self._spoil_parts(target.value, unknown.value)
 
-    def _spoil_parts(self, tree: ast.AST, unknown: Unresolved) -> bool:
-        """Make every dict or list unknown that an expression names; return whether there is one."""
+    def _spoil_parts(self, tree: ast.AST, unknown: Unresolved, inner: Container[str] = ()) -> bool:
+        """Make every dict or list unknown that an expression names; return whether there is one.
+
+        The variables `inner` are those of a function.
+        """
         spoiled = False
         stack = [tree]
         while stack:
             part = stack.pop()
-            if isinstance(part, ast.Name | ast.Attribute | ast.Subscript):
+            is_named = isinstance(part, ast.Name | ast.Attribute | ast.Subscript)
+            if is_named and root_name(part) not in inner:
                 node = evaluate(part, self.scope)
                 if node.is_container:
                     spoil(node, unknown, keep_keys=node is self.scope.base)

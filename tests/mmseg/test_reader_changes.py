@@ -119,6 +119,13 @@ def test_a_list_that_grows_in_place_grows_under_every_name(tmp_path: Path) -> No
         "from tools import bigger\nx = dict(a=[bigger(q=p)])",
         "x = [bigger(t) for t in p if t]",
         "x = [bigger(t) for t in p]",
+        "def bigger(): p[unknown]['crop_size'] = (640, 640)\nx = bigger()",
+        "def bigger():\n    q = p\n    q[1]['crop_size'] = (640, 640)\nbigger()",
+        "def bigger(): p.append(1)\ndef outer(): bigger()\nouter()",
+        "def bigger():\n    global p\n    p += [1]\nbigger()",
+        "@register(p)\ndef f(): pass",
+        "def f(a=register(p)): pass",
+        "class A:\n    p.append(1)",
         "p[unknown] = 1",
         "p.sort(key=unknown)",
         "if unknown:\n    alias = p\n    alias[1]['crop_size'] = (640, 640)",
@@ -150,8 +157,12 @@ def test_base_variables_that_a_function_may_change_are_unknown(tmp_path: Path) -
     assert all(isinstance(value, Unresolved) for value in plain.values())
 
 
-def test_only_the_key_that_an_if_sets_is_unknown(tmp_path: Path) -> None:
-    text = "m = dict(a=1, b=dict(c=2))\nif unknown:\n    m['b']['c'] = 3\n    m['new'] = 1"
+@pytest.mark.parametrize("start, end", [("if unknown:", ""), ("def f():", "x = f()")])
+def test_only_the_key_that_an_if_or_a_function_sets_is_unknown(
+    tmp_path: Path, start: str, end: str
+) -> None:
+    change = "m['b']['c'] = 3\n    m['new'] = 1"
+    text = f"m = dict(a=1, b=dict(c=2))\n{start}\n    {change}\n{end}"
     plain = read(tmp_path, text).root.plain["m"]
     assert plain["a"] == 1
     assert isinstance(plain["b"]["c"], Unresolved)
@@ -165,6 +176,10 @@ def test_only_the_key_that_an_if_sets_is_unknown(tmp_path: Path) -> None:
         "n = len(p)\nprint(p)\nassert p[0].get('type') == 'Load'",
         "s = '{}'.format(p[0]['type'])",
         "names = [str(t['type']).lower() for t in p]",
+        "def f(p): p.append(1)\nx = f([2])",
+        "def f(): p.append(1)",
+        "def f():\n    p = [1]\n    p.append(1)\nx = f()",
+        "class A:\n    def f(self, p):\n        self.x = p.append(1)",
         "try:\n    import torch\nexcept ImportError:\n    pass",
         "import os\nos.environ['A'] = 'b'",
     ],
