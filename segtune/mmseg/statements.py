@@ -39,11 +39,12 @@ class Statements:
         self.imported: set[str] = set()  # names of modules, classes and functions
         self.not_executed: list[ast.stmt] = []
         self.functions: dict[str, ast.FunctionDef] = {}  # of this file
-        self.entered: list[ast.stmt] = []  # functions in which a call is looked at
+        self.entered: set[ast.stmt] = set()  # functions that the present statement has called
 
     def follow(self, body: list[ast.stmt]) -> None:
         """Follow statements in their order."""
         for statement in body:
+            self.entered.clear()
             self._follow(statement)
 
     def _follow(self, statement: ast.stmt) -> None:
@@ -212,14 +213,13 @@ class Statements:
 
     def _spoil_what_calls_change(self, tree: ast.AST) -> None:
         """Make the dicts and lists unknown that are passed to functions in a statement."""
-        for call in changing_calls(tree, self.imported):
-            if call in self.scope.followed:
-                continue
+        calls = [c for c in changing_calls(tree, self.imported) if c not in self.scope.followed]
+        for items in loop_items(tree) if calls else ():
+            self._spoil_items(items, self._unknown(items, "may be changed by a call").value)
+        for call in calls:
             unknown = self._unknown(call, f"may be changed by {as_text(call.func)}").value
             for part in can_change(call):
                 self._spoil_parts(part, unknown)
-            for items in loop_items(tree):
-                self._spoil_items(items, unknown)
             self._enter_called(call)
 
     def _define(self, statement: ast.FunctionDef | ast.ClassDef) -> None:
@@ -238,7 +238,8 @@ class Statements:
         """Make the variables of the file unknown that a function or a class may change."""
         if definition in self.entered:
             return
-        self.entered.append(definition)
+        self.entered.add(definition)
+        self.scope.budget.spend(self.scope.place(definition), sum(1 for _ in ast.walk(definition)))
         how = f"may be changed by {definition.name}"
         name = ast.copy_location(ast.Name(definition.name), definition)
         inner = local_names(definition)
@@ -256,7 +257,6 @@ class Statements:
             self._enter_called(call)
         for variable in global_names(definition):
             self._set_unknown(variable, definition, f"set by {definition.name}")
-        self.entered.pop()
 
     def _enter_called(self, call: ast.Call) -> None:
         if isinstance(call.func, ast.Name) and call.func.id in self.functions:

@@ -127,6 +127,21 @@ def test_a_value_that_expands_without_limit_may_be_asked_for_its_length(tmp_path
     assert isinstance(plain["d"], Unresolved)
 
 
+def test_functions_that_call_one_another_twice_are_looked_at_once(tmp_path: Path) -> None:
+    lines = [f"def f{i}(): f{i - 1}(); f{i - 1}()" for i in range(1, 40)]
+    start = time.perf_counter()
+    config = read(tmp_path, "p = [1]\ndef f0(): p.append(1)\n" + "\n".join(lines) + "\nf39()")
+    assert isinstance(config.root.plain["p"], Unresolved)
+    assert time.perf_counter() - start < MAX_S
+
+
+def test_a_statement_of_many_calls_and_loops_takes_no_long_time(tmp_path: Path) -> None:
+    start = time.perf_counter()
+    config = read(tmp_path, f"a = 1\nx = [{'f(), [g(i) for i in (1, 2)], ' * 4000}]")
+    assert config.root.plain["a"] == 1
+    assert time.perf_counter() - start < MAX_S
+
+
 def test_a_comprehension_does_not_copy_all_names_for_each_item(tmp_path: Path) -> None:
     names = "\n".join(f"a{i} = 1" for i in range(20_000))
     start = time.perf_counter()
