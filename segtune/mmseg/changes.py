@@ -19,17 +19,16 @@ def marked(node: Node) -> Node:
     return node
 
 
-def spoil(node: Node, unknown: Unresolved, *, keep_keys: bool = False) -> None:
+def spoil(node: Node, unknown: Unresolved, base: Node | None) -> None:
     """Make a dict or a list unknown with all dicts and lists in it, for every name that has it.
 
-    With `keep_keys`, a dict keeps its keys, and their values are unknown.
+    The variables `base` of the base files keep their names.
     """
-    entries = node.value
     for part in reachable(node):
-        if part.is_container:
+        if part is base:
+            part.value = {key: Node(unknown, inner.place) for key, inner in part.value.items()}
+        elif part.is_container:
             part.value = unknown
-    if keep_keys:
-        node.value = {key: Node(unknown, part.place) for key, part in entries.items()}
 
 
 def put(owner: Node, key: str, node: Node, budget: Budget) -> None:

@@ -37,6 +37,7 @@ from segtune.mmseg.plain_values import (
 from segtune.mmseg.scope import NOT_EXECUTED, Scope, as_text, unresolved
 
 REFERENCE = re.compile(r"\{\{\s*([\w.$:/-]+)\s*\}\}")
+HIDDEN = "may be replaced by what is unpacked here, which is not known"
 
 
 def evaluate(tree: ast.expr, scope: Scope, depth: int = 0) -> Node:
@@ -89,6 +90,8 @@ class _Evaluator:
                 return self._item(owner, index)
             case ast.IfExp(test=test, body=body, orelse=other):
                 return self._evaluate(body if truth(self._evaluate(test)) else other)
+            case ast.NamedExpr(value=value):
+                return self._evaluate(value)  # Statements makes the variable unknown
             case ast.BoolOp(op=sign, values=values):
                 return self._deciding(values, until=isinstance(sign, ast.Or))
             case ast.UnaryOp(op=ast.Not(), operand=operand):
@@ -128,9 +131,10 @@ class _Evaluator:
         for item in items:
             if isinstance(item, ast.Starred):
                 inner = self._evaluate(item.value)
-                more = inner.value if isinstance(inner.value, list) else [inner]
-                self.scope.budget.spend(inner.place, len(more))
-                nodes += more
+                if not isinstance(inner.value, list):
+                    raise CannotResolve("* before something that is not a known list")
+                self.scope.budget.spend(inner.place, len(inner.value))
+                nodes += inner.value
             else:
                 nodes.append(self._evaluate(item))
         return nodes
@@ -139,7 +143,11 @@ class _Evaluator:
         entries: dict[str, Node] = {}
         for key, value in zip(tree.keys, tree.values, strict=True):
             if key is None:
-                entries |= self._unpacked(value)
+                more = self._unpacked(value)
+                if any(name.startswith("**") for name in more):
+                    # It may have any of the keys before it.
+                    entries = {name: unresolved(value, self.scope, HIDDEN) for name in entries}
+                entries |= more
             else:
                 entries[str(self._plain(key))] = self._evaluate(value)
         return entries

@@ -103,10 +103,13 @@ def changing_calls(tree: ast.AST, imported: Container[str]) -> Iterator[ast.Call
     for call in ast.walk(tree):
         if not isinstance(call, ast.Call) or _dotted(call.func) in HARMLESS:
             continue
-        func = call.func
-        method = func.attr if isinstance(func, ast.Attribute) else ""
-        if method not in READING or root_name(func) in imported:
+        if method_name(call) not in READING or root_name(call.func) in imported:
             yield call
+
+
+def method_name(call: ast.Call) -> str:
+    """Return `m` of a call `a.m()`; a space for a call that is none of a method."""
+    return call.func.attr if isinstance(call.func, ast.Attribute) else " "
 
 
 def _dotted(func: ast.expr) -> str:

@@ -24,6 +24,7 @@ from segtune.mmseg.side_effects import (
     kind_of,
     local_names,
     loop_items,
+    method_name,
     root_name,
     walrus_names,
 )
@@ -46,13 +47,16 @@ class Statements:
         for statement in body:
             self.entered.clear()
             self._follow(statement)
+            if not isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                for name in walrus_names(statement):
+                    self._set_unknown(name, statement, "set with :=")
 
     def _follow(self, statement: ast.stmt) -> None:
         match statement:
             case ast.Assign(targets=targets, value=value):
-                self._assign_all(targets, evaluate(value, self.scope), statement)
+                self._assign_all(targets, self._value(value), statement)
             case ast.AnnAssign(target=target, value=ast.expr() as value):
-                self._assign_all([target], evaluate(value, self.scope), statement)
+                self._assign_all([target], self._value(value), statement)
             case ast.AugAssign():
                 self._assign_all([statement.target], self._augmented(statement), statement)
             case ast.Import() | ast.ImportFrom():
@@ -73,25 +77,32 @@ class Statements:
                 self._poison(statement)
 
     def _assign_all(self, targets: list[ast.expr], node: Node, statement: ast.stmt) -> None:
-        # Before the assignment: in `p = changed(p)`, other names may have the list `p`.
-        self._spoil_what_calls_change(statement)
-        for name in walrus_names(statement):
-            self._set_unknown(name, statement, "set with :=")
         for target in targets:
             self._assign(target, node, statement)
+
+    def _value(self, tree: ast.expr) -> Node:
+        """Return the value of an expression. What its calls may change is not known any more."""
+        # Before: in `[changed(p), p["x"]]`, the second item may be changed already.
+        self._spoil_what_calls_change(tree, but="pop")
+        node = evaluate(tree, self.scope)
+        self._spoil_what_calls_change(tree)  # by every `pop` that was not followed
+        return node
 
     def _augmented(self, statement: ast.AugAssign) -> Node:
         """Return the value of `target op= value`; a list is changed in place, as in Python."""
         read = copy.copy(statement.target)
         read.ctx = ast.Load()
         before = evaluate(read, self.scope)
-        if isinstance(before.value, list) and isinstance(statement.op, ast.Add):
-            more = evaluate(statement.value, self.scope)
-            if self._changed(before, "extend", [more], {}):
-                return before
-            spoil(before, self._unknown(statement).value)
         total = ast.copy_location(ast.BinOp(read, statement.op, statement.value), statement)
-        return evaluate(total, self.scope)
+        after = self._value(total)
+        if isinstance(before.value, list) and isinstance(after.value, list):
+            before.value = after.value
+            return before
+        if before.is_container:
+            spoil(before, self._unknown(statement).value, self.scope.base)
+        elif before.unresolved:
+            self.not_executed.append(statement)  # it may be an alias of any list
+        return after
 
     def _assign(self, target: ast.expr, node: Node, statement: ast.stmt) -> None:
         match target:
@@ -173,11 +184,9 @@ class Statements:
         owner = evaluate(call.func.value, self.scope)
         known = owner.is_container and all(keyword.arg for keyword in call.keywords)
         if known:
-            values = [evaluate(argument, self.scope) for argument in call.args]
-            named = {str(k.arg): evaluate(k.value, self.scope) for k in call.keywords}
+            values = [self._value(argument) for argument in call.args]
+            named = {str(k.arg): self._value(k.value) for k in call.keywords}
             if self._changed(owner, call.func.attr, values, named):
-                for part in (*call.args, *(keyword.value for keyword in call.keywords)):
-                    self._spoil_what_calls_change(part)
                 return
         if any(changing_calls(statement, self.imported)):
             self._poison(statement)
@@ -211,9 +220,16 @@ class Statements:
         if not self._spoil_parts(target.value, self._unknown(target, how).value):
             self.not_executed.append(statement)  # it may be an alias of anything
 
-    def _spoil_what_calls_change(self, tree: ast.AST) -> None:
-        """Make the dicts and lists unknown that are passed to functions in a statement."""
-        calls = [c for c in changing_calls(tree, self.imported) if c not in self.scope.followed]
+    def _spoil_what_calls_change(self, tree: ast.AST, but: str = "") -> None:
+        """Make the dicts and lists unknown that a statement passes to functions and methods.
+
+        Methods of the name `but`, and those that were followed, are left out.
+        """
+        calls = [
+            call
+            for call in changing_calls(tree, self.imported)
+            if call not in self.scope.followed and method_name(call) != but
+        ]
         for items in loop_items(tree) if calls else ():
             self._spoil_items(items, self._unknown(items, "may be changed by a call").value)
         for call in calls:
@@ -320,7 +336,7 @@ class Statements:
             if is_named and root_name(part) not in inner:
                 node = evaluate(part, self.scope)
                 if node.is_container:
-                    spoil(node, unknown, keep_keys=node is self.scope.base)
+                    spoil(node, unknown, self.scope.base)
                     spoiled = True
                     continue
             stack += ast.iter_child_nodes(part)

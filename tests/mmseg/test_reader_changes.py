@@ -105,8 +105,15 @@ def test_a_copy_shares_the_dicts_inside_and_a_deep_copy_does_not(tmp_path: Path)
 
 
 def test_a_list_that_grows_in_place_grows_under_every_name(tmp_path: Path) -> None:
-    plain = read(tmp_path, "a = [1]\nb = dict(c=a)\na += [2]\na = a + [3]").root.plain
-    assert (plain["a"], plain["b"]["c"]) == ([1, 2, 3], [1, 2])
+    plain = read(tmp_path, "a = [1]\nb = dict(c=a)\na += [2]\na *= 2\na = a + [3]").root.plain
+    assert (plain["a"], plain["b"]["c"]) == ([1, 2, 1, 2, 3], [1, 2, 1, 2])
+
+
+def test_unknown_values_that_are_unpacked_may_replace_the_keys_before(tmp_path: Path) -> None:
+    plain = read(tmp_path, "a = {'b': 1, **f(), 'c': 2}\nx = [*f(), 1, 2]").root.plain
+    assert isinstance(plain["a"]["b"], Unresolved)
+    assert plain["a"]["c"] == 2
+    assert isinstance(plain["x"], Unresolved)  # its items have no known places
 
 
 @pytest.mark.parametrize(
@@ -126,6 +133,8 @@ def test_a_list_that_grows_in_place_grows_under_every_name(tmp_path: Path) -> No
         "@register(p)\ndef f(): pass",
         "def f(a=register(p)): pass",
         "class A:\n    p.append(1)",
+        "x = [bigger(p), p[1]['crop_size']]",
+        "p *= 2\np += unknown",
         "p[unknown] = 1",
         "p.sort(key=unknown)",
         "if unknown:\n    alias = p\n    alias[1]['crop_size'] = (640, 640)",
@@ -197,6 +206,7 @@ def test_reading_a_value_does_not_make_it_unknown(tmp_path: Path, text: str) -> 
         "exec('lr = 2')",
         "from settings import *",
         "x = load()\nx['a'] = 1",  # x may be an alias
+        "x = load()\nx += [1]",
         "if lr:\n    lr = 2",
     ],
 )
@@ -205,7 +215,7 @@ def test_a_statement_that_may_set_anything_is_named(tmp_path: Path, text: str) -
 
 
 def test_names_that_are_set_in_unusual_ways_are_unknown(tmp_path: Path) -> None:
-    plain = read(
-        tmp_path, "x = (y := 3)\na, *b = [1, 2, 3]\nmatch x:\n    case [z]:\n        w = 1"
-    )
-    assert all(isinstance(plain.root.plain[name], Unresolved) for name in "xyabzw")
+    text = "x = (y := 3)\n(v := 4)\na, *b = [1, 2, 3]\nmatch x:\n    case [z]:\n        w = 1"
+    plain = read(tmp_path, text).root.plain
+    assert all(isinstance(plain[name], Unresolved) for name in "yvabzw")
+    assert plain["x"] == 3
