@@ -96,7 +96,8 @@ def _refuse_a_source(out: Path, files: Sequence[str]) -> None:
     for file in files:
         if out.exists() and out.samefile(file):
             problem = f"--out: {out} is a file that is read here ({file})"
-            raise ConfigError([f"{problem}; choose another file, as in {out.with_suffix('.yaml')}"])
+            other = out.with_name(f"{out.stem}_segtune.yaml")
+            raise ConfigError([f"{problem}; choose another file, as in {other}"])
 
 
 def _exists(path: Path) -> str:
