@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "file",
         type=path_argument,
         metavar="FILE",
-        help="config (.py), or the output of tools/misc/print_config.py",
+        help="config (.py), or the output of mmsegmentation's print_config.py",
     )
     parser.add_argument(
         "--out", type=path_argument, metavar="FILE", help="file to write (default: stdout)"
@@ -70,7 +70,11 @@ def _import(arguments: argparse.Namespace) -> int:
         raise ConfigError([f"--out: {out} is a folder; expected a file, as in {out / 'my.yaml'}"])
     if out and out.exists() and not arguments.overwrite:
         raise ConfigError([_exists(out)])
-    ledger = convert(read_mmseg_config(arguments.file), arguments.gpus, arguments.images)
+    config = read_mmseg_config(arguments.file)
+    if out:
+        _refuse_a_source(out, config.files)
+    ledger = convert(config, arguments.gpus, arguments.images)
+    # The report comes first: it has the reasons if the settings do not fit together.
     print("\n".join(report(ledger)), file=sys.stderr)
     text = as_yaml(ledger, arguments.file)
     code = PARTLY_REFUSED if changes_numbers(ledger) else DONE
@@ -85,6 +89,15 @@ def _import(arguments: argparse.Namespace) -> int:
     if out and not (code and arguments.strict):
         print(f"{out}: written; next: segtune data check {out}", file=sys.stderr)
     return code
+
+
+def _refuse_a_source(out: Path, files: Sequence[str]) -> None:
+    """Raise ConfigError if the config would replace a file that it was read from."""
+    for file in files:
+        if out.exists() and out.samefile(file):
+            problem = f"--out: {out} is a file that is read here ({file})"
+            other = out.with_name(f"{out.stem}_segtune.yaml")
+            raise ConfigError([f"{problem}; choose another file, as in {other}"])
 
 
 def _exists(path: Path) -> str:

@@ -42,7 +42,8 @@ def convert(config: MmsegConfig, gpus: int = 1, images: int | None = None) -> Le
     map_schedule(root, facts, gpus, images)
     map_rest(root)
     for place in config.not_executed:
-        ledger.note(f"{place}: not executed; what this statement sets is not known")
+        text = f"{place}: not executed; what this statement sets is not known"
+        ledger.note(text, changes_numbers=True)
     ledger.settle(config.root)
     return ledger
 

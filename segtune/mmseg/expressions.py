@@ -7,85 +7,50 @@ Only a fixed set of operations is computed here, each with a limit on its result
 from __future__ import annotations
 
 import ast
-import operator
 import os
-import posixpath
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections import ChainMap
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
-from segtune.mmseg.nodes import Node, Place, Unresolved, copied
+from segtune.mmseg.changes import popped
+from segtune.mmseg.nodes import MAX_NESTING, Node, Place, copied
+from segtune.mmseg.plain_values import (
+    BINARY,
+    OF_LISTS,
+    PURE,
+    UNARY,
+    CannotResolve,
+    binary,
+    cause,
+    check_length,
+    checked,
+    flat,
+    formatted,
+    in_f_string,
+    joined,
+    joined_path,
+    scalar,
+    truth,
+)
+from segtune.mmseg.scope import NOT_EXECUTED, Scope, as_text, unresolved
 
-# Limits on what an expression may make: `10 ** 10 ** 10` and `[0] * 10 ** 9` would fill the memory.
-MAX_EXPONENT = 64
-MAX_DIGITS = 300
-MAX_LENGTH = 10_000
-MAX_DEPTH = 100
-BINARY: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.Div: operator.truediv,
-    ast.FloorDiv: operator.floordiv,
-    ast.Mod: operator.mod,
-    ast.Pow: operator.pow,
-}
-UNARY: dict[type[ast.unaryop], Callable[[Any], Any]] = {
-    ast.USub: operator.neg,
-    ast.UAdd: operator.pos,
-    ast.Not: operator.not_,
-}
-# Builtins of numbers and text, which cannot do anything but compute.
-PURE: dict[str, Callable[..., Any]] = {
-    "int": int,
-    "float": float,
-    "bool": bool,
-    "str": str,
-    "abs": abs,
-    "round": round,
-    "min": min,
-    "max": max,
-    "sum": sum,
-    "len": len,
-}
 REFERENCE = re.compile(r"\{\{\s*([\w.$:/-]+)\s*\}\}")
-FORMAT_SPEC = re.compile(r"[<>^]?0?\d{0,2}(\.\d{1,2})?[dfegs%]?")
-NOT_EXECUTED = "segtune reads the file and does not run its code"
-
-
-class _CannotResolve(Exception):
-    """Raised inside an expression; becomes an Unresolved of the whole expression."""
-
-
-@dataclass
-class Scope:
-    """The names of one file: its variables, its base files, mmengine's predefined variables."""
-
-    file: str
-    names: dict[str, Node] = field(default_factory=dict)
-    base: Node | None = None
-    predefined: Mapping[str, str] = field(default_factory=dict)
-
-    def place(self, tree: ast.AST) -> Place:
-        """Return the file and line of a part of the file."""
-        return Place(self.file, getattr(tree, "lineno", 1))
-
-
-def unresolved(tree: ast.AST, scope: Scope, reason: str, name: str | None = None) -> Node:
-    """Return the Unresolved of an expression."""
-    text = ast.unparse(tree)
-    text = text if len(text) <= 60 else f"{text[:57]}..."
-    return Node(Unresolved(text, reason, name), scope.place(tree))
+HIDDEN = "may be replaced by what is unpacked here, which is not known"
 
 
 def evaluate(tree: ast.expr, scope: Scope, depth: int = 0) -> Node:
-    """Return the value of an expression; Unresolved if only running it could give one."""
-    if depth > MAX_DEPTH:
+    """Return the value of an expression; Unresolved if only running it could give one.
+
+    Raises ConfigError if the config makes too many values.
+    """
+    scope.budget.spend(scope.place(tree))
+    if depth > MAX_NESTING:
         return unresolved(tree, scope, "nested too deeply")
     try:
         return _Evaluator(scope, depth + 1).node(tree)
-    except _CannotResolve as error:
+    except CannotResolve as error:
         return unresolved(tree, scope, str(error))
     except (ValueError, TypeError, ArithmeticError, LookupError) as error:
         # Python would raise the same error if it ran the file.
@@ -100,7 +65,7 @@ class _Evaluator:
         self.depth = depth
 
     def node(self, tree: ast.expr) -> Node:
-        """Return the value. Raises _CannotResolve, or what Python would raise."""
+        """Return the value. Raises CannotResolve, or what Python would raise."""
         place = self.scope.place(tree)
         match tree:
             case ast.Constant(value=str() as text):
@@ -114,7 +79,7 @@ class _Evaluator:
             case ast.Dict():
                 return Node(self._literal_dict(tree), place)
             case ast.Set(elts=[ast.Set(elts=[inner])]):
-                return Node(self._reference(ast.unparse(inner), place).value, place)
+                return Node(self._reference(as_text(inner), place).value, place)
             case ast.Call():
                 return self._call(tree, place)
             case ast.ListComp():
@@ -124,29 +89,52 @@ class _Evaluator:
             case ast.Subscript(value=owner, slice=index):
                 return self._item(owner, index)
             case ast.IfExp(test=test, body=body, orelse=other):
-                return self._evaluate(body if self._plain(test) else other)
+                return self._evaluate(body if truth(self._evaluate(test)) else other)
+            case ast.NamedExpr(value=value):
+                return self._evaluate(value)  # Statements makes the variable unknown
+            case ast.BoolOp(op=sign, values=values):
+                return self._deciding(values, until=isinstance(sign, ast.Or))
+            case ast.UnaryOp(op=ast.Not(), operand=operand):
+                return Node(not truth(self._evaluate(operand)), place)
+            case ast.BinOp(left=left, op=sign, right=right) if type(sign) in BINARY:
+                return self._binary(sign, left, right, place)
         return Node(self._computed(tree), place)
 
     def _evaluate(self, tree: ast.expr) -> Node:
         return evaluate(tree, self.scope, self.depth)
 
     def _plain(self, tree: ast.expr) -> Any:
-        """Return a plain value. Raises _CannotResolve with the reason of the part at fault."""
-        return _known(self._evaluate(tree))
+        """Return a number, a text, a truth value or None. Raises CannotResolve for others."""
+        return scalar(self._evaluate(tree))
+
+    def _deciding(self, values: list[ast.expr], until: bool) -> Node:
+        """Return the operand that decides `or` (`until` is True) or `and`, or the last one."""
+        for value in values[:-1]:
+            node = self._evaluate(value)
+            if truth(node) == until:
+                return node
+        return self._evaluate(values[-1])
 
     def _name(self, tree: ast.Name) -> Node:
         if tree.id == "_base_" and self.scope.base is not None:
             return self.scope.base
         if tree.id not in self.scope.names:
-            raise _CannotResolve(f"the file sets no variable {tree.id} above this line")
-        return self.scope.names[tree.id]
+            raise CannotResolve(f"the file sets no variable {tree.id} above this line")
+        node = self.scope.names[tree.id]
+        if node.unresolved and node.unresolved.name:
+            # A class has the place where it is used, not that of its import.
+            return Node(node.value, self.scope.place(tree))
+        return node
 
     def _items(self, items: list[ast.expr]) -> list[Node]:
         nodes: list[Node] = []
         for item in items:
             if isinstance(item, ast.Starred):
                 inner = self._evaluate(item.value)
-                nodes += inner.value if isinstance(inner.value, list) else [inner]
+                if not isinstance(inner.value, list):
+                    raise CannotResolve("* before something that is not a known list")
+                self.scope.budget.spend(inner.place, len(inner.value))
+                nodes += inner.value
             else:
                 nodes.append(self._evaluate(item))
         return nodes
@@ -155,7 +143,11 @@ class _Evaluator:
         entries: dict[str, Node] = {}
         for key, value in zip(tree.keys, tree.values, strict=True):
             if key is None:
-                entries |= self._unpacked(value)
+                more = self._unpacked(value)
+                if any(name.startswith("**") for name in more):
+                    # It may have any of the keys before it.
+                    entries = {name: unresolved(value, self.scope, HIDDEN) for name in entries}
+                entries |= more
             else:
                 entries[str(self._plain(key))] = self._evaluate(value)
         return entries
@@ -164,74 +156,100 @@ class _Evaluator:
         """Return the entries of `**tree`; a key `**tree` if they are not known."""
         node = self._evaluate(tree)
         if isinstance(node.value, dict):
+            self.scope.budget.spend(node.place, len(node.value))
             return dict(node.value)
-        return {f"**{ast.unparse(tree)}": node}
+        return {f"**{as_text(tree)}": node}
 
     def _call(self, tree: ast.Call, place: Place) -> Node:
-        match tree.func:
-            case ast.Name(id="dict"):
-                entries: dict[str, Node] = {}
-                for argument in tree.args:
-                    entries |= self._unpacked(argument)
-                for keyword in tree.keywords:
-                    named = keyword.arg is not None
-                    value = keyword.value
-                    entries |= (
-                        {str(keyword.arg): self._evaluate(value)}
-                        if named
-                        else self._unpacked(value)
-                    )
-                return Node(entries, place)
-            case ast.Name(id="list" | "tuple") if len(tree.args) == 1 and not tree.keywords:
-                node = self._evaluate(tree.args[0])
+        if isinstance(tree.func, ast.Name) and tree.func.id in self.scope.names:
+            tree_name = self.scope.names[tree.func.id].unresolved
+            if tree_name is None or tree_name.name != "deepcopy":
+                raise CannotResolve(f"a call of {tree.func.id}; {NOT_EXECUTED}")
+        match tree.func, tree.args:
+            case ast.Name(id="dict"), _:
+                return self._dict_call(tree, place)
+            case ast.Name(id="list" | "tuple"), [argument] if not tree.keywords:
+                node = self._evaluate(argument)
                 if isinstance(node.value, list):
-                    return Node(list(node.value), place)
-            case ast.Name(id="range") if not tree.keywords:
-                numbers = range(*(self._plain(argument) for argument in tree.args))
-                _check_length(len(numbers))
+                    return self._shallow(node, place)
+            case ast.Name(id="range"), arguments if not tree.keywords:
+                numbers = range(*map(self._plain, arguments))
+                check_length(len(numbers))
+                self.scope.budget.spend(place, len(numbers))
                 return Node([Node(number, place) for number in numbers], place)
-            case ast.Name(id=name) if name in PURE and not tree.keywords:
-                return Node(PURE[name](*map(self._small, tree.args)), place)
-            case ast.Attribute(value=owner, attr="format"):
-                return Node(self._formatted(owner, tree), place)
-            case ast.Attribute(value=owner, attr="copy" | "deepcopy"):
-                source = tree.args[0] if tree.args else owner
-                return copied(self._evaluate(source))
-            case ast.Name(id="deepcopy") if len(tree.args) == 1:
-                return copied(self._evaluate(tree.args[0]))
-            case ast.Attribute(attr="join") if ast.unparse(tree.func) in (
+            case ast.Name(id="len"), [argument] if not tree.keywords:
+                node = self._evaluate(argument)
+                return Node(len(node.value if node.is_container else scalar(node)), place)
+            case ast.Name(id=name), arguments if name in PURE and not tree.keywords:
+                argument = flat if name in OF_LISTS else scalar
+                values = (argument(self._evaluate(tree)) for tree in arguments)
+                return Node(checked(PURE[name](*values)), place)
+            case ast.Name(id="deepcopy") | ast.Attribute(attr="deepcopy"), [argument]:
+                return copied(self._evaluate(argument), self.scope.budget)
+            case ast.Attribute(attr="join"), parts if as_text(tree.func) in (
                 "osp.join",
                 "os.path.join",
             ):
-                return Node(posixpath.join(*map(self._plain, tree.args)), place)
-        raise _CannotResolve(f"a call of {ast.unparse(tree.func)}; {NOT_EXECUTED}")
+                return Node(joined_path([self._plain(part) for part in parts]), place)
+            case ast.Attribute(value=owner, attr=method), _:
+                return self._method(owner, method, tree)
+        raise CannotResolve(f"a call of {as_text(tree.func)}; {NOT_EXECUTED}")
 
-    def _small(self, tree: ast.expr) -> Any:
-        value = self._plain(tree)
-        if isinstance(value, str | list):
-            _check_length(len(value))
-        return value
+    def _dict_call(self, tree: ast.Call, place: Place) -> Node:
+        entries: dict[str, Node] = {}
+        for argument in tree.args:
+            entries |= self._unpacked(argument)
+        for keyword in tree.keywords:
+            if keyword.arg is None:
+                entries |= self._unpacked(keyword.value)
+            else:
+                entries[keyword.arg] = self._evaluate(keyword.value)
+        return Node(entries, place)
 
-    def _formatted(self, owner: ast.expr, tree: ast.Call) -> str:
-        text = self._plain(owner)
-        keywords = {str(k.arg): self._plain(k.value) for k in tree.keywords if k.arg}
-        if not isinstance(text, str) or re.search(r"\{[^{}]*[.\[:!]", text):
-            raise _CannotResolve("only {} and {name} are filled in")
-        return text.format(*map(self._plain, tree.args), **keywords)
+    def _method(self, owner: ast.expr, method: str, tree: ast.Call) -> Node:
+        """Return the result of a method that reads a value, or of `pop`."""
+        node = self._evaluate(owner)
+        is_module = node.unresolved is not None and node.unresolved.name == "copy"
+        match method, tree.args:
+            case "format", arguments if isinstance(node.value, str):
+                named = {str(k.arg): self._plain(k.value) for k in tree.keywords if k.arg}
+                values = [self._plain(argument) for argument in arguments]
+                return Node(formatted(node.value, values, named), node.place)
+            case "copy", [argument] if is_module:
+                return self._shallow(self._evaluate(argument), self.scope.place(tree))
+            case "copy", [] if node.is_container:
+                return self._shallow(node, self.scope.place(tree))
+            case "get", [key, *default] if isinstance(node.value, dict) and not tree.keywords:
+                found = node.value.get(str(self._plain(key)))
+                other = self._evaluate(default[0]) if default else Node(None, node.place)
+                return found if found is not None else other
+            case "pop", arguments if node.is_container and not tree.keywords:
+                values = [self._evaluate(argument) for argument in arguments]
+                found = popped(node, values)
+                if found is not None:
+                    self.scope.followed.add(tree)
+                    return found
+        raise CannotResolve(f"a call of {as_text(tree.func)}; {NOT_EXECUTED}")
+
+    def _shallow(self, node: Node, place: Place) -> Node:
+        """Return a copy of a dict or a list with the same parts, as Python's `copy` does."""
+        if not node.is_container:
+            return node
+        self.scope.budget.spend(place, len(node.value))
+        return Node(node.value.copy(), place, node.merges)
 
     def _comprehension(self, tree: ast.ListComp, place: Place) -> Node:
         if len(tree.generators) != 1 or tree.generators[0].ifs:
-            raise _CannotResolve("a comprehension with more than one `for`, or with `if`")
+            raise CannotResolve("a comprehension with more than one `for`, or with `if`")
         generator = tree.generators[0]
         items = self._evaluate(generator.iter)
         if not isinstance(items.value, list) or not isinstance(generator.target, ast.Name):
-            raise _CannotResolve("a comprehension over something that is not a known list")
-        _check_length(len(items.value))
+            raise CannotResolve("a comprehension over something that is not a known list")
         nodes: list[Node] = []
         for item in items.value:
-            names = {**self.scope.names, generator.target.id: item}
-            scope = Scope(self.scope.file, names, self.scope.base, self.scope.predefined)
-            nodes.append(evaluate(tree.elt, scope, self.depth))
+            # A ChainMap: to copy all names for each item would take time items x names.
+            names = ChainMap({generator.target.id: item}, self.scope.names)
+            nodes.append(evaluate(tree.elt, replace(self.scope, names=names), self.depth))
         return Node(nodes, place)
 
     def _attribute(self, owner: ast.expr, name: str, tree: ast.expr) -> Node:
@@ -240,101 +258,95 @@ class _Evaluator:
             return node.value[name]
         if node.unresolved:
             # `models.EncoderDecoder` of an imported module: the name is known, the object is not.
-            return unresolved(tree, self.scope, node.unresolved.reason, name)
-        raise _CannotResolve(f"{ast.unparse(owner)} has no {name!r}")
+            known = name if node.unresolved.name else None
+            return unresolved(tree, self.scope, node.unresolved.reason, known)
+        raise CannotResolve(f"{as_text(owner)} has no {name!r}")
 
     def _item(self, owner: ast.expr, index: ast.expr) -> Node:
         node = self._evaluate(owner)
         if node.unresolved:
-            raise _CannotResolve(f"{node.unresolved.text}: {node.unresolved.reason}")
+            raise CannotResolve(cause(node.unresolved))
         if isinstance(index, ast.Slice):
             bounds = [None if p is None else self._plain(p) for p in (index.lower, index.upper)]
             if isinstance(node.value, list) and index.step is None:
-                return Node(node.value[slice(*bounds)], node.place)
-            raise _CannotResolve("a slice with a step, or of something that is not a list")
+                items = node.value[slice(*bounds)]
+                self.scope.budget.spend(node.place, len(items))
+                return Node(items, node.place)
+            raise CannotResolve("a slice with a step, or of something that is not a list")
         key = self._plain(index)
         found = node.value[str(key) if isinstance(node.value, dict) else key]
         return found if isinstance(found, Node) else Node(found, node.place)
 
     def _computed(self, tree: ast.expr) -> Any:
-        """Return the plain value of arithmetic or of text with values in it."""
+        """Return a number, or text with values in it."""
         match tree:
             case ast.UnaryOp(op=sign, operand=operand) if type(sign) in UNARY:
                 return UNARY[type(sign)](self._plain(operand))
-            case ast.BinOp(left=left, op=sign, right=right) if type(sign) in BINARY:
-                return self._binary(sign, left, right, self.scope.place(tree))
-            case ast.BoolOp(op=sign, values=values):
-                plain = [self._plain(value) for value in values]
-                return all(plain) if isinstance(sign, ast.And) else any(plain)
             case ast.JoinedStr(values=parts):
-                return "".join(self._part(part) for part in parts)
-        raise _CannotResolve(NOT_EXECUTED)
+                return joined(self._part(part) for part in parts)
+        raise CannotResolve(NOT_EXECUTED)
 
-    def _binary(self, sign: ast.operator, left: ast.expr, right: ast.expr, place: Place) -> Any:
+    def _binary(self, sign: ast.operator, left: ast.expr, right: ast.expr, place: Place) -> Node:
         first, second = self._evaluate(left), self._evaluate(right)
-        if isinstance(first.value, list) and isinstance(second.value, list):
-            if isinstance(sign, ast.Add):
-                return first.value + second.value
-            raise _CannotResolve("lists can only be added")
-        a, b = _known(first), _known(second)
-        if isinstance(sign, ast.Pow) and abs(b) > MAX_EXPONENT:
-            raise _CannotResolve(f"an exponent above {MAX_EXPONENT}")
-        for many, times in ((a, b), (b, a)):
-            if isinstance(many, str | list) and isinstance(times, int):
-                _check_length(len(many) * times)
-        if isinstance(a, str) and isinstance(sign, ast.Mod):
-            raise _CannotResolve("text with %")
-        value = BINARY[type(sign)](a, b)
-        if isinstance(value, int) and abs(value) >= 10**MAX_DIGITS:
-            raise _CannotResolve(f"a number of more than {MAX_DIGITS} digits")
-        return [Node(item, place) for item in value] if isinstance(value, list) else value
+        if not isinstance(first.value, list) and not isinstance(second.value, list):
+            return Node(binary(sign, scalar(first), scalar(second)), place)
+        items: list[Node]
+        match sign, first.value, second.value:
+            case ast.Add(), list() as before, list() as after:
+                check_length(len(before) + len(after))
+                items = before + after
+            case (ast.Mult(), list() as part, int() as times) | (
+                ast.Mult(),
+                int() as times,
+                list() as part,
+            ):
+                check_length(len(part) * times)
+                items = part * times
+            case _:
+                raise CannotResolve("a list can only be added to a list, or repeated")
+        self.scope.budget.spend(place, len(items))
+        return Node(items, place)
 
     def _part(self, part: ast.expr) -> str:
         """Return a part of an f-string."""
         if isinstance(part, ast.Constant):
             return str(part.value)
         if not isinstance(part, ast.FormattedValue) or part.conversion != -1:
-            raise _CannotResolve("a conversion in an f-string")
+            raise CannotResolve("a conversion in an f-string")
         spec = "" if part.format_spec is None else self._plain(part.format_spec)
-        if not FORMAT_SPEC.fullmatch(spec):
-            raise _CannotResolve(f"the format {spec!r} in an f-string")
-        return format(self._plain(part.value), spec)
+        return in_f_string(self._plain(part.value), spec)
 
     def _text(self, text: str, place: Place) -> Node:
         """Return text with mmengine's {{references}} filled in."""
         if whole := REFERENCE.fullmatch(text):
             return Node(self._reference(whole[1], place).value, place)
-        if len(text) > MAX_LENGTH:
-            raise _CannotResolve(f"text of more than {MAX_LENGTH} characters")
-        return Node(
-            REFERENCE.sub(lambda match: str(self._reference(match[1], place).plain), text), place
-        )
+        check_length(len(text))
+        return Node(joined(self._filled_in(text, place)), place)
+
+    def _filled_in(self, text: str, place: Place) -> Iterator[str]:
+        end = 0
+        for match in REFERENCE.finditer(text):
+            yield text[end : match.start()]
+            yield str(scalar(self._reference(match[1], place)))
+            end = match.end()
+        yield text[end:]
 
     def _reference(self, name: str, place: Place) -> Node:
-        """Return the value of `{{_base_.a.b}}`, `{{fileDirname}}` or `{{$VARIABLE:default}}`."""
+        """Return the value of `{{_base_.a.b}}`, `{{fileDirname}}` or `{{$VARIABLE}}`.
+
+        `{{$VARIABLE:default}}` is filled in before the file is parsed, as mmengine does.
+        """
         if name.startswith("_base_."):
             tree = ast.parse(name, mode="eval").body
             node = evaluate(tree, self.scope, self.depth)
             if node.unresolved:
-                raise _CannotResolve(f"{name}: {node.unresolved.reason}")
-            return copied(node)
+                raise CannotResolve(f"{name}: {node.unresolved.reason}")
+            return copied(node, self.scope.budget)
         if name.startswith("$"):
-            variable, colon, default = name[1:].partition(":")
-            if variable not in os.environ and not colon:
-                raise _CannotResolve(f"the environment has no variable {variable}")
-            return Node(os.environ.get(variable, default), place)
+            variable = name[1:].partition(":")[0]
+            if variable not in os.environ:
+                raise CannotResolve(f"the environment has no variable {variable}")
+            return Node(os.environ[variable], place)
         if name in self.scope.predefined:
             return Node(self.scope.predefined[name], place)
-        raise _CannotResolve(f"{{{{{name}}}}} is no variable of mmengine")
-
-
-def _known(node: Node) -> Any:
-    """Return the plain value of a node. Raises _CannotResolve if it is not known."""
-    if node.unresolved:
-        raise _CannotResolve(f"{node.unresolved.text}: {node.unresolved.reason}")
-    return node.plain
-
-
-def _check_length(length: int) -> None:
-    if length > MAX_LENGTH:
-        raise _CannotResolve(f"more than {MAX_LENGTH} items")
+        raise CannotResolve("no variable of mmengine")

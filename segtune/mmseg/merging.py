@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from segtune.errors import ConfigError
-from segtune.mmseg.nodes import Node, copied
+from segtune.mmseg.nodes import Budget, Node, check_nesting, copied
 
 DELETE = "_delete_"
 
@@ -29,20 +29,21 @@ def joined_bases(bases: Sequence[Node], file: str) -> Node:
     return Node(names, bases[0].place)
 
 
-def merged(base: Node, own: Node) -> Node:
+def merged(base: Node, own: Node, budget: Budget, depth: int = 0) -> Node:
     """Return `base` with the values of `own`: dicts are merged, everything else is replaced.
 
-    A dict with `_delete_=True` replaces the dict of the base. Raises ConfigError if a dict would
-    change something that is not a dict.
+    A dict with `_delete_=True` replaces the dict of the base. A dict over a value that is not known
+    is not known either. Raises ConfigError if a dict would change something that is not a dict.
     """
+    check_nesting(own.place, depth)
     entries = dict(base.value)
     for name, node in own.value.items():
         earlier = entries.get(name)
         if earlier is None or not isinstance(node.value, dict) or _deletes(node):
-            entries[name] = without_deletes(node)
+            entries[name] = without_deletes(node, budget)
         elif isinstance(earlier.value, dict):
-            entries[name] = merged(earlier, node)
-        else:
+            entries[name] = merged(earlier, node, budget, depth + 1)
+        elif not earlier.unresolved:
             raise ConfigError(
                 [
                     f"{node.place}: {name} is a dict here and not in the base file "
@@ -50,12 +51,12 @@ def merged(base: Node, own: Node) -> Node:
                 ]
             )
     entries.pop(DELETE, None)
-    return Node(entries, own.place if not base.value else base.place)
+    return Node(entries, own.place if not base.value else base.place, base.merges)
 
 
-def without_deletes(node: Node) -> Node:
+def without_deletes(node: Node, budget: Budget) -> Node:
     """Return a copy of a value without the marks `_delete_`."""
-    copy = copied(node)
+    copy = copied(node, budget)
     stack = [copy]
     while stack:
         value = stack.pop().value

@@ -10,6 +10,7 @@ from segtune.errors import ConfigError
 
 # A few variables that contain one another can expand to any number of values.
 MAX_NODES = 200_000
+MAX_NESTING = 100
 
 
 @dataclass(frozen=True)
@@ -29,13 +30,13 @@ class Unresolved:
 
     text: str  # the expression
     reason: str
-    name: str | None = None  # of an imported class or function
+    name: str | None = None  # of an imported module, class or function
 
     def __str__(self) -> str:
         return f"{self.text} ({self.reason})"
 
 
-@dataclass
+@dataclass(eq=False, slots=True)
 class Node:
     """A value with its place: {name: Node}, [Node], a plain value, or Unresolved.
 
@@ -44,6 +45,7 @@ class Node:
 
     value: Any
     place: Place
+    merges: bool = False  # a dict of a base file: mmengine's ConfigDict, which `update` merges
 
     @property
     def unresolved(self) -> Unresolved | None:
@@ -51,8 +53,16 @@ class Node:
         return self.value if isinstance(self.value, Unresolved) else None
 
     @property
+    def is_container(self) -> bool:
+        """Whether this is a dict or a list, which every name that shares it can change."""
+        return isinstance(self.value, dict | list)
+
+    @property
     def plain(self) -> Any:
-        """The value with plain dicts and lists; Unresolved stays."""
+        """The value with plain dicts and lists; Unresolved stays.
+
+        Only for values that `check_size` has accepted.
+        """
         if isinstance(self.value, dict):
             return {key: part.plain for key, part in self.value.items()}
         if isinstance(self.value, list):
@@ -60,23 +70,77 @@ class Node:
         return self.value
 
 
-def copied(node: Node) -> Node:
-    """Return a copy that shares nothing. Raises ConfigError above MAX_NODES values."""
-    budget = [MAX_NODES]
-    return _copied(node, budget)
+class Budget:
+    """How many values may still be made."""
+
+    def __init__(self) -> None:
+        self.left = MAX_NODES
+
+    def spend(self, place: Place, count: int = 1) -> None:
+        """Count values. Raises ConfigError if they are more than MAX_NODES in all."""
+        self.left -= count
+        if self.left < 0:
+            raise ConfigError(
+                [f"{place}: more than {MAX_NODES} values; this is not a config of mmsegmentation"]
+            )
 
 
-def _copied(node: Node, budget: list[int]) -> Node:
-    budget[0] -= 1
-    if budget[0] < 0:
+def copied(node: Node, budget: Budget, depth: int = 0) -> Node:
+    """Return a copy that shares nothing.
+
+    Raises ConfigError if the budget is spent, or if values are nested deeper than MAX_NESTING.
+    """
+    budget.spend(node.place)
+    check_nesting(node.place, depth)
+    value = node.value
+    if isinstance(value, dict):
+        value = {key: copied(part, budget, depth + 1) for key, part in value.items()}
+    elif isinstance(value, list):
+        value = [copied(part, budget, depth + 1) for part in value]
+    return Node(value, node.place, node.merges)
+
+
+def check_size(node: Node) -> None:
+    """Raise ConfigError if a value has more than MAX_NODES parts or is nested too deeply.
+
+    A part that several names share counts once for each. A value that contains itself is refused.
+    """
+    budget = Budget()
+    stack = [(node, 0)]
+    while stack:
+        part, depth = stack.pop()
+        budget.spend(part.place)
+        check_nesting(part.place, depth)
+        stack += [(inner, depth + 1) for inner in _inner(part)]
+
+
+def check_nesting(place: Place, depth: int) -> None:
+    """Raise ConfigError if `depth` is above MAX_NESTING."""
+    if depth > MAX_NESTING:
         raise ConfigError(
-            [f"{node.place}: more than {MAX_NODES} values; this is not a config of mmsegmentation"]
+            [
+                f"{place}: nested deeper than {MAX_NESTING} levels, or contains itself; this is "
+                "not a config of mmsegmentation"
+            ]
         )
+
+
+def reachable(node: Node) -> list[Node]:
+    """Return a value and all its parts, each one once."""
+    nodes: dict[Node, None] = {}
+    stack = [node]
+    while stack:
+        part = stack.pop()
+        if part not in nodes:
+            nodes[part] = None
+            stack += _inner(part)
+    return list(nodes)
+
+
+def _inner(node: Node) -> list[Node]:
     if isinstance(node.value, dict):
-        return Node({key: _copied(part, budget) for key, part in node.value.items()}, node.place)
-    if isinstance(node.value, list):
-        return Node([_copied(part, budget) for part in node.value], node.place)
-    return Node(node.value, node.place)
+        return list(node.value.values())
+    return node.value if isinstance(node.value, list) else []
 
 
 def children(node: Node, key: str = "") -> Iterator[tuple[str, Node]]:

@@ -7,19 +7,18 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from segtune.config.characters import decode_text
 from segtune.errors import ConfigError, nearest
-from segtune.mmseg.expressions import NOT_EXECUTED, Scope, evaluate
+from segtune.mmseg.changes import marked
+from segtune.mmseg.expressions import evaluate
+from segtune.mmseg.finishing import class_names_as_text, wrong_kinds_as_unknown
 from segtune.mmseg.merging import joined_bases, merged, without_deletes
-from segtune.mmseg.nodes import Node, Place
+from segtune.mmseg.nodes import Budget, Node, Place, check_size
+from segtune.mmseg.scope import NOT_EXECUTED, Scope
+from segtune.mmseg.source_text import DUMP_IT, is_data, parse
 from segtune.mmseg.statements import Statements
 
-MAX_BYTES = 1 << 20
 MAX_FILES = 200
-DUMP_IT = (
-    "let mmsegmentation resolve it, and import the result: "
-    "python tools/misc/print_config.py {path} > dumped.py"
-)
+MAX_CHAIN = 30  # of base files that include the next one
 
 
 @dataclass(frozen=True)
@@ -34,12 +33,16 @@ class MmsegConfig:
 def read_mmseg_config(path: str | Path) -> MmsegConfig:
     """Read a config of mmsegmentation 0.x or 1.x, or one that `print_config.py` has dumped.
 
-    Raises ConfigError if a file is absent or not Python, or if base files include one another.
+    Raises ConfigError if a file is absent or not Python, if base files include one another, or if
+    the values are too many or nested too deeply.
     """
     reader = _Reader()
     root = reader.read(Path(os.path.expanduser(path)), ())
     if not root.value:
         raise ConfigError([f"{path}: sets no variable; expected a config of mmsegmentation"])
+    check_size(root)
+    class_names_as_text(root)
+    wrong_kinds_as_unknown(root)
     return MmsegConfig(root, tuple(reader.files), tuple(reader.not_executed))
 
 
@@ -49,6 +52,7 @@ class _Reader:
     def __init__(self) -> None:
         self.files: list[str] = []
         self.not_executed: list[Place] = []
+        self.budget = Budget()
 
     def read(self, path: Path, stack: tuple[Path, ...]) -> Node:
         """Return {name: Node} of a file merged with its base files; `stack` has the files above."""
@@ -56,11 +60,12 @@ class _Reader:
         if resolved in stack:
             circle = " -> ".join(str(file) for file in (*stack[stack.index(resolved) :], resolved))
             raise ConfigError([f"{path}: _base_ files include one another: {circle}"])
-        tree = _parse(path)
+        tree = parse(path)
         self.files.append(str(path))
-        if len(self.files) > MAX_FILES:
-            raise ConfigError([f"{path}: more than {MAX_FILES} base files"])
-        scope = Scope(str(path), predefined=_predefined(path))
+        if len(self.files) > MAX_FILES or len(stack) >= MAX_CHAIN:
+            limits = f"{MAX_FILES} base files, or a chain of {MAX_CHAIN}"
+            raise ConfigError([f"{path}: more than {limits}; this is not a config"])
+        scope = Scope(str(path), self.budget, predefined=_predefined(path))
         stack = (*stack, resolved)
         base = self._base(tree, scope, stack)
         scope.base = base
@@ -73,7 +78,9 @@ class _Reader:
             if name not in statements.imported and not name.startswith("_")
         }
         result = Node(own, Place(str(path), 1))
-        return merged(base, result) if base else without_deletes(result)
+        if base:
+            return merged(base, result, self.budget)
+        return without_deletes(result, self.budget)
 
     def _base(self, tree: ast.Module, scope: Scope, stack: tuple[Path, ...]) -> Node | None:
         """Return the variables of the files in `_base_`; None if the file has none."""
@@ -82,19 +89,19 @@ class _Reader:
             return None
         statement = assignments[-1]
         assert isinstance(statement, ast.Assign)
-        names = evaluate(statement.value, scope).plain
-        names = [names] if isinstance(names, str) else names
+        value = evaluate(statement.value, scope).value
+        names = [node.value for node in value] if isinstance(value, list) else [value]
         place = scope.place(statement)
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        if not all(isinstance(name, str) for name in names):
             raise ConfigError(
                 [f"{place}: _base_: expected a path or a list of paths, as text; {NOT_EXECUTED}"]
             )
         bases = [self._open_base(name, place, stack) for name in names]
-        return joined_bases(bases, str(place)) if bases else None
+        return marked(joined_bases(bases, str(place))) if bases else None
 
     def _open_base(self, name: str, place: Place, stack: tuple[Path, ...]) -> Node:
         if "::" in name or "://" in name:
-            way_out = DUMP_IT.format(path=place.file)
+            way_out = DUMP_IT.format(path=self.files[0])
             raise ConfigError([f"{place}: _base_: {name} is in another package; {way_out}"])
         return self._existing(Path(place.file).parent / name, f"{place}: _base_", stack)
 
@@ -103,13 +110,16 @@ class _Reader:
         if not path.is_file():
             folder = path.parent
             near = nearest(path.name, [p.name for p in folder.glob("*.py")])
-            hint = near if folder.is_dir() else f"; there is no folder {folder}"
+            hint = (near or ".") if folder.is_dir() else f"; there is no folder {folder}."
             raise ConfigError(
                 [
-                    f"{where}: no such file {path}{hint}. Import the config where it lies in "
-                    f"mmsegmentation, or {DUMP_IT.format(path='cfg.py')}"
+                    f"{where}: no such file {path}{hint} Import the config where it lies in "
+                    f"mmsegmentation, or {DUMP_IT.format(path=self.files[0])}"
                 ]
             )
+        if is_data(path):
+            way_out = DUMP_IT.format(path=self.files[0])
+            raise ConfigError([f"{where}: {path} is not Python; {way_out}"])
         return self.read(path, stack)
 
     def _import_base(
@@ -121,7 +131,7 @@ class _Reader:
             raise ConfigError(
                 [
                     f"{place}: {ast.unparse(statement)}: only imports of files by relative paths "
-                    f"(from .x import ...) are read; {DUMP_IT.format(path=path)}"
+                    f"(from .x import ...) are read; {DUMP_IT.format(path=self.files[0])}"
                 ]
             )
         folder = path.parent
@@ -129,6 +139,7 @@ class _Reader:
             folder = folder / ".."
         parts = statement.module.split(".")
         base = self._existing(folder.joinpath(*parts).with_suffix(".py"), str(place), stack)
+        marked(base)
         for alias in statement.names:
             if alias.name == "*":
                 scope.names.update(base.value)
@@ -154,26 +165,3 @@ def _predefined(path: Path) -> dict[str, str]:
         "fileBasenameNoExtension": path.stem,
         "fileExtname": path.suffix,
     }
-
-
-def _parse(path: Path) -> ast.Module:
-    """Return the syntax tree of a file. Raises ConfigError if it is absent or not Python."""
-    if path.is_dir():
-        raise ConfigError([f"{path}: is a folder; expected a config of mmsegmentation (.py)"])
-    if not path.exists():
-        near = nearest(path.name, [p.name for p in path.parent.glob("*.py")])
-        raise ConfigError([f"{path}: no such file{near}"])
-    if not path.is_file():
-        raise ConfigError([f"{path}: is a pipe or a device; expected a config of mmsegmentation"])
-    if path.suffix in (".yaml", ".yml", ".json"):
-        raise ConfigError([f"{path}: expected Python; {DUMP_IT.format(path=path)}"])
-    if path.stat().st_size > MAX_BYTES:
-        raise ConfigError([f"{path}: larger than {MAX_BYTES} bytes; this is not a config"])
-    try:
-        return ast.parse(decode_text(path.read_bytes(), str(path)))
-    except SyntaxError as error:
-        raise ConfigError([f"{path}:{error.lineno}: not readable as Python: {error.msg}"]) from None
-    except (RecursionError, MemoryError):
-        raise ConfigError([f"{path}: not readable as Python: nested too deeply"]) from None
-    except ValueError as error:
-        raise ConfigError([f"{path}: not readable as text: {error}"]) from None

@@ -69,3 +69,54 @@ def test_settings_that_do_not_fit_are_one_message(
     path.write_text(f"_base_ = {COMPLETE!r}\ntrain_cfg = dict(max_epochs=10)")
     assert main([str(path)]) == 2
     assert "warmup_epochs must be less than epochs, got 15 of 10" in capsys.readouterr().err
+
+
+def test_the_report_is_printed_also_if_the_settings_do_not_fit(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "cfg.py"
+    path.write_text(f"_base_ = {COMPLETE!r}\ntrain_cfg = dict(max_epochs=10)")
+    assert main([str(path)]) == 2
+    err = capsys.readouterr().err
+    assert err.index("carried over: optim_wrapper.optimizer.lr") < err.index("do not fit")
+
+
+def test_a_file_that_is_read_is_never_overwritten(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, base, link = tmp_path / "cfg.py", tmp_path / "base.py", tmp_path / "link.yaml"
+    base.write_text(f"_base_ = {COMPLETE!r}")
+    path.write_text("_base_ = 'base.py'\nseed = 3")
+    link.symlink_to(base)
+    for out in (path, base, link):
+        before = out.read_text()
+        assert main([str(path), "--out", str(out), "--overwrite"]) == 2
+        assert "is a file that is read here" in capsys.readouterr().err
+        assert out.read_text() == before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "p = _base_.train_pipeline\nfor t in p:\n    t['crop_size'] = (640, 640)",
+        "def more(hooks): hooks['checkpoint']['interval'] = 1\nmore(_base_.default_hooks)",
+        "register_all_modules()",
+    ],
+)
+def test_exit_code_is_1_if_a_statement_is_not_executed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], change: str
+) -> None:
+    path = tmp_path / "cfg.py"
+    path.write_text(f"_base_ = {COMPLETE!r}\ntrain_pipeline = [dict(type='Pad')]")
+    assert main([str(path)]) == 0
+    child = tmp_path / "child.py"
+    child.write_text(f"_base_ = 'cfg.py'\n{change}")
+    assert main([str(child)]) == 1
+    assert "not executed; what this statement sets is not known" in capsys.readouterr().err
+
+
+def test_the_way_out_of_a_message_works(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    dumped = tmp_path / "dumped.py"
+    dumped.write_text(f"Config:\n_base_ = {COMPLETE!r}\n")  # as print_config.py begins
+    assert main([str(dumped)]) == 0
+    assert "optim:" in capsys.readouterr().out

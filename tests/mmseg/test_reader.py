@@ -42,6 +42,16 @@ def values(folder: Path, text: str, **bases: str) -> dict[str, Any]:
         ("{'a': {'b': [5, 6]}}['a']['b'][-1]", 6),
         ("dict(a=dict(b=7)).a.b", 7),
         ("max(3, len([1, 2]))", 3),
+        ("max([4, 9, 2]) + sum([1, 2]) + min(5, 1)", 13),
+        ("0.01 and 0.02", 0.02),
+        ("0 and unknown()", 0),
+        ("0 or [] or [3] or unknown()", [3]),
+        ("1 if [0] and {'a': 0} else 2", 1),
+        ("not [[]]", False),
+        ("[(512, 512)] * 2", [[512, 512], [512, 512]]),
+        ("2 * [dict(type='A')]", [{"type": "A"}, {"type": "A"}]),
+        ("[{'a': 1}] + [[2]]", [{"a": 1}, [2]]),
+        ("dict(a=5).get('a', 6) + dict(a=5).get('b', 6)", 11),
     ],
 )
 def test_expression_has_the_value_that_python_gives(
@@ -65,6 +75,11 @@ def test_expression_has_the_value_that_python_gives(
         "f'{3:1000000000}'",
         "'{0.__class__}'.format(1)",
         "9 ** 64 ** 1 * 9 ** 64 * 9 ** 64 * 9 ** 64 * 9 ** 64 * 9 ** 64",
+        "max([[1, 2], [3, 4]])",
+        "[(1, 2)] * [3]",
+        "(-1) ** 0.5",
+        "f'{[1, 2]}'",
+        "1 if [unknown()][0] else 2",
     ],
 )
 def test_code_is_not_run_and_its_value_is_unresolved(
@@ -119,6 +134,76 @@ def test_references_to_the_base_are_filled_in(tmp_path: Path) -> None:
     assert (plain["f"], plain["g"]) == ("in cfg of n", "fallback")
 
 
+@pytest.mark.parametrize(
+    "expression, default, set_to_8",
+    [
+        ("{{'$SEGTUNE_N:4'}}", 4, 8),
+        ('{{ "$SEGTUNE_N:4" }}', Unresolved, Unresolved),  # mmengine takes no space there
+        ("{{'$SEGTUNE_N:(1,2)'}}", [1, 2], 8),
+        ("dict(a={{'$SEGTUNE_N:4'}} * 2)['a']", 8, 16),
+        ("'{{$SEGTUNE_N:4}}'", "4", "8"),
+        ("'{{$SEGTUNE_N:/data}}/voc'", "/data/voc", "8/voc"),
+    ],
+)
+def test_a_variable_of_the_environment_stands_for_its_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, expression: str, default: Any, set_to_8: Any
+) -> None:
+    for variable, expected in ((None, default), ("8", set_to_8)):
+        if variable:
+            monkeypatch.setenv("SEGTUNE_N", variable)
+        value = values(tmp_path, f"x = {expression}")["x"]
+        assert isinstance(value, Unresolved) if expected is Unresolved else value == expected
+
+
+@pytest.mark.parametrize("first_line", ["Config:", "Config: ", "\nConfig:"])
+def test_the_output_of_print_config_is_a_config(tmp_path: Path, first_line: str) -> None:
+    config = read(tmp_path, f"{first_line}\na = 1\nb = f()")
+    assert config.root.plain["a"] == 1
+    assert config.root.value["b"].place.line == first_line.count("\n") + 3
+
+
+def test_a_variable_of_the_wrong_kind_is_unresolved_with_the_kind_that_is_expected(
+    tmp_path: Path,
+) -> None:
+    text = "train_dataloader = 5\nmodel = [1]\nparam_scheduler = [dict(a=1)]\nother = 5"
+    plain = values(tmp_path, text + "\nval_cfg = None\ntest_evaluator = True")
+    assert str(plain["train_dataloader"]) == "5 (expected a dict)"
+    assert str(plain["model"]) == "a list (expected a dict)"
+    assert str(plain["test_evaluator"]) == "true (expected a dict or a list of dicts)"
+    assert (plain["param_scheduler"], plain["other"], plain["val_cfg"]) == ([{"a": 1}], 5, None)
+
+
+def test_a_variable_of_a_base_file_that_an_if_sets_is_unresolved(tmp_path: Path) -> None:
+    node = read(
+        tmp_path, "_base_ = 'one.py'\nif True:\n    lr = dict(a=2)", one="lr = dict(a=1)"
+    ).root.value["lr"]
+    assert node.unresolved is not None
+    assert "set in an if" in str(node.unresolved)
+
+
+def test_a_dict_over_an_unknown_value_of_the_base_is_unknown(tmp_path: Path) -> None:
+    plain = values(tmp_path, "_base_ = 'one.py'\na = dict(b=1)", one="a = compute()")
+    assert isinstance(plain["a"], Unresolved)
+
+
+def test_the_reason_is_the_first_cause(tmp_path: Path) -> None:
+    plain = values(tmp_path, "a = load()\nb = a + 1\nc = b * 2\nd = c - 1")
+    assert str(plain["d"]).startswith("c - 1 (load(): a call of load; segtune reads")
+
+
+def test_a_yaml_base_file_is_refused_with_the_way_out_for_the_config(tmp_path: Path) -> None:
+    (tmp_path / "old.yaml").write_text("a: 1")
+    with pytest.raises(ConfigError, match=r"old\.yaml is not Python; .* \S*cfg\.py > dumped"):
+        read(tmp_path, "_base_ = 'old.yaml'")
+
+
+def test_text_in_another_encoding_is_refused_with_its_path_once(tmp_path: Path) -> None:
+    (tmp_path / "cfg.py").write_bytes("a = 'Straße'".encode("latin-1"))
+    with pytest.raises(ConfigError) as error:
+        read_mmseg_config(tmp_path / "cfg.py")
+    assert str(error.value).count("cfg.py:") == 1
+
+
 def test_changes_of_a_dict_reach_every_name_that_shares_it(tmp_path: Path) -> None:
     plain = values(
         tmp_path,
@@ -136,7 +221,7 @@ def test_what_a_loop_or_an_unknown_method_changes_is_unresolved(tmp_path: Path) 
         "if True:\n    c.append(1)\nregister_all()",
     )
     plain = config.root.plain
-    assert all(isinstance(plain[name], Unresolved) for name in "abc")
+    assert all(isinstance(value, Unresolved) for value in (plain["a"]["x"], plain["b"], plain["c"]))
     assert [place.line for place in config.not_executed] == [4, 6, 7, 9]
 
 
@@ -152,18 +237,16 @@ def test_new_style_configs_are_read_through_read_base(tmp_path: Path) -> None:
         "from mmengine.config import read_base\nwith read_base():\n    from .._base_.net import *\n"
         "model['head'].update(dict(n=2))",
     )
-    model = config.root.value["model"].value
-    assert config.root.plain.keys() == {"model"}
-    assert model["head"].plain == {"n": 2}
-    assert model["type"].unresolved is not None
-    assert model["type"].unresolved.name == "EncoderDecoder"
+    assert config.root.plain == {"model": {"type": "EncoderDecoder", "head": {"n": 2}}}
+    assert config.root.value["model"].value["type"].place.line == 2  # not the import's
 
 
 @pytest.mark.parametrize(
     "text, bases, expected",
     [
         ("_base_ = 'one.py'", {"one": "_base_ = 'cfg.py'"}, "include one another"),
-        ("_base_ = 'on.py'", {"one": "a = 1"}, "did you mean 'one.py'?"),
+        ("_base_ = 'on.py'", {"one": "a = 1"}, "did you mean 'one.py'? Import the config"),
+        ("_base_ = 'no_such'", {}, "/no_such. Import the config"),
         ("_base_ = 'mmdet::x.py'", {}, "print_config.py"),
         ("_base_ = ['one.py', 'two.py']", {"one": "a = 1", "two": "a = 2"}, "set by two base"),
         ("_base_ = 'one.py'\na = dict(b=1)", {"one": "a = [1]"}, "_delete_=True"),
