@@ -19,9 +19,6 @@ from segtune.config.schema import ExperimentConfig
 from segtune.errors import setting
 from segtune.tuning.study import Study
 
-# A loss whose gradient at the start is below this share of cross-entropy's is an error if every
-# trial has it: `health.vanished_share` calls less than 0.05 of a gradient vanished, too.
-WEAK_START = 0.05
 LARGE_GAMMA = 2.0
 # The logits of most models have a quarter of the crop's side.
 LOGIT_STRIDE = 4
@@ -38,14 +35,14 @@ def focal_alone(study: Study, drawn: DrawnTrials, sizes: DataSizes) -> Iterator[
     num_classes = sizes.classes_of(drawn.own)
     factor = sigmoid_focal_factor(num_classes, gamma, alpha)
     yield Finding(
-        "error" if share == 1 and factor < WEAK_START else "warning",
+        "warning",  # it trains: 1.7 mIoU below cross-entropy in docs/evidence.md
         "focal-alone",
         "loss.focal.gamma",
         f"sigmoid focal loss with gamma {gamma:g} or more is the only term of the loss in "
         f"{drawn.words(share)}: with {num_classes} classes, the gradient of a pixel at the start "
         f"is {factor:.2g} of cross-entropy's",
         f"(1 - p)^gamma and the mean over classes make it small (Lin et al. 2017, eq. 5, for "
-        f"logits with a deviation of {SPREAD:g}), so that training starts late or not at all",
+        f"logits with a deviation of {SPREAD:g}), so that training starts late",
         f"add a term with {setting('loss.ce.weight', '1.0')}, or take "
         f"{setting('loss.focal.form', 'softmax')}, or a gamma below {LARGE_GAMMA:g}",
     )
