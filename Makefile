@@ -9,6 +9,7 @@ RAY ?= 2.60
 
 search: .venv/installed
 	$(BIN)/python -m segtune.search --space configs/loss_weights.yaml
+	$(BIN)/python -m segtune.confirm "$$(ls -td runs/loss_weights-*/ | head -1)" --top 1 --seeds 5
 
 test: .venv/installed-dev
 	$(BIN)/python -m pytest
