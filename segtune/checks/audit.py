@@ -23,7 +23,8 @@ from segtune.checks.file_rules import (
     refused_findings,
     wrong_values,
 )
-from segtune.checks.label_findings import SEVERITIES, LabelFinding, Severity, by_severity
+from segtune.checks.findings import Severity
+from segtune.checks.label_findings import SEVERITIES, LabelFinding, by_severity
 from segtune.config.data_config import DataConfig
 from segtune.data.fingerprint import NearPair
 from segtune.data.layouts import class_names, open_split, pairs_by_list

@@ -9,7 +9,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from segtune.checks.label_findings import LabelFinding, Severity, split_way_out
+from segtune.checks.findings import Severity
+from segtune.checks.label_findings import LabelFinding, split_way_out
 from segtune.config.data_config import DataConfig
 from segtune.data.class_coverage import (
     MAX_NAMES,

@@ -6,12 +6,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+Severity = Literal["error", "warning", "note"]
+
 
 @dataclass(frozen=True)
 class Finding:
     """One thing that is wrong with a study, or is probably not meant."""
 
-    severity: Literal["error", "warning"]
+    severity: Severity
     rule: str  # name of the rule, such as "warmup"
     key: str  # the setting, or the part of the study, that it is about
     problem: str  # what is wrong, with numbers
@@ -22,7 +24,7 @@ class Finding:
         """Return the finding in one line, as a message for the user."""
         return f"{self.key}: {self.problem}; {self.reason}; {self.way_out}"
 
-    def dump(self) -> dict[str, str]:
+    def dump(self) -> dict[str, Any]:
         """Return the finding as plain JSON values."""
         return asdict(self)
 

@@ -4,24 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
-Severity = Literal["error", "warning", "note"]
+from segtune.checks.findings import Finding, Severity
+
 # Errors make scores wrong or end the training. Warnings are probably not meant. Good data sets have
 # notes too.
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 
 
 @dataclass(frozen=True)
-class LabelFinding:
-    """A finding about images and masks."""
+class LabelFinding(Finding):
+    """A finding about images and masks. docs/your-data.md has the rules.
 
-    severity: Severity
-    rule: str  # its name, as in docs/your-data.md
-    key: str  # the setting of the split, or "" if the text names a file or both splits
-    problem: str  # what is wrong, with numbers
-    reason: str  # why it matters
-    way_out: str  # the exact setting or command; "" if there is nothing to do
+    `key` is the setting of the split, or "" if the text names a file or both splits. `way_out` is
+    "" if there is nothing to do.
+    """
+
     count: int = 1  # files, classes or pairs that it is about
     files: Sequence[str] = ()  # the first of them
     values: Mapping[int, int] = field(default_factory=dict)  # pixels of each wrong value

@@ -247,8 +247,9 @@ class TrainStep:
         norms = []
         with torch.compiler.set_stance("force_eager"):
             logits, _ = self._forward(network, batch)
+            labels = self._labels(batch)
             for loss in terms.values():
-                total = loss.to(self.ranks.device)(logits, *self._labels(batch))["total"]
+                total = loss.to(self.ranks.device)(logits, *labels)["total"]
                 gradients = torch.autograd.grad(
                     total, trained, retain_graph=True, allow_unused=True
                 )

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
+from changed_config import CONFIGS, changed
 
 from segtune.config.schema import ExperimentConfig
 from segtune.mmseg.convert import as_yaml, changes_numbers, convert, nested, report
@@ -13,7 +14,6 @@ from segtune.mmseg.ledger import Ledger
 from segtune.mmseg.nodes import leaves
 from segtune.mmseg.reader import read_mmseg_config
 
-CONFIGS = Path(__file__).parent / "configs"
 EXPERIMENTS = sorted(path.stem for path in CONFIGS.glob("*.py"))
 
 SGD = {
@@ -202,13 +202,6 @@ EXPECTED: dict[str, tuple[int, dict[str, Any]]] = {
 
 def imported(name: str, gpus: int = 1, images: int | None = None) -> Ledger:
     return convert(read_mmseg_config(CONFIGS / f"{name}.py"), gpus, images)
-
-
-def changed(tmp_path: Path, base: str, text: str, **options: Any) -> Ledger:
-    """Convert a config that changes one of the experiments."""
-    path = tmp_path / "cfg.py"
-    path.write_text(f"_base_ = {str(CONFIGS / base) + '.py'!r}\n{text}")
-    return convert(read_mmseg_config(path), **options)
 
 
 def test_every_experiment_has_expected_values() -> None:
