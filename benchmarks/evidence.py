@@ -57,7 +57,7 @@ SEEDS = (1, 2, 3)
 
 
 def best_and_last(config: ExperimentConfig, out: Path) -> tuple[float, float]:
-    """Return mIoU of the best and of the last validation, in per cent; train what is missing."""
+    """Train a config unless `out` is complete; return its best and last mIoU in per cent."""
     trial = TrialDir(out)
     if not trial.verdict.is_file():
         run_training(config, out, resume=trial.config.is_file())

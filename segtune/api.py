@@ -139,7 +139,7 @@ def run_study(
 
 
 def _record_environment(run: SearchDir | TrialDir, **seeds: int) -> None:
-    """Record where a run runs now, and say what has changed since its last session."""
+    """Record the environment of this session, and log the differences from the last one."""
     changes = record_environment(run.environment, seeds)
     if changes:
         log.warning("other environment than before, so results may differ: %s", "; ".join(changes))

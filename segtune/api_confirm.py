@@ -121,7 +121,7 @@ def _with_concurrency(study: Study, max_concurrent: int) -> Study:
 
 
 def _train(study: Study, run: SearchDir, address: str | None, events: SearchEvents) -> bool:
-    """Train what is not complete yet. Return whether it was stopped."""
+    """Train the runs that are not complete. Return whether the confirmation was stopped."""
     begun = run.confirm.study.exists()
     try:
         with run.confirm.locked():

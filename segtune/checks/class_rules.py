@@ -26,7 +26,7 @@ from segtune.errors import first_of
 # A share of ignored pixels that is worth a warning: most of each crop then trains nothing. The
 # borders of objects in PASCAL VOC are 5 % of its pixels.
 MUCH_IGNORED = 0.5
-# With fewer images, one image holds more than a fifth of what is known of the class.
+# With fewer images, one image is more than a fifth of all images of the class.
 MIN_IMAGES = 5
 # In a split of fewer images, few images of a class are no surprise.
 MIN_SPLIT = 50

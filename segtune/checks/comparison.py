@@ -1,4 +1,4 @@
-"""Which values of a setting are told apart by what is made of them. Makes nothing itself."""
+"""Compares the observations of a setting's values: which values differ. Observes nothing itself."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from segtune.tuning.space import Dimension
 
 
 class Comparison:
-    """Which values of a setting have not been told apart yet, and how the first two were."""
+    """The values of a setting without a difference so far, and the first difference."""
 
     def __init__(self, dimension: Dimension, own_value: Any) -> None:
         self.name = dimension.name
