@@ -30,7 +30,7 @@ from segtune.training.distributed import Ranks
 from segtune.training.evaluation import autocast_dtype
 from segtune.training.network import build_network, seeded
 from segtune.training.optimizer import build_optimizer
-from segtune.training.schedule import factor_of_step
+from segtune.training.schedule import lr_factor
 from segtune.training.weight_average import WeightAverage
 from segtune.training.windows import Windows
 
@@ -229,10 +229,9 @@ class Workbench:
             1, USUAL_IMAGES // schedule.batch_size
         )
         total = schedule.total_steps(steps_per_epoch)
-        floor = schedule.eta_min / config.optim.lr
         stride = max(1, total // MAX_RATES)
         steps = sorted({*range(0, total, stride), 0, 1, total - 1})
-        rates = [factor_of_step(step, steps_per_epoch, schedule, floor) for step in steps]
+        rates = [lr_factor(config, step, steps_per_epoch) for step in steps]
         validated = [e for e in range(1, schedule.epochs + 1) if schedule.validates(e)]
         exact = f"{total} {schedule.batch_size} {schedule.accumulate} {validated} {steps}"
         # On a logarithmic scale: half the rate at the start of the warmup is a difference.

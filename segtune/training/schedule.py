@@ -3,6 +3,13 @@
 from __future__ import annotations
 
 from segtune.config.schedule_config import ScheduleConfig
+from segtune.config.schema import ExperimentConfig
+
+
+def lr_factor(config: ExperimentConfig, step: int, steps_per_epoch: int) -> float:
+    """Return the learning rate of a step, which counts from 0, relative to `optim.lr`."""
+    floor = config.schedule.eta_min / config.optim.lr
+    return factor_of_step(step, steps_per_epoch, config.schedule, floor)
 
 
 def factor_of_step(

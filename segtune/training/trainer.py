@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -43,7 +42,8 @@ from segtune.training.memory import OutOfMemoryError
 from segtune.training.network import build_network, seeded
 from segtune.training.optimizer import build_optimizer, set_learning_rate
 from segtune.training.probes import weight_norm
-from segtune.training.schedule import factor_of_step
+from segtune.training.schedule import lr_factor
+from segtune.training.step_summary import summary_of_steps
 from segtune.training.tensorboard import ScalarLog
 from segtune.training.train_step import OutOfMemory, PendingStep, StepResult, TrainStep, with_lag
 from segtune.training.weight_average import WeightAverage
@@ -218,7 +218,8 @@ class Trainer:
                 if verdict := self._judge(result):
                     return verdict
                 results.append(result)
-        return self._epoch_record(epoch, results)
+        growth = weight_norm(self.network) / self.first_weight_norm
+        return summary_of_steps(epoch, results, growth)
 
     def _steps(
         self, epoch: int, batches: Iterable[Batch], should_stop: ShouldStop
@@ -255,23 +256,6 @@ class Trainer:
             scaled=self.scaler.is_enabled(),
         )
 
-    def _epoch_record(self, epoch: int, results: Sequence[StepResult]) -> EpochRecord:
-        norms = [r.grad_norm for r in results if math.isfinite(r.grad_norm)]
-        losses = {
-            name: sum(r.losses[name] for r in results) / len(results) for name in results[0].losses
-        }
-        growth = weight_norm(self.network) / self.first_weight_norm
-        probed = [r.gradient_left for r in results if r.gradient_left is not None]
-        return EpochRecord(
-            epoch=epoch,
-            step=self.step,
-            lr=self.lr,
-            losses=losses,
-            grad_norm=float(np.median(norms)) if norms else 0.0,
-            gradient_left=probed[-1],
-            weight_growth=growth if math.isfinite(growth) else None,
-        )
-
     def _out_of_memory(self, outcome: OutOfMemory) -> Verdict:
         """Return the verdict of a single rank.
 
@@ -292,12 +276,9 @@ class Trainer:
         return verdict
 
     def _set_learning_rate(self) -> None:
-        peak = self.config.optim.lr
-        floor = self.config.schedule.eta_min / peak
-        steps_per_epoch = self.train_data.steps_per_epoch
-        factor = factor_of_step(self.step, steps_per_epoch, self.config.schedule, floor)
+        factor = lr_factor(self.config, self.step, self.train_data.steps_per_epoch)
         set_learning_rate(self.optimizer, factor)
-        self.lr = peak * factor
+        self.lr = self.config.optim.lr * factor
 
     def _validate(self) -> ValidationScores:
         # The batch norms of each rank have averaged other images. All ranks score the model that is

@@ -1,0 +1,32 @@
+"""The record of an epoch from the results of its steps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from segtune.runs.records import EpochRecord
+from segtune.training.train_step import StepResult
+
+
+def summary_of_steps(epoch: int, results: Sequence[StepResult], growth: float) -> EpochRecord:
+    """Return the record of an epoch, still without times and validation.
+
+    `growth` is the norm of the weights relative to the start. `results` has at least one step.
+    """
+    norms = [r.grad_norm for r in results if math.isfinite(r.grad_norm)]
+    losses = {
+        name: sum(r.losses[name] for r in results) / len(results) for name in results[0].losses
+    }
+    probed = [r.gradient_left for r in results if r.gradient_left is not None]
+    return EpochRecord(
+        epoch=epoch,
+        step=results[-1].step,
+        lr=results[-1].lr,
+        losses=losses,
+        grad_norm=float(np.median(norms)) if norms else 0.0,
+        gradient_left=probed[-1],
+        weight_growth=growth if math.isfinite(growth) else None,
+    )
