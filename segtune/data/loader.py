@@ -131,6 +131,7 @@ class TrainLoader:
         _check_batch_size(config.schedule, world_size, self.num_images)
         self._batches = _TrainBatches(config, self.num_images, rank, world_size)
         self.steps_per_epoch = self._batches.num_steps
+        self._samples = samples
         self._decoded = samples.decoded
         self._loader = _data_loader(
             samples,
@@ -149,6 +150,19 @@ class TrainLoader:
         """
         self._batches.epoch = epoch
         return raise_errors(iter(self._loader))
+
+    def batches_of_step(self, epoch: int, index: int, rank: int) -> list[Batch]:
+        """Return the micro-batches of `rank` in step number `index` of an epoch, from 0.
+
+        This process loads them; raises DataError if a file cannot be read.
+        """
+        keys = self._batches.of_step(epoch, index, rank)
+        return [_collate([self._samples[key] for key in part]) for part in keys]
+
+    def images_of_step(self, epoch: int, index: int, rank: int) -> list[str]:
+        """Return the names of the images of `rank` in a step, in their order. Reads none."""
+        keys = self._batches.of_step(epoch, index, rank)
+        return [self.pairs[key.index].name for part in keys for key in part]
 
     def flush(self) -> None:
         """Wait until every image that this process has decoded is in the cache.
@@ -283,11 +297,18 @@ class _TrainBatches(Sampler[list[SampleKey]]):
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
         keys = epoch_keys(self.seed, self.epoch, self.num_images)
-        size = self.batch_size // (self.accumulate * self.world_size)
         for step in range(self.num_steps_now):
-            for part in range(self.accumulate):
-                start = step * self.batch_size + (part * self.world_size + self.rank) * size
-                yield keys[start : start + size]
+            yield from self._parts(keys, step, self.rank)
+
+    def of_step(self, epoch: int, index: int, rank: int) -> list[list[SampleKey]]:
+        """Return the keys of the micro-batches of one rank in step number `index` of an epoch."""
+        return self._parts(epoch_keys(self.seed, epoch, self.num_images), index, rank)
+
+    def _parts(self, keys: list[SampleKey], step: int, rank: int) -> list[list[SampleKey]]:
+        size = self.batch_size // (self.accumulate * self.world_size)
+        first = step * self.batch_size + rank * size
+        starts = [first + part * self.world_size * size for part in range(self.accumulate)]
+        return [keys[start : start + size] for start in starts]
 
     def __len__(self) -> int:
         return self.num_steps_now * self.accumulate

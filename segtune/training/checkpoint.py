@@ -69,6 +69,24 @@ def save(
     as they were.
     """
     target = folder / f"{kind}-{manifest.epoch:05d}"
+    write_folder(target, weights, state, asdict(manifest))
+    for old in _of_kind(folder, "last")[NUM_LAST_KEPT:] + _superseded(folder):
+        shutil.rmtree(old)
+    return target
+
+
+def write_folder(
+    target: Path,
+    weights: Mapping[str, Tensor],
+    state: Mapping[str, Any] | None,
+    manifest: Mapping[str, Any],
+) -> None:
+    """Write weights, state and a manifest with their checksums; replace an earlier folder.
+
+    Raise OSError that names the path, for example if the disk is full. An earlier folder is then
+    as it was.
+    """
+    folder = target.parent
     temporary = folder / f".{target.name}.{uuid.uuid4().hex[:8]}.tmp"
     try:
         with naming(target):
@@ -78,7 +96,7 @@ def save(
             if state is not None:
                 _write_state(state, temporary / STATE)
             checksums = {path.name: _sha256(path) for path in temporary.iterdir()}
-            content = {**asdict(manifest), "sha256": checksums}
+            content = {**manifest, "sha256": checksums}
             write_atomic(temporary / MANIFEST, json.dumps(content, indent=1))
             # safetensors lets only this user read its files, whatever the umask.
             shutil.copymode(temporary / MANIFEST, temporary / WEIGHTS)
@@ -88,9 +106,6 @@ def save(
             sync_folder(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    for old in _of_kind(folder, "last")[NUM_LAST_KEPT:] + _superseded(folder):
-        shutil.rmtree(old)
-    return target
 
 
 def _write_weights(weights: Mapping[str, Tensor], path: Path) -> None:
@@ -182,9 +197,14 @@ def verify(path: Path, *, weights_only: bool = False) -> Manifest:
 def _verified(path: Path, names: Sequence[str] | None = None) -> Manifest:
     """Check the files `names`, by default all of them; return the manifest."""
     manifest = _read_manifest(path)
-    for name, expected in manifest.sha256.items():
-        if names is not None and name not in names:
-            continue
+    checksums = manifest.sha256
+    check_files(path, {n: checksums[n] for n in checksums if names is None or n in names})
+    return manifest
+
+
+def check_files(path: Path, sha256: Mapping[str, str]) -> None:
+    """Raise CheckpointError if a file in `path` is absent, not readable or damaged."""
+    for name, expected in sha256.items():
         try:
             actual = _sha256(path / name)
         except FileNotFoundError:
@@ -195,7 +215,6 @@ def _verified(path: Path, names: Sequence[str] | None = None) -> Manifest:
             raise CheckpointError(
                 f"{path / name}: damaged: its content differs from the checksum in {MANIFEST}"
             )
-    return manifest
 
 
 def _read_manifest(path: Path) -> Manifest:
