@@ -101,6 +101,10 @@ class TrainStep:
         self.precision = precision
         self.ranks = ranks
         self.average = average
+        # The latest steps, because the numbers of a step are judged up to LAG steps later.
+        self.recent: deque[PendingStep] = deque(maxlen=LAG + 1)
+        # Without a scaler: 1 until the first step that is not finite, then 0.
+        self._is_healthy: Tensor | None = None
         # Once: collecting the parameters takes as long as computing their norm.
         self._parameters = list(model.parameters())
 
@@ -148,10 +152,12 @@ class TrainStep:
         self.scaler.unscale_(self.optimizer)
         grad_norm = self._clip_gradients()
         values = self._status(parts, grad_norm, cancel)
-        self._update_weights(finite=values[-2])
+        self._update_weights(loss=values[0], grad_norm=grad_norm, finite=values[-2])
         if self.average:
             self.average.update(step)
-        return PendingStep(step, lr, tuple(parts[0]), *_to_host(values), share_left)
+        pending = PendingStep(step, lr, tuple(parts[0]), *_to_host(values), share_left)
+        self.recent.append(pending)
+        return pending
 
     def _gradient_exchange(self, is_last: bool) -> contextlib.AbstractContextManager[None]:
         """Return a context in which DDP exchanges gradients only if `is_last`.
@@ -225,13 +231,21 @@ class TrainStep:
         status = torch.stack([grad_norm, finite.to(losses), (num_cancelling > 0).to(losses)])
         return torch.cat([shared[:-2] / self.ranks.world_size, status])
 
-    def _update_weights(self, finite: Tensor) -> None:
-        """Update the weights unless the step is not finite. The device decides; no host waits."""
+    def _update_weights(self, *, loss: Tensor, grad_norm: Tensor, finite: Tensor) -> None:
+        """Update the weights unless the step is not finite. The device decides; no host waits.
+
+        Without a scaler, such a step ends the training run, so no later step updates them either.
+        The weights then stay as they were before that step, and it can be replayed exactly.
+        """
         if not self.scaler.is_enabled():
+            is_healthy = (loss.isfinite() & grad_norm.isfinite()).to(finite)
+            if self._is_healthy is not None:
+                is_healthy = is_healthy * self._is_healthy
+            self._is_healthy = is_healthy
             # torch's fused optimisers skip the update if this attribute is not 0, as they do for a
             # GradScaler. Other optimisers ignore it, and one NaN step would ruin AdamW's moments.
             assert all(group.get("fused") for group in self.optimizer.param_groups)
-            self.optimizer.found_inf = 1 - finite  # pyright: ignore[reportAttributeAccessIssue]
+            self.optimizer.found_inf = 1 - finite * is_healthy  # pyright: ignore[reportAttributeAccessIssue]
         # A scaler that is enabled skips the update itself, and lowers its scale for the next step.
         self.scaler.step(self.optimizer)
         self.scaler.update()
