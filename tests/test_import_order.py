@@ -26,6 +26,7 @@ ORDER = [
     "reporting",
     "api",
     "api_confirm",
+    "api_replay",
     "cli",
     "commands",
 ]
@@ -45,6 +46,7 @@ COMMANDS = {
     "model",
     "plot",
     "predict",
+    "replay",
     "report",
     "search",
     "status",
@@ -104,6 +106,7 @@ def test_every_file_belongs_to_a_package() -> None:
     assert {name for name in FILES if "." not in name} == COMMANDS | {
         "api",
         "api_confirm",
+        "api_replay",
         "cli",
         "errors",
         "metrics",

@@ -56,6 +56,7 @@ class TrialDir:
         self.loss_factors = path / "loss_factors.json"  # with loss.balance only
         self.checkpoints = path / "checkpoints"
         self.tensorboard = path / "tb"
+        self.replay = path / "replay"  # the bundle of a training run that was not finite
 
     @property
     def id(self) -> str:

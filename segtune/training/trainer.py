@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -42,6 +43,7 @@ from segtune.training.memory import OutOfMemoryError
 from segtune.training.network import build_network, seeded
 from segtune.training.optimizer import build_optimizer, set_learning_rate
 from segtune.training.probes import weight_norm
+from segtune.training.replay_bundle import BundleWriter
 from segtune.training.schedule import lr_factor
 from segtune.training.step_summary import summary_of_steps
 from segtune.training.tensorboard import ScalarLog
@@ -95,6 +97,7 @@ class Trainer:
         self.train_data = TrainLoader(config, ranks.rank, ranks.world_size, cpus=cpus)
         self.val_data = ValLoader(config, ranks.rank, ranks.world_size, cpus=cpus)
         self.loss = build_loss(config.loss, len(self.classes), config.data.ignore_index)
+        self.bundle = BundleWriter(config, out, ranks, self.train_data, self.classes)
         self._check_data()
         self.precision = autocast_dtype(config.optim.precision, ranks.device)
         with seeded(config.seed, ranks.device):
@@ -193,6 +196,8 @@ class Trainer:
             )
             self._save(record)
             verdict = self.health.validation(record)
+            if verdict:
+                verdict = self.bundle.write(verdict, self.train_step, self.loss_factors)
             if verdict and self.ranks.is_first:
                 # Before the caller sees the epoch: a scheduler that stops the trial for its score
                 # would hide why the score is bad.
@@ -216,7 +221,7 @@ class Trainer:
                 if result.cancelled:
                     raise TrialCancelled
                 if verdict := self._judge(result):
-                    return verdict
+                    return self.bundle.write(verdict, self.train_step, self.loss_factors)
                 results.append(result)
         growth = weight_norm(self.network) / self.first_weight_norm
         return summary_of_steps(epoch, results, growth)
@@ -232,6 +237,7 @@ class Trainer:
             if len(micro_batches) < self.config.schedule.accumulate:
                 continue
             self._set_learning_rate()
+            self.bundle.before_step(self.step + 1)
             outcome = self.train_step.run(
                 micro_batches,
                 step=self.step + 1,
@@ -365,6 +371,8 @@ class Trainer:
         checkpoint.remove_after(self.out.checkpoints, self.epoch)
         self.out.cut_epochs(self.epoch)
         self.out.verdict.unlink(missing_ok=True)
+        checkpoint.remove_incomplete(self.out.path)
+        shutil.rmtree(self.out.replay, ignore_errors=True)
         write_atomic(self.out.config, write_yaml(self.config.dump()))
         self.scalars = ScalarLog(self.out.tensorboard, self.classes, self.epoch)
 
