@@ -27,6 +27,8 @@ from segtune.training.weight_average import WeightAverage
 # How many steps the GPU may run ahead of the host. Safe, because a step that is not finite never
 # changes the weights.
 LAG = 2
+# The scales of the loss with which a gradient in float16 is measured, one after the other.
+PROBE_SCALES = (2.0**16, 2.0**12, 2.0**8, 2.0**4, 1.0)
 
 
 @dataclass(frozen=True)
@@ -264,15 +266,27 @@ class TrainStep:
             labels = self._labels(batch)
             for loss in terms.values():
                 total = loss.to(self.ranks.device)(logits, *labels)["total"]
-                gradients = torch.autograd.grad(
-                    total, trained, retain_graph=True, allow_unused=True
-                )
-                found = [gradient for gradient in gradients if gradient is not None]
-                norms.append(torch.nn.utils.get_total_norm(found))
+                norms.append(self._gradient_norm(total, trained))
         for buffer, value in zip(network.buffers(), kept, strict=True):
             buffer.copy_(value)
         means = self.ranks.sum(torch.stack(norms)) / self.ranks.world_size
         return dict(zip(terms, means.tolist(), strict=True))
+
+    def _gradient_norm(self, total: Tensor, parameters: Sequence[Tensor]) -> Tensor:
+        """Return the norm of the gradient of a loss; its graph stays.
+
+        In float16 the loss is scaled, because small gradients would be 0. The scale is the largest
+        at which the gradient does not overflow.
+        """
+        norm = total
+        for scale in PROBE_SCALES if self.scaler.is_enabled() else (1.0,):
+            gradients = torch.autograd.grad(
+                total * scale, parameters, retain_graph=True, allow_unused=True
+            )
+            norm = torch.nn.utils.get_total_norm([g for g in gradients if g is not None]) / scale
+            if norm.isfinite():
+                break
+        return norm
 
     def probe_memory(self, batch: Batch, num_images: int) -> None:
         """Run forward and backward of the first `num_images` of a batch, on this rank alone.

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from segtune.config.schema import ExperimentConfig
 from segtune.data.loader import normalize
 from segtune.errors import ConfigError
+from segtune.losses.segmentation import build_loss
 from segtune.runs.rundir import TrialDir
 from segtune.training.distributed import Ranks
 from segtune.training.loss_balance import balance_factors, balanced_loss, term_losses
@@ -102,3 +103,19 @@ def test_a_resume_keeps_the_factors_of_the_start(config: ExperimentConfig, tmp_p
     assert resumed.epoch == 1
     assert resumed.loss_factors == first.loss_factors
     assert resumed.train_step.loss.config == first.train_step.loss.config
+
+
+def test_small_gradients_in_float16_are_measured_with_a_scale(
+    config: ExperimentConfig, tmp_path: Path
+) -> None:
+    norms = {}
+    for precision in ("fp32", "fp16"):
+        changed = config.override({"optim.precision": precision})
+        trainer = Trainer.start(changed, TrialDir(tmp_path / precision), Ranks())
+        # Each pixel's gradient on the logits is about 1e-9, which float16 rounds to 0.
+        none = {"focal.weight": 0.0, "dice.weight": 0.0, "lovasz.weight": 0.0}
+        small = config.loss.override({**none, "ce.weight": 1e-5})
+        terms = {"ce": build_loss(small, len(trainer.classes))}
+        batch = next(trainer.train_data.epoch(1))
+        norms[precision] = trainer.train_step.term_norms(batch, terms)["ce"]
+    assert norms["fp16"] == pytest.approx(norms["fp32"], rel=0.02)
