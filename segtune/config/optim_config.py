@@ -42,7 +42,10 @@ class OptimConfig(Settings):
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         default="auto",
-        description="Precision of autocast. auto: bf16 on a GPU that supports it, otherwise fp32.",
+        description="Precision of autocast. auto: bf16 on a GPU that supports it, otherwise fp16 "
+        "on a GPU with tensor cores, otherwise fp32. If gradients keep overflowing in fp16, auto "
+        "goes on in fp32, once, and says so; fp16 ends the training run. Evaluation on its own "
+        "never takes fp16 unless it is set.",
     )
     ema: float | None = Field(
         default=None,

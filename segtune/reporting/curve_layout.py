@@ -45,6 +45,8 @@ TITLES = {
     "mrecall": "mRecall",
     "lr": "learning rate",
     "grad_norm": "gradient norm",
+    "loss_scale": "scale of the loss (fp16)",
+    "skipped_steps": "skipped steps (fp16)",
     STEP_SECONDS: "seconds per step",
 }
 ALIASES = {"time": STEP_SECONDS}

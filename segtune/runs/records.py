@@ -44,6 +44,8 @@ class EpochRecord:
     weight_growth: float | None = 1.0  # weight norm relative to the start; None: not finite
     init_miou: float | None = None  # mIoU of the weights of --init-from, before training
     validation: ValidationScores | None = None  # None: the epoch ended without a validation
+    loss_scale: float | None = None  # of the scaler, after the epoch; None without a scaler
+    skipped_steps: int | None = None  # by the scaler, in this epoch; None without a scaler
 
     @property
     def miou(self) -> float | None:
@@ -53,8 +55,9 @@ class EpochRecord:
     def to_row(self) -> dict[str, Any]:
         """Return the record as it is written: a flat dictionary of plain JSON values."""
         row: dict[str, Any] = {name: getattr(self, name) for name in _PLAIN_FIELDS}
-        if self.init_miou is None:
-            del row["init_miou"]
+        for name in ("init_miou", "loss_scale", "skipped_steps"):
+            if row[name] is None:
+                del row[name]
         row |= self.losses
         if self.validation:
             row |= asdict(self.validation)
@@ -78,6 +81,23 @@ _SCORE_FIELDS = tuple(scores.name for scores in fields(ValidationScores))
 _PLAIN_FIELDS = tuple(
     plain.name for plain in fields(EpochRecord) if plain.name not in ("losses", "validation")
 )
+
+
+@dataclass(frozen=True)
+class PrecisionSwitch:
+    """The change of a training run from float16 to another precision."""
+
+    epoch: int  # in which it was made
+    step: int  # the last step in the old precision
+    before: str  # dtype of autocast, for example float16
+    after: str
+    reason: str  # the numbers that show that float16 overflowed
+
+    @property
+    def sentence(self) -> str:
+        """What changed, where and why, in one line."""
+        place = f"epoch {self.epoch}, step {self.step}"
+        return f"{self.before} until {place}, then {self.after}, because {self.reason}"
 
 
 @dataclass(frozen=True)

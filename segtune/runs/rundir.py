@@ -21,7 +21,7 @@ from typing import Any
 
 from segtune.errors import RunError, first_of, nearest
 from segtune.runs.atomic import create_once, naming, write_atomic
-from segtune.runs.records import Attempt, EpochRecord
+from segtune.runs.records import Attempt, EpochRecord, PrecisionSwitch
 from segtune.runs.verdict import Verdict
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -54,6 +54,7 @@ class TrialDir:
         self.error = path / "error.txt"
         self.environment = path / "environment.json"  # of `segtune train` only
         self.loss_factors = path / "loss_factors.json"  # with loss.balance only
+        self.precision = path / "precision.json"  # if optim.precision auto has left float16
         self.checkpoints = path / "checkpoints"
         self.tensorboard = path / "tb"
         self.replay = path / "replay"  # the bundle of a training run that was not finite
@@ -158,8 +159,14 @@ class TrialDir:
         not yet noticed that the driver stopped its trial cannot replace the driver's verdict.
         """
         self.check_current()
-        stamped = verdict.override({"ended": round(time.time(), 3)})
+        stamped = verdict.override({"ended": round(time.time(), 3), "note": self._note()})
         return create_once(self.verdict, json.dumps(stamped.dump(), indent=1) + "\n")
+
+    def _note(self) -> str:
+        """Return what the verdict says besides its kind: whether the precision has changed."""
+        if not self.precision.exists():
+            return ""
+        return PrecisionSwitch(**json.loads(self.precision.read_text())).sentence
 
     def read_verdict(self) -> Verdict | None:
         """Return how the training run ended, or None if it has not ended."""

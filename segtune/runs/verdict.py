@@ -32,15 +32,18 @@ class Verdict(Settings):
     step: int = Field(default=0, ge=0, description="the last optimiser step")
     evidence: str = Field(default="", description="the numbers that show what went wrong")
     advice: str = Field(default="", description="the setting to change, and its new value")
+    note: str = Field(
+        default="", description="what a reader has to know besides, such as a change of precision"
+    )
     ended: float | None = Field(
         default=None, description="Unix time at which the verdict was written"
     )
 
     @property
     def reason(self) -> str:
-        """Kind, evidence and advice in one line; empty if nothing went wrong."""
-        words = f"{self.kind}: {self.evidence}" if self.kind else ""
-        return f"{words}; {self.advice}" if words and self.advice else words
+        """Kind, evidence, advice and note in one line; empty if nothing has to be said."""
+        words = [f"{self.kind}: {self.evidence}", self.advice] if self.kind else []
+        return "; ".join(filter(None, [*words, self.note]))
 
     @property
     def is_machine_fault(self) -> bool:

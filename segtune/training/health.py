@@ -104,6 +104,10 @@ class HealthMonitor:
                 return self._end("diverged", epoch, step, evidence)
         return None
 
+    def forget_skipped(self) -> None:
+        """Count skipped steps from 0 again, in another precision."""
+        self._num_skipped = 0
+
     def validation(self, record: EpochRecord) -> Verdict | None:
         """Judge one epoch; an epoch without a validation is not judged.
 
@@ -214,7 +218,7 @@ class HealthMonitor:
 
     def _advise_smaller_steps(self) -> str:
         optim = self.config.optim
-        precision = "optim.precision bf16 or fp32, or " if optim.precision == "fp16" else ""
+        precision = "optim.precision auto, bf16 or fp32, or " if optim.precision == "fp16" else ""
         ways = [f"optim.lr {optim.lr / 10:.2g}"]
         if optim.clip_norm is None or optim.clip_norm > LOW_CLIP_NORM:
             ways.append(f"optim.clip_norm {LOW_CLIP_NORM:g}")

@@ -17,9 +17,9 @@ from segtune.losses.segmentation import build_loss
 from segtune.models.build import head_parameters
 from segtune.models.segmentation_model import SegmentationModel
 from segtune.training.distributed import Ranks
-from segtune.training.evaluation import autocast_dtype
 from segtune.training.network import build_network, seeded
 from segtune.training.optimizer import build_optimizer
+from segtune.training.precision import training_dtype
 from segtune.training.train_step import OutOfMemory, TrainStep
 
 # A call is repeated until the time is over, but at least this many times after one that warms up.
@@ -90,7 +90,7 @@ def _profile(
         flops=count_flops(network, height, width),
         batch_size=batch_size,
         device=_device_name(ranks.device),
-        precision=str(autocast_dtype(config.optim.precision, ranks.device)).removeprefix("torch."),
+        precision=str(training_dtype(config.optim.precision, ranks.device)).removeprefix("torch."),
         train_images_per_s=rate,
         train_memory=memory,
         num_fitting=fitting,
@@ -135,7 +135,7 @@ def _train(
     seconds: float,
 ) -> tuple[float | None, int | None, int | None]:
     """Return images/s and bytes of training steps; how many images fit if a step does not."""
-    precision = autocast_dtype(config.optim.precision, ranks.device)
+    precision = training_dtype(config.optim.precision, ranks.device)
     step = TrainStep(
         config.optim,
         network.train(),
@@ -169,7 +169,7 @@ def _infer(
     config: ExperimentConfig, network: SegmentationModel, ranks: Ranks, seconds: float
 ) -> float:
     """Return how many single images of the crop's size the network predicts in a second."""
-    precision = autocast_dtype(config.optim.precision, ranks.device)
+    precision = training_dtype(config.optim.precision, ranks.device)
     image = torch.randint(256, (1, 3, *config.data.crop), dtype=torch.uint8, device=ranks.device)
     network.eval()
 

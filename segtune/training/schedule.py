@@ -53,3 +53,15 @@ def learning_rate_factor(
         return warmup_start + (1 - warmup_start) * position / max(1, warmup - 1)
     progress = (position - warmup) / max(1, total - warmup - 1)
     return floor + (1 - floor) * max(0.0, 1 - progress) ** power
+
+
+def plan_in_words(
+    config: ScheduleConfig, num_images: int, world_size: int, steps_per_epoch: int
+) -> str:
+    """Return how the number of steps of a training run follows from the settings."""
+    sign = "x" if config.steps is None else "in"
+    return (
+        f"steps: {num_images} images / {config.batch_size} per batch ({world_size} workers) = "
+        f"{steps_per_epoch} per epoch {sign} {config.epochs} epochs = "
+        f"{config.total_steps(steps_per_epoch)}"
+    )

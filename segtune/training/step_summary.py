@@ -6,16 +6,21 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 
 from segtune.runs.records import EpochRecord
+from segtune.training.precision import num_skipped
 from segtune.training.train_step import StepResult
 
 
-def summary_of_steps(epoch: int, results: Sequence[StepResult], growth: float) -> EpochRecord:
+def summary_of_steps(
+    epoch: int, results: Sequence[StepResult], growth: float, scaler: torch.amp.GradScaler
+) -> EpochRecord:
     """Return the record of an epoch, still without times and validation.
 
     `growth` is the norm of the weights relative to the start. `results` has at least one step.
     """
+    is_scaled = scaler.is_enabled()
     norms = [r.grad_norm for r in results if math.isfinite(r.grad_norm)]
     losses = {
         name: sum(r.losses[name] for r in results) / len(results) for name in results[0].losses
@@ -27,6 +32,10 @@ def summary_of_steps(epoch: int, results: Sequence[StepResult], growth: float) -
         lr=results[-1].lr,
         losses=losses,
         grad_norm=float(np.median(norms)) if norms else 0.0,
-        gradient_left=probed[-1],
+        # The last step has none if it was not finite while float16 was left.
+        gradient_left=probed[-1] if probed else 1.0,
         weight_growth=growth if math.isfinite(growth) else None,
+        # Once per epoch: the host waits for the device.
+        loss_scale=scaler.get_scale() if is_scaled else None,
+        skipped_steps=num_skipped(results) if is_scaled else None,
     )

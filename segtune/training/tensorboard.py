@@ -30,6 +30,8 @@ class ScalarLog:
             "gradient_left": record.gradient_left,
             "weight_growth": record.weight_growth,
             "lr": record.lr,
+            "loss_scale": record.loss_scale,
+            "skipped_steps": record.skipped_steps,
         }
         for name, value in scalars.items():
             if value is not None:

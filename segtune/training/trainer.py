@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import shutil
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -17,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from segtune.config.schema import ExperimentConfig
 from segtune.config.yaml_io import write_yaml
@@ -34,7 +34,7 @@ from segtune.training import checkpoint
 from segtune.training.checkpoint import Manifest
 from segtune.training.completed_config import completed
 from segtune.training.distributed import Ranks
-from segtune.training.evaluation import autocast_dtype, evaluate, validation_scores
+from segtune.training.evaluation import evaluate, validation_scores
 from segtune.training.health import HealthMonitor, out_of_memory
 from segtune.training.heartbeat import Heartbeat
 from segtune.training.initial_weights import load_initial_weights
@@ -42,9 +42,10 @@ from segtune.training.loss_balance import balance_factors, balanced_loss, term_l
 from segtune.training.memory import OutOfMemoryError
 from segtune.training.network import build_network, seeded
 from segtune.training.optimizer import build_optimizer, set_learning_rate
+from segtune.training.precision import TrainingPrecision
 from segtune.training.probes import weight_norm
 from segtune.training.replay_bundle import BundleWriter
-from segtune.training.schedule import lr_factor
+from segtune.training.schedule import lr_factor, plan_in_words
 from segtune.training.step_summary import summary_of_steps
 from segtune.training.tensorboard import ScalarLog
 from segtune.training.train_step import OutOfMemory, PendingStep, StepResult, TrainStep, with_lag
@@ -99,15 +100,13 @@ class Trainer:
         self.loss = build_loss(config.loss, len(self.classes), config.data.ignore_index)
         self.bundle = BundleWriter(config, out, ranks, self.train_data, self.classes)
         self._check_data()
-        self.precision = autocast_dtype(config.optim.precision, ranks.device)
+        self.precision = TrainingPrecision(config, out, ranks)
         with seeded(config.seed, ranks.device):
             self.network = build_network(
                 config, len(self.classes), ranks
             )  # without DDP; `model` is the network in DDP
         self.first_weight_norm = weight_norm(self.network)
         self.optimizer = build_optimizer(self.network, config.optim, head_parameters(self.network))
-        use_scaler = self.precision == torch.float16
-        self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=use_scaler)
 
     @classmethod
     def start(
@@ -211,6 +210,7 @@ class Trainer:
         """Train one epoch; return its record, still without validation, or an unhealthy verdict."""
         batches = self.train_data.epoch(epoch)
         results: list[StepResult] = []
+        first_step = self.step
         self.model.train()
         seed = np.random.SeedSequence((self.config.seed, epoch, self.ranks.rank))
         with seeded(int(seed.generate_state(1)[0]), self.ranks.device):
@@ -222,9 +222,17 @@ class Trainer:
                     raise TrialCancelled
                 if verdict := self._judge(result):
                     return self.bundle.write(verdict, self.train_step, self.loss_factors)
-                results.append(result)
+                if math.isfinite(result.losses["loss"]):  # it is not if float16 was left for it
+                    results.append(result)
+        if not results:  # no step has changed a weight, so they are made again
+            self.step = first_step
+            self.precision.redo_after(first_step, self.train_step)
+            return self._train_epoch(epoch, should_stop)
         growth = weight_norm(self.network) / self.first_weight_norm
-        return summary_of_steps(epoch, results, growth)
+        record = summary_of_steps(epoch, results, growth, self.precision.scaler)
+        if self.precision.leave_if_it_skips(self.train_step, epoch, results):
+            self.health.forget_skipped()
+        return record
 
     def _steps(
         self, epoch: int, batches: Iterable[Batch], should_stop: ShouldStop
@@ -253,14 +261,23 @@ class Trainer:
                 return
 
     def _judge(self, result: StepResult) -> Verdict | None:
-        return self.health.step(
+        """Judge a step. Instead of a non-finite verdict, leave float16 if the config allows it."""
+        precision = self.precision
+        if precision.switch and result.step <= precision.switch.step and not result.finite:
+            return None  # it was under way in float16
+        verdict = self.health.step(
             epoch=self.epoch,
             step=result.step,
             loss=result.losses["loss"],
             grad_norm=result.grad_norm,
             lr=result.lr,
-            scaled=self.scaler.is_enabled(),
+            scaled=precision.scaler.is_enabled(),
         )
+        if not (verdict and verdict.kind == "non-finite" and precision.may_leave_float16):
+            return verdict
+        precision.leave_float16(self.train_step, self.epoch + 1, self.step, verdict.evidence)
+        self.health.forget_skipped()
+        return None
 
     def _out_of_memory(self, outcome: OutOfMemory) -> Verdict:
         """Return the verdict of a single rank.
@@ -297,7 +314,7 @@ class Trainer:
                 self.ranks,
                 self.config,
                 len(self.classes),
-                self.precision,
+                self.precision.dtype,
             )
         return validation_scores(matrix, self.classes)
 
@@ -336,8 +353,8 @@ class Trainer:
             self.model,
             self.loss,
             self.optimizer,
-            self.scaler,
-            self.precision,
+            self.precision.scaler,
+            self.precision.dtype,
             self.ranks,
             self.average,
         )
@@ -373,6 +390,7 @@ class Trainer:
         self.out.verdict.unlink(missing_ok=True)
         checkpoint.remove_incomplete(self.out.path)
         shutil.rmtree(self.out.replay, ignore_errors=True)
+        self.precision.write()
         write_atomic(self.out.config, write_yaml(self.config.dump()))
         self.scalars = ScalarLog(self.out.tensorboard, self.classes, self.epoch)
 
@@ -418,7 +436,7 @@ class Trainer:
             # The file of weights then holds their average.
             "weights": trained if self.average else None,
             "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
+            **self.precision.state(),
             "best_miou": self.best_miou,
             "is_fine_tuning": self.is_fine_tuning,
             "loss_factors": self.loss_factors,
@@ -442,7 +460,7 @@ class Trainer:
             self.average = WeightAverage(self.network, self.config.optim.ema)
             self.network.load_state_dict(state["weights"], strict=False)
         self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
+        self.precision.load_state(state)
         self.best_miou = state["best_miou"]
         # The initial weights are validated once, before the first epoch.
         self.is_fine_tuning = manifest.epoch == 0 and state["is_fine_tuning"]
@@ -458,18 +476,9 @@ class Trainer:
         return True
 
     def _log_plan(self) -> None:
-        schedule = self.config.schedule
         if self.ranks.is_first:
-            log.info(
-                "steps: %d images / %d per batch (%d workers) = %d per epoch %s %d epochs = %d; "
-                "%s on %s",
-                self.train_data.num_images,
-                schedule.batch_size,
-                self.ranks.world_size,
-                self.train_data.steps_per_epoch,
-                "x" if schedule.steps is None else "in",
-                schedule.epochs,
-                self.total_steps,
-                str(self.precision).removeprefix("torch."),
-                self.ranks.device,
+            data, dtype = self.train_data, str(self.precision.dtype).removeprefix("torch.")
+            plan = plan_in_words(
+                self.config.schedule, data.num_images, self.ranks.world_size, data.steps_per_epoch
             )
+            log.info("%s; %s on %s", plan, dtype, self.ranks.device)

@@ -105,7 +105,7 @@ def test_nan_of_ade20k_v1_2_is_answered_with_the_changes_of_v1_3() -> None:
     assert verdict
     assert verdict.kind == "non-finite"
     assert verdict.advice == (
-        "try optim.precision bf16 or fp32, or optim.lr 3e-06 or optim.clip_norm 2 or "
+        "try optim.precision auto, bf16 or fp32, or optim.lr 3e-06 or optim.clip_norm 2 or "
         "optim.head_lr_mult 3"
     )
 

@@ -50,7 +50,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> ExperimentConfig:
     ("changes", "kind", "advice"),
     [
         (DIVERGED, "diverged", "try optim.lr 1"),
-        (NON_FINITE, "non-finite", "try optim.precision bf16 or fp32, or optim.lr 10"),
+        (NON_FINITE, "non-finite", "try optim.precision auto, bf16 or fp32, or optim.lr 10"),
         (
             VANISHING,
             "vanishing",
