@@ -58,10 +58,11 @@ def replay_trial(
     from segtune.training.replay_bundle import read_bundle
     from segtune.training.replay_step import Replay
 
-    own = _own_settings(changes)
     bundle = read_bundle(trial.replay)
     if bundle is None:
         raise RunError(f"{trial.path}: {_why_no_bundle(trial)}")
+    # The factors of loss.balance belong to the terms that the training run had.
+    own = _own_settings(changes, ("optim.",) if bundle.loss_factors else SECTIONS)
     replay = Replay(bundle, Ranks.join())
     replay.config.override(own)  # before the step: a mistake is reported at once
     manifest = bundle.manifest
@@ -83,11 +84,11 @@ def replay_trial(
     )
 
 
-def _own_settings(changes: Sequence[str]) -> dict[str, object]:
+def _own_settings(changes: Sequence[str], sections: tuple[str, ...]) -> dict[str, object]:
     settings, _ = parse_assignments(changes)
-    others = [name for name in settings if not name.startswith(SECTIONS)]
+    others = [name for name in settings if not name.startswith(sections)]
     if others:
-        allowed = " and ".join(f"{section}*" for section in SECTIONS)
+        allowed = " and ".join(f"{section}*" for section in sections)
         raise ConfigError(
             [
                 f"--set {name}: cannot be tried on the weights of a bundle; allowed are {allowed}"

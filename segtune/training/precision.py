@@ -9,20 +9,19 @@ from __future__ import annotations
 
 import json
 import logging
-import math
-from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
 import torch
+from torch import nn
 
 from segtune.config.schema import ExperimentConfig
 from segtune.runs.atomic import write_atomic
-from segtune.runs.records import PrecisionSwitch
+from segtune.runs.records import EpochRecord, PrecisionSwitch
 from segtune.runs.rundir import TrialDir
-from segtune.training.distributed import Ranks
+from segtune.training.distributed import Ranks, unwrap
 from segtune.training.evaluation import autocast_dtype
-from segtune.training.train_step import StepResult, TrainStep
+from segtune.training.train_step import TrainStep
 
 log = logging.getLogger(__name__)
 
@@ -70,21 +69,26 @@ class TrainingPrecision:
         self._set(autocast_dtype("auto", self.ranks.device))
         before, after = "float16", str(self.dtype).removeprefix("torch.")
         self.switch = PrecisionSwitch(epoch, step, before, after, reason)
-        train_step.precision, train_step.scaler = self.dtype, self.scaler
+        train_step.precision = self.dtype
+        train_step.scaler = self.scaler
+        repair_norms(unwrap(train_step.model))
         if self.ranks.is_first:
             log.warning("optim.precision auto: %s", self.switch.sentence)
             self.write()
 
     def leave_if_it_skips(
-        self, train_step: TrainStep, epoch: int, results: Sequence[StepResult]
+        self, train_step: TrainStep, record: EpochRecord, step: int, num_steps: int
     ) -> bool:
-        """Leave float16 if the scaler has skipped too many steps of an epoch; return whether."""
-        skipped = num_skipped(results)
-        at_most = max(self.config.health.max_skipped_steps, MAX_SKIPPED_SHARE * len(results))
+        """Leave float16 if the scaler has skipped too many steps of an epoch; return whether.
+
+        `step` is the last one of the epoch, which had `num_steps`.
+        """
+        skipped = record.skipped_steps or 0
+        at_most = max(self.config.health.max_skipped_steps, MAX_SKIPPED_SHARE * num_steps)
         if not self.may_leave_float16 or skipped <= at_most:
             return False
-        reason = f"{skipped} of {len(results)} steps of epoch {epoch} were skipped"
-        self.leave_float16(train_step, epoch, results[-1].step, reason)
+        reason = f"{skipped} of {num_steps} steps of epoch {record.epoch} were skipped"
+        self.leave_float16(train_step, record.epoch, step, reason)
         return True
 
     def redo_after(self, step: int, train_step: TrainStep) -> None:
@@ -97,6 +101,7 @@ class TrainingPrecision:
 
     def write(self) -> None:
         """Write the file of the switch, or remove it if the training run has not made one."""
+        self.out.check_current()
         if self.switch:
             write_atomic(self.out.precision, json.dumps(asdict(self.switch), indent=1) + "\n")
         else:
@@ -121,6 +126,13 @@ class TrainingPrecision:
         self.scaler = torch.amp.GradScaler(self.ranks.device.type, enabled=is_float16)
 
 
-def num_skipped(results: Sequence[StepResult]) -> int:
-    """Return how many of the steps a loss scaler has skipped."""
-    return sum(not math.isfinite(result.grad_norm) for result in results)
+def repair_norms(network: nn.Module) -> None:
+    """Reset the statistics of batch norms that are not finite.
+
+    A forward pass changes them, also in a step that is not finite and changes no weight.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.modules.batchnorm._NormBase) and not all(
+            bool(buffer.isfinite().all()) for buffer in module.buffers(recurse=False)
+        ):
+            module.reset_running_stats()

@@ -28,6 +28,7 @@ from segtune.training.first_non_finite import THE_LOSS, NonFiniteTracer, non_fin
 from segtune.training.loss_balance import balanced_loss
 from segtune.training.network import build_network, seeded
 from segtune.training.optimizer import build_optimizer, set_learning_rate
+from segtune.training.precision import repair_norms
 from segtune.training.remedies import works
 from segtune.training.replay_bundle import (
     Bundle,
@@ -165,6 +166,7 @@ class Replay:
         classes, factors = self.manifest.classes, self.bundle.loss_factors
         network = build_network(config, len(classes), self.ranks)
         network.load_state_dict(self.bundle.weights)
+        repair_norms(network)
         optimizer = build_optimizer(network, config.optim, head_parameters(network))
         if config.optim.name == self.config.optim.name:
             _load_moments(optimizer, self.bundle.optimizer)

@@ -9,14 +9,13 @@ import numpy as np
 import torch
 
 from segtune.runs.records import EpochRecord
-from segtune.training.precision import num_skipped
 from segtune.training.train_step import StepResult
 
 
 def summary_of_steps(
     epoch: int, results: Sequence[StepResult], growth: float, scaler: torch.amp.GradScaler
 ) -> EpochRecord:
-    """Return the record of an epoch, still without times and validation.
+    """Return the record of an epoch, still without step, rate, times and validation.
 
     `growth` is the norm of the weights relative to the start. `results` has at least one step.
     """
@@ -28,8 +27,6 @@ def summary_of_steps(
     probed = [r.gradient_left for r in results if r.gradient_left is not None]
     return EpochRecord(
         epoch=epoch,
-        step=results[-1].step,
-        lr=results[-1].lr,
         losses=losses,
         grad_norm=float(np.median(norms)) if norms else 0.0,
         # The last step has none if it was not finite while float16 was left.
@@ -37,5 +34,5 @@ def summary_of_steps(
         weight_growth=growth if math.isfinite(growth) else None,
         # Once per epoch: the host waits for the device.
         loss_scale=scaler.get_scale() if is_scaled else None,
-        skipped_steps=num_skipped(results) if is_scaled else None,
+        skipped_steps=len(results) - len(norms) if is_scaled else None,
     )

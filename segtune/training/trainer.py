@@ -188,6 +188,8 @@ class Trainer:
             self.seconds += time.monotonic() - start
             record = replace(
                 trained,
+                step=self.step,
+                lr=self.lr,
                 seconds=round(self.seconds, 3),
                 ended=round(time.time(), 3),
                 init_miou=init_miou,
@@ -230,7 +232,7 @@ class Trainer:
             return self._train_epoch(epoch, should_stop)
         growth = weight_norm(self.network) / self.first_weight_norm
         record = summary_of_steps(epoch, results, growth, self.precision.scaler)
-        if self.precision.leave_if_it_skips(self.train_step, epoch, results):
+        if self.precision.leave_if_it_skips(self.train_step, record, self.step, len(results)):
             self.health.forget_skipped()
         return record
 

@@ -16,6 +16,7 @@ from segtune.training import trainer as trainer_module
 from segtune.training.checkpoint import best_checkpoint, load_weights
 from segtune.training.distributed import Ranks
 from segtune.training.precision import TrainingPrecision, training_dtype
+from segtune.training.step_summary import summary_of_steps
 from segtune.training.train_step import StepResult
 from segtune.training.trainer import Trainer
 
@@ -27,6 +28,15 @@ class Scaled(nn.Module):
         return (x * 1e6) / 1e6
 
 
+class Large(nn.Module):
+    """Multiplies by 1e6: in float16 the result is infinite."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (
+            x.to(torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x) * 1e6
+        )
+
+
 class RootOfZero(nn.Module):
     """Adds 0, whose gradient is infinite in every precision."""
 
@@ -34,12 +44,13 @@ class RootOfZero(nn.Module):
         return x + (0 * x).sqrt()
 
 
-def plant(patch: pytest.MonkeyPatch, module: nn.Module) -> None:
-    """Let every network have `module` before its classifier."""
+def plant(patch: pytest.MonkeyPatch, module: nn.Module, place: str = "dropout") -> None:
+    """Let every network have `module` before a layer of its head, or before its classifier."""
 
     def build(*arguments: Any) -> nn.Module:
         built = network.build_network(*arguments)
-        built.get_submodule("net.decode_head").dropout = module
+        layer = built.get_submodule(f"net.decode_head.{place}")
+        setattr(built.get_submodule("net.decode_head"), place, nn.Sequential(module, layer))
         return built
 
     patch.setattr(trainer_module, "build_network", build)
@@ -97,6 +108,18 @@ def test_float16_that_overflows_is_left_and_the_outcome_is_that_of_float32(
     # No step in float16 has changed a weight, so the first epoch was made again.
     full = train(tiny_config.override({"optim.precision": "fp32"}), tmp_path / "full")
     assert losses(trial) == losses(full)
+
+
+@pytest.mark.usefixtures("auto_is_float16")
+def test_batch_norms_that_float16_has_spoilt_are_reset(
+    tiny_config: ExperimentConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant(monkeypatch, Large(), "batch_norm")
+    trial = TrialDir(tmp_path)
+    trainer = Trainer.start(tiny_config, trial, Ranks())
+    list(trainer.epochs())
+    assert trial.precision.exists()
+    assert all(bool(buffer.isfinite().all()) for buffer in trainer.network.buffers())
 
 
 @pytest.mark.usefixtures("auto_is_float16")
@@ -171,7 +194,9 @@ def test_many_skipped_steps_of_an_epoch_leave_float16(
     trainer = Trainer.start(config, TrialDir(tmp_path), Ranks())
     norms = [math.inf] * num_skipped + [1.0] * (num_steps - num_skipped)
     results = [step_result(number, norm) for number, norm in enumerate(norms, 1)]
-    assert trainer.precision.leave_if_it_skips(trainer.train_step, 1, results) is is_left
+    record = summary_of_steps(1, results, 1.0, trainer.precision.scaler)
+    left = trainer.precision.leave_if_it_skips(trainer.train_step, record, num_steps, num_steps)
+    assert left is is_left
     expected = torch.float32 if is_left else torch.float16
     assert trainer.train_step.precision is trainer.precision.dtype is expected
     assert trainer.train_step.scaler.is_enabled() is not is_left
