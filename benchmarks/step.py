@@ -199,7 +199,7 @@ def step_rows(times: Mapping[str, list[float]], losses: Mapping[str, float]) -> 
 def bare_epoch(trainer: Trainer, epoch: int) -> None:
     """Train an epoch with the trainer's parts, and nothing but the computations of a step."""
     device = trainer.ranks.device
-    precision = trainer.precision
+    precision = trainer.precision.dtype
     clip_norm = trainer.config.optim.clip_norm
     for batch in trainer.train_data.epoch(epoch):
         trainer.optimizer.zero_grad(set_to_none=True)

@@ -117,6 +117,9 @@ class TrainingPrecision:
         if switch := state.get("precision_switch"):
             self.switch = PrecisionSwitch(**switch)
             self._set(getattr(torch, self.switch.after))
+        elif self.may_leave_float16 and not state["scaler"]:
+            # On another GPU, or in an early version, auto was another precision: keep it.
+            self._set(autocast_dtype("auto", self.ranks.device))
         if bool(state["scaler"]) == self.scaler.is_enabled():
             self.scaler.load_state_dict(state["scaler"])
 

@@ -223,10 +223,12 @@ def test_auto_is_the_fastest_precision_of_the_gpu(
     assert training_dtype("fp32", torch.device("cuda")) is torch.float32
 
 
-def test_checkpoint_of_an_earlier_version_has_no_switch(
+@pytest.mark.usefixtures("auto_is_float16")
+def test_checkpoint_without_a_scaler_stays_out_of_float16(
     tiny_config: ExperimentConfig, tmp_path: Path
 ) -> None:
     restored = TrainingPrecision(tiny_config, TrialDir(tmp_path), Ranks())
+    assert restored.dtype is torch.float16
     restored.load_state({"scaler": {}})
     assert restored.switch is None
     assert restored.dtype is torch.float32
