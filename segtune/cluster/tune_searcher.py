@@ -247,7 +247,8 @@ class StudySearcher(Searcher):
     def _judge(self, trial: TrialDir) -> Measured:
         """Write which guards a trial breaks by now, and return what samplers learn from it."""
         outcome = outcome_of(self.study.search, self.run, trial)
-        if self.study.search.guards.limits:
+        # An extended search may have no guards any more.
+        if self.study.search.guards.limits or trial.guards.exists():
             trial.write_guards(outcome)
         return with_costs(self.study.search, trial, outcome)
 

@@ -134,9 +134,8 @@ class ExtrapolatedHistory(BoundedHistory):
 
     Every other trial is shown as if it had full length. A stopped trial gets its best mIoU plus the
     median of what full trials gained after that epoch; an unhealthy one gets the lowest value of
-    the healthy. An objective that was not measured gets its worst value. Otherwise a Gaussian
-    process would learn nothing from the two thirds of the trials that successive halving stops
-    early.
+    the healthy, and the worst of each other objective. Otherwise a Gaussian process would learn
+    nothing from the two thirds of the trials that successive halving stops early.
     """
 
     LIMIT = 200  # the time of a draw grows with the cube of the number of trials
@@ -157,7 +156,7 @@ class ExtrapolatedHistory(BoundedHistory):
                 trial.params,
                 "completed",
                 {1: expected.get(number, worst)},
-                Measured(trial.constraints, worst_costs | trial.costs),
+                Measured(trial.constraints, worst_costs | _costs_of_healthy(trial)),
             )
             for number, trial in self.ended.items()
         ]
@@ -182,6 +181,11 @@ def history_for(search: SearchConfig, space: Space) -> BoundedHistory | None:
             return ExtrapolatedHistory(space, search.objectives)
         case _:
             return None
+
+
+def _costs_of_healthy(trial: KnownTrial) -> dict[str, float]:
+    """Return the objectives besides mIoU; empty for an unhealthy trial, which is worst in all."""
+    return {} if trial.state == "unhealthy" else trial.costs
 
 
 def _median_gain(full: Sequence[Mapping[int, float]], epoch: int) -> float:

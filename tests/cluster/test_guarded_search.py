@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import optuna
@@ -13,6 +14,8 @@ from optuna.trial import FrozenTrial, TrialState
 from ray.tune.search import Searcher
 
 from segtune.api import check_study_data, run_study
+from segtune.cluster.messages import DrawnTrial
+from segtune.cluster.supervisor import Supervisor
 from segtune.cluster.tune_searcher import StudySearcher
 from segtune.config.schema import ExperimentConfig, load_config
 from segtune.config.yaml_io import write_yaml
@@ -136,6 +139,32 @@ def test_trials_that_end_before_trial_0_are_judged_again_when_it_ends(
     assert [t.constraints["class_iou_drop"] > 0 for t in shown if t.constraints] == [True, False]
     end(searcher, "c", 0.45)
     assert not run.trial(2).read_guards().broken
+
+
+def test_best_config_follows_when_trial_0_ends_last(make_study: MakeStudy, tmp_path: Path) -> None:
+    study = make_study(trials=2, objectives=["miou", "params_m"], guards={"class_iou_drop": 0.1})
+    run = SearchDir(tmp_path / "r")
+    searcher = StudySearcher.from_run(study, run)
+    supervisor = Supervisor(study, run, searcher)
+    for name in ("a", "b"):
+        start(searcher, name)
+    for name, number, person, road in (("b", 1, 0.3, 0.9), ("a", 0, 0.5, 0.5)):
+        end(searcher, name, person, road)
+        ended: Any = SimpleNamespace(config=DrawnTrial(number, {}, 1).to_config())
+        supervisor.on_trial_complete(0, [], ended)
+        assert [path.stem for path in run.pareto.iterdir()] == [f"{number:04d}"]
+        written = load_config(run.best)
+        assert written.optim.lr == read_trials(run)[number].params["optim.lr"]
+
+
+def test_an_extended_search_without_guards_forgets_what_they_said(
+    make_study: MakeStudy, tmp_path: Path
+) -> None:
+    run = SearchDir(tmp_path / "r")
+    play(StudySearcher.from_run(make_study(trials=2, guards={"class": {"person": 0.9}}), run))
+    assert all(trial.broken_guards for trial in read_trials(run))
+    StudySearcher.from_run(make_study(trials=2), run)
+    assert not any(trial.broken_guards for trial in read_trials(run))
 
 
 @pytest.mark.parametrize("sampler", ["gp", "tpe", "nsga2"])
