@@ -111,7 +111,7 @@ def _judge_drop(
         f"search.guards.class_iou_drop allows {limit:g}"
     )
     if others:
-        words += f"; too far below it, too: {first_of(others, 5)}"
+        words += f"; also too far below: {first_of(others, 5)}"
     return Judgement(largest - limit, words)
 
 

@@ -46,7 +46,7 @@ def test_the_largest_drop_is_named_first_and_a_rise_is_no_drop() -> None:
     outcome = guard_outcome(guards(class_iou_drop=0.1), profile, (0.4, 0.2, 0.9), (0.6, 0.6, 0.1))
     (words,) = outcome.broken
     assert words.startswith("class b has IoU 0.2000, 0.4000 below")
-    assert words.endswith("too: a")
+    assert words.endswith("; also too far below: a")
 
 
 def test_a_class_that_trial_0_never_learnt_cannot_fall() -> None:
