@@ -12,19 +12,22 @@ import json
 import logging
 import shlex
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from segtune.config.schema import ExperimentConfig, absolute_paths
+from segtune.errors import DataError
 from segtune.reporting.format import epoch_line
 from segtune.runs.atomic import write_atomic
 from segtune.runs.environment import record_environment
+from segtune.runs.pareto import pareto_front
 from segtune.runs.results import best_trial, miou_by_epoch, read_trials, to_frame
 from segtune.runs.rundir import SearchDir, TrialDir, check_name
 from segtune.runs.verdict import Verdict
 from segtune.tuning import warm_start as earlier_runs
+from segtune.tuning.guards import check_guard_classes
 from segtune.tuning.preparation import prepare_study
 from segtune.tuning.proxy_check import full_length_study
 from segtune.tuning.study import Study
@@ -40,7 +43,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class BestTrial:
-    """The best healthy trial of a search run."""
+    """The best trial of a search run: healthy, and no guard broken."""
 
     config: ExperimentConfig  # at full length, also if the study has a proxy
     miou: float  # best validated, in 0..1
@@ -50,10 +53,11 @@ class BestTrial:
 class StudyResult:
     """The outcome of a search run so far."""
 
-    best: BestTrial | None  # None if no trial is healthy
+    best: BestTrial | None  # None if no trial is healthy and keeps the guards
     trials: pandas.DataFrame  # a row per trial, a column per searched setting: `results.to_frame`
     run: Path  # the folder of the search run
     interrupted: bool  # stopped before its last trial; continue it with `resume=True`
+    pareto: tuple[str, ...] = ()  # trials of the front, best mIoU first; with several objectives
 
 
 @dataclass(frozen=True)
@@ -135,7 +139,10 @@ def run_study(
             last, interrupted = _run_parts(study, run, address, events)
         if last is not run and last.best.exists():
             write_atomic(run.best, last.best.read_bytes())
-    return StudyResult(_best(study, last), to_frame(read_trials(run)), run.path, interrupted)
+    trials = read_trials(run)
+    front = pareto_front(trials, study.search.objectives) if study.search.has_front else ()
+    ids = tuple(trial.id for trial in front)
+    return StudyResult(_best(study, last), to_frame(trials), run.path, interrupted, ids)
 
 
 def _record_environment(run: SearchDir | TrialDir, **seeds: int) -> None:
@@ -168,13 +175,16 @@ def with_initial_weights(study: Study) -> Study:
 def check_study_data(study: Study) -> None:
     """Raise DataError if the config's training masks have fewer than two classes.
 
-    Otherwise every trial would fail with this message, after reading all masks. Warn of an ignored
+    Raise ConfigError if a guard names a class that the data set does not have. Otherwise every
+    trial would fail with these messages, after reading all masks. Warn of an ignored
     class, and of validation images that are also training images. Do nothing if this machine does
     not have the data set, or if the study searches settings of the data set: then each trial checks
     its own.
     """
     data = study.config.data
     is_searched = any(name.startswith("data.") for name in study.space.names)
+    if study.search.guards.least_ious:
+        _check_guards(study)
     if data.layout == "shapes" or is_searched or not Path(data.root).is_dir():
         return
     from segtune.data.layouts import class_names, open_split
@@ -183,6 +193,16 @@ def check_study_data(study: Study) -> None:
     train, val = open_split(data, "train"), open_split(data, "val")
     for warning in check_at_the_start(data, class_names(data), train, val):
         log.warning("%s", warning)
+
+
+def _check_guards(study: Study) -> None:
+    """Raise ConfigError if a guard names a class that the data set does not have."""
+    from segtune.data.layouts import class_names
+
+    # The names may be in a file of the data set, which this machine may not have. A trial checks
+    # them again.
+    with suppress(DataError):
+        check_guard_classes(study.search.guards, class_names(study.config.data))
 
 
 def _best(study: Study, run: SearchDir) -> BestTrial | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from segtune.cli import DONE, add_run_argument, add_set_argument, path_argument, run_command
 from segtune.config.yaml_io import parse_assignments, write_yaml
 from segtune.errors import RunError
-from segtune.reporting.format import confirmation_line, format_miou
+from segtune.reporting.format import broken_words, confirmation_line, format_miou
 from segtune.runs.atomic import write_atomic
 from segtune.runs.results import BAD_ENDS, TrialResult, best_trial, read_trials
 from segtune.runs.rundir import SearchDir, TrialDir, is_training_run, search_of
@@ -47,7 +47,7 @@ def _export(arguments: argparse.Namespace) -> int:
         raise RunError(f"--out: {arguments.out} is a folder; expected a file, as in {example}")
     run, number = _open(Path(arguments.run), arguments.trial)
     trial = _choose_trial(run, number)
-    if not trial.healthy:
+    if not trial.may_win:
         log.warning("%s", _health(trial))
     config = load_study(run.study).config.override(trial.params)
     if arguments.set:
@@ -87,6 +87,8 @@ def _health(trial: TrialResult) -> str:
     if trial.state in BAD_ENDS:
         reason = f": {trial.reason}" if trial.reason else ""
         return f"trial {trial.id} is {trial.state}{reason}; its config may end the same way again"
+    if trial.broken_guards:
+        return f"trial {trial.id} {broken_words(trial)}"
     return f"trial {trial.id} is {trial.state} and has no validation yet"
 
 
@@ -100,14 +102,20 @@ def _choose_trial(run: SearchDir, number: int | None) -> TrialResult:
     trials = read_trials(run)
     if number is None:
         chosen = best_trial(read_trials(_part_of_best(run)))
-        states = ", ".join(f"{trial.id} {trial.state}" for trial in trials) or "none"
-        problem = f"no healthy trial with a validation ({states}); --trial N exports another"
+        states = ", ".join(f"{trial.id} {_state(trial)}" for trial in trials) or "none"
+        kind = "healthy trial with a validation"
+        kind += " that keeps the guards" if any(trial.broken_guards for trial in trials) else ""
+        problem = f"no {kind} ({states}); --trial N exports another"
     else:
         chosen = next((trial for trial in trials if trial.number == number), None)
         problem = f"no trial {number}; trials: {', '.join(trial.id for trial in trials) or 'none'}"
     if chosen is None:
         raise RunError(f"{run.path}: {problem}")
     return chosen
+
+
+def _state(trial: TrialResult) -> str:
+    return f"{trial.state}, breaks a guard" if trial.broken_guards else trial.state
 
 
 if __name__ == "__main__":

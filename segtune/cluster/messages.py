@@ -34,6 +34,16 @@ class DrawnTrial:
 
 
 @dataclass(frozen=True)
+class Measurement:
+    """What rank 0 measures of the network before it is trained, and which guards it must keep."""
+
+    config: dict[str, Any]  # of full length: the trial's own one may be a proxy of it
+    guards: dict[str, Any]  # the tree of a GuardsConfig
+    with_latency: bool
+    may_end_trial: bool  # whether a trial that breaks a guard is not trained
+
+
+@dataclass(frozen=True)
 class TrialTask:
     """One training run for the ranks of a trial, or of `segtune train --workers`."""
 
@@ -44,6 +54,7 @@ class TrialTask:
     resume: bool = False
     overwrite: bool = False
     init_from: str | None = None  # not read if `resume` finds a checkpoint
+    measurement: Measurement | None = None  # None: nothing is measured
 
     @classmethod
     def of(
@@ -55,9 +66,19 @@ class TrialTask:
         resume: bool = False,
         overwrite: bool = False,
         init_from: str | None = None,
+        measurement: Measurement | None = None,
     ) -> TrialTask:
         """Return the task of training `config` in the folder `out`."""
-        return cls(config.dump(), str(out.path), out.attempt, cpus, resume, overwrite, init_from)
+        return cls(
+            config.dump(),
+            str(out.path),
+            out.attempt,
+            cpus,
+            resume,
+            overwrite,
+            init_from,
+            measurement,
+        )
 
     @property
     def name(self) -> str:

@@ -14,7 +14,14 @@ from ray import tune
 from segtune.cluster.placement import WAITING_BUNDLE, Placement, live_nodes, place_trials
 from segtune.cluster.ray_internals import WORKER_GROUPS, quiet_callbacks, warn_if_incomplete
 from segtune.cluster.ray_session import ray_connection
-from segtune.cluster.supervisor import StopWhenAsked, Supervisor, stop_on_signals, write_best
+from segtune.cluster.supervisor import (
+    StopWhenAsked,
+    Supervisor,
+    front_of,
+    stop_on_signals,
+    write_best,
+    write_front,
+)
 from segtune.cluster.trial import run_trial
 from segtune.cluster.tune_scheduler import StoppingRuleScheduler
 from segtune.cluster.tune_searcher import StudySearcher, is_unfinished
@@ -62,7 +69,9 @@ def run_search(
         finally:
             supervisor.wait_until_released(timeout_s=10.0)
             searcher.settle()
-            write_best(study, run, best_trial(read_trials(run)))
+            trials = read_trials(run)
+            write_best(study, run, best_trial(trials))
+            write_front(study, run, front_of(study, trials))
         if searcher.disk_problem:
             raise RunError(f"the search has stopped: {searcher.disk_problem}")
         return supervisor.stopping

@@ -13,7 +13,8 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -28,6 +29,7 @@ from segtune.cluster.tune_searcher import StudySearcher
 from segtune.config.yaml_io import write_yaml
 from segtune.runs.atomic import write_atomic
 from segtune.runs.kept_checkpoints import KeptCheckpoints
+from segtune.runs.pareto import pareto_front
 from segtune.runs.results import RUNNING, TrialResult, best_trial, read_trial, read_trials
 from segtune.runs.rundir import SearchDir, TrialDir
 from segtune.runs.verdict import Verdict
@@ -40,14 +42,36 @@ SUPERVISION_INTERVAL_S = 1.0
 
 
 def write_best(study: Study, run: SearchDir, best: TrialResult | None) -> None:
-    """Write the config of the best healthy trial, at full length, to best.yaml if it differs.
+    """Write the config of the best trial that may win, at full length, to best.yaml if it differs.
 
     A confirmation has none: its trials differ in the seed, and the best seed is luck.
     """
     if best and not run.confirms:
-        config = write_yaml(study.config.override(best.params).dump())
-        if not run.best.exists() or run.best.read_text() != config:
-            write_atomic(run.best, config)
+        _write_config(study, best, run.best)
+    elif study.search.guards.limits:
+        run.best.unlink(missing_ok=True)  # trial 0 has ended since, and now no trial may win
+
+
+def write_front(study: Study, run: SearchDir, front: Sequence[TrialResult]) -> None:
+    """Write the config of each trial of the Pareto front to the folder pareto/, and no other."""
+    for trial in front:
+        _write_config(study, trial, run.pareto / f"{trial.id}.yaml")
+    kept = {trial.id for trial in front}
+    for config in run.pareto.glob("*.yaml"):
+        if config.stem not in kept:
+            config.unlink()
+
+
+def _write_config(study: Study, trial: TrialResult, path: Path) -> None:
+    """Write the config of a trial at full length, if the file differs."""
+    config = write_yaml(study.config.override(trial.params).dump())
+    if not path.exists() or path.read_text() != config:
+        write_atomic(path, config)
+
+
+def front_of(study: Study, trials: Iterable[TrialResult]) -> list[TrialResult]:
+    """Return the Pareto front of a study with several objectives; empty for any other."""
+    return pareto_front(trials, study.search.objectives) if study.search.has_front else []
 
 
 class HangDetector:
@@ -90,7 +114,8 @@ class Supervisor(tune.Callback):
         self.hang_detector = HangDetector()
         trials = read_trials(run)
         self._best = best_trial(trials)
-        self._kept = KeptCheckpoints(run, study.config.checkpoint.keep_trials, trials)
+        self._front = front_of(study, trials)
+        self._kept = self._kept_checkpoints(trials)
         is_new = not any(trial.state != RUNNING for trial in trials)
         self._breaker = Breaker(study.search.breaker, is_new=is_new)
         self._last_check = 0.0
@@ -122,16 +147,33 @@ class Supervisor(tune.Callback):
         thousand trials cost the driver.
         """
         ended = read_trial(self.run.trial(DrawnTrial.from_config(trial.config).number))
+        if ended.number == 0 and self.study.search.guards.class_iou_drop is not None:
+            self._judge_again()
         best = best_trial([ended, *([self._best] if self._best else [])])
         if best is not self._best:
             self._best = best
             write_best(self.study, self.run, best)
+        others = [other for other in self._front if other.number != ended.number]
+        self._front = front_of(self.study, [ended, *others])
+        write_front(self.study, self.run, self._front)
         self._kept.ended(ended)
         reason = None if self.stopping else self._breaker.ended(ended)
         if reason:
             for line in explain(self.study, self.run, read_trials(self.run), reason):
                 log.warning("%s", line)
             self.stop()
+
+    def _judge_again(self) -> None:
+        """Choose among all trials again: trial 0 has ended, and guards compare with it."""
+        trials = read_trials(self.run)
+        self._best = best_trial(trials)
+        self._front = front_of(self.study, trials)
+        write_best(self.study, self.run, self._best)
+        self._kept = self._kept_checkpoints(trials)
+
+    def _kept_checkpoints(self, trials: Sequence[TrialResult]) -> KeptCheckpoints:
+        keep = self.study.config.checkpoint.keep_trials
+        return KeptCheckpoints(self.run, keep, trials, self.study.search.objectives)
 
     def wait_until_released(self, timeout_s: float) -> None:
         """Wait until the last trials have released their resources, for the next search.

@@ -10,7 +10,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from segtune.cluster.messages import DrawnTrial, TrialReport, TrialTask
+from segtune.cluster.messages import DrawnTrial, Measurement, TrialReport, TrialTask
 from segtune.cluster.placement import Placement
 from segtune.cluster.ray_internals import WORKER_GROUPS, train_errors
 from segtune.cluster.worker import release_memory, train_rank
@@ -40,6 +40,7 @@ def run_trial(config: dict[str, Any], *, study: Study, run: str, placement: Plac
             placement.cpus,
             resume=drawn.attempt > 1,
             init_from=study.search.init_from,
+            measurement=_measurement(study, drawn),
         )
         _train(task, Path(run) / "ray", placement)
     except Exception as error:  # no error of a trial, whatever it is, may end the search
@@ -50,6 +51,20 @@ def run_trial(config: dict[str, Any], *, study: Study, run: str, placement: Plac
             trial.write_verdict(verdict)
     finally:
         release_memory()
+
+
+def _measurement(study: Study, drawn: DrawnTrial) -> Measurement | None:
+    """Return what to measure of a trial's network; None if no guard or objective asks for it."""
+    search = study.search
+    if not search.measures_network:
+        return None
+    return Measurement(
+        study.config.override(drawn.params).dump(),
+        search.guards.dump(),
+        search.measures_latency,
+        # The other trials are compared with trial 0, so it is trained in any case.
+        may_end_trial=drawn.number > 0,
+    )
 
 
 def _train(task: TrialTask, storage: Path, placement: Placement) -> None:

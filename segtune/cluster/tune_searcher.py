@@ -21,6 +21,7 @@ from segtune.runs.results import miou_by_epoch, read_params, validated_epochs
 from segtune.runs.rundir import SearchDir, TrialDir
 from segtune.runs.verdict import DISK, Verdict
 from segtune.tuning import warm_start
+from segtune.tuning.measured import Measured, outcome_of, with_costs
 from segtune.tuning.optuna_study import OptunaStudyLog, recreate_study, to_frozen_trial
 from segtune.tuning.samplers import make_sampler, random_sampler
 from segtune.tuning.study import Study
@@ -53,7 +54,9 @@ class StudySearcher(Searcher):
         self.run = run
         self.study_log = study_log
         # What the sampler draws from; None: it draws from `study_log`.
-        self.history = history_for(study.search.sampler, study.space)
+        self.history = history_for(study.search, study.space)
+        # Trials that ended before trial 0 and are compared with it: Optuna's study is told then.
+        self.waiting: dict[int, Verdict] = {}
         self.points = study.points()  # of the first trials, by trial number
         self.stopping = False
         self.disk_problem = ""  # why no trial can write its files, with the way out
@@ -69,7 +72,9 @@ class StudySearcher(Searcher):
         The earlier Optuna study of the search run is deleted. Raise ClusterError if the database of
         `search.storage` cannot be used.
         """
-        study_log = OptunaStudyLog(recreate_study(run, study.search.storage), study.space)
+        objectives = study.search.objectives
+        optuna_study = recreate_study(run, study.search.storage, objectives)
+        study_log = OptunaStudyLog(optuna_study, study.space, objectives)
         searcher = cls(study, run, study_log)
         earlier = warm_start.read(run)
         searcher.points += earlier.points
@@ -107,6 +112,8 @@ class StudySearcher(Searcher):
         number = self.numbers[trial_id]
         for study_log in self._logs_of(number):
             study_log.report(number, result["epoch"], result["miou"])
+        if self.study.search.guards.limits:
+            self._judge(self.run.trial(number))
 
     def on_trial_complete(
         self, trial_id: str, result: dict | None = None, error: bool = False
@@ -228,14 +235,47 @@ class StudySearcher(Searcher):
     def _tell(self, trial: TrialDir, verdict: Verdict) -> None:
         """Tell Optuna how a trial ended."""
         number = int(trial.id)
-        mious = miou_by_epoch(validated_epochs(trial, trial.read_verdict()))
+        numbers = self._judge(trial)
         for study_log in self._logs_of(number):
-            study_log.tell(number, verdict, mious)
+            if study_log is self.study_log and self._waits_for_baseline(number, verdict):
+                self.waiting[number] = verdict
+            else:
+                study_log.tell(number, verdict, _mious(trial), numbers)
+        if number == 0 and verdict.is_final and self.study.search.guards.class_iou_drop is not None:
+            self._judge_again()
+
+    def _judge(self, trial: TrialDir) -> Measured:
+        """Write which guards a trial breaks by now, and return what samplers learn from it."""
+        outcome = outcome_of(self.study.search, self.run, trial)
+        # An extended search may have no guards any more.
+        if self.study.search.guards.limits or trial.guards.exists():
+            trial.write_guards(outcome)
+        return with_costs(self.study.search, trial, outcome)
+
+    def _waits_for_baseline(self, number: int, verdict: Verdict) -> bool:
+        """Whether a trial is told only when trial 0 has ended: Optuna lets no ended trial change.
+
+        The history is told at once, because it can be corrected.
+        """
+        if self.study.search.guards.class_iou_drop is None or verdict.state == "interrupted":
+            return False
+        return number > 0 and is_unfinished(self.run.trial(0))
+
+    def _judge_again(self) -> None:
+        """Judge the other trials by the final scores of trial 0."""
+        others = [trial for trial in self.run.trial_dirs() if int(trial.id)]
+        judged = {int(trial.id): self._judge(trial) for trial in others}
+        if self.history and self.waiting:
+            self.history.judge_again({number: judged[number] for number in self.waiting})
+        for number, verdict in self.waiting.items():
+            self.study_log.tell(number, verdict, _mious(self.run.trial(number)), judged[number])
+        self.waiting.clear()
 
     def _add_known(self, trials: tuple[KnownTrial, ...]) -> None:
         """Tell Optuna about the trials of earlier search runs that count as results."""
+        objectives = self.study.search.objectives
         for known in trials:
-            self.study_log.study.add_trial(to_frozen_trial(known, self.study.space))
+            self.study_log.study.add_trial(to_frozen_trial(known, self.study.space, objectives))
         if self.history:
             self.history.add_known(trials)
 
@@ -253,3 +293,7 @@ class StudySearcher(Searcher):
             self._tell(trial, verdict)
         else:
             self.unfinished.append(number)
+
+
+def _mious(trial: TrialDir) -> dict[int, float]:
+    return miou_by_epoch(validated_epochs(trial, trial.read_verdict()))

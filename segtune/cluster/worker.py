@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from segtune.cluster.guarded import breaks_guard
 from segtune.cluster.messages import Finished, Ready, Reported, TrialReport, TrialTask
 from segtune.config.schema import ExperimentConfig
 
@@ -121,6 +122,9 @@ def train_rank(
             cpus=task.cpus,
         )
     with contextlib.suppress(TrialCancelled):
+        if task.measurement and breaks_guard(trainer, task.trial, task.measurement):
+            trainer.close()
+            return
         for record in trainer.epochs(should_cancel):
             if record.miou is not None:
                 report(TrialReport(record.epoch, record.miou, record.losses["loss"]))

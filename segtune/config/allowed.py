@@ -48,7 +48,7 @@ def _plain_type(annotation: Any, origin: Any, arguments: Sequence[Any]) -> str:
     if origin is dict and arguments == (int, int):
         return "{value: label}"
     if origin is dict:
-        return "{name: value}"
+        return "{name: number}" if arguments == (str, float) else "{name: value}"
     if origin is tuple and arguments[-1] is Ellipsis:
         return f"list of {_type_in_words(arguments[0])}"
     if origin is tuple:

@@ -110,7 +110,7 @@ class Settings(BaseModel):
 
     def dump(self) -> Tree:
         """Return the settings as plain JSON values."""
-        return self.model_dump(mode="json")
+        return self.model_dump(mode="json", by_alias=True)
 
     def get(self, dotted: str) -> Any:
         """Return the plain value of a dotted name; None inside a section that is absent.
@@ -124,9 +124,13 @@ class Settings(BaseModel):
 
     @classmethod
     def names(cls, prefix: str = "") -> dict[str, FieldInfo]:
-        """Return {dotted name: field} of all settings and sections."""
+        """Return {dotted name: field} of all settings and sections.
+
+        A setting whose name is a word of Python, such as `class`, has it as an alias.
+        """
         fields: dict[str, FieldInfo] = {}
-        for name, field in cls.model_fields.items():
+        for attribute, field in cls.model_fields.items():
+            name = field.alias or attribute
             fields[prefix + name] = field
             section = section_of(field.annotation)
             if section:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from segtune.checks.noise_floor import noise_words
-from segtune.runs.records import EpochRecord
+from segtune.runs.records import EpochRecord, NetworkProfile
 from segtune.runs.results import RUNNING, TrialResult
 from segtune.runs.rundir import SearchDir
 from segtune.tuning.study import Study
@@ -70,6 +70,50 @@ def has_ended(trial: TrialResult) -> bool:
 def num_ended(trials: Sequence[TrialResult]) -> int:
     """Return how many trials have ended, see `has_ended`."""
     return sum(map(has_ended, trials))
+
+
+def format_profile(profile: NetworkProfile | None) -> str:
+    """Return the size and the speed of a network in words, as far as they were measured."""
+    if profile is None:
+        return "network not measured"
+    words = f"{_format_parameters(profile)} million parameters"
+    if profile.latency_ms is None:
+        return words
+    size = f"{profile.height} x {profile.width}"
+    return f"{_format_latency(profile)} ms for {size} pixels on {profile.device}, {words}"
+
+
+def measured_columns(
+    trials: Iterable[TrialResult],
+) -> dict[str, Callable[[NetworkProfile | None], str]]:
+    """Return {title: how to show a profile} of what was measured of the networks of `trials`."""
+    profiles = [trial.profile for trial in trials if trial.profile]
+    columns: dict[str, Callable[[NetworkProfile | None], str]] = {}
+    if profiles:
+        columns["params (M)"] = _format_parameters
+    if any(profile.latency_ms is not None for profile in profiles):
+        columns["latency (ms)"] = _format_latency
+    return columns
+
+
+def _format_parameters(profile: NetworkProfile | None) -> str:
+    return "-" if profile is None else f"{profile.params_m:.2f}"
+
+
+def _format_latency(profile: NetworkProfile | None) -> str:
+    if profile is None or profile.latency_ms is None:
+        return "-"
+    return f"{profile.latency_ms:.2f}"
+
+
+def kind_of(trial: TrialResult) -> str:
+    """Return what went wrong with a trial in a word; empty if nothing did."""
+    return trial.kind or ("breaks a guard" if trial.broken_guards else "")
+
+
+def broken_words(trial: TrialResult) -> str:
+    """Return the guards that a trial breaks, as a sentence without its subject."""
+    return f"breaks a guard: {'; '.join(trial.broken_guards)}"
 
 
 def next_steps(study: Study, run: SearchDir) -> dict[str, str]:

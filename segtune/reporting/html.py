@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING
 from segtune.errors import DataError, RunError
 from segtune.reporting.format import (
     confirmation_line,
+    measured_columns,
     next_steps,
     num_ended,
     short_names,
 )
 from segtune.reporting.html_template import html_template
 from segtune.runs.atomic import write_atomic
-from segtune.runs.records import EpochRecord
+from segtune.runs.pareto import pareto_front
+from segtune.runs.records import EpochRecord, NetworkProfile
 from segtune.runs.results import (
     TrialResult,
     best_trial,
@@ -60,6 +62,8 @@ class Part:
     names: Mapping[str, str]  # of the searched settings: the dotted name, and the column's title
     epochs: int  # of a trial at full length
     best: TrialResult | None
+    front: Sequence[TrialResult]  # the best mIoU first; empty unless there are several objectives
+    measured: Mapping[str, Callable[[NetworkProfile | None], str]]  # columns, by title
     baseline: TrialResult | None  # trial 0, the config itself
     utilisation: Utilisation | None
     confirmed: str  # the verdict of a confirmation on the best trial, or that there is none
@@ -114,6 +118,8 @@ def _part(study: Study, run: SearchDir, *, title: str = "", note: str = "") -> P
     trials = read_trials(run)
     best = best_trial(trials)
     baseline = next((trial for trial in trials if trial.number == 0), None)
+    objectives = study.search.objectives
+    front = pareto_front(trials, objectives) if study.search.has_front else []
     return Part(
         title=title,
         note=note,
@@ -123,12 +129,31 @@ def _part(study: Study, run: SearchDir, *, title: str = "", note: str = "") -> P
         names=short_names(study.space.names),
         epochs=study.epochs,
         best=best,
+        front=front,
+        measured=measured_columns(trials),
         baseline=baseline,
         utilisation=utilisation(run),
         confirmed=confirmation_line(run, best) if best and not run.confirms else "",
         next_steps=next_steps(study, run) if best and not run.confirms else {},
-        charts=list(_charts(study, run, trials, best, baseline)),
+        charts=[
+            *_front_charts(trials, front, objectives),
+            *_charts(study, run, trials, best, baseline),
+        ],
     )
+
+
+def _front_charts(
+    trials: Sequence[TrialResult], front: Sequence[TrialResult], objectives: Sequence[str]
+) -> Iterator[Chart]:
+    """Yield the chart of the Pareto front if there is one."""
+    from segtune.reporting.front_chart import front_chart
+
+    if front:
+        caption = (
+            "Best mIoU of each trial over the other objectives. For a trial on the Pareto front, "
+            "no other trial is at least as good in every objective and better in one."
+        )
+        yield _chart("Pareto front", caption, front_chart(trials, front, objectives))
 
 
 def _charts(

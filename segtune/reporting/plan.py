@@ -23,6 +23,11 @@ def search_plan(study: Study) -> str:
         "is the config itself",
         f"rungs:      epochs {rungs}; a validation every {config.schedule.val_every} epoch(s)",
     ]
+    if search.has_front:
+        lines.append(f"objectives: {', '.join(search.objectives)}; the result is a Pareto front")
+    if search.guards.limits:
+        limits = ", ".join(f"{name} {value:g}" for name, value in search.guards.limits.items())
+        lines.append(f"guards:     {limits}; a trial that breaks one cannot win")
     if search.init_from:
         lines.append(f"weights:    each trial starts from {search.init_from}")
     if study.baseline_note:

@@ -20,15 +20,20 @@ from rich.table import Table
 from rich.text import Text
 
 from segtune.reporting.format import (
+    broken_words,
     confirmation_line,
     format_duration,
     format_miou,
+    format_profile,
     format_value,
     has_ended,
+    kind_of,
+    measured_columns,
     next_steps,
     num_ended,
     short_names,
 )
+from segtune.runs.pareto import pareto_front
 from segtune.runs.results import (
     RUNNING,
     TrialReader,
@@ -102,12 +107,13 @@ def print_summary(study: Study, run: SearchDir, console: Console) -> None:
     for trial in trials:
         if trial.reason:
             print_lines(console, f"trial {trial.id} {trial.state}: {trial.reason}")
+        elif trial.broken_guards:
+            print_lines(console, f"trial {trial.id} {broken_words(trial)}")
+    if study.search.has_front:
+        _print_front(pareto_front(trials, study.search.objectives), run, console)
     winner = best_trial(trials)
     if not winner:
-        if all(trial.state in (RUNNING, "interrupted") for trial in trials):
-            print_lines(console, "no trial has been validated yet, so there is no best config")
-        else:
-            console.print("no healthy trial, so there is no best config", style="red")
+        _print_no_winner(trials, console)
         return
     if run.confirms:  # its trials differ in the seed, and the best seed is luck
         command = shlex.join(["segtune", "status", str(run.confirms.path)])
@@ -119,6 +125,31 @@ def print_summary(study: Study, run: SearchDir, console: Console) -> None:
     if used := utilisation(run):
         lines.append(labelled("workers", used.summary))
     print_lines(console, *lines)
+
+
+def _print_no_winner(trials: Sequence[TrialResult], console: Console) -> None:
+    if all(trial.state in (RUNNING, "interrupted") for trial in trials):
+        print_lines(console, "no trial has been validated yet, so there is no best config")
+    elif any(trial.broken_guards for trial in trials):
+        console.print(
+            "every healthy trial breaks a guard, so there is no best config; change search.guards "
+            "in a new study, or export a trial in spite of it: segtune export RUN --trial N",
+            style="red",
+        )
+    else:
+        console.print("no healthy trial, so there is no best config", style="red")
+
+
+def _print_front(front: Sequence[TrialResult], run: SearchDir, console: Console) -> None:
+    """Print the Pareto front: no trial is better than one of these in every objective."""
+    if not front:
+        return
+    rows = [
+        f"  trial {trial.id}: mIoU {format_miou(trial.miou)}, {format_profile(trial.profile)}"
+        for trial in front
+    ]
+    head = f"{len(front)} trial(s) on the Pareto front, configs in {run.pareto}"
+    print_lines(console, labelled("front", head), *rows)
 
 
 def print_runs(folder: Path, console: Console) -> None:
@@ -166,17 +197,19 @@ def trials_table(
 ) -> Table:
     """Return the trials by rank, at most `limit` of them; `names` are the searched settings."""
     table = Table(header_style="bold", expand=False)
-    for title in ("rank", "trial", "mIoU", "epoch", "status"):
+    measured = measured_columns(trials)
+    for title in ("rank", "trial", "mIoU", *measured, "epoch", "status"):
         table.add_column(title, justify="left" if title == "status" else "right")
     for title in short_names(names).values():
         table.add_column(title, justify="right", overflow="fold")
     order = ranked(trials)
     for rank, trial in enumerate(order[:limit], 1):
-        status = trial.state + (f" ({trial.kind})" if trial.kind else "")
+        status = trial.state + (f" ({kind})" if (kind := kind_of(trial)) else "")
         table.add_row(
-            str(rank) if trial.healthy else "-",
+            str(rank) if trial.may_win else "-",
             trial.id + (" *" if trial.number == 0 else ""),
             format_miou(trial.miou),
+            *(show(trial.profile) for show in measured.values()),
             f"{trial.epoch}/{epochs}",
             Text(status, style=STATE_STYLES.get(trial.state, "")),
             *(format_value(trial.params[name]) if name in trial.params else "" for name in names),
@@ -325,4 +358,5 @@ def _event(trial: TrialResult, study: Study) -> str:
     names = short_names(study.space.names)
     values = ", ".join(f"{names[n]} {format_value(v)}" for n, v in trial.params.items())
     line = f"trial {trial.id} {trial.state} at epoch {trial.epoch}: {score}; {values}"
-    return f"{line} -- {trial.reason}" if trial.reason else line
+    reason = trial.reason or (broken_words(trial) if trial.broken_guards else "")
+    return f"{line} -- {reason}" if reason else line

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
+from segtune.runs.pareto import MIOU, pareto_front
 from segtune.runs.results import TrialResult, ranked
 from segtune.runs.rundir import SearchDir
 
@@ -24,10 +25,20 @@ class KeptCheckpoints:
     Neither a resume nor a warm start needs them: both read records only.
     """
 
-    def __init__(self, run: SearchDir, keep: int | None, trials: Iterable[TrialResult]) -> None:
-        """`keep` is the number of best trials; None: all. `trials` are those so far."""
+    def __init__(
+        self,
+        run: SearchDir,
+        keep: int | None,
+        trials: Iterable[TrialResult],
+        objectives: Sequence[str] = (MIOU,),
+    ) -> None:
+        """`keep` is the number of best trials; None: all. `trials` are those so far.
+
+        With several objectives, the trials of the Pareto front are kept, too.
+        """
         self._run = run
         self._keep = keep
+        self._objectives = objectives
         self._best: list[TrialResult] = []
         self._dropped: dict[int, float] = {}  # {trial: since when, on the monotonic clock}
         for trial in trials:
@@ -38,7 +49,10 @@ class KeptCheckpoints:
         if self._keep is None or trial.state not in FINAL:
             return
         candidates = ranked([*(t for t in self._best if t.number != trial.number), trial])
-        self._best = [t for t in candidates if t.healthy][: self._keep]
+        self._best = [t for t in candidates if t.may_win][: self._keep]
+        if len(self._objectives) > 1:
+            front = pareto_front(candidates, self._objectives)
+            self._best += [t for t in front if t not in self._best]
         for other in candidates:
             if other not in self._best:
                 self._dropped[other.number] = time.monotonic()

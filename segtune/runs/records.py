@@ -105,3 +105,40 @@ class Attempt:
     """One start of a trial by a search."""
 
     started: float | None  # Unix time; None in the folders of early versions
+
+
+@dataclass(frozen=True)
+class NetworkProfile:
+    """The size and the speed of a trial's network, measured once before it is trained."""
+
+    parameters: int
+    classes: tuple[str, ...]  # by label
+    height: int  # of the image, in pixels
+    width: int
+    latency_ms: float | None = None  # median of forward passes of one image; None: not measured
+    device: str = ""
+    precision: str = ""
+
+    @property
+    def params_m(self) -> float:
+        """Millions of parameters."""
+        return self.parameters / 1e6
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> NetworkProfile:
+        """Return the profile of a JSON object."""
+        return cls(**{**row, "classes": tuple(row["classes"])})
+
+
+@dataclass(frozen=True)
+class GuardOutcome:
+    """Which guards of the study a trial breaks, by what is known so far."""
+
+    broken: tuple[str, ...] = ()  # a sentence for each
+    # How far each guard is broken, as a sampler learns it: above 0 is broken, 0 is unknown.
+    constraints: Mapping[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> GuardOutcome:
+        """Return the outcome of a JSON object."""
+        return cls(tuple(row["broken"]), row["constraints"])

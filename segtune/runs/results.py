@@ -6,9 +6,10 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from segtune.runs.records import EpochRecord
+from segtune.runs.records import EpochRecord, NetworkProfile
 from segtune.runs.rundir import SearchDir, TrialDir
 from segtune.runs.verdict import Verdict
 
@@ -33,6 +34,8 @@ class TrialResult:
     epoch: int = 0  # the last finished epoch
     seconds: float = 0.0  # of training and validation
     params: dict[str, Any] = field(default_factory=dict)
+    profile: NetworkProfile | None = None  # None: not measured
+    broken_guards: tuple[str, ...] = ()  # a sentence for each
 
     @property
     def id(self) -> str:
@@ -41,8 +44,13 @@ class TrialResult:
 
     @property
     def healthy(self) -> bool:
-        """Whether the trial may win: it has a score and did not end unhealthy or failed."""
+        """Whether the trial has a score and did not end unhealthy or failed."""
         return self.miou is not None and self.state not in BAD_ENDS
+
+    @property
+    def may_win(self) -> bool:
+        """Whether the trial is healthy and breaks no guard of its study."""
+        return self.healthy and not self.broken_guards
 
 
 def validated_epochs(trial: TrialDir, verdict: Verdict | None) -> list[EpochRecord]:
@@ -76,6 +84,8 @@ def read_trial(trial: TrialDir) -> TrialResult:
         epoch=max(epochs[-1].epoch if epochs else 0, verdict.epoch if verdict else 0),
         seconds=epochs[-1].seconds if epochs else 0.0,
         params=read_params(trial),
+        profile=trial.read_profile(),
+        broken_guards=trial.read_guards().broken,
     )
 
 
@@ -89,7 +99,8 @@ class TrialReader:
 
     def __init__(self, run: SearchDir) -> None:
         self.run = run
-        self._ended: dict[str, tuple[bytes, TrialResult]] = {}  # verdict file and result, by id
+        # The files that decide the result of an ended trial, and the result, by id.
+        self._ended: dict[str, tuple[tuple[bytes, bytes], TrialResult]] = {}
 
     def read(self) -> list[TrialResult]:
         """Return the trials that have been started, by number."""
@@ -97,16 +108,22 @@ class TrialReader:
 
     def _read(self, trial: TrialDir) -> TrialResult:
         # Not parsed: a live table reads the verdicts of all trials again at every refresh.
-        try:
-            verdict = trial.verdict.read_bytes()
-        except FileNotFoundError:
-            verdict = b""
+        verdict, guards = _bytes_of(trial.verdict), _bytes_of(trial.guards)
         if not verdict:
             return read_trial(trial)
-        # A trial that was started again and has ended again has another verdict.
-        if trial.id not in self._ended or self._ended[trial.id][0] != verdict:
-            self._ended[trial.id] = (verdict, read_trial(trial))
+        # A trial that was started again and has ended again has another verdict. The end of trial 0
+        # may change which guards the others break.
+        if trial.id not in self._ended or self._ended[trial.id][0] != (verdict, guards):
+            self._ended[trial.id] = ((verdict, guards), read_trial(trial))
         return self._ended[trial.id][1]
+
+
+def _bytes_of(path: Path) -> bytes:
+    """Return the content of a file; empty if there is no such file."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b""
 
 
 def read_trials(run: SearchDir) -> list[TrialResult]:
@@ -119,24 +136,42 @@ def ranked(trials: Iterable[TrialResult]) -> list[TrialResult]:
 
     def rank(trial: TrialResult) -> tuple[bool, float, int]:
         miou = -1.0 if trial.miou is None else trial.miou
-        return (not trial.healthy, -miou, trial.number)
+        return (not trial.may_win, -miou, trial.number)
 
     return sorted(trials, key=rank)
 
 
 def best_trial(trials: Iterable[TrialResult]) -> TrialResult | None:
-    """Return the healthy trial with the highest mIoU, the first if several are equal, or None."""
-    return next((trial for trial in ranked(trials) if trial.healthy), None)
+    """Return the trial with the highest mIoU that may win, the first of equal ones, or None."""
+    return next((trial for trial in ranked(trials) if trial.may_win), None)
 
 
 def to_frame(trials: Sequence[TrialResult]) -> pandas.DataFrame:
-    """Return a table: trial, state, kind, miou, epoch, seconds, and a column per searched name."""
+    """Return a table: trial, state, kind, miou, epoch, seconds, and a column per searched name.
+
+    If networks were measured, it also has the columns params_m, latency_ms and broken_guards.
+    """
     import pandas
 
     columns = ["trial", "state", "kind", "miou", "epoch", "seconds"]
     names = list(dict.fromkeys(name for trial in trials for name in trial.params))
+    measured = list(_measured_columns(trials[0])) if any(t.profile for t in trials) else []
     rows: list[Mapping[str, Any]] = [
-        {"trial": t.id, **{name: getattr(t, name) for name in columns[1:]}, **t.params}
+        {
+            "trial": t.id,
+            **{name: getattr(t, name) for name in columns[1:]},
+            **_measured_columns(t),
+            **t.params,
+        }
         for t in trials
     ]
-    return pandas.DataFrame(rows, columns=columns + names)
+    return pandas.DataFrame(rows, columns=columns + measured + names)
+
+
+def _measured_columns(trial: TrialResult) -> dict[str, Any]:
+    profile = trial.profile
+    return {
+        "params_m": profile.params_m if profile else None,
+        "latency_ms": profile.latency_ms if profile else None,
+        "broken_guards": "; ".join(trial.broken_guards),
+    }

@@ -21,7 +21,13 @@ from typing import Any
 
 from segtune.errors import RunError, first_of, nearest
 from segtune.runs.atomic import create_once, naming, write_atomic
-from segtune.runs.records import Attempt, EpochRecord, PrecisionSwitch
+from segtune.runs.records import (
+    Attempt,
+    EpochRecord,
+    GuardOutcome,
+    NetworkProfile,
+    PrecisionSwitch,
+)
 from segtune.runs.verdict import Verdict
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -55,6 +61,8 @@ class TrialDir:
         self.environment = path / "environment.json"  # of `segtune train` only
         self.loss_factors = path / "loss_factors.json"  # with loss.balance only
         self.precision = path / "precision.json"  # if optim.precision auto has left float16
+        self.profile = path / "profile.json"  # with guards or several objectives only
+        self.guards = path / "guards.json"  # with guards only
         self.checkpoints = path / "checkpoints"
         self.tensorboard = path / "tb"
         self.replay = path / "replay"  # the bundle of a training run that was not finite
@@ -152,6 +160,26 @@ class TrialDir:
             rows = [record.to_row() for record in self.read_epochs(last)]
             write_atomic(self.epochs, "".join(json.dumps(row) + "\n" for row in rows))
 
+    def write_profile(self, profile: NetworkProfile) -> None:
+        """Write the size and the speed of the network."""
+        self.check_current()
+        write_atomic(self.profile, json.dumps(asdict(profile), indent=1) + "\n")
+
+    def read_profile(self) -> NetworkProfile | None:
+        """Return the size and the speed of the network, or None if they were not measured."""
+        row = _read_json(self.profile)
+        return NetworkProfile.from_row(row) if row else None
+
+    def write_guards(self, outcome: GuardOutcome) -> None:
+        """Write which guards the trial breaks, if that has changed. The driver writes it."""
+        if outcome != self.read_guards():
+            write_atomic(self.guards, json.dumps(asdict(outcome), indent=1) + "\n")
+
+    def read_guards(self) -> GuardOutcome:
+        """Return which guards the trial breaks: none without guards, and before it is judged."""
+        row = _read_json(self.guards)
+        return GuardOutcome.from_row(row) if row else GuardOutcome()
+
     def write_verdict(self, verdict: Verdict) -> bool:
         """Write how the training run ended, and when; return False if there is a verdict already.
 
@@ -178,6 +206,14 @@ class TrialDir:
         return Verdict.parse(json.loads(text)) if text else None
 
 
+def _read_json(path: Path) -> dict[str, Any] | None:
+    """Return a JSON object that is written at once, or None if there is no such file."""
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+
+
 class SearchDir:
     """The files of one search run."""
 
@@ -190,6 +226,7 @@ class SearchDir:
         self.ray = self.path / "ray"
         self.trials = self.path / "trials"
         self.best = self.path / "best.yaml"
+        self.pareto = self.path / "pareto"  # with several objectives: a config for each trial
         self.narrower = self.path / "narrower.yaml"  # a study, if the search has paused
         self.report = self.path / "report.html"
         self.sessions = self.path / "sessions.jsonl"

@@ -89,7 +89,7 @@ def _profile(
         width=width,
         flops=count_flops(network, height, width),
         batch_size=batch_size,
-        device=_device_name(ranks.device),
+        device=device_name(ranks.device),
         precision=str(training_dtype(config.optim.precision, ranks.device)).removeprefix("torch."),
         train_images_per_s=rate,
         train_memory=memory,
@@ -185,14 +185,20 @@ def _infer(
 
 def _calls_per_s(call: Callable[[], object], device: torch.device, seconds: float) -> float:
     """Return how often a call that has warmed up is completed in a second."""
+    times = call_times(call, device, seconds)
+    return len(times) / sum(times)
+
+
+def call_times(call: Callable[[], object], device: torch.device, seconds: float) -> list[float]:
+    """Return the seconds of each call of a function that has warmed up, for about `seconds`."""
+    times: list[float] = []
     _synchronize(device)
-    start = time.perf_counter()
-    num_calls = 0
-    while num_calls < MIN_CALLS or time.perf_counter() - start < seconds:
+    while len(times) < MIN_CALLS or sum(times) < seconds:
+        start = time.perf_counter()
         call()
         _synchronize(device)
-        num_calls += 1
-    return num_calls / (time.perf_counter() - start)
+        times.append(time.perf_counter() - start)
+    return times
 
 
 def _synchronize(device: torch.device) -> None:
@@ -206,7 +212,8 @@ def _peak_of_process() -> int:
     return peak if sys.platform == "darwin" else peak * 1024  # Linux counts kilobytes
 
 
-def _device_name(device: torch.device) -> str:
+def device_name(device: torch.device) -> str:
+    """Return the name of a GPU, or the number of threads that torch uses on a CPU."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{device.type}, {torch.get_num_threads()} threads"

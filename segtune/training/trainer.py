@@ -166,12 +166,16 @@ class Trainer:
         try:
             self.verdict = yield from self._epochs(should_stop)
         finally:  # also if the caller stops iterating before the last epoch
-            if self.ranks.is_first:
-                self.scalars.close()
+            self.close()
         if self.ranks.is_first:
             self.out.write_verdict(self.verdict)
         # No rank may read the files of the training run before they are complete.
         self.ranks.barrier()
+
+    def close(self) -> None:
+        """Close the files that are open; `epochs` does so at its end."""
+        if self.ranks.is_first:
+            self.scalars.close()
 
     def _epochs(self, should_stop: ShouldStop) -> Generator[EpochRecord, None, Verdict]:
         """Train the remaining epochs; return how the training run ended."""

@@ -119,12 +119,13 @@ def plan_confirmation(study: Study, run: SearchDir, top: int, num_seeds: int) ->
     by_key: dict[str, TrialResult] = {}
     for trial in ranked(trials):
         key = _key(study, trial.params)
-        if trial.number and key not in seen and (trial.healthy or key in confirmed):
+        if trial.number and key not in seen and (trial.may_win or key in confirmed):
             by_key.setdefault(key, trial)
     if not by_key:
+        that_keeps = " that keeps the guards" if study.search.guards.limits else ""
         raise RunError(
-            f"{run.path}: no healthy trial differs from the config itself, so there is nothing to "
-            "confirm"
+            f"{run.path}: no healthy trial{that_keeps} differs from the config itself, so there is "
+            "nothing to confirm"
         )
     best = list(by_key)[:top]
     kept = [key for key in dict.fromkeys(key for key, _ in earlier) if key in by_key]
@@ -198,6 +199,12 @@ def _fresh_study(
         "sampler": "random",
         "storage": None,
         "noise_floor": 0,
+        # The search has judged its trials by them, and a confirmation compares mIoU only.
+        "objectives": ["miou"],
+        "guards.class_iou_drop": None,
+        "guards.params_m": None,
+        "guards.latency_ms": None,
+        "guards.class": {},
     }
     fresh = replace(study, config=config, space=space, search=study.search.override(changes))
     return replace(fresh, search=fresh.search.override({"trials": len(fresh.points())}))

@@ -10,7 +10,7 @@ import contextlib
 import functools
 import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +19,24 @@ from optuna.distributions import BaseDistribution
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from segtune.errors import ClusterError
 from segtune.runs.atomic import naming
+from segtune.runs.pareto import MIOU
 from segtune.runs.rundir import SearchDir
 from segtune.runs.verdict import Verdict
+from segtune.tuning.measured import NOTHING, Measured
 from segtune.tuning.samplers import silence_optuna
 from segtune.tuning.space import Space
-from segtune.tuning.warm_start import KnownTrial
+from segtune.tuning.warm_start import TELLING_STATES, KnownTrial
 
 log = logging.getLogger(__name__)
 
 # Name of the constraint on unhealthy trials. To Optuna, a trial with a value above 0 is infeasible.
 UNHEALTHY = "unhealthy"
+ONLY_MIOU = (MIOU,)  # the objectives of a study without others
 # User attribute of a study in a database: the folder of the search run that the study belongs to.
 RUN_ATTRIBUTE = "run"
 IDENTITY_ATTRIBUTE = "identity"  # the same of that folder, see `SearchDir.read_identity`
@@ -43,10 +47,19 @@ OTHER_STORAGE = (
 # Undocumented attributes of optuna.Study and optuna.Trial that this file uses.
 STUDY_NAMES = ("_storage", "_study_id")
 TRIAL_NAMES = ("storage", "_trial_id")
-NO_SAMPLER_STATE = "--resume does not restore the state of the sampler cmaes"
+NO_SAMPLER_STATE = "--resume does not restore the state of the samplers cmaes and nsga2"
 
 
-def recreate_study(run: SearchDir, url: str | None) -> optuna.Study:
+def new_study(objectives: Sequence[str] = ONLY_MIOU, **options: Any) -> optuna.Study:
+    """Return a new Optuna study; mIoU is to be high, every other objective is to be low."""
+    maximize, minimize = StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE
+    directions = [maximize if name == MIOU else minimize for name in objectives]
+    return optuna.create_study(directions=directions, **options)
+
+
+def recreate_study(
+    run: SearchDir, url: str | None, objectives: Sequence[str] = ONLY_MIOU
+) -> optuna.Study:
     """Delete the Optuna study of a search run, if it has one, and return an empty one in its place.
 
     Nothing is lost: the caller fills the study from the run folder. `url` is that of a database;
@@ -60,16 +73,17 @@ def recreate_study(run: SearchDir, url: str | None) -> optuna.Study:
         for leftover in run.path.glob(f"{run.journal.name}*"):
             leftover.unlink()
         with naming(run.journal):
-            return _create_study(run, JournalStorage(JournalFileBackend(str(run.journal))))
+            storage = JournalStorage(JournalFileBackend(str(run.journal)))
+            return _create_study(run, storage, objectives)
     url = _where_the_file_is(url, run)
     with _as_cluster_error(url):
         storage = optuna.storages.get_storage(url)
         _delete_study_of(run, storage, url)
-        return _create_study(run, storage)
+        return _create_study(run, storage, objectives)
 
 
-def _create_study(run: SearchDir, storage: BaseStorage) -> optuna.Study:
-    study = optuna.create_study(storage=storage, study_name=run.path.name, direction="maximize")
+def _create_study(run: SearchDir, storage: BaseStorage, objectives: Sequence[str]) -> optuna.Study:
+    study = new_study(objectives, storage=storage, study_name=run.path.name)
     study.set_user_attr(RUN_ATTRIBUTE, str(run.path))
     study.set_user_attr(IDENTITY_ATTRIBUTE, run.read_identity())
     return study
@@ -179,16 +193,20 @@ def shown_url(url: str) -> str:
     return re.sub(r"(?i)(passw[a-z]*=)[^&]*", r"\1***", shown)
 
 
-def to_frozen_trial(known: KnownTrial, space: Space) -> FrozenTrial:
+def to_frozen_trial(
+    known: KnownTrial, space: Space, objectives: Sequence[str] = ONLY_MIOU
+) -> FrozenTrial:
     """Return a finished trial in Optuna's form."""
-    completed = known.state == "completed"
+    values = known.objective_values(objectives)
+    unhealthy = {UNHEALTHY: 1.0} if known.state == "unhealthy" else {}
     return optuna.trial.create_trial(
-        state=TrialState.COMPLETE if completed else TrialState.PRUNED,
-        value=max(known.mious.values()) if completed else None,
+        state=TrialState.PRUNED if values is None else TrialState.COMPLETE,
+        values=values,
         params=known.params,
         distributions=space.distributions(known.params),
-        intermediate_values=known.mious,
-        constraints={UNHEALTHY: 1.0} if known.state == "unhealthy" else None,
+        # Optuna takes none in a study with several objectives.
+        intermediate_values=known.mious if len(objectives) == 1 else None,
+        constraints={**known.constraints, **unhealthy},
     )
 
 
@@ -199,9 +217,12 @@ class OptunaStudyLog:
     It reports its mIoU by epoch and ends with `tell`, or with `withdraw` if it does not take place.
     """
 
-    def __init__(self, study: optuna.Study, space: Space) -> None:
+    def __init__(
+        self, study: optuna.Study, space: Space, objectives: Sequence[str] = ONLY_MIOU
+    ) -> None:
         self.study = study
         self.space = space
+        self.objectives = objectives
         self.running: dict[int, optuna.Trial] = {}
         self.reported: dict[int, set[int]] = {}  # epochs by trial number
 
@@ -219,7 +240,7 @@ class OptunaStudyLog:
     def read_sampler_state(self, number: int) -> dict[str, Any]:
         """Return what the sampler has stored in a running trial, as plain JSON values.
 
-        CMA-ES keeps its state in the trials that it draws.
+        CMA-ES and NSGA-II keep their state in the trials that they draw.
         """
         return read_sampler_state(self.running[number])
 
@@ -232,17 +253,27 @@ class OptunaStudyLog:
         self.study.tell(self.running.pop(number), state=TrialState.FAIL)
 
     def report(self, number: int, epoch: int, miou: float) -> None:
-        """Record the mIoU at an epoch, in 0..1. A second report of the same epoch is ignored."""
+        """Record the mIoU at an epoch, in 0..1. A second report of the same epoch is ignored.
+
+        With several objectives, Optuna takes no report.
+        """
         reported = self.reported.setdefault(number, set())
-        if epoch not in reported:
+        if epoch not in reported and len(self.objectives) == 1:
             reported.add(epoch)
             self.running[number].report(miou, epoch)
 
-    def tell(self, number: int, verdict: Verdict, mious: Mapping[int, float]) -> None:
+    def tell(
+        self,
+        number: int,
+        verdict: Verdict,
+        mious: Mapping[int, float],
+        measured: Measured = NOTHING,
+    ) -> None:
         """End a trial according to its verdict; `mious` are all its validated mIoUs by epoch.
 
-        completed: COMPLETE with the best mIoU. pruned: PRUNED. unhealthy: PRUNED and infeasible.
-        failed: FAIL. interrupted: the trial stays RUNNING, because it will be resumed.
+        completed: COMPLETE with the value of each objective. pruned: PRUNED. unhealthy: PRUNED and
+        infeasible. failed: FAIL. interrupted: the trial stays RUNNING, because it will be resumed.
+        A trial that breaks a guard is infeasible, however it ended.
         """
         if verdict.state == "interrupted":
             return
@@ -252,18 +283,22 @@ class OptunaStudyLog:
         trial = self.running.pop(number)
         if verdict.reason:
             trial.set_user_attr("reason", verdict.reason)
-        match verdict.state:
-            case "completed" if mious:
-                self.study.tell(trial, max(mious.values()))
-            case "unhealthy":
-                # Samplers avoid infeasible points. The score of an unhealthy trial is not told,
-                # so that the study's best value is that of a healthy trial.
-                trial.set_constraint(UNHEALTHY, 1.0)
-                self.study.tell(trial, state=TrialState.PRUNED)
-            case "pruned":
-                self.study.tell(trial, state=TrialState.PRUNED)
-            case _:
-                self.study.tell(trial, state=TrialState.FAIL)
+        for name, excess in measured.constraints.items():
+            trial.set_constraint(name, excess)
+        has_no_score = verdict.state == "completed" and not mious
+        if verdict.state not in TELLING_STATES or has_no_score:
+            self.study.tell(trial, state=TrialState.FAIL)
+            return
+        known = KnownTrial.of({}, verdict.state, mious, measured)
+        values = known.objective_values(self.objectives)
+        if known.state == "unhealthy":
+            # Samplers avoid infeasible points. The score of an unhealthy trial is not told, so that
+            # the study's best value is that of a healthy trial.
+            trial.set_constraint(UNHEALTHY, 1.0)
+        if values is None:
+            self.study.tell(trial, state=TrialState.PRUNED)
+        else:
+            self.study.tell(trial, values)
 
 
 def open_trial(
@@ -289,7 +324,8 @@ def open_trial(
 def read_sampler_state(trial: optuna.Trial) -> dict[str, Any]:
     """Return what the sampler has stored in a trial, as plain JSON values.
 
-    CMA-ES keeps its state in the trials that it draws. Empty if there is no way to read it.
+    CMA-ES and NSGA-II keep their state in the trials that they draw. Empty if there is no way to
+    read it.
     """
     if not _has_names(trial, TRIAL_NAMES, NO_SAMPLER_STATE):
         return {}

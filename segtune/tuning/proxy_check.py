@@ -42,12 +42,12 @@ class RankComparison:
 
 
 def select_for_full_length(trials: Sequence[TrialResult], carry: int) -> list[TrialResult]:
-    """Return `carry` healthy trials, or all of them if there are fewer.
+    """Return `carry` trials that may win, or all of them if there are fewer.
 
     Half are the best ones; the rest are spread evenly from the next best to the worst, so that the
     ranks can be compared. Trial 0 is left out, because it trains at full length in any case.
     """
-    candidates = [trial for trial in ranked(trials) if trial.healthy and trial.number]
+    candidates = [trial for trial in ranked(trials) if trial.may_win and trial.number]
     num_best = (carry + 1) // 2
     best, others = candidates[:num_best], candidates[num_best:]
     num_rest = min(carry - len(best), len(others))

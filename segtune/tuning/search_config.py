@@ -8,7 +8,10 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from segtune.config.settings import PathText, Settings
+from segtune.tuning.guards_config import GuardsConfig
 from segtune.tuning.proxy import ProxyConfig
+
+Objective = Literal["miou", "latency_ms", "params_m"]
 
 
 def _with_home(url: str) -> str:
@@ -141,6 +144,15 @@ class BreakerConfig(Settings):
     )
 
 
+def _check_objectives(objectives: tuple[Objective, ...]) -> tuple[Objective, ...]:
+    """Return the objectives. Raise ValueError if miou is missing or one is repeated."""
+    if "miou" not in objectives:
+        raise ValueError("miou must be among the objectives; for example [miou, latency_ms]")
+    if len(set(objectives)) < len(objectives):
+        raise ValueError("an objective is repeated; name each once")
+    return objectives
+
+
 class SearchConfig(Settings):
     """The budget of a study, and how its trials are drawn, stopped and placed."""
 
@@ -149,13 +161,24 @@ class SearchConfig(Settings):
         ge=1,
         description="Number of trials in all. Trial 0 is the config itself and counts too.",
     )
-    sampler: Literal["tpe", "random", "grid", "cmaes", "gp"] = Field(
+    objectives: Annotated[tuple[Objective, ...], AfterValidator(_check_objectives)] = Field(
+        default=("miou",),
+        description="What is searched for: the highest miou and, with several objectives, also "
+        "the lowest latency_ms (forward pass of one validation image) or params_m (millions of "
+        "parameters). Several objectives give a Pareto front, and no trial is stopped early.",
+    )
+    guards: GuardsConfig = Field(
+        default_factory=GuardsConfig,
+        description="Limits that a trial must keep to be able to win.",
+    )
+    sampler: Literal["tpe", "random", "grid", "cmaes", "gp", "nsga2"] = Field(
         default="gp",
         description="How trials are drawn. gp: a Gaussian process, for up to a few hundred "
         "trials. tpe: a tree-structured Parzen estimator; the time per draw does not grow, so it "
         "suits thousands of trials. random: at random. grid: all combinations, in random order. "
-        "cmaes: CMA-ES, for two or more numbers, no choices and no conditional settings. gp, tpe "
-        "and cmaes draw at random until 10 trials have ended. benchmarks/README.md compares gp "
+        "cmaes: CMA-ES, for two or more numbers, no choices and no conditional settings. nsga2: "
+        "the genetic algorithm NSGA-II; it learns from trials of full length only. All but random "
+        "and grid draw at random until 10 trials have ended. benchmarks/README.md compares gp "
         "and tpe on three tasks.",
     )
     constant_liar: bool = Field(
@@ -177,7 +200,8 @@ class SearchConfig(Settings):
     scheduler: Literal["none"] | SchedulerConfig = Field(
         default_factory=lambda: SchedulerConfig(asha=AshaConfig()),
         description="The rule that stops trials early: exactly one of asha, hyperband and median "
-        "with its settings. none: every trial is trained to its end. Trial 0 is never stopped.",
+        "with its settings. none: every trial is trained to its end; the default with several "
+        "objectives. Trial 0 is never stopped.",
     )
     workers_per_trial: int = Field(
         default=1,
@@ -245,3 +269,32 @@ class SearchConfig(Settings):
     seed: int = Field(
         default=0, ge=0, lt=2**31, description="Seed of the sampler: decides which points it draws."
     )
+
+    @model_validator(mode="after")
+    def _stop_no_trial_by_one_score(self) -> Self:
+        """Turn off the default stopping rule if there are several objectives; refuse any other."""
+        if self.has_front and self.scheduler != "none":
+            if "scheduler" not in self.model_fields_set:
+                vars(self)["scheduler"] = "none"  # the class is frozen for everybody else
+                return self
+            raise ValueError(
+                "scheduler stops trials by their mIoU alone, which would cut off the small and "
+                f"fast ones that the objectives {', '.join(self.objectives)} ask for; remove "
+                "scheduler, or set scheduler: none"
+            )
+        return self
+
+    @property
+    def has_front(self) -> bool:
+        """Whether the result is a Pareto front, because there are several objectives."""
+        return len(self.objectives) > 1
+
+    @property
+    def measures_network(self) -> bool:
+        """Whether each trial's network is measured: guards or other objectives than mIoU ask."""
+        return self.has_front or bool(self.guards.limits)
+
+    @property
+    def measures_latency(self) -> bool:
+        """Whether the time of a forward pass is measured, too."""
+        return "latency_ms" in self.objectives or self.guards.latency_ms is not None

@@ -10,6 +10,9 @@ from segtune.errors import ConfigError
 from segtune.tuning.space import Space
 from segtune.tuning.study import Study
 
+# Samplers that draw the same points with and without guards.
+IGNORE_GUARDS = ("random", "grid", "cmaes")
+
 
 def study_problems(study: Study) -> list[str]:
     """Return what is wrong with a study although each of its parts is valid."""
@@ -20,7 +23,25 @@ def study_problems(study: Study) -> list[str]:
         *_rung_problems(study),
         *_cmaes_problems(study),
         *_worker_problems(study),
+        *_objective_problems(study),
     ]
+
+
+def study_notes(study: Study) -> list[str]:
+    """Return what is possible but probably not what the user expects."""
+    search = study.search
+    notes = []
+    if search.guards.limits and search.sampler in IGNORE_GUARDS:
+        notes.append(
+            f"search.sampler: {search.sampler} does not avoid trials that break a guard; they only "
+            "cannot win. gp, tpe and nsga2 learn from search.guards"
+        )
+    if search.has_front:
+        notes.append(
+            f"several objectives ({', '.join(search.objectives)}): every trial is trained to its "
+            "end"
+        )
+    return notes
 
 
 def _schedule_problems(study: Study) -> list[str]:
@@ -100,6 +121,24 @@ def _cmaes_problems(study: Study) -> list[str]:
             "choose gp or tpe"
         ]
     return []
+
+
+def _objective_problems(study: Study) -> list[str]:
+    search = study.search
+    if not search.has_front:
+        return []
+    problems = []
+    if search.sampler == "cmaes":
+        problems.append(
+            "search.sampler: cmaes takes one objective, but search.objectives has "
+            f"{len(search.objectives)}; choose gp, tpe or nsga2"
+        )
+    if search.proxy:
+        problems.append(
+            "search.proxy: chooses the trials for the full length by mIoU alone, but "
+            f"search.objectives has {len(search.objectives)}; remove one of the two"
+        )
+    return problems
 
 
 def _worker_problems(study: Study) -> list[str]:

@@ -18,7 +18,7 @@ from segtune.tuning.search_config import SchedulerConfig, SearchConfig
 from segtune.tuning.space_checks import SpaceProblem, space_notes, space_problems
 from segtune.tuning.space_reader import read_space
 from segtune.tuning.study import Study
-from segtune.tuning.study_checks import study_problems
+from segtune.tuning.study_checks import study_notes, study_problems
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +63,8 @@ def load_study(
     if problems:
         raise ConfigError(problems)
     if not _is_recorded(Path(path)):
-        for note in _placed(space_notes(space, search_block), source, prefix):
+        notes = [*_placed(space_notes(space, search_block), source, prefix), *study_notes(study)]
+        for note in notes:
             log.warning("%s", note)
     return study
 

@@ -7,15 +7,17 @@ history is kept in memory and rebuilt at a resume.
 from __future__ import annotations
 
 import functools
-import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import optuna
 
+from segtune.runs.pareto import MIOU, as_costs, by_front
 from segtune.runs.verdict import Verdict
-from segtune.tuning.optuna_study import OptunaStudyLog, to_frozen_trial
+from segtune.tuning.measured import NOTHING, Measured
+from segtune.tuning.optuna_study import ONLY_MIOU, OptunaStudyLog, new_study, to_frozen_trial
+from segtune.tuning.search_config import SearchConfig
 from segtune.tuning.space import Space
 from segtune.tuning.warm_start import TELLING_STATES, KnownTrial
 
@@ -35,8 +37,9 @@ class BoundedHistory:
     BLOCK = 40  # trials are dropped once in so many trials
     REBUILD_AT_EVERY_DRAW = False  # whether the end of one trial changes how others are shown
 
-    def __init__(self, space: Space) -> None:
+    def __init__(self, space: Space, objectives: Sequence[str] = ONLY_MIOU) -> None:
         self.space = space
+        self.objectives = objectives
         self.ended: dict[int, KnownTrial] = {}  # trials of earlier runs have negative numbers
         self.running: dict[int, dict[str, Any]] = {}
         self.block_start = 0  # number of the first trial of the current block
@@ -70,27 +73,41 @@ class BoundedHistory:
         """Record the mIoU at an epoch, in 0..1."""
         self.study_log.report(number, epoch, miou)
 
-    def tell(self, number: int, verdict: Verdict, mious: Mapping[int, float]) -> None:
+    def tell(
+        self,
+        number: int,
+        verdict: Verdict,
+        mious: Mapping[int, float],
+        measured: Measured = NOTHING,
+    ) -> None:
         """End a trial according to its verdict, as `OptunaStudyLog.tell` does."""
-        self.study_log.tell(number, verdict, mious)
+        self.study_log.tell(number, verdict, mious, measured)
         if verdict.state == "interrupted":
             return
         params = self.running.pop(number)
         if verdict.state in TELLING_STATES:
-            self.ended[number] = KnownTrial.of(params, verdict.state, mious)
+            self.ended[number] = KnownTrial.of(params, verdict.state, mious, measured)
+
+    def judge_again(self, measured: Mapping[int, Measured]) -> None:
+        """Replace the numbers of ended trials: trial 0 has ended, and guards compare with it."""
+        for number in measured.keys() & self.ended.keys():
+            changes = {"constraints": dict(measured[number].constraints)}
+            self.ended[number] = self.ended[number].override(changes)
+        self.study_log = self._rebuilt()
 
     def _drop_old_trials(self, number: int) -> bool:
         """Drop old trials if trial `number` begins a new block and there are more than LIMIT.
 
         Return whether that was the case. The trials of the current block stay. Of the older ones
-        LIMIT stay: the best (one fifth), the latest unhealthy (one fifth) and the latest others.
+        LIMIT stay: the best (one fifth), the latest infeasible (one fifth) and the latest others.
         """
         block_start = number // self.BLOCK * self.BLOCK
         if block_start == self.block_start or len(self.ended) <= self.LIMIT:
             return False
         self.block_start = block_start
         old = {n: trial for n, trial in self.ended.items() if n < block_start}
-        chosen = {*_best(old, self.LIMIT // 5), *_unhealthy(old)[-self.LIMIT // 5 :]}
+        best = _best(old, self.LIMIT // 5, self.objectives)
+        chosen = {*best, *_infeasible(old)[-self.LIMIT // 5 :]}
         others = [n for n in sorted(old) if n not in chosen]
         chosen |= set(others[-(self.LIMIT - len(chosen)) :])
         kept = [n for n in sorted(self.ended) if n >= block_start or n in chosen]
@@ -99,9 +116,10 @@ class BoundedHistory:
 
     def _rebuilt(self) -> OptunaStudyLog:
         """Return a new study that holds the trials of this history."""
-        study = optuna.create_study(direction="maximize")
-        study.add_trials([to_frozen_trial(t, self.space) for t in self._as_shown()])
-        study_log = OptunaStudyLog(study, self.space)
+        study = new_study(self.objectives)
+        shown = self._as_shown()
+        study.add_trials([to_frozen_trial(t, self.space, self.objectives) for t in shown])
+        study_log = OptunaStudyLog(study, self.space, self.objectives)
         for number, params in self.running.items():
             study_log.begin(number, params)
         return study_log
@@ -116,8 +134,8 @@ class ExtrapolatedHistory(BoundedHistory):
 
     Every other trial is shown as if it had full length. A stopped trial gets its best mIoU plus the
     median of what full trials gained after that epoch; an unhealthy one gets the lowest value of
-    the healthy. Otherwise a Gaussian process would learn nothing from the two thirds of the trials
-    that successive halving stops early.
+    the healthy, and the worst of each other objective. Otherwise a Gaussian process would learn
+    nothing from the two thirds of the trials that successive halving stops early.
     """
 
     LIMIT = 200  # the time of a draw grows with the cube of the number of trials
@@ -132,26 +150,42 @@ class ExtrapolatedHistory(BoundedHistory):
             for number, trial in self.ended.items()
             if trial.mious and trial.state != "unhealthy"
         }
-        worst = min(expected.values(), default=0.0)
+        worst, worst_costs = min(expected.values(), default=0.0), self._worst_costs()
         return [
-            KnownTrial.of(trial.params, "completed", {1: expected.get(number, worst)})
+            KnownTrial.of(
+                trial.params,
+                "completed",
+                {1: expected.get(number, worst)},
+                Measured(trial.constraints, worst_costs | _costs_of_healthy(trial)),
+            )
             for number, trial in self.ended.items()
         ]
 
+    def _worst_costs(self) -> dict[str, float]:
+        """Return the highest value of each objective besides mIoU; 0 before the first."""
+        names = [name for name in self.objectives if name != MIOU]
+        known = [trial.costs for trial in self.ended.values()]
+        return {n: max((costs[n] for costs in known if n in costs), default=0.0) for n in names}
 
-def history_for(sampler: str, space: Space) -> BoundedHistory | None:
+
+def history_for(search: SearchConfig, space: Space) -> BoundedHistory | None:
     """Return the history that a sampler draws from.
 
-    None for samplers that draw from the record itself: CMA-ES keeps its state there, random and
-    grid learn nothing.
+    None for samplers that draw from the record itself: CMA-ES and NSGA-II keep their state there,
+    random and grid learn nothing.
     """
-    match sampler:
+    match search.sampler:
         case "tpe":
-            return BoundedHistory(space)
+            return BoundedHistory(space, search.objectives)
         case "gp":
-            return ExtrapolatedHistory(space)
+            return ExtrapolatedHistory(space, search.objectives)
         case _:
             return None
+
+
+def _costs_of_healthy(trial: KnownTrial) -> dict[str, float]:
+    """Return the objectives besides mIoU; empty for an unhealthy trial, which is worst in all."""
+    return {} if trial.state == "unhealthy" else trial.costs
 
 
 def _median_gain(full: Sequence[Mapping[int, float]], epoch: int) -> float:
@@ -164,23 +198,33 @@ def _median_gain(full: Sequence[Mapping[int, float]], epoch: int) -> float:
     return statistics.median(gains) if gains else 0.0
 
 
-def _best(trials: Mapping[int, KnownTrial], count: int) -> list[int]:
-    """Return the numbers of the best trials that are not unhealthy, in the order that TPE uses.
+def _best(
+    trials: Mapping[int, KnownTrial], count: int, objectives: Sequence[str] = ONLY_MIOU
+) -> list[int]:
+    """Return the numbers of the best trials that are feasible, in the order that TPE uses.
 
-    Full trials come first, by their best mIoU. Stopped ones follow, by their last epoch and then
-    by their mIoU there.
+    Full trials come first: by their best mIoU or, with several objectives, by Pareto front. Stopped
+    ones follow, by their last epoch and then by their mIoU there.
     """
 
-    def rank(number: int) -> tuple[float, float]:
-        trial = trials[number]
-        if trial.state == "completed":
-            return -math.inf, -max(trial.mious.values())
-        last = max(trial.mious, default=0)
-        return -last, -trial.mious.get(last, 0.0)
+    def rank_of_stopped(number: int) -> tuple[float, float]:
+        mious = trials[number].mious
+        last = max(mious, default=0)
+        return -last, -mious.get(last, 0.0)
 
-    healthy = [number for number, trial in trials.items() if trial.state != "unhealthy"]
-    return sorted(healthy, key=rank)[:count]
+    full: dict[int, tuple[float, ...]] = {}
+    stopped: list[int] = []
+    for number, trial in trials.items():
+        if trial.is_infeasible:
+            continue
+        if values := trial.objective_values(objectives):
+            full[number] = as_costs(objectives, values)
+        else:
+            stopped.append(number)
+    numbers = sorted(full, key=full.__getitem__)
+    by_rank = [numbers[index] for index in by_front([full[number] for number in numbers])]
+    return [*by_rank, *sorted(stopped, key=rank_of_stopped)][:count]
 
 
-def _unhealthy(trials: Mapping[int, KnownTrial]) -> list[int]:
-    return [number for number in sorted(trials) if trials[number].state == "unhealthy"]
+def _infeasible(trials: Mapping[int, KnownTrial]) -> list[int]:
+    return [number for number in sorted(trials) if trials[number].is_infeasible]

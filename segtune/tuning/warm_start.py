@@ -12,8 +12,10 @@ from pydantic import Field
 from segtune.config.settings import Settings, differences
 from segtune.errors import RunError
 from segtune.runs.atomic import write_atomic
+from segtune.runs.pareto import MIOU
 from segtune.runs.results import RUNNING, TrialResult, miou_by_epoch, ranked, read_trials
 from segtune.runs.rundir import SearchDir
+from segtune.tuning.measured import NOTHING, Measured, measured
 from segtune.tuning.study import Study
 from segtune.tuning.study_reader import load_study
 
@@ -29,9 +31,33 @@ class KnownTrial(Settings):
     params: dict[str, Any] = Field(description="values of the space's settings")
     state: Literal["completed", "pruned", "unhealthy"] = Field(description="how it ended")
     mious: dict[int, float] = Field(description="validated mIoU by epoch")
+    constraints: dict[str, float] = Field(
+        default_factory=dict, description="by how much each guard is broken, above 0; see guards.py"
+    )
+    costs: dict[str, float] = Field(
+        default_factory=dict, description="value of each objective besides mIoU"
+    )
+
+    @property
+    def is_infeasible(self) -> bool:
+        """Whether a sampler is to avoid the trial's region: it was unhealthy or breaks a guard."""
+        return self.state == "unhealthy" or any(v > 0 for v in self.constraints.values())
+
+    def objective_values(self, objectives: Sequence[str]) -> tuple[float, ...] | None:
+        """Return the value of each objective if the trial completed and has all of them."""
+        known = {MIOU: max(self.mious.values(), default=None), **self.costs}
+        values = [known.get(name) for name in objectives]
+        found = tuple(value for value in values if value is not None)
+        return found if self.state == "completed" and len(found) == len(values) else None
 
     @classmethod
-    def of(cls, params: Mapping[str, Any], state: str, mious: Mapping[int, float]) -> Self:
+    def of(
+        cls,
+        params: Mapping[str, Any],
+        state: str,
+        mious: Mapping[int, float],
+        measured: Measured = NOTHING,
+    ) -> Self:
         """Return the trial; `state` is one of TELLING_STATES.
 
         A completed trial without a score counts as pruned, because it has no value to learn from.
@@ -43,7 +69,13 @@ class KnownTrial(Settings):
                 known_state = "completed"
             case _:
                 known_state = "pruned"
-        return cls(params=dict(params), state=known_state, mious=dict(mious))
+        return cls(
+            params=dict(params),
+            state=known_state,
+            mious=dict(mious),
+            constraints=dict(measured.constraints),
+            costs=dict(measured.costs),
+        )
 
 
 class WarmStart(Settings):
@@ -85,9 +117,9 @@ def collect(study: Study, paths: Sequence[str | Path]) -> WarmStart:
                 f"({', '.join(study.space.names)})"
             )
         if _same_but_for_the_space(study, theirs):
-            trials += [_known(run, t) for t in usable if t.state in TELLING_STATES]
+            trials += [_known(study, run, t) for t in usable if t.state in TELLING_STATES]
         else:
-            best = [t for t in ranked(usable)[:POINTS_OF_OTHERS] if t.healthy]
+            best = [t for t in ranked(usable)[:POINTS_OF_OTHERS] if t.may_win]
             points += [study.space.complete(t.params) for t in best]
     return WarmStart(trials=tuple(trials), points=tuple(points))
 
@@ -110,9 +142,12 @@ def _same_but_for_the_space(study: Study, theirs: Study) -> bool:
     return not names - varied and set(theirs.space.names) <= set(study.space.names)
 
 
-def _known(run: SearchDir, trial: TrialResult) -> KnownTrial:
-    mious = miou_by_epoch(run.trial(trial.number).read_epochs())
-    return KnownTrial.of(trial.params, trial.state, mious)
+def _known(study: Study, run: SearchDir, trial: TrialResult) -> KnownTrial:
+    folder = run.trial(trial.number)
+    mious = miou_by_epoch(folder.read_epochs())
+    # By the guards and objectives of this study. A network that was not measured has neither.
+    numbers = measured(study.search, run, folder)
+    return KnownTrial.of(trial.params, trial.state, mious, numbers)
 
 
 def write(run: SearchDir, known: WarmStart) -> None:

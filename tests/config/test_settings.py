@@ -82,7 +82,10 @@ def test_unreadable_yaml_is_one_clear_message(text: str, expected: str) -> None:
         ("scheduler: nonee", "scheduler: allowed is none | settings; got 'nonee'"),
         ("scheduler: {asha: {reduction: 1}}", "scheduler.asha.reduction: allowed is whole number"),
         ("scheduler: {asha: 3}", "scheduler.asha: allowed is settings | null; got 3"),
-        ("sampler: {gp: 1}", "sampler: allowed is tpe | random | grid | cmaes | gp; got {'gp': 1}"),
+        (
+            "sampler: {gp: 1}",
+            "sampler: allowed is tpe | random | grid | cmaes | gp | nsga2; got {'gp': 1}",
+        ),
     ],
 )
 def test_word_or_section_gives_one_message_about_the_branch_that_was_meant(

@@ -36,7 +36,7 @@ def test_points_that_the_config_refuses_are_not_drawn(
     assert play(StudySearcher.from_run(study, SearchDir(tmp_path / "again"))) == drawn
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "cmaes", "gp"])
+@pytest.mark.parametrize("sampler", ["tpe", "cmaes", "gp", "nsga2"])
 def test_sampler_with_a_model_comes_closer_to_the_best_than_random(
     make_study: MakeStudy, play: Play, tmp_path: Path, sampler: str
 ) -> None:
@@ -49,7 +49,7 @@ def test_sampler_with_a_model_comes_closer_to_the_best_than_random(
     assert distance_of_the_last_20(sampler) < 0.7 * distance_of_the_last_20("random")
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "cmaes", "gp", "random"])
+@pytest.mark.parametrize("sampler", ["tpe", "cmaes", "gp", "nsga2", "random"])
 def test_resumed_search_draws_what_an_unbroken_one_draws(
     make_study: MakeStudy, play: Play, tmp_path: Path, sampler: str
 ) -> None:
@@ -109,6 +109,7 @@ def test_cmaes_is_refused_if_only_one_number_varies(make_study: MakeStudy) -> No
         ("tpe", {"multivariate": True}),
         ("gp", {}),
         ("cmaes", {}),
+        ("nsga2", {}),
         ("random", {}),
         ("grid", {"grid_points": 4}),
     ],
