@@ -64,7 +64,7 @@ def test_a_loss_that_explodes_within_four_steps_has_diverged(
         "the loss was 0.5 at step 1 and is 30 (60 times that) over steps 2 to 4, learning rate 0.1"
     )
     assert monitor.first_steps([], lr=0.1) is None
-    assert monitor.first_steps([0.0, 0.0], lr=0.1) is None
+    assert monitor.first_steps([0.0, 9.0, 9.0], lr=0.1) is None
 
 
 @pytest.mark.parametrize("ema", [None, 0.999])
