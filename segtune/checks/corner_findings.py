@@ -75,7 +75,9 @@ def _of_itself(study: Study, outcome: Outcome) -> Iterator[Finding]:
     way_out = verdict.advice or "repair this, then check again"
     if _is_at_start(verdict):
         key = "loss"
-        way_out = f"lower the weights of the loss, or {setting('optim.precision', 'fp32')}"
+        way_out = "lower the weights of the loss"
+        if study.config.optim.precision != "fp32":
+            way_out += f", or {setting('optim.precision', 'fp32')}"
     yield Finding(
         _severity_of_itself(study, verdict),
         f"corner-{verdict.kind}",
@@ -112,6 +114,8 @@ def _steps(study: Study, verdict: Verdict) -> str:
     """Return how the config was tried."""
     if verdict.kind not in NUMERIC:
         return "a trial of this config was started for a few real steps"
+    if _is_at_start(verdict):
+        return "this is the first real step, in which the learning rate has no part"
     without_warmup = ", without the warmup" if _has_warmup(study) else ""
     return f"real optimiser steps were taken at the peak learning rate{without_warmup}"
 
