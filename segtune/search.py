@@ -8,6 +8,7 @@ import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from segtune.api import check_study_data, run_study, with_initial_weights
 from segtune.cli import (
@@ -153,15 +154,14 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--no-check",
         action="store_true",
-        help="start a new search run without looking for mistakes in the study (segtune check)",
+        help="start a new search run without the rules of segtune check, and without corner steps",
     )
 
 
 def _search(arguments: argparse.Namespace) -> int:
-    values = {name: getattr(arguments, name) for name in SEARCH_SETTINGS}
-    changes = {name: value for name, value in values.items() if value is not None}
     if arguments.name is not None:
         check_name(arguments.name)
+    changes = _search_changes(arguments)
     study = load_study(arguments.space, arguments.config, arguments.set, changes)
     resume = arguments.resume or arguments.extend
     if not (resume or arguments.no_check):
@@ -197,6 +197,13 @@ def _search(arguments: argparse.Namespace) -> int:
     if result.interrupted:
         return INTERRUPTED
     return DONE if result.best else UNHEALTHY
+
+
+def _search_changes(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the settings of the search block that the command line changes."""
+    values = {name: getattr(arguments, name) for name in SEARCH_SETTINGS}
+    changes = {name: value for name, value in values.items() if value is not None}
+    return changes | ({"corner_steps": 0} if arguments.no_check else {})
 
 
 def _refuse_mistakes(study: Study) -> None:

@@ -236,6 +236,7 @@ class SearchDir:
         self.stop_request = self.path / "stop"
         self.confirmation = self.path / "confirmation.json"
         self.noise_floor = self.path / "noise_floor.json"
+        self.corners = self.path / "corners.json"
 
     @property
     def full(self) -> SearchDir:
@@ -260,6 +261,10 @@ class SearchDir:
     def read_noise_floor(self) -> dict[str, Any] | None:
         """Return the record of `search.noise_floor`, or None if there is none."""
         return _read_record(self.noise_floor, "segtune search --resume")
+
+    def read_corners(self) -> dict[str, Any] | None:
+        """Return the record of the corner steps, or None if there is none."""
+        return _read_record(self.corners, "segtune search --resume")
 
     @classmethod
     def open(cls, path: str | Path) -> SearchDir:

@@ -222,11 +222,11 @@ class Trainer:
         with seeded(int(seed.generate_state(1)[0]), self.ranks.device):
             for outcome in with_lag(self._steps(epoch, batches, should_stop)):
                 if isinstance(outcome, OutOfMemory):
-                    return self._out_of_memory(outcome)
+                    return self.out_of_memory(outcome)
                 result = outcome.read()
                 if result.cancelled:
                     raise TrialCancelled
-                if verdict := self._judge(result):
+                if verdict := self.judge(result):
                     return self.bundle.write(verdict, self.train_step, self.loss_factors)
                 if math.isfinite(result.losses["loss"]):  # it is not if float16 was left for it
                     results.append(result)
@@ -266,8 +266,11 @@ class Trainer:
             if isinstance(outcome, OutOfMemory):
                 return
 
-    def _judge(self, result: StepResult) -> Verdict | None:
-        """Judge a step. Instead of a non-finite verdict, leave float16 if the config allows it."""
+    def judge(self, result: StepResult) -> Verdict | None:
+        """Return an unhealthy verdict if the numbers of a step are not finite or diverge.
+
+        Instead of a non-finite verdict, leave float16 if the config allows it.
+        """
         precision = self.precision
         if precision.switch and result.step <= precision.switch.step and not result.finite:
             return None  # it was under way in float16
@@ -285,7 +288,7 @@ class Trainer:
         self.health.forget_skipped()
         return None
 
-    def _out_of_memory(self, outcome: OutOfMemory) -> Verdict:
+    def out_of_memory(self, outcome: OutOfMemory) -> Verdict:
         """Return the verdict of a single rank.
 
         If there are other ranks, they now wait for this one. So write the verdict, and raise
