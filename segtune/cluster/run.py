@@ -57,6 +57,7 @@ def run_search(
         try:
             if searcher.remaining:
                 num_slots, num_workers = placement.concurrent, placement.workers
+                supervisor.begin_forecast(placement)
                 with stop_on_signals(supervisor), recorded(run, num_slots, num_workers):
                     _tuner(study, run, scheduler, placement, supervisor).fit()
         finally:

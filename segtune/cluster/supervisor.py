@@ -21,8 +21,11 @@ from ray import tune
 from ray.tune.experiment import Trial
 
 from segtune.checks.breaker import Breaker
+from segtune.checks.forecast import Slots
+from segtune.checks.forecast_record import Forecaster
 from segtune.checks.pause import explain
 from segtune.cluster.messages import DrawnTrial
+from segtune.cluster.placement import Placement
 from segtune.cluster.ray_internals import kill_trial, release_orphans
 from segtune.cluster.tune_searcher import StudySearcher
 from segtune.config.yaml_io import write_yaml
@@ -93,7 +96,14 @@ class Supervisor(tune.Callback):
         self._kept = KeptCheckpoints(run, study.config.checkpoint.keep_trials, trials)
         is_new = not any(trial.state != RUNNING for trial in trials)
         self._breaker = Breaker(study.search.breaker, is_new=is_new)
+        self._forecaster: Forecaster | None = None
         self._last_check = 0.0
+
+    def begin_forecast(self, placement: Placement) -> None:
+        """Forecast the search, before its first trial; raise RunError if the disk is too small."""
+        slots = Slots(placement.concurrent, placement.workers, placement.gpus)
+        self._forecaster = Forecaster(self.study, self.run, slots)
+        self._forecaster.begin(may_refuse=True)
 
     def stop(self) -> None:
         """End the search at Tune's next step. Running trials can be resumed."""
@@ -110,6 +120,8 @@ class Supervisor(tune.Callback):
         for tune_trial in trials:
             if tune_trial.status == Trial.RUNNING and tune_trial.trial_id in self.searcher.numbers:
                 self._end_if_hung(tune_trial)
+        if self._forecaster:
+            self._forecaster.update_if_due()
         if self.run.stop_request.exists() or self.searcher.disk_problem:
             self.stop()
 

@@ -191,6 +191,8 @@ class SearchDir:
         self.stop_request = self.path / "stop"
         self.confirmation = self.path / "confirmation.json"
         self.noise_floor = self.path / "noise_floor.json"
+        self.corners = self.path / "corners.json"
+        self.forecast = self.path / "forecast.json"
 
     @property
     def full(self) -> SearchDir:

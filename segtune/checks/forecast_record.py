@@ -1,0 +1,147 @@
+"""The first, the latest and earlier forecasts of a search run, as RUN/forecast.json holds them.
+
+The driver of the search writes the file; `segtune status` and the report read it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from segtune.checks.data_sizes import data_sizes
+from segtune.checks.disk_need import refuse_full_disk
+from segtune.checks.forecast import Forecast, Measured, Slots, forecast, needed_disk
+from segtune.checks.observed_trials import ObservedTrial, TrialObserver
+from segtune.checks.step_costs import StepCosts
+from segtune.runs.atomic import write_atomic
+from segtune.runs.rundir import SearchDir
+from segtune.runs.timeline import read_sessions
+from segtune.tuning.study import Study
+
+log = logging.getLogger(__name__)
+
+FORMAT = 1
+# Entries of the history: an entry is added when 1/HISTORY of the trials have ended since the last.
+HISTORY = 50
+# A forecast may take at most 1 % of the driver's time.
+PAUSE_PER_UPDATE = 100
+MIN_PAUSE_S = 2.0
+
+
+@dataclass(frozen=True)
+class ForecastRecord:
+    """The forecasts of a search run."""
+
+    first: Forecast
+    latest: Forecast
+    history: tuple[Mapping[str, Any], ...] = ()  # written, num_ended, total_s, low_s, high_s
+
+    def dump(self) -> dict[str, Any]:
+        """Return the record as plain JSON values."""
+        return {
+            "format": FORMAT,
+            "first": self.first.dump(),
+            "latest": self.latest.dump(),
+            "history": list(self.history),
+        }
+
+
+def read_forecast(run: SearchDir) -> ForecastRecord | None:
+    """Return the forecasts of a search run; None if there are none, as in early versions.
+
+    A forecast is a comment on the search. If its file is damaged, there is none.
+    """
+    try:
+        content = json.loads(run.forecast.read_text())
+        return ForecastRecord(
+            first=Forecast.parse(content["first"]),
+            latest=Forecast.parse(content["latest"]),
+            history=tuple(content["history"]),
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def read_costs(run: SearchDir) -> list[StepCosts]:
+    """Return what the corner steps of a search run have measured; empty if there were none."""
+    try:
+        return [StepCosts.parse(row) for row in json.loads(run.corners.read_text())["costs"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
+class Forecaster:
+    """Keeps the forecast of a search run current while the search runs."""
+
+    def __init__(self, study: Study, run: SearchDir, slots: Slots) -> None:
+        """Begin with the corner steps and the trials that the run folder holds."""
+        self._study = study
+        self._run = run
+        self._slots = slots
+        self._costs = read_costs(run)
+        self._num_classes = data_sizes(study.config).num_classes or 0
+        self._observer = TrialObserver(run)
+        self._before_s = sum(session.seconds for session in read_sessions(run))
+        self._began = time.time()
+        self._record = read_forecast(run)
+        self._trials: list[ObservedTrial] = []  # of the latest forecast
+        self._next_update = 0.0  # on the monotonic clock
+
+    def begin(self, *, may_refuse: bool) -> None:
+        """Write the first forecast of this session.
+
+        It is the one that is compared with the outcome, unless an earlier session has made one for
+        as many trials. With `may_refuse`, raise RunError if the disk has not enough space.
+        """
+        measured = self._measured()
+        latest = forecast(self._study, self._slots, measured)
+        need = needed_disk(latest, self._study, measured)
+        if need and may_refuse:
+            refuse_full_disk(self._study, self._run, need)
+        earlier = self._record
+        if earlier is None or earlier.first.num_trials != latest.num_trials:
+            earlier = ForecastRecord(first=latest, latest=latest)
+        self._write(earlier, latest)
+
+    def update_if_due(self) -> None:
+        """Write the forecast again if epochs or trials have ended since the latest one."""
+        start = time.monotonic()
+        if self._record is None or start < self._next_update:
+            return
+        measured = self._measured()
+        if measured.trials != self._trials:
+            latest = forecast(self._study, self._slots, measured)
+            record = self._record
+            if record.first.total_s is None and latest.total_s is not None:
+                # Without corner steps, the first epochs make the first forecast of the time.
+                record = ForecastRecord(first=latest, latest=latest, history=record.history)
+            self._write(record, latest)
+            self._trials = list(measured.trials)
+        took_s = time.monotonic() - start
+        self._next_update = start + max(MIN_PAUSE_S, PAUSE_PER_UPDATE * took_s)
+
+    def _measured(self) -> Measured:
+        now = time.time()
+        return Measured(
+            costs=self._costs,
+            trials=self._observer.read(),
+            elapsed_s=self._before_s + now - self._began,
+            now=round(now, 3),
+            num_classes=self._num_classes,
+        )
+
+    def _write(self, record: ForecastRecord, latest: Forecast) -> None:
+        history = record.history
+        step = max(1, latest.num_trials // HISTORY)
+        if not history or latest.num_ended >= history[-1]["num_ended"] + step:
+            names = ("written", "num_ended", "total_s", "low_s", "high_s")
+            history = (*history, {name: getattr(latest, name) for name in names})
+        self._record = ForecastRecord(record.first, latest, history)
+        try:
+            write_atomic(self._run.forecast, json.dumps(self._record.dump(), indent=1) + "\n")
+        except OSError as error:  # the trials find out whether the search has to end
+            log.info("the forecast is not written: %s", error)
