@@ -11,13 +11,15 @@ from __future__ import annotations
 import json
 import logging
 import shlex
-from collections.abc import Iterator, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from segtune.config.schema import ExperimentConfig, absolute_paths
+from segtune.errors import ConfigError
 from segtune.reporting.format import epoch_line
 from segtune.runs.atomic import write_atomic
 from segtune.runs.environment import record_environment
@@ -36,6 +38,9 @@ if TYPE_CHECKING:
     from segtune.cluster.placement import Placement
 
 log = logging.getLogger(__name__)
+
+# Called before the first trial with what one trial takes of the cluster.
+BeforeTrials = Callable[["Placement"], None]
 
 
 @dataclass(frozen=True)
@@ -109,9 +114,11 @@ def run_study(
     by default, a local Ray is started.
 
     Ctrl-C, SIGTERM and `segtune stop` end the search: the result is then `interrupted`. A second
-    Ctrl-C ends it at once. Neither raises KeyboardInterrupt. Raise RunError if the folder is in use
-    or holds another search run, if there is none to resume, or if the disk is full (the search run
-    can be resumed), and ClusterError if Ray does not answer or a trial does not fit.
+    Ctrl-C ends it at once. Neither raises KeyboardInterrupt. Raise ConfigError if the config itself
+    fails in its first steps (see `search.corner_steps`); a new folder is then removed. Raise
+    RunError if the folder is in use or holds another search run, if there is none to resume, or if
+    the disk is full (the search run can be resumed), and ClusterError if Ray does not answer or a
+    trial does not fit.
     """
     # Python cannot repeat an import that Ctrl-C has interrupted, and the result needs this one.
     import pandas  # noqa: F401
@@ -121,6 +128,7 @@ def run_study(
     events = events or _NoEvents()
     # Before the lock, which creates the folder: a name that was misspelt leaves nothing behind.
     run = SearchDir.open(folder) if resume else SearchDir(folder)
+    is_new = not folder.exists()
     study = with_initial_weights(study)
     check_study_data(study)
     earlier = _learn_from(warm_start, study, events) if warm_start and not resume else None
@@ -132,7 +140,12 @@ def run_study(
                 raise
             last, interrupted = run, True
         else:
-            last, interrupted = _run_parts(study, run, address, events)
+            try:
+                last, interrupted = _run_parts(study, run, address, events)
+            except ConfigError:
+                if is_new and not run.trial_dirs():  # refused: there is nothing to resume
+                    shutil.rmtree(folder)
+                raise
         if last is not run and last.best.exists():
             write_atomic(run.best, last.best.read_bytes())
     return StudyResult(_best(study, last), to_frame(read_trials(run)), run.path, interrupted)
@@ -197,20 +210,38 @@ def _run_parts(
 ) -> tuple[SearchDir, bool]:
     """Run the parts of a study. Return the folder of the last one, and whether it was stopped."""
     part_run = run
+    before_trials = _corner_check(study, run)
     try:
         _record_environment(run, search=study.search.seed, config=study.config.seed)
-        if study.search.noise_floor and _train_noise_floor(study, run, address, events):
+        if study.search.noise_floor and _train_noise_floor(
+            study, run, address, events, before_trials
+        ):
             return run, True
         for part, part_run in _parts(study, run):
-            if run_part(part, part_run, address, events):
+            if run_part(part, part_run, address, events, before_trials):
                 return part_run, True
     except KeyboardInterrupt:  # the second Ctrl-C, or the first while Ray starts
         return part_run, True
     return part_run, False
 
 
+def _corner_check(study: Study, run: SearchDir) -> BeforeTrials:
+    """Return what takes the corner steps of a study as soon as Ray runs, if they are due."""
+
+    def check(placement: Placement) -> None:
+        from segtune.cluster.corner_tasks import check_corners
+
+        check_corners(study, run, placement)
+
+    return check
+
+
 def _train_noise_floor(
-    study: Study, run: SearchDir, address: str | None, events: SearchEvents
+    study: Study,
+    run: SearchDir,
+    address: str | None,
+    events: SearchEvents,
+    before_trials: BeforeTrials,
 ) -> bool:
     """Train the config itself with fresh seeds, and record how its mIoU varies.
 
@@ -226,7 +257,7 @@ def _train_noise_floor(
     begun = run.confirm.study.exists()
     with run.confirm.locked():
         prepare_study(run.confirm, fresh, resume=begun, extend=begun)
-        if run_part(fresh, run.confirm, address, events):
+        if run_part(fresh, run.confirm, address, events, before_trials):
             return True
     record = noise_floor_record(fresh.num_trials, baseline_scores(study, run))
     write_atomic(run.noise_floor, json.dumps(record, indent=1) + "\n")
@@ -246,10 +277,17 @@ def _parts(study: Study, run: SearchDir) -> Iterator[tuple[Study, SearchDir]]:
         yield full, run.full
 
 
-def run_part(study: Study, run: SearchDir, address: str | None, events: SearchEvents) -> bool:
+def run_part(
+    study: Study,
+    run: SearchDir,
+    address: str | None,
+    events: SearchEvents,
+    before_trials: BeforeTrials | None = None,
+) -> bool:
     """Run the trials that `run` does not hold yet. Return whether the search was stopped.
 
-    The caller holds `run.locked()`, and has prepared the folder.
+    The caller holds `run.locked()`, and has prepared the folder. `before_trials` is called once Ray
+    runs; what it raises ends the search.
     """
     from segtune.cluster.run import run_search
 
@@ -257,7 +295,9 @@ def run_part(study: Study, run: SearchDir, address: str | None, events: SearchEv
         events.on_placement(study, placement.describe(), dashboard_url)
 
     with events.watching(study, run):
-        return run_search(study, run, address=address, on_placement=on_placement)
+        return run_search(
+            study, run, address=address, on_placement=on_placement, before_trials=before_trials
+        )
 
 
 def run_training(

@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from segtune.checks.findings import Section, errors_of
+from segtune.checks.findings import Section, errors_of, relaxed
 from segtune.cli import DONE, USER_ERROR, add_set_argument, path_argument, run_command
 from segtune.reporting.findings_table import print_sections, summary
 from segtune.reporting.terminal import wide_console
@@ -30,8 +30,8 @@ def argument_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
         prog="segtune check",
-        description="Check a study before it is searched: settings that change nothing, and values "
-        "that cannot work. Trains nothing.",
+        description="Check a study before it is searched: settings that change nothing, values "
+        "that cannot work, and wrong labels. Takes a few real steps, and trains nothing else.",
     )
     parser.add_argument(
         "study",
@@ -50,6 +50,17 @@ def argument_parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, metavar="N", help="seed of the draws")
     add_set_argument(parser)
     parser.add_argument(
+        "--no-steps", action="store_true", help="take no real steps at the corners of the space"
+    )
+    parser.add_argument(
+        "--no-labels", action="store_true", help="do not read all images and masks of the data set"
+    )
+    parser.add_argument(
+        "--address",
+        help="take the steps on a worker of this Ray cluster: auto or host:port; default: in this "
+        "process, or on a local Ray if a trial has several workers",
+    )
+    parser.add_argument(
         "--json", type=path_argument, metavar="FILE", help="write all findings into this file"
     )
     return parser
@@ -62,7 +73,12 @@ def _check(arguments: argparse.Namespace) -> int:
     import torch
 
     torch.set_num_threads(1)  # everything is small: more threads would wait for one another
-    sections = checked(study)
+    sections = checked(
+        study,
+        steps=not arguments.no_steps,
+        labels=not arguments.no_labels,
+        address=arguments.address,
+    )
     console = wide_console()
     print_sections(sections, console)
     print(_last_line(arguments, sections))
@@ -85,10 +101,17 @@ def _last_line(arguments: argparse.Namespace, sections: Sequence[Section]) -> st
     return f"{summary(sections)}; to search it: {shlex.join(command)}"
 
 
-def checked(study: Study) -> list[Section]:
-    """Return the findings of every check, each as a section."""
+def checked(
+    study: Study, *, steps: bool = True, labels: bool = True, address: str | None = None
+) -> list[Section]:
+    """Return the findings of every check, each as a section.
+
+    Without `steps` no real steps are taken, without `labels` not all images and masks are read.
+    `address` is the Ray cluster that takes the steps, see `_corners`.
+    """
     from segtune.checks.data_sizes import data_sizes
     from segtune.checks.drawn_trials import NUM_DRAWS
+    from segtune.checks.label_section import label_section
     from segtune.checks.liveness import liveness, liveness_findings
     from segtune.checks.space_rules import RULES, space_findings
 
@@ -100,10 +123,38 @@ def checked(study: Study) -> list[Section]:
         images = f"generated shapes for images, because {study.config.data.root} is not here"
     about = f"what two values of each setting make, with {images}"
     rules = f"{len(RULES)} rules, applied to {NUM_DRAWS} random trials"
-    return [
+    sections = [
         Section("space", rules, space_findings(study, sizes)),
         Section("liveness", about, liveness_findings(live), rows),
     ]
+    if steps and study.search.corner_steps:
+        sections.append(_corners(study, sizes.is_here, address))
+    if labels:
+        sections.append(label_section(study.config.data, sizes.is_here))
+    return sections
+
+
+def _corners(study: Study, is_here: bool, address: str | None) -> Section:
+    """Take the corner steps: in this process, or on Ray's workers if there is an `address`.
+
+    If a trial has several workers, a local Ray is started for them. `is_here` says whether this
+    machine has the data set.
+    """
+    data = study.config.data
+    if address or study.search.workers_per_trial > 1:
+        from segtune.cluster.corner_tasks import corner_report_on
+
+        report = corner_report_on(study, address)
+    elif is_here or data.layout == "shapes":
+        from segtune.checks.measured_steps import corner_report_here
+
+        report = corner_report_here(study)
+    else:
+        way_out = "--address takes the steps on a worker that has it"
+        return Section("corners", f"no steps: {data.root} is not on this machine; {way_out}", [])
+    # The workers of the search may have weights that this machine lacks.
+    findings = report.findings if address else relaxed(report.findings, "corner-weights")
+    return Section("corners", report.about(), findings, report.rows())
 
 
 def _tree(study: str, sections: Sequence[Section]) -> dict[str, object]:

@@ -156,14 +156,17 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--no-check",
         action="store_true",
-        help="start a search run without looking for mistakes in the study (segtune check) and "
-        "whether its disk is large enough; --dry-run then prints no forecast",
+        help="start a search run without looking for mistakes in the study (segtune check), "
+        "without corner steps, and without looking whether its disk is large enough; --dry-run "
+        "then prints no forecast",
     )
 
 
 def _search(arguments: argparse.Namespace) -> int:
     values = {name: getattr(arguments, name) for name in SEARCH_SETTINGS}
     changes = {name: value for name, value in values.items() if value is not None}
+    if arguments.no_check:
+        changes["corner_steps"] = 0
     if arguments.name is not None:
         check_name(arguments.name)
     study = load_study(arguments.space, arguments.config, arguments.set, changes)

@@ -84,3 +84,13 @@ def accepted(study: Study, point: Mapping[str, Any]) -> ExperimentConfig | None:
         return study.trial_config(point)
     except ConfigError:
         return None
+
+
+def conditions(space: Space, dimension: Dimension) -> dict[str, Any]:
+    """Return the settings of a space that a setting's `when` asks for, with their own."""
+    by_name = {d.name: d for d in space.dimensions}
+    needed: dict[str, Any] = {}
+    for name, value in dimension.when.items():
+        if name in by_name:
+            needed |= conditions(space, by_name[name]) | {name: value}
+    return needed

@@ -1,60 +1,77 @@
-"""Measures what a config costs before a search, without Ray: steps in as many processes as trials.
+"""Takes the corner steps of a study in processes of this machine, without Ray, for `--dry-run`.
 
-The first steps of a search's own workers are measured elsewhere; this is for `--dry-run`.
+As many processes measure at the same time as a search here would run trials, because trials slow
+each other down.
 """
 
 from __future__ import annotations
 
 import logging
 import multiprocessing
+import multiprocessing.synchronize
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
+from functools import partial
 
+from segtune.checks.corners import Corner, corners_of
 from segtune.checks.step_costs import StepCosts
-from segtune.config.schema import ExperimentConfig
-from segtune.errors import SegtuneError
+from segtune.tuning.study import Study
 
 log = logging.getLogger(__name__)
 
-# Processes that measure at the same time. More of them would take longer to start than they tell.
+# More processes would take longer to start than they tell.
 MAX_PROCESSES = 8
+# Steps of the config itself. They decide what a forecast is worth, so there are more of them than
+# at a corner.
 NUM_STEPS = 8
 
 
-def measured_costs(config: ExperimentConfig, *, num_processes: int, cpus: float) -> list[StepCosts]:
-    """Take real steps of a config in processes that run at the same time, as its trials would.
+def measured_costs(study: Study, *, num_processes: int, cpus: float) -> list[StepCosts]:
+    """Take real steps of the config itself in all processes at once, then those of the corners.
 
-    `cpus` is the share of the cores of each. Empty if the steps cannot be taken here: the reason is
-    logged, and a search on workers that have the data set may run.
+    `cpus` is the share of the cores of each process. Steps that cannot be taken here are logged: a
+    search on workers that have the data set may still run.
     """
+    repeated, itself = config_itself(study)
+    others = corners_of(study).chosen[1:]
     number = min(num_processes, MAX_PROCESSES)
     spawn = multiprocessing.get_context("spawn")
+    measure, measure_itself = partial(_measure, study, cpus), partial(_measure, repeated, cpus)
     try:
         with ProcessPoolExecutor(number, spawn, _start, (spawn.Barrier(number),)) as pool:
-            costs = [pool.submit(_measure, config, cpus) for _ in range(number)]
-            return [future.result() for future in costs]
-    except (SegtuneError, OSError, RuntimeError, BrokenProcessPool) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        log.warning("the forecast has no times: steps cannot be measured here (%s)", reason)
+            costs = [*pool.map(measure_itself, [itself] * number), *pool.map(measure, others)]
+    except BrokenProcessPool:
+        log.warning("the forecast has no times: a process that took steps has died")
         return []
+    for problem in _problems(costs):
+        log.warning("the forecast leaves out %s", problem)
+    return costs
+
+
+def config_itself(study: Study) -> tuple[Study, Corner]:
+    """Return the corner that is the config itself, and the study with more steps for it."""
+    num_steps = max(NUM_STEPS, study.search.corner_steps)
+    search = study.search.override({"corner_steps": num_steps})
+    return replace(study, search=search), corners_of(study).chosen[0]
+
+
+def _problems(costs: list[StepCosts]) -> Iterator[str]:
+    """Yield each config that could not be measured, with the reason, once."""
+    ended = {cost.name: cost.verdict for cost in costs if cost.verdict and cost.step_s is None}
+    for name, verdict in ended.items():
+        yield f"{name}: {verdict.reason}"
 
 
 def _start(barrier: multiprocessing.synchronize.Barrier) -> None:
     """Wait in each process until all of them have imported what they need."""
-    import segtune.training.step_costs  # noqa: F401
+    import segtune.checks.measured_steps  # noqa: F401
 
     barrier.wait()
 
 
-def _measure(config: ExperimentConfig, cpus: float) -> StepCosts:
-    """Take the steps, with the threads and loaders of a rank of a trial."""
-    import torch
+def _measure(study: Study, cpus: float, corner: Corner) -> StepCosts:
+    from segtune.checks.measured_steps import measure_as_rank
 
-    from segtune.data.loader import num_loaders
-    from segtune.training.memory import keep_freed_memory
-    from segtune.training.step_costs import measure
-
-    keep_freed_memory()
-    torch.set_num_threads(max(1, int(cpus)))
-    config = config.override({"data.num_loaders": num_loaders(config, cpus)})
-    return StepCosts.parse({**measure(config, "the config itself", {}, NUM_STEPS)})
+    return measure_as_rank(study, corner, cpus)

@@ -94,7 +94,7 @@ class Measured:
     """What is known about costs before and during a search."""
 
     costs: Sequence[StepCosts] = ()
-    are_alone: bool = False  # whether nothing else ran while `costs` were measured
+    are_alone: bool = False  # whether the config itself was measured while nothing else ran
     trials: Sequence[ObservedTrial] = ()
     elapsed_s: float = 0.0  # of the search, over all its sessions
     now: float = 0.0  # Unix time
@@ -149,7 +149,7 @@ def _pace(study: Study, measured: Measured) -> Pace:
     ratios = [trial.val_ratio for trial in measured.trials if trial.val_ratio is not None]
     if not ratios:
         own = [costs for costs in measured.timed if not costs.params]
-        ratios = [_val_s(costs) / _steps_s(costs) for costs in own]
+        ratios = [_val_s(costs, study) / _steps_s(costs) for costs in own]
     # If every epoch has a validation, the ratio has no effect.
     ratio = statistics.median(ratios) if ratios else 0.0
     return Pace(study.epochs, schedule.val_every, ratio)
@@ -160,16 +160,17 @@ def _steps_s(costs: StepCosts) -> float:
     return (costs.step_s or 0.0) * (costs.steps_per_epoch or 0)
 
 
-def _val_s(costs: StepCosts) -> float:
-    """Return the seconds of a validation; 0 if it was not measured."""
-    return (costs.val_image_s or 0.0) * (costs.num_val_images or 0)
+def _val_s(costs: StepCosts, study: Study) -> float:
+    """Return the seconds of a validation, whose images the ranks share; 0 if not measured."""
+    num_images = (costs.num_val_images or 0) / study.search.workers_per_trial
+    return (costs.val_image_s or 0.0) * num_images
 
 
 def _epoch_rows(study: Study, pace: Pace, measured: Measured) -> Iterator[CostRow]:
     """Yield the seconds of an epoch of a full trial, in each config of which they are known."""
     vals_per_epoch = pace.num_vals / pace.num_epochs
     for costs in measured.timed:
-        seconds = _steps_s(costs) + vals_per_epoch * _val_s(costs)
+        seconds = _steps_s(costs) + vals_per_epoch * _val_s(costs, study)
         yield CostRow(study.space.complete(costs.params), seconds, is_of_steps=True)
     for trial in measured.trials:
         if trial.num_epochs and trial.seconds > 0:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +38,7 @@ class ForecastRecord:
 
     first: Forecast
     latest: Forecast
+    in_all_slots: tuple[StepCosts, ...] = ()  # of the config itself, in all slots at once
     history: tuple[Mapping[str, Any], ...] = ()  # written, num_ended, total_s, low_s, high_s
 
     def dump(self) -> dict[str, Any]:
@@ -46,6 +47,7 @@ class ForecastRecord:
             "format": FORMAT,
             "first": self.first.dump(),
             "latest": self.latest.dump(),
+            "in_all_slots": [costs.dump() for costs in self.in_all_slots],
             "history": list(self.history),
         }
 
@@ -60,6 +62,7 @@ def read_forecast(run: SearchDir) -> ForecastRecord | None:
         return ForecastRecord(
             first=Forecast.parse(content["first"]),
             latest=Forecast.parse(content["latest"]),
+            in_all_slots=tuple(map(StepCosts.parse, content["in_all_slots"])),
             history=tuple(content["history"]),
         )
     except (OSError, ValueError, KeyError, TypeError):
@@ -77,17 +80,25 @@ def read_costs(run: SearchDir) -> list[StepCosts]:
 class Forecaster:
     """Keeps the forecast of a search run current while the search runs."""
 
-    def __init__(self, study: Study, run: SearchDir, slots: Slots) -> None:
-        """Begin with the corner steps and the trials that the run folder holds."""
+    def __init__(
+        self, study: Study, run: SearchDir, slots: Slots, in_all_slots: Sequence[StepCosts] = ()
+    ) -> None:
+        """Begin with the corner steps and the trials that the run folder holds.
+
+        `in_all_slots` are the costs of the config itself while all slots take steps. If they are
+        empty, those of an earlier session count.
+        """
         self._study = study
         self._run = run
         self._slots = slots
-        self._costs = read_costs(run)
+        self._record = read_forecast(run)
+        earlier = self._record.in_all_slots if self._record else ()
+        self._in_all_slots = tuple(in_all_slots) or earlier
+        self._corners = read_costs(run)
         self._num_classes = data_sizes(study.config).num_classes or 0
         self._observer = TrialObserver(run)
         self._before_s = sum(session.seconds for session in read_sessions(run))
         self._began = time.time()
-        self._record = read_forecast(run)
         self._trials: list[ObservedTrial] = []  # of the latest forecast
         self._next_update = 0.0  # on the monotonic clock
 
@@ -102,10 +113,10 @@ class Forecaster:
         need = needed_disk(latest, self._study, measured)
         if need and may_refuse:
             refuse_full_disk(self._study, self._run, need)
-        earlier = self._record
-        if earlier is None or earlier.first.num_trials != latest.num_trials:
-            earlier = ForecastRecord(first=latest, latest=latest)
-        self._write(earlier, latest)
+        if self._record and self._record.first.num_trials == latest.num_trials:
+            self._write(self._record.first, latest)
+        else:
+            self._write(latest, latest)
 
     def update_if_due(self) -> None:
         """Write the forecast again if epochs or trials have ended since the latest one."""
@@ -115,32 +126,34 @@ class Forecaster:
         measured = self._measured()
         if measured.trials != self._trials:
             latest = forecast(self._study, self._slots, measured)
-            record = self._record
-            if record.first.total_s is None and latest.total_s is not None:
-                # Without corner steps, the first epochs make the first forecast of the time.
-                record = ForecastRecord(first=latest, latest=latest, history=record.history)
-            self._write(record, latest)
+            first = self._record.first
+            # Without corner steps, the first epochs make the first forecast of the time.
+            self._write(latest if first.total_s is None else first, latest)
             self._trials = list(measured.trials)
         took_s = time.monotonic() - start
         self._next_update = start + max(MIN_PAUSE_S, PAUSE_PER_UPDATE * took_s)
 
     def _measured(self) -> Measured:
         now = time.time()
+        corners = self._corners
+        if self._in_all_slots:  # then the config itself, taken alone, says less
+            corners = [costs for costs in corners if costs.params]
         return Measured(
-            costs=self._costs,
+            costs=[*self._in_all_slots, *corners],
+            are_alone=not self._in_all_slots,
             trials=self._observer.read(),
             elapsed_s=self._before_s + now - self._began,
             now=round(now, 3),
             num_classes=self._num_classes,
         )
 
-    def _write(self, record: ForecastRecord, latest: Forecast) -> None:
-        history = record.history
+    def _write(self, first: Forecast, latest: Forecast) -> None:
+        history = self._record.history if self._record else ()
         step = max(1, latest.num_trials // HISTORY)
         if not history or latest.num_ended >= history[-1]["num_ended"] + step:
             names = ("written", "num_ended", "total_s", "low_s", "high_s")
             history = (*history, {name: getattr(latest, name) for name in names})
-        self._record = ForecastRecord(record.first, latest, history)
+        self._record = ForecastRecord(first, latest, self._in_all_slots, history)
         try:
             write_atomic(self._run.forecast, json.dumps(self._record.dump(), indent=1) + "\n")
         except OSError as error:  # the trials find out whether the search has to end

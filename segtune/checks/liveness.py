@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from segtune.checks.comparison import Comparison, shown_value
 from segtune.checks.data_sizes import DataSizes
-from segtune.checks.drawn_trials import accepted, random_points
+from segtune.checks.drawn_trials import accepted, conditions, random_points
 from segtune.checks.findings import Finding
 from segtune.checks.gates import GATES, PROXY_SETS, Gate
 from segtune.checks.observations import Observation, Workbench
@@ -222,13 +222,13 @@ def _contexts(study: Study, dimension: Dimension, part: str) -> Iterator[dict[st
 
     Its conditions hold in all of them, and in the second one its gates are open if possible.
     """
-    needed = _conditions(study, dimension)
+    needed = conditions(study.space, dimension)
     yield needed
     opened = dict(needed)
     for gate in GATES.get(dimension.name, ()):
         for name, value in gate.openings(study.space.dimensions)[:1]:
             parents = next(d for d in study.space.dimensions if d.name == name)
-            opened = {**_conditions(study, parents), name: value, **opened}
+            opened = {**conditions(study.space, parents), name: value, **opened}
     yield opened
     for point in study.search.known_good:
         yield {**point, **needed}
@@ -236,16 +236,6 @@ def _contexts(study: Study, dimension: Dimension, part: str) -> Iterator[dict[st
     number = 2 if part == "network" else NUM_RANDOM
     for point in random_points(study.space, number):
         yield {**point, **opened}
-
-
-def _conditions(study: Study, dimension: Dimension) -> dict[str, Any]:
-    """Return the settings of the space that a setting's `when` asks for, with their own."""
-    by_name = {d.name: d for d in study.space.dimensions}
-    needed: dict[str, Any] = {}
-    for name, value in dimension.when.items():
-        if name in by_name:
-            needed |= _conditions(study, by_name[name]) | {name: value}
-    return needed
 
 
 def _compare_in(
@@ -294,7 +284,7 @@ def _gate_reason(
     if all(gate.can_be_tried for gate in closed):
         opening = {gate.name: gate.opening for gate in closed}
         open_study = replace(study, config=study.config.override(opening))
-        _compare_in(open_study, bench, comparison, _conditions(study, dimension), part)
+        _compare_in(open_study, bench, comparison, conditions(study.space, dimension), part)
         if not comparison.is_live:
             return None
     return _dead_by_gates(config, name, closed, comparison)

@@ -25,6 +25,12 @@ class StepCosts:
     # Size of one full checkpoint (weights + optimiser), measured or computed from the real states.
     checkpoint_bytes: int | None
 
+    @classmethod
+    def unmeasured(cls, name: str, params: Mapping[str, Any], verdict: Verdict | None) -> StepCosts:
+        """Return a record without numbers."""
+        ended = verdict.dump() if verdict else None
+        return cls.parse({"name": name, "params": params, "verdict": ended})
+
     def dump(self) -> dict[str, Any]:
         """Return the record as plain JSON values."""
         verdict = self.verdict.dump() if self.verdict else None
@@ -33,7 +39,7 @@ class StepCosts:
     @classmethod
     def parse(cls, tree: Mapping[str, Any]) -> StepCosts:
         """Return the record that `dump` has written; a number that is absent is None."""
-        values = {field.name: tree.get(field.name) for field in fields(cls)}
+        values: dict[str, Any] = {field.name: tree.get(field.name) for field in fields(cls)}
         verdict = tree.get("verdict")
         values["verdict"] = Verdict.parse(verdict) if verdict else None
         values["params"] = dict(tree.get("params") or {})

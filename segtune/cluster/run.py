@@ -35,11 +35,13 @@ def run_search(
     *,
     address: str | None = None,
     on_placement: Callable[[Placement, str], None] | None = None,
+    before_trials: Callable[[Placement], None] | None = None,
 ) -> bool:
     """Run the trials of a study that the search run does not hold yet; return if it was stopped.
 
     The caller holds `run.locked()`. `on_placement` is called with the placement and the URL of the
-    Ray dashboard before the first trial. Ctrl-C, SIGTERM and the stop request of `segtune stop` end
+    Ray dashboard before the first trial, then `before_trials` with the placement; the search ends
+    with the error that this raises. Ctrl-C, SIGTERM and the stop request of `segtune stop` end
     the search gracefully: running trials can be resumed. Raise KeyboardInterrupt at a second
     Ctrl-C, and RunError if the disk of the run folder is full: the trials can then be resumed, too.
     """
@@ -49,6 +51,8 @@ def run_search(
         placement = place_trials(study.search, live_nodes())
         if on_placement:
             on_placement(placement, dashboard)
+        if before_trials:
+            before_trials(placement)
         scheduler = _scheduler(study, run, placement)
         # Before the searcher reads the verdicts.
         prune_interrupted_trial(run, replay_trials(scheduler, run))

@@ -27,6 +27,7 @@ from segtune.checks.pause import explain
 from segtune.cluster.messages import DrawnTrial
 from segtune.cluster.placement import Placement
 from segtune.cluster.ray_internals import kill_trial, release_orphans
+from segtune.cluster.slot_tasks import costs_in_all_slots
 from segtune.cluster.tune_searcher import StudySearcher
 from segtune.config.yaml_io import write_yaml
 from segtune.runs.atomic import write_atomic
@@ -102,8 +103,11 @@ class Supervisor(tune.Callback):
     def begin_forecast(self, placement: Placement) -> None:
         """Forecast the search, before its first trial; raise RunError if the disk is too small."""
         slots = Slots(placement.concurrent, placement.workers, placement.gpus)
-        self._forecaster = Forecaster(self.study, self.run, slots)
-        self._forecaster.begin(may_refuse=True)
+        checks = self.study.search.corner_steps > 0
+        is_new = checks and not (self.run.forecast.exists() or self.run.trial_dirs())
+        costs = costs_in_all_slots(self.study, placement) if is_new else []
+        self._forecaster = Forecaster(self.study, self.run, slots, costs)
+        self._forecaster.begin(may_refuse=checks)
 
     def stop(self) -> None:
         """End the search at Tune's next step. Running trials can be resumed."""

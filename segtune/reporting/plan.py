@@ -60,7 +60,7 @@ def plan_forecast(study: Study, out: Path) -> Iterator[str]:
     # On GPUs, trials do not compete for what a step mostly takes.
     num_processes = 1 if slots.gpus else slots.concurrent
     measured = Measured(
-        costs=measured_costs(study.trial_config({}), num_processes=num_processes, cpus=cpus),
+        costs=measured_costs(study, num_processes=num_processes, cpus=cpus),
         are_alone=num_processes < slots.concurrent,
         num_classes=data_sizes(study.config).num_classes or 0,
     )

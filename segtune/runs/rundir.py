@@ -218,6 +218,10 @@ class SearchDir:
         """Return the record of `search.noise_floor`, or None if there is none."""
         return _read_record(self.noise_floor, "segtune search --resume")
 
+    def read_corners(self) -> dict[str, Any] | None:
+        """Return the record of the corner steps, or None if there is none."""
+        return _read_record(self.corners, "segtune search --resume")
+
     @classmethod
     def open(cls, path: str | Path) -> SearchDir:
         """Return the search run at `path`. Raise RunError if no search has run there."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from segtune.config.schema import ExperimentConfig
 from segtune.runs.records import EpochRecord, ValidationScores
@@ -74,6 +74,22 @@ class HealthMonitor:
             evidence = f"the gradient norm is {grad_norm}{times} {at_step}, loss {loss:.4g}"
             return self._end("non-finite", epoch, step, evidence)
         return self._diverged(epoch, step, loss, grad_norm, lr)
+
+    def first_steps(self, losses: Sequence[float], lr: float) -> Verdict | None:
+        """Judge the losses of the first steps of a training run, all at the learning rate `lr`.
+
+        `step` needs more steps than these. Return a diverged verdict if their median, without the
+        first, is far above the first loss.
+        """
+        first, *others = losses or [0.0]
+        median = statistics.median_low(others) if others else first
+        if median <= self.limits.diverged_factor * first:
+            return None
+        evidence = (
+            f"the loss was {first:.4g} at step 1 and is {median:.4g} ({median / first:.0f} times "
+            f"that) over steps 2 to {len(losses)}, learning rate {lr:.3g}"
+        )
+        return self._end("diverged", 0, len(losses), evidence)
 
     def _diverged(
         self, epoch: int, step: int, loss: float, grad_norm: float, lr: float

@@ -13,6 +13,7 @@ import ctypes
 import gc
 import resource
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
@@ -65,6 +66,40 @@ def release_memory() -> None:
         ctypes.CDLL("libc.so.6").malloc_trim(0)
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+
+
+class PeakMemory:
+    """Measures how much memory this process takes from now on."""
+
+    def __init__(self, device: torch.device) -> None:
+        """Start measuring. Memory that is free but not returned yet would be taken unseen."""
+        self.device = device
+        release_memory()
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+            return
+        with contextlib.suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")  # the peak starts again, see proc(5)
+        self._before = _resident_bytes("VmRSS")
+
+    def read(self) -> int | None:
+        """Return the largest number of bytes since the start; None if the system does not tell it.
+
+        On a GPU this is what torch has allocated, otherwise the growth of the resident memory.
+        """
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device)
+        peak = _resident_bytes("VmHWM")
+        return None if peak is None or self._before is None else max(0, peak - self._before)
+
+
+def _resident_bytes(name: str) -> int | None:
+    """Return a field of /proc/self/status in bytes; None on systems without it."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith(f"{name}:"):
+                return 1024 * int(line.split()[1])
+    return None
 
 
 def is_out_of_memory(error: BaseException) -> bool:

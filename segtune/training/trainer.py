@@ -211,11 +211,11 @@ class Trainer:
         with seeded(int(seed.generate_state(1)[0]), self.ranks.device):
             for outcome in with_lag(self._steps(epoch, batches, should_stop)):
                 if isinstance(outcome, OutOfMemory):
-                    return self._out_of_memory(outcome)
+                    return self.out_of_memory(outcome)
                 result = outcome.read()
                 if result.cancelled:
                     raise TrialCancelled
-                if verdict := self._judge(result):
+                if verdict := self.judge(result):
                     return verdict
                 results.append(result)
         return self._epoch_record(epoch, results)
@@ -245,7 +245,8 @@ class Trainer:
             if isinstance(outcome, OutOfMemory):
                 return
 
-    def _judge(self, result: StepResult) -> Verdict | None:
+    def judge(self, result: StepResult) -> Verdict | None:
+        """Return an unhealthy verdict if the numbers of a step are not finite or diverge."""
         return self.health.step(
             epoch=self.epoch,
             step=result.step,
@@ -272,7 +273,7 @@ class Trainer:
             weight_growth=growth if math.isfinite(growth) else None,
         )
 
-    def _out_of_memory(self, outcome: OutOfMemory) -> Verdict:
+    def out_of_memory(self, outcome: OutOfMemory) -> Verdict:
         """Return the verdict of a single rank.
 
         If there are other ranks, they now wait for this one. So write the verdict, and raise

@@ -224,6 +224,14 @@ class SearchConfig(Settings):
         "of a training run or a search run, which stands for its best checkpoint. null: each trial "
         "starts from model.weights.",
     )
+    corner_steps: int = Field(
+        default=4,
+        ge=0,
+        description="Optimiser steps that are taken at each corner of the space before the first "
+        "trial, on a worker of the search: with the largest batch, the largest learning rate, both "
+        "ends of focal gamma, each precision and each model. They find what does not fit into "
+        "memory or becomes non-finite. 0: none.",
+    )
     noise_floor: int = Field(
         default=0,
         ge=0,
