@@ -50,6 +50,13 @@ def measured_costs(study: Study, *, num_processes: int, cpus: float) -> list[Ste
     return costs
 
 
+def num_gpus_here() -> int:
+    """Return how many GPUs this machine has."""
+    import torch
+
+    return torch.cuda.device_count()
+
+
 def config_itself(study: Study) -> tuple[Study, Corner]:
     """Return the corner that is the config itself, and the study with more steps for it."""
     num_steps = max(NUM_STEPS, study.search.corner_steps)

@@ -23,8 +23,8 @@ from segtune.tuning.study import Study
 # Seconds from the start of a search to the first step of its first trials, and from the end of a
 # trial to the first step of the next one without building data and network; measured with
 # benchmarks/utilisation.py. A worker group takes longer to start than a single process.
-FIRST_LAUNCH_S = 3.0
-FIRST_GROUP_LAUNCH_S = 6.0
+FIRST_LAUNCH_S = 2.0
+FIRST_GROUP_LAUNCH_S = 5.0
 LAUNCH_S = 0.2
 # Random trials over which the time of an epoch is averaged.
 NUM_DRAWS = 40

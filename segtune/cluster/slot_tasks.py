@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from typing import Any
 
 import ray
 from ray.exceptions import RayError
@@ -49,7 +50,7 @@ def costs_in_all_slots(study: Study, placement: Placement) -> list[StepCosts]:
         return []
     number = min(placement.concurrent, MAX_PROCESSES)
     study, itself = config_itself(study)
-    meeting = ray.remote(_Meeting).options(num_cpus=0).remote(number)
+    meeting: Any = ray.remote(_Meeting).options(num_cpus=0).remote(number)
     task = ray.remote(_measure_in_slot).options(num_cpus=placement.cpus, num_gpus=placement.gpus)
     try:
         costs = [task.remote(study, itself, placement.cpus, meeting) for _ in range(number)]
@@ -61,9 +62,8 @@ def costs_in_all_slots(study: Study, placement: Placement) -> list[StepCosts]:
         ray.kill(meeting)
 
 
-def _measure_in_slot(
-    study: Study, itself: Corner, cpus: float, meeting: ray.actor.ActorHandle
-) -> StepCosts:
+def _measure_in_slot(study: Study, itself: Corner, cpus: float, meeting: Any) -> StepCosts:
+    """Wait at `meeting`, the actor, and take the steps."""
     from segtune.checks.measured_steps import measure_as_rank
 
     ray.get(meeting.wait.remote())

@@ -69,11 +69,10 @@ def plan_forecast(study: Study, out: Path) -> Iterator[str]:
 
 def _slots_here(study: Study) -> tuple[Slots, float]:
     """Return how many trials run at the same time on a local Ray, and the CPUs of a worker."""
-    import torch
-
+    from segtune.checks.dry_run_costs import num_gpus_here
     from segtune.cluster.placement import place_trials  # imports ray
 
-    node = {"CPU": float(len(os.sched_getaffinity(0))), "GPU": float(torch.cuda.device_count())}
+    node = {"CPU": float(len(os.sched_getaffinity(0))), "GPU": float(num_gpus_here())}
     placement = place_trials(study.search, [node])
     return Slots(placement.concurrent, placement.workers, placement.gpus), placement.cpus
 
