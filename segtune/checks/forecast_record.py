@@ -119,9 +119,14 @@ class Forecaster:
             self._write(latest, latest)
 
     def update_if_due(self) -> None:
+        """Write the forecast again, unless the latest one is too young."""
+        if time.monotonic() >= self._next_update:
+            self.update()
+
+    def update(self) -> None:
         """Write the forecast again if epochs or trials have ended since the latest one."""
         start = time.monotonic()
-        if self._record is None or start < self._next_update:
+        if self._record is None:
             return
         measured = self._measured()
         if measured.trials != self._trials:

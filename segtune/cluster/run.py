@@ -64,6 +64,7 @@ def run_search(
                 supervisor.begin_forecast(placement)
                 with stop_on_signals(supervisor), recorded(run, num_slots, num_workers):
                     _tuner(study, run, scheduler, placement, supervisor).fit()
+                    supervisor.end_forecast()
         finally:
             supervisor.wait_until_released(timeout_s=10.0)
             searcher.settle()

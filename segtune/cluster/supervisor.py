@@ -109,6 +109,11 @@ class Supervisor(tune.Callback):
         self._forecaster = Forecaster(self.study, self.run, slots, costs)
         self._forecaster.begin(may_refuse=checks)
 
+    def end_forecast(self) -> None:
+        """Write the last forecast of this session, which a resume begins with."""
+        if self._forecaster:
+            self._forecaster.update()
+
     def stop(self) -> None:
         """End the search at Tune's next step. Running trials can be resumed."""
         self.stopping = True
