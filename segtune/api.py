@@ -144,7 +144,7 @@ def run_study(
                 last, interrupted = _run_parts(study, run, address, events)
             except ConfigError:
                 if is_new and not run.trial_dirs():  # refused: there is nothing to resume
-                    shutil.rmtree(folder)
+                    shutil.rmtree(folder, ignore_errors=True)
                 raise
         if last is not run and last.best.exists():
             write_atomic(run.best, last.best.read_bytes())

@@ -98,6 +98,7 @@ def _last_line(arguments: argparse.Namespace, sections: Sequence[Section]) -> st
         value = getattr(arguments, name)
         command += [] if value is None else [f"--{name.replace('_', '-')}", str(value)]
     command += [word for assignment in arguments.set for word in ("--set", assignment)]
+    command += ["--address", arguments.address] if arguments.address else []
     return f"{summary(sections)}; to search it: {shlex.join(command)}"
 
 

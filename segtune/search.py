@@ -177,7 +177,7 @@ def _search(arguments: argparse.Namespace) -> int:
         study = with_initial_weights(study)
         check_study_data(study)
         print(search_plan(study))
-        if not arguments.no_check:
+        if study.search.corner_steps:  # not with --no-check
             print("\n".join(plan_forecast(study, Path(arguments.out))))
         return DONE
     out = Path(arguments.out)

@@ -13,6 +13,7 @@ from segtune.checks.findings import Finding, Severity
 from segtune.checks.safe_range import SafeRange, narrowed, space_line, without
 from segtune.checks.step_costs import StepCosts
 from segtune.config.schedule_config import ScheduleConfig
+from segtune.errors import setting
 from segtune.runs.verdict import Verdict
 from segtune.tuning.space import Dimension
 from segtune.tuning.study import Study
@@ -50,11 +51,15 @@ def refuses_config(study: Study, itself: StepCosts) -> bool:
 def _severity_of_itself(study: Study, verdict: Verdict) -> Severity:
     """Return error if trial 0 fails for sure.
 
-    The learning rate has no part in the first step. From the second one on, the warmup, which the
-    corner steps leave out, might have prevented a failure.
+    From the second step on, the warmup, which the corner steps leave out, might have prevented it.
     """
-    depends_on_warmup = verdict.kind in NUMERIC and verdict.step > 1
+    depends_on_warmup = verdict.kind in NUMERIC and not _is_at_start(verdict)
     return "warning" if depends_on_warmup and _has_warmup(study) else "error"
+
+
+def _is_at_start(verdict: Verdict) -> bool:
+    """Whether the numbers were bad at the first step, in which the learning rate has no part."""
+    return verdict.kind in NUMERIC and verdict.step <= 1
 
 
 def _has_warmup(study: Study) -> bool:
@@ -66,11 +71,15 @@ def _of_itself(study: Study, outcome: Outcome) -> Iterator[Finding]:
     verdict = outcome.costs.verdict
     if verdict is None:
         return
+    key = KEYS.get(verdict.kind, "config")
     way_out = verdict.advice or "repair this, then check again"
+    if _is_at_start(verdict):
+        key = "loss"
+        way_out = f"lower the weights of the loss, or {setting('optim.precision', 'fp32')}"
     yield Finding(
         _severity_of_itself(study, verdict),
         f"corner-{verdict.kind}",
-        KEYS.get(verdict.kind, "config"),
+        key,
         f"{outcome.corner.name}: {_what(verdict)}",
         f"{_steps(study, verdict)}; trial 0 is this config, and the others are drawn around it",
         way_out,

@@ -33,10 +33,16 @@ def corner_report_here(study: Study) -> CornerReport:
     cpus = study.search.cpus_per_worker
     if cpus is None and not torch.cuda.is_available():
         cpus = 1.0  # as `placement` gives a worker without a GPU
-    with _with_shapes(study) as ready:
-        return take_corner_steps(
-            ready, lambda corners: [measure_corner(ready, corner, cpus) for corner in corners]
-        )
+    num_threads = torch.get_num_threads()
+    if cpus is not None:
+        torch.set_num_threads(max(1, int(cpus)))
+    try:
+        with _with_shapes(study) as ready:
+            return take_corner_steps(
+                ready, lambda corners: [measure_corner(ready, corner, cpus) for corner in corners]
+            )
+    finally:
+        torch.set_num_threads(num_threads)
 
 
 @contextlib.contextmanager
@@ -166,6 +172,9 @@ def _verdict_of(error: Exception) -> Verdict:
     evidence = f"{type(error).__name__}: {lines[-1]}"[:500]
     if is_out_of_memory(error):
         # In a training step the trainer finds out what fits.
-        advice = "outside a training step; try a smaller val.window, data.resize or model.encoder"
+        advice = (
+            "it did not happen in a training step: try a smaller val.window, data.resize or "
+            "model.encoder"
+        )
         return Verdict(state="unhealthy", kind="out-of-memory", evidence=evidence, advice=advice)
     return Verdict(state="failed", kind="exception", evidence=evidence)

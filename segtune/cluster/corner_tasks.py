@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import RayError, RayTaskError
 
 from segtune.checks.corner_steps import CornerReport, take_corner_steps
 from segtune.checks.corners import Corner
@@ -24,9 +26,6 @@ from segtune.runs.verdict import Verdict
 from segtune.tuning.study import Study
 
 log = logging.getLogger(__name__)
-
-# A node may die once. A corner whose process dies twice probably takes too much memory.
-NUM_RETRIES = 1
 
 
 def check_corners(study: Study, run: SearchDir, placement: Placement) -> None:
@@ -61,28 +60,45 @@ def corner_report(study: Study, placement: Placement) -> CornerReport:
     """Take the corner steps of a study on workers of its trials' size, as many as fit at a time."""
 
     def measure(corners: Sequence[Corner]) -> list[StepCosts]:
+        # Ray itself would repeat a task without end if the machine's memory is full.
         options: dict[str, Any] = {"num_cpus": placement.cpus, "num_gpus": placement.gpus}
-        task = ray.remote(_measure_on_worker).options(max_retries=NUM_RETRIES, **options)
-        reference = ray.put(study)
-        started = [task.remote(reference, corner, placement.cpus) for corner in corners]
-        return [_costs(corner, ref) for corner, ref in zip(corners, started, strict=True)]
+        task = ray.remote(_measure_on_worker).options(max_retries=0, **options)
+        arguments = (ray.put(study), placement.cpus)
+        started = [task.remote(corner, *arguments) for corner in corners]
+        return [
+            _costs(corner, reference, partial(task.remote, corner, *arguments))
+            for corner, reference in zip(corners, started, strict=True)
+        ]
 
     return take_corner_steps(study, measure)
 
 
-def _costs(corner: Corner, reference: Any) -> StepCosts:
-    """Wait for a corner and return its costs; a process that has died is a verdict."""
+def _costs(corner: Corner, reference: Any, start_again: Callable[[], Any]) -> StepCosts:
+    """Wait for a corner and return its costs; a process that has died twice is a verdict.
+
+    Once, the machine may be at fault. Twice, the corner probably takes too much of its memory.
+    """
+    with contextlib.suppress(RayError):
+        return _result(reference)
     try:
-        return ray.get(reference)
+        return _result(start_again())
     except RayError as error:
         lines = str(error).strip().splitlines() or [""]
-        evidence = f"its process died {NUM_RETRIES + 1} times ({type(error).__name__}: {lines[0]})"
+        evidence = f"its process died twice ({type(error).__name__}: {lines[0]})"
         advice = "look whether the machine's memory was full, and try a smaller batch"
         verdict = Verdict(state="failed", kind="lost", evidence=evidence[:500], advice=advice)
         return StepCosts.unmeasured(corner.name, corner.params, verdict)
 
 
-def _measure_on_worker(study: Study, corner: Corner, cpus: float) -> StepCosts:
+def _result(reference: Any) -> StepCosts:
+    """Return the result of a task. Raise RayError if its process has died."""
+    try:
+        return ray.get(reference)
+    except RayTaskError as error:  # a bug: errors of a step are verdicts
+        raise RuntimeError("the corner steps have failed") from error
+
+
+def _measure_on_worker(corner: Corner, study: Study, cpus: float) -> StepCosts:
     from segtune.checks.measured_steps import measure_as_rank
 
     return measure_as_rank(study, corner, cpus)

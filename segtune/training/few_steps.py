@@ -78,7 +78,7 @@ def seconds_per_val_image(trainer: Trainer) -> float:
         batch = next(batches, None)
         if batch is None:
             break
-        evaluate(
+        confusion = evaluate(
             trainer.network,
             [batch],
             trainer.ranks,
@@ -86,6 +86,7 @@ def seconds_per_val_image(trainer: Trainer) -> float:
             len(trainer.classes),
             trainer.precision,
         )
+        confusion.matrix.cpu()  # waits for the GPU
         if number == 1:  # a data set of a single batch has only the first
             seconds = 0.0
             num_images = 0

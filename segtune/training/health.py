@@ -83,7 +83,7 @@ class HealthMonitor:
         """
         first, *others = losses or [0.0]
         median = statistics.median_low(others) if others else first
-        if median <= self.limits.diverged_factor * first:
+        if not 0 < self.limits.diverged_factor * first < median:
             return None
         evidence = (
             f"the loss was {first:.4g} at step 1 and is {median:.4g} ({median / first:.0f} times "

@@ -136,7 +136,7 @@ def test_trials_of_a_search_find_the_package_of_the_folder_that_it_was_started_i
     study = {
         "config": config,
         "space": {"optim.lr": {"loguniform": [1e-5, 1e-1]}},
-        "search": {"trials": 1, "scheduler": "none", "cpus_per_worker": 1.0},
+        "search": {"trials": 1, "scheduler": "none", "cpus_per_worker": 1.0, "corner_steps": 0},
     }
     (folder / "study.yaml").write_text(write_yaml(study))
     script = "import sys; from segtune.__main__ import main; raise SystemExit(main(sys.argv[1:]))"
