@@ -97,6 +97,7 @@ class Measured:
     are_alone: bool = False  # whether the config itself was measured while nothing else ran
     trials: Sequence[ObservedTrial] = ()
     elapsed_s: float = 0.0  # of the search, over all its sessions
+    began: float = 0.0  # Unix time of the start of this session
     now: float = 0.0  # Unix time
     num_classes: int = 0
 
@@ -187,7 +188,7 @@ def _search_to_come(
             number=t.number,
             epoch_s=model.predict(t.params) if model else 0.0,
             done=t.num_epochs,
-            spent_s=max(0.0, measured.now - t.last_step) if t.last_step else 0.0,
+            spent_s=_spent_s(t, measured),
         )
         for t in measured.trials
         if not t.has_ended
@@ -209,6 +210,16 @@ def _search_to_come(
         is_started=any(trial.num_epochs for trial in measured.trials),
         time_spread=model.spread if model else 0.0,
     )
+
+
+def _spent_s(trial: ObservedTrial, measured: Measured) -> float:
+    """Return the seconds since the end of a trial's last epoch, in which it trains the next one.
+
+    0 if that epoch was trained in an earlier session: then the trial starts the next one anew.
+    """
+    if trial.last_step is None or trial.last_step < measured.began:
+        return 0.0
+    return max(0.0, measured.now - trial.last_step)
 
 
 def _epoch_s(

@@ -148,6 +148,7 @@ class Forecaster:
             are_alone=not self._in_all_slots,
             trials=self._observer.read(),
             elapsed_s=self._before_s + now - self._began,
+            began=self._began,
             now=round(now, 3),
             num_classes=self._num_classes,
         )

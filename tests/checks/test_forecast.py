@@ -197,6 +197,19 @@ def test_the_forecast_of_a_search_that_has_ended_is_what_it_took(make_study: Mak
     assert half.total_s == pytest.approx(240 + 3 * 90, rel=0.2)
 
 
+def test_the_time_between_two_sessions_is_no_progress_of_a_trial(make_study: MakeStudy) -> None:
+    study = make_study(trials=1)
+    trial = ObservedTrial(0, study.space.complete({}), num_epochs=3, seconds=30.0, last_step=100.0)
+
+    def left_s(began: float, now: float) -> float:
+        measured = Measured(trials=[trial], began=began, now=now)
+        return known(forecast(study, Slots(1, 1), measured).left_s)
+
+    assert left_s(began=50.0, now=100.0) == pytest.approx(60.0, rel=0.1)
+    assert left_s(began=50.0, now=105.0) == pytest.approx(55.0, rel=0.1)
+    assert left_s(began=5000.0, now=5001.0) == pytest.approx(60.0, rel=0.1)
+
+
 def write_trial(run: SearchDir, number: int, state: State, num_epochs: int, now: float) -> None:
     trial = run.trial(number)
     params = {"optim.lr": 1e-3, "model.encoder": "mit_nano"}
