@@ -12,11 +12,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from segtune.checks.corner_steps import costs_of
 from segtune.checks.data_sizes import data_sizes
 from segtune.checks.disk_need import refuse_full_disk
 from segtune.checks.forecast import Forecast, Measured, Slots, forecast, needed_disk
 from segtune.checks.observed_trials import ObservedTrial, TrialObserver
 from segtune.checks.step_costs import StepCosts
+from segtune.errors import RunError
 from segtune.runs.atomic import write_atomic
 from segtune.runs.rundir import SearchDir
 from segtune.runs.timeline import read_sessions
@@ -70,10 +72,13 @@ def read_forecast(run: SearchDir) -> ForecastRecord | None:
 
 
 def read_costs(run: SearchDir) -> list[StepCosts]:
-    """Return what the corner steps of a search run have measured; empty if there were none."""
+    """Return what the corner steps of a search run have measured.
+
+    Empty if there were none, or if their record is damaged.
+    """
     try:
-        return [StepCosts.parse(row) for row in json.loads(run.corners.read_text())["costs"]]
-    except (OSError, ValueError, KeyError, TypeError):
+        return costs_of(run.read_corners() or {})
+    except (RunError, TypeError):
         return []
 
 
