@@ -21,10 +21,11 @@ from segtune.cli import (
 )
 from segtune.errors import RunError
 from segtune.reporting.html import write_report
-from segtune.reporting.plan import search_plan
+from segtune.reporting.plan import plan_forecast, search_plan
 from segtune.reporting.terminal import (
     SearchPrinter,
     labelled,
+    print_forecast,
     print_lines,
     print_outcome,
     wide_console,
@@ -149,12 +150,16 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
         "of other configs the best points are tried first",
     )
     group.add_argument(
-        "--dry-run", action="store_true", help="check everything and print the plan, then exit"
+        "--dry-run",
+        action="store_true",
+        help="check everything, time a few real steps, print the plan and a forecast, then exit",
     )
     group.add_argument(
         "--no-check",
         action="store_true",
-        help="start a new search run without the rules of segtune check, and without corner steps",
+        help="start a search run without looking for mistakes in the study (segtune check), "
+        "without corner steps, and without looking whether its disk is large enough; --dry-run "
+        "then prints no forecast",
     )
 
 
@@ -170,6 +175,8 @@ def _search(arguments: argparse.Namespace) -> int:
         study = with_initial_weights(study)
         check_study_data(study)
         print(search_plan(study))
+        if study.search.corner_steps:  # not with --no-check
+            print("\n".join(plan_forecast(study, Path(arguments.out))))
         return DONE
     out = Path(arguments.out)
     if resume and arguments.warm_start:
@@ -194,6 +201,7 @@ def _search(arguments: argparse.Namespace) -> int:
     if result.interrupted:
         print_lines(console, f"interrupted; resume it with: {resume_command(arguments, name)}")
     print_lines(console, labelled("report", _report_line(study, run)))
+    print_forecast(study, run, console)
     if result.interrupted:
         return INTERRUPTED
     return DONE if result.best else UNHEALTHY

@@ -11,6 +11,7 @@ from segtune.reporting.curve_sources import read_runs
 from segtune.reporting.curve_table import print_numbers
 from segtune.reporting.mmengine_logs import find_logs
 from segtune.reporting.terminal import (
+    print_forecast,
     print_outcome,
     print_runs,
     print_training,
@@ -60,7 +61,9 @@ def _status(arguments: argparse.Namespace) -> int:
             print_numbers(logged, keys, console)
             return DONE
     run = SearchDir.open(path)
-    print_outcome(load_study(run.study), run, wide_console())
+    study, console = load_study(run.study), wide_console()
+    print_outcome(study, run, console)
+    print_forecast(study, run, console)
     if arguments.csv:
         write_atomic(Path(arguments.csv), to_frame(read_trials(run)).to_csv(index=False))
     return DONE

@@ -23,7 +23,7 @@ from segtune.runs.rundir import TrialDir
 from segtune.runs.verdict import Verdict
 from segtune.training.distributed import Ranks
 from segtune.training.few_steps import checkpoint_bytes, few_steps, seconds_per_val_image
-from segtune.training.memory import PeakMemory, is_out_of_memory, release_memory
+from segtune.training.memory import PeakMemory, is_out_of_memory, keep_freed_memory, release_memory
 from segtune.training.trainer import Trainer
 from segtune.tuning.study import Study
 
@@ -55,6 +55,16 @@ def _with_shapes(study: Study) -> Iterator[Study]:
     with TemporaryDirectory(prefix="segtune-check-") as folder:
         root = {"data.root": str(Path(folder) / "shapes")}
         yield replace(study, config=study.config.override(root))
+
+
+def measure_as_rank(study: Study, corner: Corner, cpus: float) -> StepCosts:
+    """Take the real steps of a corner with the threads and the memory of a rank of a trial.
+
+    This changes the whole process, as `worker.train_rank` does.
+    """
+    keep_freed_memory()
+    torch.set_num_threads(max(1, int(cpus)))
+    return measure_corner(study, corner, cpus)
 
 
 def measure_corner(study: Study, corner: Corner, cpus: float | None = None) -> StepCosts:

@@ -99,12 +99,6 @@ def _result(reference: Any) -> StepCosts:
 
 
 def _measure_on_worker(corner: Corner, study: Study, cpus: float) -> StepCosts:
-    import torch
+    from segtune.checks.measured_steps import measure_as_rank
 
-    from segtune.checks.measured_steps import measure_corner
-    from segtune.training.memory import keep_freed_memory
-
-    # As in a rank of a trial, see `worker.train_rank`.
-    keep_freed_memory()
-    torch.set_num_threads(max(1, int(cpus)))
-    return measure_corner(study, corner, cpus)
+    return measure_as_rank(study, corner, cpus)

@@ -68,8 +68,10 @@ def run_search(
         try:
             if searcher.remaining:
                 num_slots, num_workers = placement.concurrent, placement.workers
+                supervisor.begin_forecast(placement)
                 with stop_on_signals(supervisor), recorded(run, num_slots, num_workers):
                     _tuner(study, run, scheduler, placement, supervisor).fit()
+                    supervisor.end_forecast()
         finally:
             supervisor.wait_until_released(timeout_s=10.0)
             searcher.settle()

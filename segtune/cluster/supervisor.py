@@ -22,9 +22,13 @@ from ray import tune
 from ray.tune.experiment import Trial
 
 from segtune.checks.breaker import Breaker
+from segtune.checks.forecast import Slots
+from segtune.checks.forecast_record import Forecaster
 from segtune.checks.pause import explain
 from segtune.cluster.messages import DrawnTrial
+from segtune.cluster.placement import Placement
 from segtune.cluster.ray_internals import kill_trial, release_orphans
+from segtune.cluster.slot_tasks import costs_in_all_slots
 from segtune.cluster.tune_searcher import StudySearcher
 from segtune.config.yaml_io import write_yaml
 from segtune.runs.atomic import write_atomic
@@ -118,7 +122,22 @@ class Supervisor(tune.Callback):
         self._kept = self._kept_checkpoints(trials)
         is_new = not any(trial.state != RUNNING for trial in trials)
         self._breaker = Breaker(study.search.breaker, is_new=is_new)
+        self._forecaster: Forecaster | None = None
         self._last_check = 0.0
+
+    def begin_forecast(self, placement: Placement) -> None:
+        """Forecast the search, before its first trial; raise RunError if the disk is too small."""
+        slots = Slots(placement.concurrent, placement.workers, placement.gpus)
+        checks = self.study.search.corner_steps > 0
+        is_new = checks and not (self.run.forecast.exists() or self.run.trial_dirs())
+        costs = costs_in_all_slots(self.study, placement) if is_new else []
+        self._forecaster = Forecaster(self.study, self.run, slots, costs)
+        self._forecaster.begin(may_refuse=checks)
+
+    def end_forecast(self) -> None:
+        """Write the last forecast of this session, which a resume begins with."""
+        if self._forecaster:
+            self._forecaster.update()
 
     def stop(self) -> None:
         """End the search at Tune's next step. Running trials can be resumed."""
@@ -135,6 +154,8 @@ class Supervisor(tune.Callback):
         for tune_trial in trials:
             if tune_trial.status == Trial.RUNNING and tune_trial.trial_id in self.searcher.numbers:
                 self._end_if_hung(tune_trial)
+        if self._forecaster:
+            self._forecaster.update_if_due()
         if self.run.stop_request.exists() or self.searcher.disk_problem:
             self.stop()
 

@@ -13,6 +13,8 @@ from segtune.runs.results import RUNNING, TrialResult
 from segtune.runs.rundir import SearchDir
 from segtune.tuning.study import Study
 
+SHORT_UNITS = {"seconds": "s", "minutes": "min", "hours": "h"}
+
 
 def format_value(value: Any) -> str:
     """Return the value of a setting: a float with three digits, transforms with plus signs."""
@@ -39,6 +41,15 @@ def format_duration(seconds: float) -> str:
     minutes, rest = divmod(int(seconds + 0.5), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def rough_duration(seconds: float) -> str:
+    """Return seconds with two digits and a unit: `6.5 s`, `22 min`, `3.4 h`."""
+    name, unit = time_unit(seconds)
+    value = seconds / unit
+    return (
+        f"{value:.0f} {SHORT_UNITS[name]}" if value >= 9.95 else f"{value:.1f} {SHORT_UNITS[name]}"
+    )
 
 
 def time_unit(seconds: float) -> tuple[str, int]:

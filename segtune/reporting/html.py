@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from segtune.checks.forecast_outcome import compare_with_outcome
 from segtune.errors import DataError, RunError
+from segtune.reporting.forecast_lines import outcome_table
 from segtune.reporting.format import (
     confirmation_line,
     measured_columns,
@@ -68,6 +70,7 @@ class Part:
     utilisation: Utilisation | None
     confirmed: str  # the verdict of a confirmation on the best trial, or that there is none
     next_steps: Mapping[str, str]
+    forecast: Sequence[tuple[str, str, str, str]]  # beside the outcome; empty before the end
     charts: Sequence[Chart]
 
     @property
@@ -135,6 +138,7 @@ def _part(study: Study, run: SearchDir, *, title: str = "", note: str = "") -> P
         utilisation=utilisation(run),
         confirmed=confirmation_line(run, best) if best and not run.confirms else "",
         next_steps=next_steps(study, run) if best and not run.confirms else {},
+        forecast=outcome_table(compare_with_outcome(study, run)),
         charts=[
             *_front_charts(trials, front, objectives),
             *_charts(study, run, trials, best, baseline),

@@ -1,10 +1,16 @@
-"""What a search would do, as text for `segtune search --dry-run`. Starts nothing."""
+"""What a search would do and take, as text for `segtune search --dry-run`. Starts no search."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from pathlib import Path
 
+from segtune.checks.data_sizes import data_sizes
+from segtune.checks.disk_need import free_bytes
+from segtune.checks.forecast import Measured, Slots, forecast
 from segtune.errors import ConfigError
+from segtune.reporting.forecast_lines import forecast_lines
 from segtune.tuning.study import Study
 
 
@@ -46,6 +52,34 @@ def search_plan(study: Study) -> str:
         *(f"  {number}: {point}" for number, point in enumerate(study.points())),
     ]
     return "\n".join(lines)
+
+
+def plan_forecast(study: Study, out: Path) -> Iterator[str]:
+    """Take a few real steps on this machine; yield the forecast of a search here, line by line.
+
+    `out` is the folder of the search runs, whose free space is shown.
+    """
+    from segtune.checks.dry_run_costs import measured_costs
+
+    slots, cpus = _slots_here(study)
+    # On GPUs, trials do not compete for what a step mostly takes.
+    num_processes = 1 if slots.gpus else slots.concurrent
+    measured = Measured(
+        costs=measured_costs(study, num_processes=num_processes, cpus=cpus),
+        are_alone=num_processes < slots.concurrent,
+        num_classes=data_sizes(study.config).num_classes or 0,
+    )
+    yield from forecast_lines(forecast(study, slots, measured), free_bytes(out.absolute()))
+
+
+def _slots_here(study: Study) -> tuple[Slots, float]:
+    """Return how many trials run at the same time on a local Ray, and the CPUs of a worker."""
+    from segtune.checks.dry_run_costs import num_gpus_here
+    from segtune.cluster.placement import place_trials  # imports ray
+
+    node = {"CPU": float(len(os.sched_getaffinity(0))), "GPU": float(num_gpus_here())}
+    placement = place_trials(study.search, [node])
+    return Slots(placement.concurrent, placement.workers, placement.gpus), placement.cpus
 
 
 def _data_lines(study: Study) -> list[str]:

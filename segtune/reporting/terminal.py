@@ -19,6 +19,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from segtune.checks.forecast_record import read_forecast
+from segtune.reporting.forecast_lines import forecast_summary, left_words
 from segtune.reporting.format import (
     broken_words,
     confirmation_line,
@@ -152,6 +154,16 @@ def _print_front(front: Sequence[TrialResult], run: SearchDir, console: Console)
     print_lines(console, labelled("front", head), *rows)
 
 
+def print_forecast(study: Study, run: SearchDir, console: Console) -> None:
+    """Print how long a search still takes, or its forecast beside the outcome."""
+    lines = forecast_summary(study, run)
+    if study.search.proxy and run.full.trials.exists():
+        of_full = forecast_summary(full_length_study(study, run), run.full)
+        lines |= {f"full {label}": words for label, words in of_full.items()}
+    for label, words in lines.items():
+        print_lines(console, labelled(label, words))
+
+
 def print_runs(folder: Path, console: Console) -> None:
     """Print a table of the search runs in a folder."""
     table = Table("search run", "trials", "ended", "best mIoU", header_style="bold")
@@ -253,11 +265,13 @@ class SearchPrinter:
 
 
 class Progress:
-    """How many trials have ended, and the time left at the present pace."""
+    """How many trials have ended, and the time left: by the forecast, or else at this pace."""
 
-    def __init__(self, study: Study, ended_before: int) -> None:
+    def __init__(self, study: Study, run: SearchDir, ended_before: int) -> None:
         """Start the clock. `ended_before` trials of earlier sessions do not count for the pace."""
         self.num_trials = study.num_trials
+        self.run = run
+        self.began = time.time()
         self.ended_before = ended_before
         self.start = time.monotonic()
 
@@ -276,9 +290,18 @@ class Progress:
     def line(self, ended: int) -> str:
         """Return the progress in words."""
         line = f"{ended} of {self.num_trials} trials, {format_duration(self.elapsed_s)} so far"
-        if left := self.seconds_left(ended):
-            line += f", about {format_duration(left)} left"
+        if words := self.words_left(ended):
+            line += f", {words}"
         return line
+
+    def words_left(self, ended: int) -> str:
+        """Return the time left in words; empty if it is not known, or if all trials have ended."""
+        record = read_forecast(self.run) if ended < self.num_trials else None
+        # The forecast of an earlier session counts from the end of that session.
+        if record and record.latest.written >= self.began and (words := left_words(record.latest)):
+            return words
+        left = self.seconds_left(ended)
+        return f"about {format_duration(left)} left" if left else ""
 
 
 @contextmanager
@@ -289,7 +312,7 @@ def live_table(study: Study, run: SearchDir, console: Console) -> Iterator[None]
     """
     reader = trial_reader(run)
     ended = {trial.number for trial in reader.read() if has_ended(trial)}
-    progress = Progress(study, ended_before=len(ended))
+    progress = Progress(study, run, ended_before=len(ended))
     stop = threading.Event()
     if console.is_terminal:
         show = partial(_redraw, study, reader, progress, console, stop)

@@ -237,6 +237,7 @@ class SearchDir:
         self.confirmation = self.path / "confirmation.json"
         self.noise_floor = self.path / "noise_floor.json"
         self.corners = self.path / "corners.json"
+        self.forecast = self.path / "forecast.json"
 
     @property
     def full(self) -> SearchDir:

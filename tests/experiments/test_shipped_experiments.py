@@ -57,7 +57,8 @@ def test_shipped_config_plans_and_trains_two_epochs_on_its_layout(
     path: Path, tmp_path: Path
 ) -> None:
     config = write_small_config(path, tmp_path)
-    study = write_study(tmp_path, {"optim.lr": {"loguniform": [1e-6, 1e-2]}})
+    search = {"scheduler": "none", "corner_steps": 0}  # the training run takes steps
+    study = write_study(tmp_path, {"optim.lr": {"loguniform": [1e-6, 1e-2]}}, search)
     assert program(["search", "--space", str(study), "--config", str(config), "--dry-run"]) == 0
     out = tmp_path / "run"
     assert program(["train", "--config", str(config), "--out", str(out)]) == 0

@@ -98,8 +98,8 @@ def test_commands_can_be_pasted_into_a_shell(study: Study, run: SearchDir) -> No
     assert commands["retrain it"].endswith(f"--config '{run.best}' --out '{run.path / 'retrain'}'")
 
 
-def test_time_left_counts_the_trials_of_this_session_only(study: Study) -> None:
-    progress = Progress(study, ended_before=2)
+def test_time_left_counts_the_trials_of_this_session_only(study: Study, run: SearchDir) -> None:
+    progress = Progress(study, run, ended_before=2)
     assert progress.seconds_left(2) is None
     progress.start -= 60.0
     assert progress.seconds_left(3) == pytest.approx(60.0, abs=1.0)
