@@ -26,6 +26,7 @@ ORDER = [
     "reporting",
     "api",
     "api_confirm",
+    "api_retrain",
     "cli",
     "commands",
 ]
@@ -46,6 +47,7 @@ COMMANDS = {
     "plot",
     "predict",
     "report",
+    "retrain",
     "search",
     "status",
     "stop",
@@ -104,6 +106,7 @@ def test_every_file_belongs_to_a_package() -> None:
     assert {name for name in FILES if "." not in name} == COMMANDS | {
         "api",
         "api_confirm",
+        "api_retrain",
         "cli",
         "errors",
         "metrics",

@@ -15,6 +15,7 @@ from segtune.reporting.format import (
     confirmation_line,
     next_steps,
     num_ended,
+    retrained_line,
     short_names,
 )
 from segtune.reporting.html_template import html_template
@@ -97,6 +98,7 @@ def page(study: Study, run: SearchDir) -> str:
         name=run.path.name,
         written=time.strftime("%d %B %Y, %H:%M"),
         config=study.config,
+        retrained=retrained_line(run),
         parts=_parts(study, run),
         plotlyjs=Markup(get_plotlyjs()),
     )

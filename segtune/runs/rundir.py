@@ -53,6 +53,7 @@ class TrialDir:
         self.heartbeat = path / "heartbeat.json"
         self.error = path / "error.txt"
         self.environment = path / "environment.json"  # of `segtune train` only
+        self.retraining = path / "retrain.json"  # of `segtune retrain` only
         self.loss_factors = path / "loss_factors.json"  # with loss.balance only
         self.checkpoints = path / "checkpoints"
         self.tensorboard = path / "tb"
@@ -160,6 +161,10 @@ class TrialDir:
         stamped = verdict.override({"ended": round(time.time(), 3)})
         return create_once(self.verdict, json.dumps(stamped.dump(), indent=1) + "\n")
 
+    def read_retraining(self) -> dict[str, Any] | None:
+        """Return the record of `segtune retrain`, or None if another command trained here."""
+        return _read_record(self.retraining, "segtune retrain RUN --resume")
+
     def read_verdict(self) -> Verdict | None:
         """Return how the training run ended, or None if it has not ended."""
         try:
@@ -201,6 +206,11 @@ class SearchDir:
     def confirm(self) -> SearchDir:
         """The search run that trains the best trials again, with fresh seeds."""
         return SearchDir(self.path / CONFIRM)
+
+    @property
+    def retrained(self) -> TrialDir:
+        """The training run of `segtune retrain`, if it has no other --out."""
+        return TrialDir(self.path / "retrained")
 
     @property
     def confirms(self) -> SearchDir | None:

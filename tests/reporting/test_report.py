@@ -113,7 +113,7 @@ def test_page_shows_the_best_trial_the_workers_time_and_every_end(
     assert "best mIoU 30.00 trial 0001, epoch 2" in text
     assert "the config itself 21.35 trial 0000, completed at epoch 3" in text
     assert "workers busy 35 % of 0.7 worker-minutes (training and validation); " in text
-    assert f"python -m segtune.train --config {run.best} --out {run.path}/retrain" in text
+    assert f"segtune retrain {run.path}" in text
     rows = ["1 0001 30.00", "2 0000 21.35", "3 0002 5.00 1/3 pruned", "- 0003 -"]
     places = [text.index(row) for row in rows]
     assert places == sorted(places)
