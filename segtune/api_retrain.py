@@ -69,13 +69,12 @@ def retrain_run(
     run, number = open_chosen(Path(path), trial, "retrain")
     folder = TrialDir(Path(out).absolute()) if out else run.retrained
     changes = changes or RetrainChanges()
-    if resume:
-        record = _begun(folder, run)
-    else:
-        if not overwrite:
-            folder.check_unused()
-        record = _begin(run, number, changes)
-        _write(folder, record)
+    if not (resume or overwrite):
+        folder.check_unused()
+    record = _begun(folder) if resume else _begin(run, number, changes)
+    # Also at a resume, because folders may have been moved.
+    record = {**record, "search_run": str(run.path), "folder": str(folder.path)}
+    _write(folder, record)
     if on_begin:
         on_begin(record, folder.path)
     search = load_study(run.study).search
@@ -95,7 +94,7 @@ def retrain_run(
     return RetrainResult(record, training, folder.path)
 
 
-def _begun(folder: TrialDir, run: SearchDir) -> Mapping[str, Any]:
+def _begun(folder: TrialDir) -> Mapping[str, Any]:
     """Return the record of the retraining to resume. Raise RunError if there is none."""
     record = folder.read_retraining()
     if record is None:
@@ -103,7 +102,7 @@ def _begun(folder: TrialDir, run: SearchDir) -> Mapping[str, Any]:
             f"{folder.path}: no retraining has begun here; start it without --resume, or choose "
             "the --out with which it began"
         )
-    return dict(record) | {"search_run": str(run.path)}  # which may have been moved
+    return record
 
 
 def _begin(run: SearchDir, number: int | None, changes: RetrainChanges) -> dict[str, Any]:
@@ -116,7 +115,7 @@ def _begin(run: SearchDir, number: int | None, changes: RetrainChanges) -> dict[
         seed=changes.seed,
         overrides=changes.overrides,
     )
-    return begun_record(run, plan, _initial_weights(load_study(run.study).search, changes))
+    return begun_record(plan, run, _initial_weights(load_study(run.study).search, changes))
 
 
 def _initial_weights(search: SearchConfig, changes: RetrainChanges) -> tuple[str, str]:

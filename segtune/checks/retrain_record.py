@@ -28,10 +28,11 @@ PER_EPOCH = ("schedule.warmup_epochs", "schedule.warmup_steps", "schedule.val_ev
 MAX_NAMED = 4
 
 
-def begun_record(run: SearchDir, plan: RetrainPlan, init_from: tuple[str, str]) -> dict[str, Any]:
+def begun_record(plan: RetrainPlan, run: SearchDir, init_from: tuple[str, str]) -> dict[str, Any]:
     """Return the record of a retraining that begins, as plain JSON values.
 
-    `init_from` are the checkpoints that the search and the retraining start from, or empty.
+    The caller adds the folders `search_run` and `folder`. `init_from` are the checkpoints that the
+    search and the retraining start from, or empty.
     """
     from segtune import __version__
 
@@ -45,7 +46,6 @@ def begun_record(run: SearchDir, plan: RetrainPlan, init_from: tuple[str, str]) 
     return {
         "format": FORMAT,
         "version": __version__,
-        "search_run": str(run.path),
         "part": str(plan.part.path.relative_to(run.path)),  # "." or "full"
         "trial": plan.trial.id,
         "seed": plan.config.seed,
@@ -145,8 +145,15 @@ def _why_not(record: Mapping[str, Any], mean: str) -> str:
     command = shlex.join(["segtune", "confirm", str(part)])
     return (
         f"the search has {mean} in one training run, and the noise between seeds is unknown; "
-        f"measure it: {command}, then compare: segtune retrain … --resume"
+        f"measure it: {command}, then compare: {_compare_command(record)}"
     )
+
+
+def _compare_command(record: Mapping[str, Any]) -> str:
+    """Return the command that compares again, after a confirmation."""
+    run, folder = record["search_run"], record["folder"]
+    out = [] if folder == str(SearchDir(Path(run)).retrained.path) else ["--out", folder]
+    return shlex.join(["segtune", "retrain", run, *out, "--resume"])
 
 
 def _source(estimate: Mapping[str, Any]) -> str:
@@ -180,4 +187,4 @@ def _other_training(record: Mapping[str, Any]) -> str:
         words.append(f"{len(changed) - MAX_NAMED} more settings")
     if not words:
         return ""
-    return f"; not the training of the search: {', '.join(words)}"
+    return f"; trained differently from the search: {', '.join(words)}"

@@ -37,7 +37,14 @@ def test_a_true_estimate_falls_short_in_one_of_forty_cases() -> None:
 
 
 def begun(**changes: Any) -> dict[str, Any]:
-    record = {"search_run": "/runs/a", "part": ".", "trial": "0001", "seed": 1000, "epochs": 4}
+    record = {
+        "search_run": "/runs/a",
+        "folder": "/out",
+        "part": ".",
+        "trial": "0001",
+        "seed": 1000,
+        "epochs": 4,
+    }
     return {**record, "searched_seed": 0, "searched_epochs": 4, "changed": {}, **changes}
 
 
@@ -84,7 +91,8 @@ def test_single_score_with_a_noise_floor_names_the_luck_of_the_best() -> None:
 def test_without_noise_nothing_is_judged_and_the_command_is_named() -> None:
     text = sentence(0.4)
     assert text.startswith("cannot be judged: 40.0 mIoU, the search has 50.0 in one training run")
-    assert "measure it: segtune confirm /runs/a" in text
+    assert "measure it: segtune confirm /runs/a, then compare: segtune retrain /runs/a " in text
+    assert text.endswith(" --out /out --resume")
     assert "segtune confirm /runs/a/full" in sentence(0.4, part="full")
 
 
@@ -102,8 +110,8 @@ def test_other_length_and_settings_are_named() -> None:
     }
     text = sentence(0.45, NOISE, changed=changed)
     assert text.endswith(
-        "; not the training of the search: 8 epochs instead of 4, data.crop [64, 64] instead of "
-        "[32, 32]"
+        "; trained differently from the search: 8 epochs instead of 4, "
+        "data.crop [64, 64] instead of [32, 32]"
     )
 
 
