@@ -117,7 +117,7 @@ def miou_by_setting(trials: Sequence[TrialResult], dimensions: Sequence[Dimensio
         horizontal_spacing=0.03,
         vertical_spacing=0.32 / rows,
     )
-    _style(figure, 90 + 230 * rows)
+    styled(figure, 90 + 230 * rows)
     best = best_trial(trials)
     in_legend = set[str]()
     for index, dimension in enumerate(dimensions):
@@ -306,10 +306,10 @@ def _without_gaps(epochs: Sequence[tuple[float, float]]) -> list[tuple[float, fl
 
 
 def _figure(height: int) -> go.Figure:
-    return _style(go.Figure(), height)
+    return styled(go.Figure(), height)
 
 
-def _style(figure: go.Figure, height: int) -> go.Figure:
+def styled(figure: go.Figure, height: int) -> go.Figure:
     """Set the fonts, margins and legend that all charts share; `height` is in pixels."""
     return figure.update_layout(
         template="plotly_white",
