@@ -195,6 +195,7 @@ class SearchDir:
         self.identity = self.path / ".identity"
         self.stop_request = self.path / "stop"
         self.confirmation = self.path / "confirmation.json"
+        self.what_mattered = self.path / "what_mattered.json"
         self.noise_floor = self.path / "noise_floor.json"
 
     @property
@@ -225,6 +226,10 @@ class SearchDir:
     def read_noise_floor(self) -> dict[str, Any] | None:
         """Return the record of `search.noise_floor`, or None if there is none."""
         return _read_record(self.noise_floor, "segtune search --resume")
+
+    def read_what_mattered(self) -> dict[str, Any] | None:
+        """Return what mattered in the search at its last report, or None if there is none."""
+        return _read_record(self.what_mattered, f"segtune report {self.path}")
 
     @classmethod
     def open(cls, path: str | Path) -> SearchDir:
