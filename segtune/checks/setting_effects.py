@@ -52,6 +52,7 @@ class Design:
         curved = {d.name: _columns(d, points, 2) for d in dimensions}
         num_curved = 1 + sum(columns.shape[1] for columns in curved.values())
         fits = len(points) >= TRIALS_PER_COLUMN * num_curved
+        self.num_trials = len(points)
         self.straight = straight
         self.columns = curved if fits else straight
 
@@ -62,16 +63,21 @@ class Design:
 
     def without(self, name: str) -> np.ndarray:
         """Return the columns of all settings but one [trials, columns]."""
-        return _joined([self.columns[other] for other in self.names if other != name])
+        return self._joined([other for other in self.names if other != name])
+
+    @property
+    def whole(self) -> np.ndarray:
+        """The columns of all settings [trials, columns]."""
+        return self._joined(self.names)
+
+    def _joined(self, names: Sequence[str]) -> np.ndarray:
+        empty = np.empty((self.num_trials, 0))
+        return np.concatenate([empty, *(self.columns[name] for name in names)], axis=1)
 
     def product(self, first: str, second: str) -> np.ndarray:
         """Return the products of the straight columns of two settings [trials, columns]."""
         pairs = itertools.product(self.straight[first].T, self.straight[second].T)
         return np.stack([one * other for one, other in pairs], axis=1)
-
-
-def _joined(blocks: Sequence[np.ndarray]) -> np.ndarray:
-    return np.concatenate(blocks, axis=1) if blocks else np.empty((0, 0))
 
 
 def _columns(dimension: Dimension, points: Points, degree: int) -> np.ndarray:
@@ -134,7 +140,7 @@ def pair_tests(
     settings. Empty if there are too few trials.
     """
     values = ranks(scores)
-    base = _joined([design.columns[name] for name in design.names])
+    base = design.whole
     pairs = list(itertools.combinations(by_importance[:MAX_PAIRED], 2))
     tested: list[tuple[tuple[str, str], Effect]] = []
     for pair in pairs:

@@ -44,7 +44,7 @@ class Importance:
 def importances(
     space: Space, points: Sequence[Mapping[str, Any]], scores: Sequence[float]
 ) -> list[Importance]:
-    """Return the importance of each setting, the largest first.
+    """Return the importance of each setting that a trial has, the largest first.
 
     `points` lie in the space, and higher scores are better. PED-ANOVA (Watanabe et al. 2023) asks
     how the values of the top trials are distributed differently from those of all trials. Only the
@@ -54,7 +54,8 @@ def importances(
     silence_optuna()
     step = -(-len(points) // MAX_TRIALS)
     points, scores = points[::step], scores[::step]
-    names = [dimension.name for dimension in space.dimensions if not dimension.is_fixed]
+    varied = [dimension.name for dimension in space.dimensions if not dimension.is_fixed]
+    names = [name for name in varied if any(name in point for point in points)]
     study = _study_of(space, names, points, scores)
     values = np.asarray(scores, dtype=float)
     estimate = _shares(study, names, values)

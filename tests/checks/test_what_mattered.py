@@ -195,6 +195,18 @@ def test_too_few_trials_say_how_many_are_missing() -> None:
     assert (empty["trials_missing"], empty["unhealthy"]) == (12, [])
 
 
+def test_one_setting_and_one_that_no_trial_has() -> None:
+    drawn = [{"lr": params["lr"], "form": "b"} for params in points(20, 9)]
+    trials = trials_of(drawn, exponent)
+    alone = Study(ExperimentConfig(), Space((LR,), {"lr": 1e-3}), SearchConfig())
+    (row,) = what_mattered(alone, trials, {})["settings"]
+    assert (row["name"], row["share"], row["shown"]) == ("lr", 1.0, True)
+    space = Space((LR, FORM, GAMMA), dict(SPACE.base))
+    record = what_mattered(Study(ExperimentConfig(), space, SearchConfig()), trials, {})
+    assert [row["name"] for row in record["settings"] if row["shown"]] == ["lr"]
+    assert "gamma" not in [row["name"] for row in record["settings"]]
+
+
 def test_trials_outside_the_space_and_of_an_older_space_count_as_they_can() -> None:
     trials = trials_of(points(30, 8), exponent)
     outside = TrialResult(30, "completed", miou=0.9, params={**trials[0].params, "lr": 0.5})
