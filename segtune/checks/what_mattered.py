@@ -185,9 +185,11 @@ def _settings_sentence(settings: Sequence[Mapping[str, Any]]) -> str:
 
 
 def pairs_words(record: Mapping[str, Any]) -> str:
-    """Return what the test of the interactions shows, in one line."""
+    """Return what the test of the interactions shows, in one line; empty of fewer than two."""
+    if len(record["settings"]) < 2:
+        return ""
     if not record["pairs"]:
-        return "There are too few trials to test whether settings depend on each other."
+        return "Whether settings depend on each other cannot be tested with these trials yet."
     if not any(pair["shown"] for pair in record["pairs"]):
         return "No interaction between settings could be shown."
     return "The effect of the first setting depends on the value of the second."

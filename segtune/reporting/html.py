@@ -57,7 +57,7 @@ class Mattered:
 
     record: Mapping[str, Any]  # as in RUN/what_mattered.json
     chart: Chart | None  # None if there are too few trials
-    pairs: str
+    pairs: str  # empty if there are not two settings with an importance
     unhealthy: str  # empty if no trial ended unhealthy
 
 
@@ -136,7 +136,7 @@ def _mattered(record: Mapping[str, Any]) -> Mattered:
         chart=_chart("Importance for mIoU", caption, importance_chart(settings))
         if settings
         else None,
-        pairs=pairs_words(record) if settings else "",
+        pairs=pairs_words(record),
         unhealthy=unhealthy_words(record) if record["num_unhealthy"] else "",
     )
 

@@ -9,7 +9,7 @@ import pytest
 from segtune.checks.permutation import BLOCK, permutations
 from segtune.checks.setting_effects import Design, pair_tests, ranks, setting_tests
 from segtune.checks.unhealthy_settings import Side, unhealthy_predictors
-from segtune.checks.what_mattered import comparable_scores, what_mattered
+from segtune.checks.what_mattered import comparable_scores, pairs_words, what_mattered
 from segtune.config.schema import ExperimentConfig
 from segtune.runs.results import TrialResult
 from segtune.tuning.search_config import SearchConfig
@@ -201,6 +201,7 @@ def test_one_setting_and_one_that_no_trial_has() -> None:
     alone = Study(ExperimentConfig(), Space((LR,), {"lr": 1e-3}), SearchConfig())
     (row,) = what_mattered(alone, trials, {})["settings"]
     assert (row["name"], row["share"], row["shown"]) == ("lr", 1.0, True)
+    assert pairs_words(what_mattered(alone, trials, {})) == ""
     space = Space((LR, FORM, GAMMA), dict(SPACE.base))
     record = what_mattered(Study(ExperimentConfig(), space, SearchConfig()), trials, {})
     assert [row["name"] for row in record["settings"] if row["shown"]] == ["lr"]

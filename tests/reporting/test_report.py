@@ -376,7 +376,7 @@ def test_what_mattered_is_a_section_and_a_file(study: Study, tmp_path: Path) -> 
             verdict = Verdict(state="unhealthy", kind="diverged")
             write_trial(run.trial(number), 1000.0, [], verdict, **params)
         else:
-            miou = 0.1 + 0.01 * number
+            miou = 0.1 + 0.01 * number + 0.02 * (number * 7 % 5)
             write_trial(run.trial(number), 1000.0, [miou], Verdict(state="completed"), **params)
     text = text_of(write_report(study, run).read_text())
     assert "What mattered for mIoU: optim.lr has " in text
