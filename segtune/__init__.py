@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from segtune.api import StudyResult, TrainResult, run_study, run_training
     from segtune.api_confirm import ConfirmResult, confirm_run
+    from segtune.api_retrain import RetrainChanges, RetrainResult, retrain_run
     from segtune.config.schema import ExperimentConfig, load_config
     from segtune.runs.verdict import Verdict
     from segtune.tuning.study import Study
@@ -21,6 +22,8 @@ __version__ = "0.1.0"
 __all__ = [
     "ConfirmResult",
     "ExperimentConfig",
+    "RetrainChanges",
+    "RetrainResult",
     "Study",
     "StudyResult",
     "TrainResult",
@@ -29,6 +32,7 @@ __all__ = [
     "confirm_run",
     "load_config",
     "load_study",
+    "retrain_run",
     "run_study",
     "run_training",
 ]
@@ -36,6 +40,8 @@ __all__ = [
 _MODULES = {
     "ConfirmResult": "segtune.api_confirm",
     "ExperimentConfig": "segtune.config.schema",
+    "RetrainChanges": "segtune.api_retrain",
+    "RetrainResult": "segtune.api_retrain",
     "Study": "segtune.tuning.study",
     "StudyResult": "segtune.api",
     "TrainResult": "segtune.api",
@@ -43,6 +49,7 @@ _MODULES = {
     "confirm_run": "segtune.api_confirm",
     "load_config": "segtune.config.schema",
     "load_study": "segtune.tuning.study_reader",
+    "retrain_run": "segtune.api_retrain",
     "run_study": "segtune.api",
     "run_training": "segtune.api",
 }

@@ -18,6 +18,10 @@ COMMANDS = {
         "draw curves of training runs, also of mmengine's logs, and their times",
     ),
     "confirm": ("segtune.confirm", "train the best trials again with fresh seeds, and compare"),
+    "retrain": (
+        "segtune.retrain",
+        "train the winner of a search at full length, and compare",
+    ),
     "replay": ("segtune.replay", "repeat the step at which a trial died, and try remedies"),
     "report": ("segtune.report", "write the HTML page of a search run"),
     "stop": ("segtune.stop", "stop a running search; it can be resumed"),

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from segtune.config.schema import ExperimentConfig, absolute_paths
 from segtune.errors import ConfigError, DataError
@@ -360,7 +360,7 @@ def run_training(
         raise
     finally:
         ranks.close()
-    return _train_result(trial)
+    return train_result(trial)
 
 
 def run_training_on_workers(
@@ -373,7 +373,13 @@ def run_training_on_workers(
     overwrite: bool = False,
     init_from: str | Path | None = None,
 ) -> TrainResult:
-    """Train a config on a Ray worker group of `workers` ranks; otherwise as `run_training` does."""
+    """Train a config on a Ray worker group of `workers` ranks; otherwise as `run_training` does.
+
+    One worker trains in this process, without Ray.
+    """
+    if workers == 1:
+        start: dict[str, Any] = {"resume": resume, "overwrite": overwrite, "init_from": init_from}
+        return run_training(config, out, **start)
     from segtune.cluster.train_group import train_on_workers
 
     _check_start(resume, overwrite, init_from)
@@ -392,11 +398,15 @@ def run_training_on_workers(
         # Absolute, because workers run in folders of their own.
         init_from=str(Path(init_from).absolute()) if init_from else None,
     )
-    return _train_result(trial)
+    return train_result(trial)
 
 
 def _resume_command(trial: TrialDir) -> str:
-    command = ["segtune", "train", "--config", str(trial.config), "--out", str(trial.path)]
+    retraining = trial.read_retraining()
+    if retraining:
+        command = ["segtune", "retrain", retraining["search_run"], "--out", str(trial.path)]
+    else:
+        command = ["segtune", "train", "--config", str(trial.config), "--out", str(trial.path)]
     return shlex.join([*command, "--resume"])
 
 
@@ -405,7 +415,8 @@ def _check_start(resume: bool, overwrite: bool, init_from: str | Path | None) ->
         raise ValueError("`resume` continues a training run: no `overwrite`, no `init_from`")
 
 
-def _train_result(trial: TrialDir) -> TrainResult:
+def train_result(trial: TrialDir) -> TrainResult:
+    """Return the outcome of the training run in a folder."""
     from segtune.training import checkpoint
 
     return TrainResult(

@@ -84,6 +84,50 @@ def add_run_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_training_arguments(parser: argparse.ArgumentParser, workers: str = "1") -> None:
+    """Add the options of a training run: its ranks, and how it starts.
+
+    `workers` describes the default number of ranks.
+    """
+    parser.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="number of ranks; two or more train with DDP on a Ray worker group "
+        f"(default: {workers})",
+    )
+    parser.add_argument(
+        "--address",
+        help="Ray cluster for two or more workers: auto or host:port; default: start a local Ray",
+    )
+    folder = parser.add_mutually_exclusive_group()
+    folder.add_argument(
+        "--resume",
+        action="store_true",
+        help="continue the training run in --out from its last checkpoint",
+    )
+    folder.add_argument(
+        "--overwrite", action="store_true", help="replace the training run in --out"
+    )
+    parser.add_argument(
+        "--init-from",
+        type=path_argument,
+        metavar="CKPT",
+        help="start from the weights of a checkpoint, or of the best one of a training run or a "
+        "search run, with a new optimiser and schedule; classes of other names start anew",
+    )
+
+
+def check_training_arguments(
+    parser: argparse.ArgumentParser, arguments: argparse.Namespace
+) -> None:
+    """End the program with a message if the options of a training run do not go together."""
+    if arguments.workers is not None and arguments.workers < 1:
+        parser.error(f"argument --workers: allowed is whole number >= 1; got {arguments.workers}")
+    if arguments.resume and arguments.init_from:
+        parser.error("argument --init-from: not allowed with argument --resume")
+
+
 def add_checkpoint_argument(parser: argparse.ArgumentParser) -> None:
     """Add --checkpoint."""
     parser.add_argument(

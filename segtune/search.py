@@ -200,7 +200,7 @@ def _search(arguments: argparse.Namespace) -> int:
     print_outcome(study, run, console)
     if result.interrupted:
         print_lines(console, f"interrupted; resume it with: {resume_command(arguments, name)}")
-    print_lines(console, labelled("report", _report_line(study, run)))
+    print_lines(console, *_report_lines(study, run))
     print_forecast(study, run, console)
     if result.interrupted:
         return INTERRUPTED
@@ -224,12 +224,16 @@ def _refuse_mistakes(study: Study) -> None:
     refuse_mistakes(study)
 
 
-def _report_line(study: Study, run: SearchDir) -> str:
+def _report_lines(study: Study, run: SearchDir) -> list[str]:
+    """Write the report, and return its path and what mattered in the search."""
     # The results are on disk and printed: a report that fails does not change the exit code.
     try:
-        return str(write_report(study, run))
+        path = str(write_report(study, run))
+        mattered = run.read_what_mattered()
     except (RunError, KeyboardInterrupt) as error:
-        return f"none; {str(error) or 'interrupted'}"
+        return [labelled("report", f"none; {str(error) or 'interrupted'}")]
+    sentences = mattered["sentences"] if mattered else []
+    return [labelled("mattered", sentence) for sentence in sentences] + [labelled("report", path)]
 
 
 def resume_command(arguments: argparse.Namespace, name: str) -> str:

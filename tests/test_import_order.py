@@ -27,6 +27,7 @@ ORDER = [
     "api",
     "api_confirm",
     "api_replay",
+    "api_retrain",
     "cli",
     "commands",
 ]
@@ -48,6 +49,7 @@ COMMANDS = {
     "predict",
     "replay",
     "report",
+    "retrain",
     "search",
     "status",
     "stop",
@@ -107,6 +109,7 @@ def test_every_file_belongs_to_a_package() -> None:
         "api",
         "api_confirm",
         "api_replay",
+        "api_retrain",
         "cli",
         "errors",
         "metrics",

@@ -107,7 +107,7 @@ def _test(
     noise, freedom = pooled_noise(table)
     error = noise * math.sqrt(2 / len(paired))
     ps = np.minimum(1.0, holm(_p_values(gains, error, freedom), family) * 2.0 ** (looks - 1))
-    margin = error * _critical(LEVEL / 2 ** (looks - 1) / family, freedom)
+    margin = error * t_critical(LEVEL / 2 ** (looks - 1) / family, freedom)
     return [
         Comparison(
             spread=spread_of(scores),
@@ -168,13 +168,13 @@ def more_seeds(
     if not len(seeds):
         return None
     freedoms = num_candidates * (seeds - 1)
-    critical = _critical(LEVEL / 2**looks / family, freedoms)
+    critical = t_critical(LEVEL / 2**looks / family, freedoms)
     power = 1 - nctdtr(freedoms, gain / (unbiased * np.sqrt(2 / seeds)), critical)
     enough = seeds[power >= POWER]
     return int(enough[0]) - num_seeds if len(enough) else None
 
 
-def _critical(level: float, freedom: int | np.ndarray) -> np.ndarray:
+def t_critical(level: float, freedom: int | np.ndarray) -> np.ndarray:
     """Return the t value that a two-sided test at `level` has to exceed."""
     from scipy.special import stdtrit
 

@@ -114,7 +114,7 @@ def _narrowed(dimension: Dimension, points: Params) -> Iterator[Dimension]:
         return
     values = sorted({params[dimension.name] for params in points if _is_drawn(dimension, params)})
     for left, right in pairwise(values):
-        low_end, high_end = _ends_between(dimension, left, right)
+        low_end, high_end = ends_between(dimension, left, right)
         low, high = dimension.values
         if low < low_end:
             yield replace(dimension, values=(low, low_end))
@@ -122,7 +122,7 @@ def _narrowed(dimension: Dimension, points: Params) -> Iterator[Dimension]:
             yield replace(dimension, values=(high_end, high))
 
 
-def _ends_between(dimension: Dimension, left: Any, right: Any) -> tuple[Any, Any]:
+def ends_between(dimension: Dimension, left: Any, right: Any) -> tuple[Any, Any]:
     """Return the end of a range below `right`, and the begin of one above `left`."""
     if dimension.kind == "int":
         middle = (left + right) // 2
@@ -140,5 +140,5 @@ def _below(dimension: Dimension, value: Any) -> Dimension | None:
         rest = tuple(v for v in dimension.values if v is not None and v < value)
         return replace(dimension, values=rest) if rest else None
     low, _ = dimension.values
-    end, _ = _ends_between(dimension, low, value)
+    end, _ = ends_between(dimension, low, value)
     return replace(dimension, values=(low, end)) if low < end < value else None

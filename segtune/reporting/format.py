@@ -10,7 +10,7 @@ from typing import Any
 from segtune.checks.noise_floor import noise_words
 from segtune.runs.records import EpochRecord, NetworkProfile
 from segtune.runs.results import RUNNING, TrialResult
-from segtune.runs.rundir import SearchDir
+from segtune.runs.rundir import SearchDir, search_of
 from segtune.tuning.study import Study
 
 SHORT_UNITS = {"seconds": "s", "minutes": "min", "hours": "h"}
@@ -135,16 +135,12 @@ def next_steps(study: Study, run: SearchDir) -> dict[str, str]:
     """
     if run.full.best.exists():
         return {}
-    retrain = ["python", "-m", "segtune.train", "--config", str(run.best)]
-    retrain += ["--out", str(run.path / "retrain")]
-    if study.search.init_from:
-        retrain += ["--init-from", study.search.init_from]
-    if study.search.workers_per_trial > 1:
-        retrain += ["--workers", str(study.search.workers_per_trial)]
+    # After a search on a proxy, this is the folder of the trials at full length.
+    whole_run = search_of(run.path) or run
     storage = hide_password(study.search.storage or str(run.journal))
     return {
         "best config": str(run.best),
-        "retrain it": shlex.join(retrain),
+        "retrain it": shlex.join(["segtune", "retrain", str(whole_run.path)]),
         "curves": shlex.join(["tensorboard", "--logdir", str(run.trials)]),
         "study": shlex.join(["optuna-dashboard", storage]),
     }
@@ -168,6 +164,21 @@ def confirmation_line(run: SearchDir, winner: TrialResult) -> str:
     if winner.number == 0 or winner.id in {row["trial"] for row in record["candidates"]}:
         return record["sentence"]
     return f"no: trial {winner.id} became the best after the confirmation; repeat it: {command}"
+
+
+def retrained_line(run: SearchDir) -> str:
+    """Return whether the retrained winner reached its estimate; empty if it was not retrained.
+
+    Raise RunError if the record of `segtune retrain` cannot be read.
+    """
+    record = run.retrained.read_retraining()
+    if record is None:
+        return ""
+    trial = f"trial {record['trial']}"
+    if record["outcome"] is None:
+        command = shlex.join(["segtune", "retrain", str(run.path), "--resume"])
+        return f"{trial} has not ended; continue it if it was interrupted: {command}"
+    return f"{trial} {record['sentence']}"
 
 
 def hide_password(url: str) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from segtune.checks.forecast_outcome import compare_with_outcome
 from segtune.errors import DataError, RunError
@@ -18,9 +19,11 @@ from segtune.reporting.format import (
     measured_columns,
     next_steps,
     num_ended,
+    retrained_line,
     short_names,
 )
 from segtune.reporting.html_template import html_template
+from segtune.reporting.what_mattered import importance_chart, mattered_record
 from segtune.runs.atomic import write_atomic
 from segtune.runs.pareto import pareto_front
 from segtune.runs.records import EpochRecord, NetworkProfile
@@ -53,6 +56,16 @@ class Chart:
 
 
 @dataclass(frozen=True)
+class Mattered:
+    """What mattered in the search: the record, and what its tables show, in words."""
+
+    record: Mapping[str, Any]  # as in RUN/what_mattered.json
+    chart: Chart | None  # None if there are too few trials
+    pairs: str  # empty if there are not two settings with an importance
+    unhealthy: str  # empty if no trial ended unhealthy
+
+
+@dataclass(frozen=True)
 class Part:
     """One search on the page. A search on a proxy has a second one, its trials at full length."""
 
@@ -82,11 +95,16 @@ class Part:
 def write_report(study: Study, run: SearchDir, out: Path | None = None) -> Path:
     """Write the page of a search run as it stands and return its path; default: RUN/report.html.
 
+    What mattered in the search is also written to RUN/what_mattered.json.
+
     Raise RunError if the file cannot be written.
     """
     out = out or run.report
+    mattered = mattered_record(study, run)
     try:
-        write_atomic(out, page(study, run))
+        if mattered:
+            write_atomic(run.what_mattered, json.dumps(mattered, indent=1) + "\n")
+        write_atomic(out, page(study, run, mattered))
     except OSError as error:
         raise RunError(
             f"{out}: the report cannot be written ({error.strerror}); "
@@ -95,8 +113,8 @@ def write_report(study: Study, run: SearchDir, out: Path | None = None) -> Path:
     return out
 
 
-def page(study: Study, run: SearchDir) -> str:
-    """Return the page of a search run as HTML."""
+def page(study: Study, run: SearchDir, mattered: Mapping[str, Any] | None = None) -> str:
+    """Return the page of a search run as HTML; `mattered` is the record of what mattered."""
     from markupsafe import Markup
     from plotly.offline import get_plotlyjs
 
@@ -104,8 +122,29 @@ def page(study: Study, run: SearchDir) -> str:
         name=run.path.name,
         written=time.strftime("%d %B %Y, %H:%M"),
         config=study.config,
+        retrained=retrained_line(run),
         parts=_parts(study, run),
+        mattered=_mattered(mattered) if mattered else None,
         plotlyjs=Markup(get_plotlyjs()),
+    )
+
+
+def _mattered(record: Mapping[str, Any]) -> Mattered:
+    from segtune.checks.what_mattered import pairs_words, unhealthy_words
+
+    caption = (
+        "How the values of the best fifth of the trials differ from those of all trials "
+        "(PED-ANOVA), as a share of all settings, with a 95 % interval. A pale bar cannot be told "
+        "apart from noise."
+    )
+    settings = record["settings"]
+    return Mattered(
+        record=record,
+        chart=_chart("Importance for mIoU", caption, importance_chart(settings))
+        if settings
+        else None,
+        pairs=pairs_words(record),
+        unhealthy=unhealthy_words(record) if record["num_unhealthy"] else "",
     )
 
 

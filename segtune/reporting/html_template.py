@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from segtune.checks.findings import percent
 from segtune.reporting.format import format_miou, format_value
 
 if TYPE_CHECKING:
@@ -15,6 +16,8 @@ def html_template(name: str) -> jinja2.Template:
     """Return a template of this folder. It escapes all values, and fails if one is missing."""
     import jinja2
 
+    from segtune.checks.confirm_record import format_p  # imports numpy
+
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -22,5 +25,10 @@ def html_template(name: str) -> jinja2.Template:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters |= {"value": format_value, "miou": format_miou}
+    environment.filters |= {
+        "value": format_value,
+        "miou": format_miou,
+        "percent": percent,
+        "p_value": format_p,
+    }
     return environment.get_template(name)

@@ -33,6 +33,7 @@ from segtune.reporting.format import (
     measured_columns,
     next_steps,
     num_ended,
+    retrained_line,
     short_names,
 )
 from segtune.runs.pareto import pareto_front
@@ -100,6 +101,8 @@ def print_outcome(study: Study, run: SearchDir, console: Console) -> None:
         print_lines(console, f"trials at full length ({run.full.path}):")
         print_summary(full_length_study(study, run), run.full, console)
         print_lines(console, check(study, run, run.full).words)
+    if retrained := retrained_line(run):
+        print_lines(console, labelled("retrained", retrained))
 
 
 def print_summary(study: Study, run: SearchDir, console: Console) -> None:

@@ -59,6 +59,7 @@ class TrialDir:
         self.heartbeat = path / "heartbeat.json"
         self.error = path / "error.txt"
         self.environment = path / "environment.json"  # of `segtune train` only
+        self.retraining = path / "retrain.json"  # of `segtune retrain` only
         self.loss_factors = path / "loss_factors.json"  # with loss.balance only
         self.precision = path / "precision.json"  # if optim.precision auto has left float16
         self.profile = path / "profile.json"  # with guards or several objectives only
@@ -196,6 +197,10 @@ class TrialDir:
             return ""
         return PrecisionSwitch(**json.loads(self.precision.read_text())).sentence
 
+    def read_retraining(self) -> dict[str, Any] | None:
+        """Return the record of `segtune retrain`, or None if another command trained here."""
+        return _read_record(self.retraining, "segtune retrain RUN --resume")
+
     def read_verdict(self) -> Verdict | None:
         """Return how the training run ended, or None if it has not ended."""
         try:
@@ -235,6 +240,7 @@ class SearchDir:
         self.identity = self.path / ".identity"
         self.stop_request = self.path / "stop"
         self.confirmation = self.path / "confirmation.json"
+        self.what_mattered = self.path / "what_mattered.json"
         self.noise_floor = self.path / "noise_floor.json"
         self.corners = self.path / "corners.json"
         self.forecast = self.path / "forecast.json"
@@ -248,6 +254,11 @@ class SearchDir:
     def confirm(self) -> SearchDir:
         """The search run that trains the best trials again, with fresh seeds."""
         return SearchDir(self.path / CONFIRM)
+
+    @property
+    def retrained(self) -> TrialDir:
+        """The training run of `segtune retrain`, if it has no other --out."""
+        return TrialDir(self.path / "retrained")
 
     @property
     def confirms(self) -> SearchDir | None:
@@ -266,6 +277,10 @@ class SearchDir:
     def read_corners(self) -> dict[str, Any] | None:
         """Return the record of the corner steps, or None if there is none."""
         return _read_record(self.corners, "segtune search --resume")
+
+    def read_what_mattered(self) -> dict[str, Any] | None:
+        """Return what mattered in the search at its last report, or None if there is none."""
+        return _read_record(self.what_mattered, f"segtune report {self.path}")
 
     @classmethod
     def open(cls, path: str | Path) -> SearchDir:

@@ -56,7 +56,7 @@ def _latency_ms(trainer: Trainer, config: ExperimentConfig, height: int, width: 
     It includes the normalisation and the windows of `config.val`, but not the upsampling of the
     logits to the size of the labels, which depends on the size of the stored image.
     """
-    device, precision = trainer.ranks.device, trainer.precision
+    device, precision = trainer.ranks.device, trainer.precision.dtype
     inference = AugmentedInference.of(config)
     network = trainer.network.eval()
     with seeded(0, device):

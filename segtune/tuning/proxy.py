@@ -47,17 +47,26 @@ class ProxyConfig(Settings):
     )
 
 
+def epoch_changes(config: ExperimentConfig, epochs: int) -> dict[str, Any]:
+    """Return {dotted name: value} that makes a config `epochs` long.
+
+    The warmup and the intervals between validations and between checkpoints change in proportion.
+    """
+    schedule, share = config.schedule, epochs / config.schedule.epochs
+    warmup = schedule.warmup_epochs * share
+    return {
+        "schedule.epochs": epochs,
+        "schedule.warmup_epochs": warmup if schedule.by == "step" else round(warmup),
+        "schedule.val_every": max(1, round(schedule.val_every * share)),
+        "checkpoint.every": max(1, round(config.checkpoint.every * share)),
+    }
+
+
 def shorten(config: ExperimentConfig, proxy: ProxyConfig) -> ExperimentConfig:
     """Return the config at the proxy's size. Raises ConfigError if the result is not valid."""
     changes: dict[str, Any] = {}
     if proxy.epochs:
-        share = proxy.epochs / config.schedule.epochs
-        changes["schedule.epochs"] = proxy.epochs
-        warmup = config.schedule.warmup_epochs * share
-        by_step = config.schedule.by == "step"
-        changes["schedule.warmup_epochs"] = warmup if by_step else round(warmup)
-        changes["schedule.val_every"] = max(1, round(config.schedule.val_every * share))
-        changes["checkpoint.every"] = max(1, round(config.checkpoint.every * share))
+        changes |= epoch_changes(config, proxy.epochs)
     if proxy.resolution:
         for name in ("data.resize", "data.crop"):
             sides = config.get(name)

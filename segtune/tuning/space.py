@@ -93,12 +93,25 @@ class Dimension:
             case _:
                 return distributions.FloatDistribution(*self.values, log=self.kind == "loguniform")
 
+    def index_of(self, value: Any) -> int | None:
+        """Return the index of a choice, or None if it is not one of the choices."""
+        for index, choice in enumerate(self.values):
+            # In Python, True == 1; as settings they differ.
+            if isinstance(choice, bool) == isinstance(value, bool) and choice == value:
+                return index
+        return None
+
+    def unit_value(self, value: float) -> float:
+        """Return where a value of a range lies: 0 at its low end, 1 at its high end."""
+        low, high = self.values
+        if self.kind == "loguniform":
+            return math.log(value / low) / math.log(high / low)
+        return (value - low) / (high - low)
+
     def contains(self, value: Any) -> bool:
         """Whether `value` is one of the choices, or lies in the range, ends included."""
         if self.kind == "choice":
-            # In Python, True == 1; as settings they differ.
-            same_type = [v for v in self.values if isinstance(v, bool) == isinstance(value, bool)]
-            return value in same_type
+            return self.index_of(value) is not None
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             return False
         low, high = self.values

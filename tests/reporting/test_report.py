@@ -113,7 +113,7 @@ def test_page_shows_the_best_trial_the_workers_time_and_every_end(
     assert "best mIoU 30.00 trial 0001, epoch 2" in text
     assert "the config itself 21.35 trial 0000, completed at epoch 3" in text
     assert "workers busy 35 % of 0.7 worker-minutes (training and validation); " in text
-    assert f"python -m segtune.train --config {run.best} --out {run.path}/retrain" in text
+    assert f"segtune retrain {run.path}" in text
     rows = ["1 0001 30.00", "2 0000 21.35", "3 0002 5.00 1/3 pruned", "- 0003 -"]
     places = [text.index(row) for row in rows]
     assert places == sorted(places)
@@ -364,3 +364,38 @@ def test_browser_draws_the_page_without_a_network(
     timelines = [d for d in drawings if "time of the search" in d or "barlayer" in d]
     assert sum(drawing.count('class="point"><path') for drawing in timelines) == 7
     assert "CONSOLE" not in shown.stderr, shown.stderr
+
+
+def test_what_mattered_is_a_section_and_a_file(study: Study, tmp_path: Path) -> None:
+    run = SearchDir(tmp_path / "runs" / "many")
+    prepare_study(run, study)
+    for number in range(24):
+        lr, form = 10 ** (-4.9 + 0.2 * number * 0.8), ("sigmoid", "softmax")[number % 2]
+        params = {"optim.lr": lr, "loss.focal.form": form}
+        if lr > 1e-2:
+            verdict = Verdict(state="unhealthy", kind="diverged")
+            write_trial(run.trial(number), 1000.0, [], verdict, **params)
+        else:
+            miou = 0.1 + 0.01 * number + 0.02 * (number * 7 % 5)
+            write_trial(run.trial(number), 1000.0, [miou], Verdict(state="completed"), **params)
+    text = text_of(write_report(study, run).read_text())
+    assert "What mattered for mIoU: optim.lr has " in text
+    assert "Importance for mIoU" in text
+    assert "No interaction between settings could be shown." in text
+    record = run.read_what_mattered()
+    assert record is not None
+    assert [row["name"] for row in record["settings"] if row["shown"]] == ["optim.lr"]
+    first = record["unhealthy"][0]
+    assert (first["setting"], first["shown"]) == ("optim.lr", True)
+    sick, other = first["sick_side"], first["other_side"]
+    assert f"{sick['values']} {sick['num_sick']} of {sick['num_trials']}" in text
+    assert (sick["num_sick"], other["num_sick"]) == (record["num_unhealthy"], 0)
+
+
+def test_what_mattered_of_few_trials_says_how_many_are_missing(
+    study: Study, run: SearchDir
+) -> None:
+    text = text_of(write_report(study, run).read_text())
+    assert "cannot be tested yet: it takes at least 7 more completed or pruned trials" in text
+    assert "At least 3 of one kind are needed" in text
+    assert "Importance for mIoU" not in text

@@ -95,7 +95,7 @@ def test_summary_without_a_healthy_trial_says_so(study: Study, run: SearchDir) -
 def test_commands_can_be_pasted_into_a_shell(study: Study, run: SearchDir) -> None:
     commands = next_steps(study, run)
     assert commands["curves"] == f"tensorboard --logdir '{run.trials}'"
-    assert commands["retrain it"].endswith(f"--config '{run.best}' --out '{run.path / 'retrain'}'")
+    assert commands["retrain it"] == f"segtune retrain '{run.path}'"
 
 
 def test_time_left_counts_the_trials_of_this_session_only(study: Study, run: SearchDir) -> None:

@@ -138,8 +138,8 @@ def test_search_on_a_proxy_exports_the_full_config(
     assert "<h2>At full length</h2>" in above
     assert "proxy check: rank correlation" in above
     # The best.yaml of the search run is no longer that of the best trial on the proxy.
-    assert f"segtune.train --config {run.full.best}" in above
-    assert "segtune.train" not in below
+    assert f"segtune retrain {run.path}<" in above
+    assert "segtune retrain" not in below
     # A resume trains nothing again.
     before = {t.number: t.seconds for t in full}
     assert run_study(study, tmp_path / "runs", "p", resume=True).best == result.best
