@@ -6,7 +6,7 @@
 Nothing is trained. A search draws 20 candidates and ranks them by one score each, which is the true
 score plus noise. The best three and the baseline then get fresh seeds. `first` is the verdict after
 three seeds. `advised` follows the advice "needs about N more seeds" once, if there is one. The
-table in docs/search.md is the output.
+table in docs/results.md is the output.
 """
 
 import argparse

@@ -6,7 +6,7 @@
 Nothing is trained. Each search draws its trials with a sampler of segtune from five ranges and a
 choice. The score is the true score plus noise, and a trial may end unhealthy. `named wrongly` are
 searches in which at least one setting (or pair, or value) without an effect is shown. The tables in
-docs/search.md are the output.
+docs/results.md are the output.
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """Whether candidates are better than a baseline, from scores with the same fresh seeds.
 
-Pure functions of numbers: they train nothing and read no file. `docs/search.md` has the simulation
+Pure functions of numbers: they train nothing and read no file. `docs/results.md` has the simulation
 that shows how often the verdicts are wrong.
 
 The test is a paired t test whose spread is pooled over all candidates. Three seeds alone give each

@@ -3,7 +3,7 @@
 The estimate is a mean of scores with other seeds, and one more training run is compared with it.
 If the scores are normal and equally distributed, 95 % of such training runs lie in the prediction
 interval mean ± t s sqrt(1 + 1/n), where t is the 97.5 % quantile of Student's distribution (Hahn
-and Meeker, Statistical Intervals, section 4.7). `docs/search.md` says which scores are used.
+and Meeker, Statistical Intervals, section 4.7). `docs/results.md` says which scores are used.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What mattered in a search, as RUN/what_mattered.json holds it: settings, pairs, unhealthy ends.
 
-Reads and writes no file. `docs/search.md` says which trials count, and how far the numbers can be
+Reads and writes no file. `docs/results.md` says which trials count, and how far the numbers can be
 trusted. Scores in the record are in 0..1.
 """
 
