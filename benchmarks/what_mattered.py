@@ -47,7 +47,7 @@ class World:
     gain: Callable[[Params], float] = lambda params: 0.0  # in units of NOISE
     matters: tuple[str, ...] = ()
     pair: tuple[str, ...] = ()
-    sick_above: float = 1.0  # of x4: these trials end unhealthy
+    unhealthy_above: float = 1.0  # of x4: these trials end unhealthy
 
 
 WORLDS = (
@@ -60,7 +60,7 @@ WORLDS = (
         ("x0", "x1"),
         ("x0", "x1"),
     ),
-    World("x4 above 0.7 is unhealthy", sick_above=0.7),
+    World("x4 above 0.7 is unhealthy", unhealthy_above=0.7),
 )
 
 
@@ -75,13 +75,13 @@ def search(world: World, sampler: str, num_trials: int, seed: int) -> list[Trial
         asked = study.ask()
         params = SPACE(asked)
         miou = 0.3 + NOISE * (world.gain(params) + random.standard_normal())
-        is_sick = params["x4"] > world.sick_above
-        if is_sick:
+        is_unhealthy = params["x4"] > world.unhealthy_above
+        if is_unhealthy:
             study.tell(asked, state=optuna.trial.TrialState.PRUNED)
         else:
             study.tell(asked, miou)
-        state = "unhealthy" if is_sick else "completed"
-        kind = "diverged" if is_sick else ""
+        state = "unhealthy" if is_unhealthy else "completed"
+        kind = "diverged" if is_unhealthy else ""
         trials.append(TrialResult(number, state, kind, miou=miou, params=params))
     return trials
 
@@ -114,8 +114,8 @@ def row(world: World, sampler: str, num_trials: int, num_searches: int) -> Row:
         "all found": shares["all"] if world.matters and not world.pair else "",
         "pair named wrongly": shares["pair"],
         "pair found": shares["pair_found"] if world.pair else "",
-        "value named wrongly": shares["value"] if world.sick_above < 1 else "",
-        "value found": shares["value_found"] if world.sick_above < 1 else "",
+        "value named wrongly": shares["value"] if world.unhealthy_above < 1 else "",
+        "value found": shares["value_found"] if world.unhealthy_above < 1 else "",
     }
 
 

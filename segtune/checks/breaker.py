@@ -13,12 +13,12 @@ class Break(NamedTuple):
     """Why a search pauses."""
 
     cause: str  # the kind of the verdicts, such as diverged
-    num_sick: int  # trials that ended for this cause ...
+    num_unhealthy: int  # trials that ended for this cause ...
     num_ended: int  # ... of so many
     where: str  # first or last
 
     def __str__(self) -> str:
-        number = str(self.num_sick) if self.num_sick < self.num_ended else "all"
+        number = str(self.num_unhealthy) if self.num_unhealthy < self.num_ended else "all"
         return f"{number} of the {self.where} {self.num_ended} trials have ended as {self.cause}"
 
 

@@ -20,9 +20,10 @@ CURED_BY_LESS = {
     "vanishing": ("loss.focal.gamma",),
     "out-of-memory": ("schedule.batch_size",),
 }
-# A cut must remove half of the sick trials, and no more than one healthy trial for four sick ones.
-CUT_SICK = 0.5
-HEALTHY_PER_SICK = 0.25
+# A cut must remove half of the unhealthy trials, and no more than one healthy trial for four
+# unhealthy ones.
+CUT_UNHEALTHY = 0.5
+HEALTHY_PER_UNHEALTHY = 0.25
 
 
 @dataclass(frozen=True)
@@ -31,19 +32,19 @@ class Cut:
 
     before: Dimension
     after: Dimension
-    num_sick: int  # trials outside of `after` that ended for the cause
+    num_unhealthy: int  # trials outside of `after` that ended for the cause
     num_healthy: int  # trials outside of `after` that did not
 
     @property
     def gain(self) -> float:
         """How much is won: larger is better."""
-        return self.num_sick - self.num_healthy / HEALTHY_PER_SICK
+        return self.num_unhealthy - self.num_healthy / HEALTHY_PER_UNHEALTHY
 
     def __str__(self) -> str:
         others = f", and {self.num_healthy} others" if self.num_healthy else ""
         return (
             f"{self.after.name}: {self.after} in place of {self.before} "
-            f"(cuts off {self.num_sick} trials with this end{others})"
+            f"(cuts off {self.num_unhealthy} trials with this end{others})"
         )
 
 
@@ -57,9 +58,11 @@ def narrower_space(
     healthy trial, it is the setting that CURED_BY_LESS names: below its lowest value so far.
     """
     ended = [trial for trial in trials if trial.state in (*BAD_ENDS, "completed", "pruned")]
-    sick = [trial.params for trial in ended if trial.state in BAD_ENDS and trial.kind == cause]
+    unhealthy = [trial.params for trial in ended if trial.state in BAD_ENDS and trial.kind == cause]
     healthy = [trial.params for trial in ended if trial.healthy]
-    cuts = list(_cuts(space, sick, healthy)) if healthy else list(_cures(space, sick, cause))
+    cuts = (
+        list(_cuts(space, unhealthy, healthy)) if healthy else list(_cures(space, unhealthy, cause))
+    )
     if not cuts:
         return None
     best = max(cuts, key=lambda cut: cut.gain)
@@ -70,28 +73,28 @@ def narrower_space(
 Params = Sequence[dict[str, Any]]
 
 
-def _cuts(space: Space, sick: Params, healthy: Params) -> Iterator[Cut]:
+def _cuts(space: Space, unhealthy: Params, healthy: Params) -> Iterator[Cut]:
     """Yield the cuts that are worth it."""
     for dimension in space.dimensions:
-        for after in _narrowed(dimension, [*sick, *healthy]):
-            cut = _cut(dimension, after, sick, healthy)
-            if cut.num_sick >= CUT_SICK * len(sick) and cut.gain > 0:
+        for after in _narrowed(dimension, [*unhealthy, *healthy]):
+            cut = _cut(dimension, after, unhealthy, healthy)
+            if cut.num_unhealthy >= CUT_UNHEALTHY * len(unhealthy) and cut.gain > 0:
                 yield cut
 
 
-def _cures(space: Space, sick: Params, cause: str) -> Iterator[Cut]:
+def _cures(space: Space, unhealthy: Params, cause: str) -> Iterator[Cut]:
     """Yield dimensions that end below the lowest value so far."""
     for dimension in space.dimensions:
-        values = [params[dimension.name] for params in sick if _is_drawn(dimension, params)]
+        values = [params[dimension.name] for params in unhealthy if _is_drawn(dimension, params)]
         if dimension.name in CURED_BY_LESS.get(cause, ()) and values:
             after = _below(dimension, min(values))
             if after:
-                yield _cut(dimension, after, sick, [])
+                yield _cut(dimension, after, unhealthy, [])
                 return
 
 
-def _cut(before: Dimension, after: Dimension, sick: Params, healthy: Params) -> Cut:
-    return Cut(before, after, _num_outside(after, sick), _num_outside(after, healthy))
+def _cut(before: Dimension, after: Dimension, unhealthy: Params, healthy: Params) -> Cut:
+    return Cut(before, after, _num_outside(after, unhealthy), _num_outside(after, healthy))
 
 
 def _num_outside(dimension: Dimension, points: Params) -> int:

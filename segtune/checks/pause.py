@@ -46,9 +46,11 @@ def explain(
 ) -> Iterator[str]:
     """Yield the lines that say why a search pauses, and how it goes on."""
     yield f"the search pauses: {reason}"
-    sick = [trial for trial in trials if trial.state in BAD_ENDS and trial.kind == reason.cause]
-    if sick:
-        yield f"for example trial {sick[-1].id}: {sick[-1].reason}"
+    unhealthy = [
+        trial for trial in trials if trial.state in BAD_ENDS and trial.kind == reason.cause
+    ]
+    if unhealthy:
+        yield f"for example trial {unhealthy[-1].id}: {unhealthy[-1].reason}"
     cut = propose(study, run, trials, reason.cause)
     if cut is None:
         yield "no narrower space follows from the trials; change the config, or continue"

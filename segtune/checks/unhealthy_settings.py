@@ -16,14 +16,14 @@ from segtune.checks.confirmation import LEVEL, holm
 from segtune.checks.narrower_space import ends_between
 from segtune.checks.permutation import p_value, permutations
 from segtune.runs.results import TrialResult
+from segtune.tuning.importance import NORMAL_95
 from segtune.tuning.space import Dimension, Space
 
 # Fewer trials with one kind of end, or on one side of a split, show nothing.
-MIN_SICK = 3
+MIN_UNHEALTHY = 3
 MIN_SIDE = 3
 # More places to split a range find nothing that these do not.
 MAX_SPLITS = 60
-NORMAL_95 = 1.96  # 97.5 % quantile of the normal distribution
 
 
 @dataclass(frozen=True)
@@ -31,14 +31,14 @@ class Side:
     """The trials on one side of a split."""
 
     values: str  # in words, such as "above 0.003"
-    num_sick: int
+    num_unhealthy: int
     num_trials: int
 
     @property
     def interval(self) -> tuple[float, float]:
-        """The 95 % interval of the share of sick trials, in 0..1. Source: Wilson 1927."""
+        """The 95 % interval of the share of unhealthy trials, in 0..1. Source: Wilson 1927."""
         n, z = self.num_trials, NORMAL_95
-        share = self.num_sick / n
+        share = self.num_unhealthy / n
         centre = (share + z * z / (2 * n)) / (1 + z * z / n)
         half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + (z / (2 * n)) ** 2)
         return max(0.0, centre - half), min(1.0, centre + half)
@@ -54,7 +54,7 @@ class Predictor:
 
     cause: str  # the kind of the verdict, such as diverged
     name: str
-    sick_side: Side
+    unhealthy_side: Side
     other_side: Side
     p: float  # corrected for the settings and the causes
 
@@ -68,7 +68,7 @@ class Predictor:
         return {
             "cause": self.cause,
             "setting": self.name,
-            "sick_side": self.sick_side.dump(),
+            "unhealthy_side": self.unhealthy_side.dump(),
             "other_side": self.other_side.dump(),
             "p": self.p,
             "shown": self.is_shown,
@@ -76,7 +76,7 @@ class Predictor:
 
 
 def unhealthy_predictors(space: Space, trials: Sequence[TrialResult]) -> list[Predictor]:
-    """Return the best split of each setting for each cause that ended MIN_SICK trials or more.
+    """Return the best split of each setting for each cause that ended MIN_UNHEALTHY trials or more.
 
     Trials that ended unhealthy for one cause are compared with completed and pruned trials; a
     setting that is inactive in a trial leaves that trial out. A range is split between two values,
@@ -86,19 +86,21 @@ def unhealthy_predictors(space: Space, trials: Sequence[TrialResult]) -> list[Pr
     """
     healthy = [trial for trial in trials if trial.state in ("completed", "pruned")]
     kinds = Counter(trial.kind for trial in trials if trial.state == "unhealthy")
-    causes = [cause for cause, number in kinds.most_common() if number >= MIN_SICK]
+    causes = [cause for cause, number in kinds.most_common() if number >= MIN_UNHEALTHY]
     dimensions = [dimension for dimension in space.dimensions if not dimension.is_fixed]
     rows = []
     for cause in causes:
-        sick = [trial for trial in trials if trial.state == "unhealthy" and trial.kind == cause]
-        compared = sorted([*healthy, *sick], key=lambda trial: trial.number)
+        unhealthy = [
+            trial for trial in trials if trial.state == "unhealthy" and trial.kind == cause
+        ]
+        compared = sorted([*healthy, *unhealthy], key=lambda trial: trial.number)
         for dimension in dimensions:
             row = _predictor(dimension, compared, cause)
             if row:
                 rows.append(row)
     ps = holm(np.array([row.p for row in rows]), len(causes) * len(dimensions)) if rows else []
     corrected = [
-        Predictor(row.cause, row.name, row.sick_side, row.other_side, float(p))
+        Predictor(row.cause, row.name, row.unhealthy_side, row.other_side, float(p))
         for row, p in zip(rows, ps, strict=True)
     ]
     return sorted(corrected, key=lambda row: (row.p, row.name))
@@ -117,39 +119,39 @@ def _predictor(dimension: Dimension, trials: Sequence[TrialResult], cause: str) 
     """Return the best split of a setting, with a p value of this setting alone."""
     name = dimension.name
     drawn = [t for t in trials if name in t.params and dimension.contains(t.params[name])]
-    sick = np.array([trial.state == "unhealthy" for trial in drawn], dtype=float)
+    unhealthy = np.array([trial.state == "unhealthy" for trial in drawn], dtype=float)
     values = [trial.params[name] for trial in drawn]
     splits = [
         split
         for split in _splits(dimension, values)
         if MIN_SIDE <= split.is_first.sum() <= len(drawn) - MIN_SIDE
     ]
-    if not splits or not 0 < sick.sum() < len(sick):
+    if not splits or not 0 < unhealthy.sum() < len(unhealthy):
         return None
     table = np.stack([split.is_first for split in splits]).astype(float)
-    strengths = _strengths(table, sick[None])[0]
-    permuted = _strengths(table, sick[permutations(len(sick))])
+    strengths = _strengths(table, unhealthy[None])[0]
+    permuted = _strengths(table, unhealthy[permutations(len(unhealthy))])
     best = int(np.argmax(np.abs(strengths)))
     p = p_value(abs(float(strengths[best])), np.abs(permuted).max(1))
     split = splits[best]
     inside = split.is_first
-    first = Side(split.first, int(sick[inside].sum()), int(inside.sum()))
-    second = Side(split.second, int(sick[~inside].sum()), int((~inside).sum()))
+    first = Side(split.first, int(unhealthy[inside].sum()), int(inside.sum()))
+    second = Side(split.second, int(unhealthy[~inside].sum()), int((~inside).sum()))
     if strengths[best] < 0:
         first, second = second, first
     return Predictor(cause, name, first, second, p)
 
 
-def _strengths(sides: np.ndarray, sick: np.ndarray) -> np.ndarray:
-    """Return how many standard deviations more sick trials the first sides have than by chance.
+def _strengths(sides: np.ndarray, unhealthy: np.ndarray) -> np.ndarray:
+    """Return by how many standard deviations the first sides have more unhealthy trials.
 
-    Shapes: sides [S, n] and sick [B, n] of zeros and ones; returns [B, S]. By chance, the number
-    has a hypergeometric distribution.
+    Shapes: sides [S, n] and unhealthy [B, n] of zeros and ones; returns [B, S]. The standard
+    deviation is that of a hypergeometric distribution, which the number has by chance.
     """
-    num_trials, num_sick = sides.shape[1], sick.sum(1, keepdims=True)
+    num_trials, num_unhealthy = sides.shape[1], unhealthy.sum(1, keepdims=True)
     share = sides.mean(1)
-    variance = num_sick * (num_trials - num_sick) / (num_trials - 1) * share * (1 - share)
-    return (sick @ sides.T - num_sick * share) / np.sqrt(variance)
+    variance = num_unhealthy * (num_trials - num_unhealthy) / (num_trials - 1) * share * (1 - share)
+    return (unhealthy @ sides.T - num_unhealthy * share) / np.sqrt(variance)
 
 
 def _splits(dimension: Dimension, values: Sequence[Any]) -> Iterator[_Split]:
@@ -171,8 +173,9 @@ def _splits(dimension: Dimension, values: Sequence[Any]) -> Iterator[_Split]:
 
 def predictor_words(row: Mapping[str, Any]) -> str:
     """Return a dumped predictor in one sentence."""
-    sick, other = row["sick_side"], row["other_side"]
+    unhealthy, other = row["unhealthy_side"], row["other_side"]
     return (
-        f"{row['setting']} {sick['values']}: {sick['num_sick']} of {sick['num_trials']} trials "
-        f"end {row['cause']}; {other['values']}: {other['num_sick']} of {other['num_trials']}"
+        f"{row['setting']} {unhealthy['values']}: {unhealthy['num_unhealthy']} of "
+        f"{unhealthy['num_trials']} trials end {row['cause']}; {other['values']}: "
+        f"{other['num_unhealthy']} of {other['num_trials']}"
     )

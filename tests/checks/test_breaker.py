@@ -77,54 +77,56 @@ def space_of(tree: dict[str, Any]) -> Any:
     return read_space(tree, ExperimentConfig(), Source(""))
 
 
-def test_the_end_of_the_range_that_separates_sick_from_healthy_is_cut_off() -> None:
-    sick = [
+def test_the_end_of_the_range_that_separates_unhealthy_from_healthy_is_cut_off() -> None:
+    unhealthy = [
         trial(n, "diverged", optim__lr=lr, loss__focal__gamma=n % 4)
         for n, lr in enumerate([0.1, 0.3, 0.9, 0.05])
     ]
     healthy = [trial(9, optim__lr=1e-3, loss__focal__gamma=2.0), trial(10, optim__lr=1e-4)]
-    found = narrower_space(space_of(SPACE), [*sick, *healthy], "diverged")
+    found = narrower_space(space_of(SPACE), [*unhealthy, *healthy], "diverged")
     assert found is not None
     space, cut = found
     changed = {d.name: d.values for d in space.dimensions}
     assert changed["optim.lr"] == (1e-5, pytest.approx(0.0071, rel=0.02))  # between 1e-3 and 0.05
     assert changed["loss.focal.gamma"] == (0.0, 4.0)
-    assert (cut.num_sick, cut.num_healthy) == (4, 0)
+    assert (cut.num_unhealthy, cut.num_healthy) == (4, 0)
     assert not any(space.missed_by(t.params) for t in healthy)
-    assert all(space.missed_by(t.params) for t in sick)
+    assert all(space.missed_by(t.params) for t in unhealthy)
 
 
-def test_a_lower_end_is_cut_off_if_low_values_are_sick() -> None:
-    sick = [trial(n, "no-progress", optim__lr=lr) for n, lr in enumerate([1e-5, 2e-5, 3e-5])]
-    found = narrower_space(space_of(SPACE), [*sick, trial(3, optim__lr=1e-3)], "no-progress")
+def test_a_lower_end_is_cut_off_if_low_values_are_unhealthy() -> None:
+    unhealthy = [trial(n, "no-progress", optim__lr=lr) for n, lr in enumerate([1e-5, 2e-5, 3e-5])]
+    found = narrower_space(space_of(SPACE), [*unhealthy, trial(3, optim__lr=1e-3)], "no-progress")
     assert found is not None
     low, high = found[0].dimensions[0].values
     assert 3e-5 < low < 1e-3
     assert high == 1.0
 
 
-def test_a_choice_that_only_sick_trials_have_is_removed() -> None:
-    sick = [trial(n, "out-of-memory", schedule__batch_size=16, optim__lr=0.01) for n in range(3)]
+def test_a_choice_that_only_unhealthy_trials_have_is_removed() -> None:
+    unhealthy = [
+        trial(n, "out-of-memory", schedule__batch_size=16, optim__lr=0.01) for n in range(3)
+    ]
     healthy = [trial(5 + n, schedule__batch_size=8, optim__lr=0.01) for n in range(3)]
-    found = narrower_space(space_of(SPACE), [*sick, *healthy], "out-of-memory")
+    found = narrower_space(space_of(SPACE), [*unhealthy, *healthy], "out-of-memory")
     assert found is not None
     assert found[0].dimensions[2].values == (4, 8)
 
 
 def test_without_a_healthy_trial_the_cause_says_which_setting_goes_down() -> None:
-    sick = [trial(n, "diverged", optim__lr=lr) for n, lr in enumerate([0.1, 0.02, 0.9])]
-    found = narrower_space(space_of(SPACE), sick, "diverged")
+    unhealthy = [trial(n, "diverged", optim__lr=lr) for n, lr in enumerate([0.1, 0.02, 0.9])]
+    found = narrower_space(space_of(SPACE), unhealthy, "diverged")
     assert found is not None
     low, high = found[0].dimensions[0].values
     assert low == 1e-5
     assert high == pytest.approx(4.5e-4, rel=0.01)  # halfway, in decades, from 1e-5 to 0.02
-    sick = [trial(n, "out-of-memory", schedule__batch_size=b) for n, b in enumerate([16, 8])]
-    found = narrower_space(space_of(SPACE), sick, "out-of-memory")
+    unhealthy = [trial(n, "out-of-memory", schedule__batch_size=b) for n, b in enumerate([16, 8])]
+    found = narrower_space(space_of(SPACE), unhealthy, "out-of-memory")
     assert found is not None
     assert found[0].dimensions[2].values == (4,)
 
 
-def test_no_space_is_proposed_if_sick_and_healthy_trials_are_mixed() -> None:
+def test_no_space_is_proposed_if_unhealthy_and_healthy_trials_are_mixed() -> None:
     trials = [
         trial(n, "collapsed" if n % 2 else "", optim__lr=10.0 ** -(1 + n % 4)) for n in range(8)
     ]
@@ -164,10 +166,10 @@ def test_a_choice_that_a_condition_needs_is_not_removed(tmp_path: Path) -> None:
     }
     study, run = study_of(space), SearchDir(tmp_path / "a")
     run.path.mkdir()
-    sick = [trial(n, "diverged", optim__name="sgd", optim__clip_norm=2.0) for n in range(5)]
+    unhealthy = [trial(n, "diverged", optim__name="sgd", optim__clip_norm=2.0) for n in range(5)]
     healthy = [trial(9, optim__name="adamw")]
     breaker = Breaker(BreakerConfig(first=5), is_new=True)
-    (reason,) = [found for t in sick if (found := breaker.ended(t))]
-    lines = list(explain(study, run, [*sick, *healthy], reason))
+    (reason,) = [found for t in unhealthy if (found := breaker.ended(t))]
+    lines = list(explain(study, run, [*unhealthy, *healthy], reason))
     assert lines[-1].startswith("no narrower space follows")
     assert not run.narrower.exists()
