@@ -6,6 +6,7 @@ Parses no command line and prints nothing, like `api.py`.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,9 +72,11 @@ def retrain_run(
     changes = changes or RetrainChanges()
     if not (resume or overwrite):
         folder.check_unused()
-    record = _begun(folder) if resume else _begin(run, number, changes)
+    record = _begun(folder, run) if resume else _begin(run, number, changes)
     # Also at a resume, because folders may have been moved.
     record = {**record, "search_run": str(run.path), "folder": str(folder.path)}
+    if overwrite:
+        _forget(folder)
     _write(folder, record)
     if on_begin:
         on_begin(record, folder.path)
@@ -84,9 +87,9 @@ def retrain_run(
             folder.path,
             workers=workers or search.workers_per_trial,
             address=address,
-            resume=resume,
+            resume=resume and folder.is_used(),
             overwrite=overwrite,
-            init_from=None if resume else changes.init_from or search.init_from,
+            init_from=record["init_from"] or None,
         )
     training = train_result(folder)
     record = _compared(run, record, training)
@@ -94,13 +97,26 @@ def retrain_run(
     return RetrainResult(record, training, folder.path)
 
 
-def _begun(folder: TrialDir) -> Mapping[str, Any]:
-    """Return the record of the retraining to resume. Raise RunError if there is none."""
+def _forget(folder: TrialDir) -> None:
+    """Delete the result of an earlier retraining: a resume must not take it for the new one's."""
+    folder.verdict.unlink(missing_ok=True)
+    folder.cut_epochs(0)
+    shutil.rmtree(folder.checkpoints, ignore_errors=True)
+
+
+def _begun(folder: TrialDir, run: SearchDir) -> Mapping[str, Any]:
+    """Return the record of the retraining to resume. Raise RunError if there is none of `run`."""
     record = folder.read_retraining()
     if record is None:
         raise RunError(
             f"{folder.path}: no retraining has begun here; start it without --resume, or choose "
             "the --out with which it began"
+        )
+    trials = read_trials(SearchDir(run.path / record["part"]))
+    if not any((t.id, t.params) == (record["trial"], record["params"]) for t in trials):
+        raise RunError(
+            f"{folder.path}: the retraining here belongs to another search run, "
+            f"{record['search_run']}; choose another --out"
         )
     return record
 
@@ -121,7 +137,8 @@ def _begin(run: SearchDir, number: int | None, changes: RetrainChanges) -> dict[
 def _initial_weights(search: SearchConfig, changes: RetrainChanges) -> tuple[str, str]:
     """Return what the search and the retraining start from; empty: from the config's weights."""
     searched = search.init_from or ""
-    return searched, str(changes.init_from or searched)
+    ours = str(Path(changes.init_from).absolute()) if changes.init_from else searched
+    return searched, ours
 
 
 def _config(record: Mapping[str, Any], overrides: Sequence[str]) -> ExperimentConfig:

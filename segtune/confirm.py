@@ -11,8 +11,10 @@ from pathlib import Path
 from segtune.api_confirm import confirm_run
 from segtune.cli import DONE, INTERRUPTED, UNHEALTHY, add_run_argument, path_argument, run_command
 from segtune.reporting.confirmation import ConfirmPrinter, print_confirmation
-from segtune.reporting.terminal import print_lines, wide_console
+from segtune.reporting.html import written_report
+from segtune.reporting.terminal import labelled, print_lines, wide_console
 from segtune.runs.atomic import write_atomic
+from segtune.tuning.study_reader import load_study
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -81,6 +83,9 @@ def _confirm(arguments: argparse.Namespace) -> int:
         print_lines(console, f"interrupted; continue it with: {resume_command(arguments)}")
         return INTERRUPTED
     print_confirmation(result.record, result.run, console)
+    # The report of the search has a line about its confirmation.
+    report = written_report(load_study(result.run.study), result.run)
+    print_lines(console, labelled("report", report))
     if arguments.json:
         write_atomic(Path(arguments.json), json.dumps(result.record, indent=1) + "\n")
     tested = [row for row in result.record["candidates"] if row["p"] is not None]

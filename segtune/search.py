@@ -20,7 +20,7 @@ from segtune.cli import (
     run_command,
 )
 from segtune.errors import RunError
-from segtune.reporting.html import write_report
+from segtune.reporting.html import written_report
 from segtune.reporting.plan import plan_forecast, search_plan
 from segtune.reporting.terminal import (
     SearchPrinter,
@@ -217,7 +217,8 @@ def _search_changes(arguments: argparse.Namespace) -> dict[str, Any]:
 def _refuse_mistakes(study: Study) -> None:
     """Raise ConfigError if the rules find an error in the study of a new search run.
 
-    A search run that has begun is not checked again: it was then, or the user decided against it.
+    A search run that has begun is not checked again. It was checked at its start, unless the user
+    chose --no-check.
     """
     from segtune.checks.before_search import refuse_mistakes  # imports numpy and OpenCV
 
@@ -225,13 +226,9 @@ def _refuse_mistakes(study: Study) -> None:
 
 
 def _report_lines(study: Study, run: SearchDir) -> list[str]:
-    """Write the report, and return its path and what mattered in the search."""
-    # The results are on disk and printed: a report that fails does not change the exit code.
-    try:
-        path = str(write_report(study, run))
-        mattered = run.read_what_mattered()
-    except (RunError, KeyboardInterrupt) as error:
-        return [labelled("report", f"none; {str(error) or 'interrupted'}")]
+    """Write the report, and return what mattered in the search, and the report's path."""
+    path = written_report(study, run)
+    mattered = run.read_what_mattered() if run.what_mattered.is_file() else None
     sentences = mattered["sentences"] if mattered else []
     return [labelled("mattered", sentence) for sentence in sentences] + [labelled("report", path)]
 

@@ -16,7 +16,7 @@ from segtune.checks.comparison import shown_value
 from segtune.checks.retraining import Estimate, Outcome, judge
 from segtune.config.schema import absolute_paths
 from segtune.config.settings import Difference
-from segtune.runs.results import TrialResult
+from segtune.runs.results import TrialResult, best_trial
 from segtune.runs.rundir import SearchDir
 from segtune.runs.verdict import Verdict
 from segtune.tuning.retraining import RetrainPlan
@@ -48,6 +48,8 @@ def begun_record(plan: RetrainPlan, run: SearchDir, init_from: tuple[str, str]) 
         "version": __version__,
         "part": str(plan.part.path.relative_to(run.path)),  # "." or "full"
         "trial": plan.trial.id,
+        "params": plan.trial.params,
+        "init_from": init_from[1],
         "seed": plan.config.seed,
         "searched_seed": plan.searched.seed,
         "epochs": plan.config.schedule.epochs,
@@ -85,7 +87,7 @@ def compared_record(
     compared = dict(record) | {
         "written": round(time.time(), 3),
         "estimate": asdict(estimate)
-        | {"margin": estimate.margin, "best_of": sum(trial.healthy for trial in trials)},
+        | {"margin": estimate.margin, "best_of": _best_of(record, trials)},
         "miou": miou,
         "state": verdict.state,
         "reason": verdict.reason,
@@ -93,6 +95,13 @@ def compared_record(
         "difference": miou - estimate.mean,
     }
     return compared | {"sentence": _sentence(compared)}
+
+
+def _best_of(record: Mapping[str, Any], trials: Sequence[TrialResult]) -> int:
+    """Return of how many trials the retrained one is the best; 1 if another trial is better."""
+    best = best_trial(trials)
+    is_best = best is not None and best.id == record["trial"]
+    return sum(trial.may_win for trial in trials) if is_best else 1
 
 
 def _is_repetition(record: Mapping[str, Any]) -> bool:
@@ -131,8 +140,8 @@ def _sentence(record: Mapping[str, Any]) -> str:
     if record["outcome"] == "fell short":
         below = f"{-100 * record['difference']:.1f} below what the search estimated, {size}"
         return f"fell short: {score}, {below}{_luck(record)}{_other_training(record)}"
-    above = "more than " if record["difference"] > estimate["margin"] else ""
-    return f"held: {score}, {above}the search estimated {size}{_other_training(record)}"
+    above = ", so it is better than estimated" if record["difference"] > estimate["margin"] else ""
+    return f"held: {score}; the search estimated {size}{above}{_other_training(record)}"
 
 
 def _why_not(record: Mapping[str, Any], mean: str) -> str:
@@ -160,12 +169,16 @@ def _source(estimate: Mapping[str, Any]) -> str:
     """Return in words which scores an estimate is of."""
     if estimate["num_scores"] > 1:
         return f"{estimate['num_scores']} fresh seeds"
-    return f"one training run; the config itself varies so over {estimate['num_seeds']} seeds"
+    return (
+        f"one training run; the interval is from {estimate['num_seeds']} seeds of the config itself"
+    )
 
 
 def _luck(record: Mapping[str, Any]) -> str:
     """Return what the choice of the best trial has to do with a score below the estimate."""
     number = record["estimate"]["best_of"]
+    if number == 1:
+        return ""
     if record["estimate"]["num_scores"] > 1:
         return f"; its seeds were fresh, so the luck of the best of {number} trials is no reason"
     return (

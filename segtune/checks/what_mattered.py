@@ -20,8 +20,9 @@ from segtune.checks.confirmation import LEVEL
 from segtune.checks.findings import percent
 from segtune.checks.permutation import permutations
 from segtune.checks.setting_effects import Design, PairEffect, pair_tests, setting_tests
-from segtune.checks.unhealthy_settings import MIN_SICK, predictor_words, unhealthy_predictors
+from segtune.checks.unhealthy_settings import MIN_UNHEALTHY, predictor_words, unhealthy_predictors
 from segtune.runs.results import TrialResult
+from segtune.tuning.guards import GUARD
 from segtune.tuning.importance import importances
 from segtune.tuning.space import Dimension, Space
 from segtune.tuning.study import Study
@@ -64,7 +65,9 @@ def what_mattered(study: Study, trials: Sequence[TrialResult], curves: Curves) -
 
 
 def _thinned(trials: Sequence[TrialResult]) -> Sequence[TrialResult]:
+    """Return at most MAX_TRIALS of the trials that were trained and have ended."""
     ended = [t for t in trials if t.state in ("completed", "pruned", "unhealthy")]
+    ended = [t for t in ended if t.kind != GUARD]  # never trained, so neither healthy nor not
     return ended[:: -(-len(ended) // MAX_TRIALS)] if ended else []
 
 
@@ -163,7 +166,8 @@ def _sentences(record: Mapping[str, Any]) -> Iterator[str]:
     for pair in record["pairs"]:
         if pair["shown"]:
             share = f"{percent(pair['share'])} of the variance of the ranks"
-            yield f"the effect of {pair['names'][0]} depends on {pair['names'][1]} ({share})"
+            first, second = pair["names"]
+            yield f"the effect of {first} seems to depend on {second} ({share})"
             break
     shown = [row for row in record["unhealthy"] if row["shown"]]
     if shown:
@@ -200,8 +204,8 @@ def unhealthy_words(record: Mapping[str, Any]) -> str:
     number = record["num_unhealthy"]
     if not record["unhealthy"]:
         return (
-            f"{number} trials ended unhealthy. At least {MIN_SICK} of one kind are needed to say "
-            "which settings are related to it."
+            f"{number} trials ended unhealthy. At least {MIN_UNHEALTHY} of one kind are needed to "
+            "say which settings are related to it."
         )
     if not any(row["shown"] for row in record["unhealthy"]):
         return f"{number} trials ended unhealthy. No setting could be shown to be related to it."

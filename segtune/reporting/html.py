@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -42,6 +43,8 @@ from segtune.tuning.study import Study
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
+
+log = logging.getLogger(__name__)
 
 TEMPLATE = "report.html.jinja"
 
@@ -102,15 +105,34 @@ def write_report(study: Study, run: SearchDir, out: Path | None = None) -> Path:
     out = out or run.report
     mattered = mattered_record(study, run)
     try:
-        if mattered:
-            write_atomic(run.what_mattered, json.dumps(mattered, indent=1) + "\n")
         write_atomic(out, page(study, run, mattered))
     except OSError as error:
         raise RunError(
             f"{out}: the report cannot be written ({error.strerror}); "
             f"write it to another file with: segtune report {run.path} --out FILE"
         ) from None
+    if mattered:
+        _write_mattered(run, mattered)
     return out
+
+
+def written_report(study: Study, run: SearchDir) -> str:
+    """Write the page at the end of another command; return its path, or why there is none.
+
+    The results are on disk: a report that fails does not change the exit code of the command.
+    """
+    try:
+        return str(write_report(study, run))
+    except (RunError, KeyboardInterrupt) as error:
+        return f"none; {str(error) or 'interrupted'}"
+
+
+def _write_mattered(run: SearchDir, mattered: Mapping[str, Any]) -> None:
+    """Write what mattered into the folder of the search run, unless this is refused."""
+    try:
+        write_atomic(run.what_mattered, json.dumps(mattered, indent=1) + "\n")
+    except OSError as error:  # for example a folder that only others may write
+        log.warning("%s: not written (%s)", run.what_mattered, error.strerror)
 
 
 def page(study: Study, run: SearchDir, mattered: Mapping[str, Any] | None = None) -> str:

@@ -70,9 +70,9 @@ def sentence(miou: float, *records: Any, verdict: Verdict = COMPLETED, **changes
 
 def test_fresh_seeds_are_the_better_estimate() -> None:
     assert sentence(0.446, NOISE, CONFIRMATION) == (
-        "held: 44.6 mIoU, the search estimated 45.0 ± 1.0 (3 fresh seeds)"
+        "held: 44.6 mIoU; the search estimated 45.0 ± 1.0 (3 fresh seeds)"
     )
-    assert sentence(0.47, NOISE, CONFIRMATION).startswith("held: 47.0 mIoU, more than the search")
+    assert sentence(0.47, NOISE, CONFIRMATION).endswith(", so it is better than estimated")
     fell = sentence(0.43, NOISE, CONFIRMATION)
     assert fell.startswith("fell short: 43.0 mIoU, 2.0 below what the search estimated, 45.0 ± 1.0")
     assert "its seeds were fresh, so the luck of the best of 2 trials is no reason" in fell
@@ -86,6 +86,12 @@ def test_single_score_with_a_noise_floor_names_the_luck_of_the_best() -> None:
     )
     assert "the estimate is the best of 2 single scores" in fell
     assert sentence(0.45, NOISE).startswith("held: 45.0 mIoU")
+
+
+def test_trial_that_is_not_the_best_was_not_chosen_for_its_luck() -> None:
+    fell = sentence(0.30, NOISE, trial="0000")
+    assert fell.startswith("fell short: 30.0 mIoU, 10.0 below")
+    assert "winner's curse" not in fell
 
 
 def test_without_noise_nothing_is_judged_and_the_command_is_named() -> None:

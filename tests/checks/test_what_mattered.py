@@ -1,6 +1,7 @@
 """What mattered is found in trials that are made so, and noise is not."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -50,15 +51,15 @@ def points(number: int, seed: int) -> list[dict[str, Any]]:
 def trials_of(
     drawn: Sequence[dict[str, Any]],
     score: Callable[[Params], float],
-    is_sick: Callable[[Params], bool] = lambda params: False,
+    is_unhealthy: Callable[[Params], bool] = lambda params: False,
     noise: float = 0.1,
 ) -> list[TrialResult]:
     random = np.random.default_rng(len(drawn))
     return [
         TrialResult(
             number,
-            "unhealthy" if is_sick(params) else "completed",
-            "diverged" if is_sick(params) else "",
+            "unhealthy" if is_unhealthy(params) else "completed",
+            "diverged" if is_unhealthy(params) else "",
             miou=float(0.5 + 0.1 * (score(params) + noise * random.standard_normal())),
             params=params,
         )
@@ -132,7 +133,7 @@ def test_pure_interaction_is_found_and_a_sum_of_effects_is_none() -> None:
     best = record["pairs"][0]
     assert (sorted(best["names"]), best["shown"]) == (["decay", "lr"], True)
     assert 0 < best["low"] < best["share"] < best["high"] <= 1
-    assert any("depends on" in sentence for sentence in record["sentences"])
+    assert any("seems to depend on" in sentence for sentence in record["sentences"])
     # Of the four combinations, the two mixed ones are better.
     means = sorted(cell["mean"] for cell in best["cells"])
     assert len(means) == 4
@@ -145,26 +146,30 @@ def test_pure_interaction_is_found_and_a_sum_of_effects_is_none() -> None:
 
 
 def test_threshold_that_makes_trials_unhealthy_is_found_with_its_direction() -> None:
-    trials = trials_of(points(40, 5), exponent, is_sick=lambda params: params["lr"] > 1e-2)
+    trials = trials_of(points(40, 5), exponent, is_unhealthy=lambda params: params["lr"] > 1e-2)
     row, *others = unhealthy_predictors(SPACE, trials)
     assert (row.cause, row.name, row.is_shown) == ("diverged", "lr", True)
-    assert row.sick_side.values.startswith("above ")
-    threshold = float(row.sick_side.values.removeprefix("above "))
+    assert row.unhealthy_side.values.startswith("above ")
+    threshold = float(row.unhealthy_side.values.removeprefix("above "))
     rates = [trial.params["lr"] for trial in trials]
     between = (max(lr for lr in rates if lr <= 1e-2), min(lr for lr in rates if lr > 1e-2))
     assert between[0] <= threshold <= between[1]
-    num_sick = sum(lr > 1e-2 for lr in rates)
-    assert row.sick_side.num_sick == row.sick_side.num_trials == num_sick
-    assert row.other_side.num_sick == 0
+    num_unhealthy = sum(lr > 1e-2 for lr in rates)
+    assert row.unhealthy_side.num_unhealthy == row.unhealthy_side.num_trials == num_unhealthy
+    assert row.other_side.num_unhealthy == 0
     assert not any(other.is_shown for other in others)
     sentences = what_mattered(STUDY, trials, {})["sentences"]
-    assert f"{num_sick} of {num_sick} trials end diverged; at most " in sentences[-1]
+    assert f"{num_unhealthy} of {num_unhealthy} trials end diverged; at most " in sentences[-1]
 
 
 def test_choice_that_is_unhealthy_is_found() -> None:
-    trials = trials_of(points(40, 6), exponent, is_sick=lambda params: params["form"] == "b")
+    trials = trials_of(points(40, 6), exponent, is_unhealthy=lambda params: params["form"] == "b")
     row = unhealthy_predictors(SPACE, trials)[0]
-    assert (row.name, row.sick_side.values, row.other_side.values) == ("form", "is b", "is not b")
+    assert (row.name, row.unhealthy_side.values, row.other_side.values) == (
+        "form",
+        "is b",
+        "is not b",
+    )
 
 
 def test_unhealthy_ends_at_random_are_named_in_one_of_twenty_searches() -> None:
@@ -237,3 +242,18 @@ def test_equal_scores_share_a_rank_and_permutations_stay_in_their_block() -> Non
     blocks = np.arange(3 * BLOCK) // BLOCK
     assert (blocks[orders] == blocks).all()
     assert (np.sort(orders, axis=1) == np.arange(3 * BLOCK)).all()
+
+
+def test_trials_that_a_guard_ended_before_training_are_left_out() -> None:
+    trials = trials_of(points(40, 7), exponent, is_unhealthy=lambda params: params["form"] == "b")
+    untrained = [
+        replace(trial, state="pruned", kind="guard", miou=None)
+        if trial.params["form"] == "a"
+        else trial
+        for trial in trials
+    ]
+    trained = [trial for trial in untrained if trial.kind != "guard"]
+    assert len(trained) < len(trials)
+    counts = ("num_completed", "num_pruned", "num_unhealthy", "unhealthy", "sentences")
+    records = [what_mattered(STUDY, some, {}) for some in (untrained, trained)]
+    assert [records[0][name] for name in counts] == [records[1][name] for name in counts]

@@ -80,6 +80,8 @@ def test_gain_is_that_of_the_fresh_seeds(
     # Differences 10, 11 and 9: mean 10, standard deviation 1, t of 2 degrees of freedom 4.303.
     sentence = "trial 0001 is better than the config itself by 10.0 ± 2.5 mIoU (3 fresh seeds, p "
     assert f"result:      {sentence}0.0033)" in printed
+    assert f"report:      {run.report}" in printed
+    assert "better than the config itself by 10.0 ± 2.5 mIoU" in run.report.read_text()
     record = json.loads(out.read_text())
     assert record == json.loads(run.confirmation.read_text())
     assert record["seeds"] == [1000, 1001, 1002]

@@ -191,3 +191,37 @@ def test_refusals_say_the_way_out(run: SearchDir, capsys: pytest.CaptureFixture[
     )
     write_atomic(run.trial(0).verdict, json.dumps(verdict.dump()))
     assert "no healthy trial with a validation" in refusal(str(run.path), "--overwrite")
+
+
+def test_overwrite_that_is_interrupted_leaves_nothing_of_the_earlier_retraining(
+    run: SearchDir, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert retrain.main([str(run.path)]) == 0
+
+    def interrupt(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("segtune.api_retrain.run_training_on_workers", interrupt)
+        assert retrain.main([str(run.path), "--trial", "0", "--overwrite"]) == 130
+    assert run.retrained.read_verdict() is None
+    assert retrain.main([str(run.path), "--resume"]) == 0
+    record = record_of(run.retrained)
+    assert record["trial"] == "0000"
+    config = load_config(run.retrained.config)
+    assert config.optim.lr == 1e-3  # of trial 0; the earlier retraining had 2e-3
+
+
+def test_retraining_of_another_search_run_is_not_resumed(
+    run: SearchDir, study: Study, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert retrain.main([str(run.path)]) == 0
+    other = SearchDir(tmp_path / "runs" / "b")
+    prepare_study(other, study)
+    trial = other.trial(1)
+    write_atomic(trial.params, json.dumps({"optim.lr": 5e-3}))
+    trial.append_epoch(EpochRecord(2, 2, 1.0, validation=ValidationScores(0.3, 0.0)))
+    trial.write_verdict(Verdict(state="completed", epoch=2))
+    out = str(run.retrained.path)
+    assert retrain.main([str(other.path), "--out", out, "--resume"]) == 2
+    assert "belongs to another search run" in capsys.readouterr().err

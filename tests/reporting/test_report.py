@@ -387,9 +387,24 @@ def test_what_mattered_is_a_section_and_a_file(study: Study, tmp_path: Path) -> 
     assert [row["name"] for row in record["settings"] if row["shown"]] == ["optim.lr"]
     first = record["unhealthy"][0]
     assert (first["setting"], first["shown"]) == ("optim.lr", True)
-    sick, other = first["sick_side"], first["other_side"]
-    assert f"{sick['values']} {sick['num_sick']} of {sick['num_trials']}" in text
-    assert (sick["num_sick"], other["num_sick"]) == (record["num_unhealthy"], 0)
+    unhealthy, other = first["unhealthy_side"], first["other_side"]
+    assert (
+        f"{unhealthy['values']} {unhealthy['num_unhealthy']} of {unhealthy['num_trials']}" in text
+    )
+    assert (unhealthy["num_unhealthy"], other["num_unhealthy"]) == (record["num_unhealthy"], 0)
+
+
+def test_report_beside_a_folder_that_cannot_be_written_is_complete(
+    study: Study, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = SearchDir(tmp_path / "run")
+    for number in range(2):
+        verdict = Verdict(state="completed")
+        write_trial(run.trial(number), 1000.0, [0.1], verdict, **{"optim.lr": 1e-3})
+    (run.what_mattered / "occupied").mkdir(parents=True)
+    written = write_report(study, run, tmp_path / "page.html")
+    assert "What mattered" in text_of(written.read_text())
+    assert f"{run.what_mattered}: not written (" in caplog.text
 
 
 def test_what_mattered_of_few_trials_says_how_many_are_missing(
