@@ -200,10 +200,11 @@ def _search(arguments: argparse.Namespace) -> int:
     print_outcome(study, run, console)
     if result.interrupted:
         print_lines(console, f"interrupted; resume it with: {resume_command(arguments, name)}")
+        print_lines(console, labelled("report", written_report(study, run)))
+        print_forecast(study, run, console)
+        return INTERRUPTED
     print_lines(console, *_report_lines(study, run))
     print_forecast(study, run, console)
-    if result.interrupted:
-        return INTERRUPTED
     return DONE if result.best else UNHEALTHY
 
 

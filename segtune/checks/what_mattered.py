@@ -162,7 +162,8 @@ def _sentences(record: Mapping[str, Any]) -> Iterator[str]:
             f"{number} more completed or pruned trial{'s' if number > 1 else ''}"
         )
     elif record["settings"]:
-        yield _settings_sentence(record["settings"])
+        num_trials = record["num_completed"] + record["num_pruned"]
+        yield _settings_sentence(record["settings"], num_trials)
     for pair in record["pairs"]:
         if pair["shown"]:
             share = f"{percent(pair['share'])} of the variance of the ranks"
@@ -174,10 +175,13 @@ def _sentences(record: Mapping[str, Any]) -> Iterator[str]:
         yield f"{predictor_words(shown[0])} (p {format_p(shown[0]['p'])})"
 
 
-def _settings_sentence(settings: Sequence[Mapping[str, Any]]) -> str:
+def _settings_sentence(settings: Sequence[Mapping[str, Any]], num_trials: int) -> str:
     shown = [row for row in settings if row["shown"]]
     if not shown:
-        return "no setting could be shown to matter: the differences may be noise"
+        return (
+            f"with {num_trials} trials, no single setting can be told apart from noise; with more "
+            "trials, smaller effects can be shown"
+        )
     named = [
         f"{row['name']} has {percent(row['share'])} of the importance "
         f"({percent(row['low'])} to {percent(row['high'])})"
