@@ -13,13 +13,13 @@ import logging
 import shlex
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from segtune.config.schema import ExperimentConfig, absolute_paths
-from segtune.errors import ConfigError, DataError
+from segtune.errors import ConfigError, DataError, RunError
 from segtune.reporting.format import epoch_line
 from segtune.runs.atomic import write_atomic
 from segtune.runs.environment import record_environment
@@ -119,9 +119,9 @@ def run_study(
     Ctrl-C, SIGTERM and `segtune stop` end the search: the result is then `interrupted`. A second
     Ctrl-C ends it at once. Neither raises KeyboardInterrupt. Raise ConfigError if the config itself
     fails in its first steps (see `search.corner_steps`); a new folder is then removed. Raise
-    RunError if the folder is in use or holds another search run, if there is none to resume, or if
-    the disk is full (the search run can be resumed), and ClusterError if Ray does not answer or a
-    trial does not fit.
+    RunError if the folder is in use or holds another search run, if there is none to resume, if the
+    disk has too little space (a new folder is then removed), or if it becomes full (the search run
+    can be resumed), and ClusterError if Ray does not answer or a trial does not fit.
     """
     # Python cannot repeat an import that Ctrl-C has interrupted, and the result needs this one.
     import pandas  # noqa: F401
@@ -143,14 +143,30 @@ def run_study(
                 raise
             last, interrupted = run, True
         else:
-            try:
+            with _removed_if_refused(run, is_new=is_new):
                 last, interrupted = _run_parts(study, run, address, events)
-            except ConfigError:
-                if is_new and not run.trial_dirs():  # refused: there is nothing to resume
-                    shutil.rmtree(folder, ignore_errors=True)
-                raise
         if last is not run and last.best.exists():
             write_atomic(run.best, last.best.read_bytes())
+    return _result(study, run, last, interrupted)
+
+
+@contextmanager
+def _removed_if_refused(run: SearchDir, *, is_new: bool) -> Iterator[None]:
+    """Remove the folder of a new search run if it is refused in the block before any trial.
+
+    There is nothing to resume then, and the same name can be used again.
+    """
+    try:
+        yield
+    except (ConfigError, RunError):
+        # The trials of a noise floor are trained first.
+        if is_new and not (run.trial_dirs() or run.confirm.trial_dirs()):
+            shutil.rmtree(run.path, ignore_errors=True)
+        raise
+
+
+def _result(study: Study, run: SearchDir, last: SearchDir, interrupted: bool) -> StudyResult:
+    """Return the outcome of a search run; `last` is the folder of its last part."""
     trials = read_trials(run)
     front = pareto_front(trials, study.search.objectives) if study.search.has_front else ()
     ids = tuple(trial.id for trial in front)

@@ -172,11 +172,7 @@ def _search(arguments: argparse.Namespace) -> int:
     if not (resume or arguments.no_check):
         _refuse_mistakes(study)
     if arguments.dry_run:
-        study = with_initial_weights(study)
-        check_study_data(study)
-        print(search_plan(study))
-        if study.search.corner_steps:  # not with --no-check
-            print("\n".join(plan_forecast(study, Path(arguments.out))))
+        _print_plan(arguments, study)
         return DONE
     out = Path(arguments.out)
     if resume and arguments.warm_start:
@@ -206,6 +202,15 @@ def _search(arguments: argparse.Namespace) -> int:
     print_lines(console, *_report_lines(study, run))
     print_forecast(study, run, console)
     return DONE if result.best else UNHEALTHY
+
+
+def _print_plan(arguments: argparse.Namespace, study: Study) -> None:
+    """Print what the search would do and, without --no-check, what it would take."""
+    study = with_initial_weights(study)
+    check_study_data(study)
+    print(search_plan(study))
+    if not arguments.no_check:
+        print("\n".join(plan_forecast(study, Path(arguments.out))))
 
 
 def _search_changes(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -97,7 +97,8 @@ def _of_corner(study: Study, outcome: Outcome, outcomes: Sequence[Outcome]) -> I
         f"corner-{verdict.kind}",
         corner.key,
         f"{corner.name} ({_values(corner.params)}): {_what(verdict)}",
-        f"{_steps(study, verdict)}; trials that are drawn near this corner would end so, too",
+        f"{_steps(study, verdict)}; trials that are drawn near this corner would probably end the "
+        "same way",
         "; ".join(_ways_out(study, outcome, verdict)),
     )
 

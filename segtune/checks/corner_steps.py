@@ -13,6 +13,7 @@ from typing import Any
 from segtune.checks.comparison import shown_value
 from segtune.checks.corner_findings import Outcome, findings_of, refuses_config
 from segtune.checks.corners import LARGEST_STEP, Corner, corners_of
+from segtune.checks.disk_need import format_bytes
 from segtune.checks.findings import Finding
 from segtune.checks.safe_range import SafeRange, safe_range
 from segtune.checks.step_costs import StepCosts
@@ -67,7 +68,8 @@ def take_corner_steps(study: Study, measure: Measure) -> CornerReport:
     """Take steps at each corner of a study, and look for the safe range of those that fail.
 
     If the config itself fails, no other corner is tried. If the largest step fails, the models and
-    the precisions are tried with the largest step that was healthy.
+    the precisions are tried with the largest step that was healthy. A corner whose network breaks a
+    guard is left out, because the search does not train such a trial.
     """
     corners = corners_of(study)
     explorer = _Explorer(study, measure)
@@ -80,8 +82,11 @@ def take_corner_steps(study: Study, measure: Measure) -> CornerReport:
         outcomes += explorer.outcomes([c for c in others if not c.is_choice])
         choices = [c for c in others if c.is_choice]
         outcomes += explorer.outcomes(_with_healthy_step(study, choices, outcomes))
+    known = explorer.known.values()
+    too_large = [costs for costs in known if costs.breaks_guard]
+    left_out += [f"{costs.name} (breaks search.guards.params_m)" for costs in too_large]
     costs = [outcome.costs for outcome in outcomes]
-    probes = [probe for probe in explorer.known.values() if probe not in costs]
+    probes = [probe for probe in known if probe not in [*costs, *too_large]]
     return CornerReport(
         *(study.search.corner_steps, tuple(costs), tuple(probes)),
         *(tuple(left_out), tuple(findings_of(study, outcomes))),
@@ -115,12 +120,16 @@ class _Explorer:
         self.known: dict[str, StepCosts] = {}
 
     def outcomes(self, corners: Sequence[Corner]) -> list[Outcome]:
-        """Take the steps of the corners that are new, and return what each has shown."""
+        """Take the steps of the corners that are new, and return what each has shown.
+
+        A corner whose network breaks a guard has no outcome.
+        """
         new = [corner for corner in corners if _key(corner.params) not in self.known]
         costs = self._measured(new)
         return [
             Outcome(corner, cost, self._safe_range(corner) if cost.verdict else None)
             for corner, cost in zip(new, costs, strict=True)
+            if not cost.breaks_guard
         ]
 
     def _measured(self, corners: Sequence[Corner]) -> list[StepCosts]:
@@ -143,12 +152,13 @@ def _key(params: Mapping[str, Any]) -> str:
 
 def _row(costs: StepCosts) -> dict[str, str]:
     params = ", ".join(f"{name} {shown_value(value)}" for name, value in costs.params.items())
+    memory = "-"
+    if costs.step_s is not None and costs.peak_bytes is not None:
+        memory = format_bytes(costs.peak_bytes)
     return {
         "corner": costs.name,
         "values": params or "-",
         "end": costs.verdict.kind if costs.verdict else "healthy",
         "s per step": "-" if costs.step_s is None else f"{costs.step_s:.3g}",
-        "memory": "-"
-        if costs.step_s is None or costs.peak_bytes is None
-        else f"{costs.peak_bytes / 1e6:.0f} MB",
+        "memory": memory,
     }

@@ -17,7 +17,7 @@ from segtune.checks.gates import GATES
 from segtune.tuning.space import Dimension
 from segtune.tuning.study import Study
 
-# More are left out and named: the corners of a search take seconds, not minutes.
+# Further corners are not tried; the report names them. With large networks, corners take minutes.
 MAX_CORNERS = 12
 ITSELF = "the config itself"
 LARGEST_STEP = "largest step"

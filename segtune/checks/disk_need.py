@@ -26,6 +26,9 @@ REPORT_BYTES = 5_000_000
 MARGIN = 0.2
 # Checkpoints that a trial keeps to resume from (`training.checkpoint.NUM_LAST_KEPT`).
 NUM_LAST_KEPT = 2
+# Bundles for `segtune replay`, each about as large as a checkpoint: a search keeps one of each kind
+# (`training.replay_bundle.KINDS`).
+NUM_BUNDLES = 2
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class DiskNeed:
     """The space that a search run takes, in bytes."""
 
     checkpoints: int  # at the end
-    checkpoints_peak: int  # at most, while trials run
+    checkpoints_peak: int  # at most, while trials run; with the bundles for `segtune replay`
     records: int  # everything else
 
     @property
@@ -63,7 +66,9 @@ def disk_need(
     of all trials. `slot_s` is how long a trial holds its slot on average, if it is known.
     """
     keep = study.config.checkpoint.keep_trials
-    num_kept = study.num_trials if keep is None else min(keep, study.num_trials)
+    num_kept = study.num_trials
+    if keep is not None and not study.search.has_front:  # any trial may be on the front
+        num_kept = min(keep, num_kept)
     # A trial that has ended keeps its checkpoints for a while, see `KeptCheckpoints`.
     per_slot = 2 if slot_s is None else 1 + math.ceil(GRACE_S / max(slot_s, 0.1))
     num_peak = min(study.num_trials, num_kept + num_slots * per_slot)
@@ -71,7 +76,9 @@ def disk_need(
     records += round(num_epochs * (EPOCH_BYTES + CLASS_BYTES * num_classes))
     return DiskNeed(
         checkpoints=round(num_kept * _trial_bytes(study, checkpoint_bytes)),
-        checkpoints_peak=round(num_peak * _trial_bytes(study, largest_checkpoint)),
+        checkpoints_peak=round(
+            num_peak * _trial_bytes(study, largest_checkpoint) + NUM_BUNDLES * largest_checkpoint
+        ),
         records=records,
     )
 
@@ -98,6 +105,15 @@ def folder_bytes(folder: Path) -> int:
     return total
 
 
+def search_bytes(run: SearchDir) -> int:
+    """Return the bytes of a search run without those of the training runs inside it.
+
+    These are the trials at full length after a proxy, the confirmation, and the retrained winner.
+    """
+    inside = (run.full.path, run.confirm.path, run.retrained.path)
+    return folder_bytes(run.path) - sum(map(folder_bytes, inside))
+
+
 def free_bytes(folder: Path) -> int:
     """Return the free space of the file system that holds a folder, which need not exist yet."""
     while not folder.exists():
@@ -107,13 +123,13 @@ def free_bytes(folder: Path) -> int:
 
 def refuse_full_disk(study: Study, run: SearchDir, need: DiskNeed) -> None:
     """Raise RunError if the disk of the run folder has less space than the search needs."""
-    wanted = round(need.peak * (1 + MARGIN)) - folder_bytes(run.path)
+    wanted = round(need.peak * (1 + MARGIN)) - search_bytes(run)
     free = free_bytes(run.path)
     if wanted <= free:
         return
     ways = ["use --out on another disk"]
     keep = study.config.checkpoint.keep_trials
-    if keep is None or keep > 1:
+    if not study.search.has_front and (keep is None or keep > 1):
         now = "all" if keep is None else str(keep)
         ways.append(f"keep the checkpoints of fewer trials (checkpoint.keep_trials=1, now {now})")
     epochs = study.epochs

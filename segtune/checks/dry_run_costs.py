@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import multiprocessing.synchronize
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
@@ -21,7 +21,7 @@ from segtune.tuning.study import Study
 
 log = logging.getLogger(__name__)
 
-# More processes would take longer to start than they tell.
+# Starting more processes takes longer than the extra accuracy is worth.
 MAX_PROCESSES = 8
 # Steps of the config itself. They decide what a forecast is worth, so there are more of them than
 # at a corner.
@@ -45,8 +45,8 @@ def measured_costs(study: Study, *, num_processes: int, cpus: float) -> list[Ste
     except BrokenProcessPool:
         log.warning("the forecast has no times: a process that took steps has died")
         return []
-    for problem in _problems(costs):
-        log.warning("the forecast leaves out %s", problem)
+    for problem in problems_of(costs):
+        log.warning("%s", problem)
     return costs
 
 
@@ -64,11 +64,17 @@ def config_itself(study: Study) -> tuple[Study, Corner]:
     return replace(study, search=search), corners_of(study).chosen[0]
 
 
-def _problems(costs: list[StepCosts]) -> Iterator[str]:
-    """Yield each config that could not be measured, with the reason, once."""
-    ended = {cost.name: cost.verdict for cost in costs if cost.verdict and cost.step_s is None}
-    for name, verdict in ended.items():
-        yield f"{name}: {verdict.reason}"
+def problems_of(costs: Sequence[StepCosts]) -> Iterator[str]:
+    """Yield a message for each config whose steps failed or could not be taken, once."""
+    ended = {cost.name: (cost, cost.verdict) for cost in costs if cost.verdict}
+    for name, (cost, verdict) in ended.items():
+        if cost.step_s is None:
+            yield f"the forecast leaves out {name}: {verdict.reason}"
+        else:
+            yield (
+                f"these steps failed: {name}: {verdict.reason}; segtune check STUDY shows the "
+                "way out"
+            )
 
 
 def _start(barrier: multiprocessing.synchronize.Barrier) -> None:

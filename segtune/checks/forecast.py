@@ -1,7 +1,7 @@
 """The forecast of a search: its time, epochs, worker-hours, disk and memory.
 
 Numbers in, numbers out: measures and reads nothing. Times are those of the search itself, from the
-start of Tune to its end; Ray's own start and stop add some seconds.
+start of Tune to its end, without the start of Ray and the real steps before the first trial.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ def forecast(study: Study, slots: Slots, measured: Measured) -> Forecast:
         peak_bytes=max((c.peak_bytes for c in measured.costs if c.peak_bytes), default=None),
     )
     rows = list(_epoch_rows(study, pace, measured))
-    slows_down = measured.are_alone and slots.concurrent > 1
+    slows_down = measured.are_alone and slots.concurrent * slots.workers > 1
     model = CostModel(study.space, rows, slows_down=slows_down) if rows else None
     search = _search_to_come(study, slots, measured, model)
     outcomes = play(search, pace, survival)
@@ -140,7 +140,7 @@ def observed_survival(study: Study, trials: Sequence[ObservedTrial]) -> Survival
             if epoch in trial.validated:
                 survival.record(trial.number, epoch, passed=epoch != trial.pruned_at)
         if trial.has_ended:
-            survival.record_end(is_bad=trial.is_bad)
+            survival.record_end(is_bad=trial.is_bad, is_untrained=trial.is_untrained)
     return survival
 
 
@@ -175,7 +175,9 @@ def _epoch_rows(study: Study, pace: Pace, measured: Measured) -> Iterator[CostRo
         yield CostRow(study.space.complete(costs.params), seconds, is_of_steps=True)
     for trial in measured.trials:
         if trial.num_epochs and trial.seconds > 0:
-            yield CostRow(trial.params, trial.seconds / pace.units(trial.num_epochs))
+            # Trials from before an --extend lack the settings that it has added.
+            params = study.space.complete(trial.params)
+            yield CostRow(params, trial.seconds / pace.units(trial.num_epochs))
 
 
 def _search_to_come(
@@ -186,7 +188,7 @@ def _search_to_come(
     running = [
         TrialToCome(
             number=t.number,
-            epoch_s=model.predict(t.params) if model else 0.0,
+            epoch_s=model.predict(study.space.complete(t.params)) if model else 0.0,
             done=t.num_epochs,
             spent_s=_spent_s(t, measured),
         )

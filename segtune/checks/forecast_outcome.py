@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from segtune.checks.disk_need import folder_bytes
+from segtune.checks.disk_need import search_bytes
 from segtune.checks.forecast import Forecast
 from segtune.checks.forecast_record import read_forecast
 from segtune.checks.observed_trials import ObservedTrial, TrialObserver
@@ -46,7 +46,7 @@ def compare_with_outcome(study: Study, run: SearchDir) -> list[Compared]:
         ("total time", "s", expected.total_s, sum(session.seconds for session in sessions)),
         ("one epoch of the config itself", "s", *_epoch_s(expected, trials)),
         ("epochs", "epochs", expected.num_epochs, sum(trial.num_epochs for trial in trials)),
-        ("disk", "bytes", expected.disk_bytes, _run_bytes(run)),
+        ("disk", "bytes", expected.disk_bytes, search_bytes(run)),
     ]
     return [Compared(n, unit, e, a) for n, unit, e, a in rows if e and a]
 
@@ -55,9 +55,3 @@ def _epoch_s(expected: Forecast, trials: list[ObservedTrial]) -> tuple[float | N
     own = trials[0]
     actual = own.seconds / own.num_epochs if own.num_epochs == expected.full_epochs else None
     return expected.epoch_s, actual
-
-
-def _run_bytes(run: SearchDir) -> int:
-    """Return the bytes of a search run without those of the searches inside it."""
-    inside = sum(folder_bytes(part.path) for part in (run.full, run.confirm))
-    return folder_bytes(run.path) - inside

@@ -24,7 +24,10 @@ from segtune.runs.verdict import Verdict
 from segtune.training.distributed import Ranks
 from segtune.training.few_steps import checkpoint_bytes, few_steps, seconds_per_val_image
 from segtune.training.memory import PeakMemory, is_out_of_memory, keep_freed_memory, release_memory
+from segtune.training.network_profile import measure_network
 from segtune.training.trainer import Trainer
+from segtune.tuning.guards import GUARD, size_outcome
+from segtune.tuning.guards_config import GuardsConfig
 from segtune.tuning.study import Study
 
 
@@ -84,6 +87,8 @@ def measure_corner(study: Study, corner: Corner, cpus: float | None = None) -> S
         workers=study.search.workers_per_trial,
         init_from=study.search.init_from,
         cpus=cpus,
+        # The search trains the config itself in any case.
+        guards=study.search.guards if corner.params else None,
     )
 
 
@@ -96,12 +101,14 @@ def measure_steps(
     workers: int = 1,
     init_from: str | None = None,
     cpus: float | None = None,
+    guards: GuardsConfig | None = None,
 ) -> StepCosts:
     """Take `num_steps` optimiser steps of a config and validate a few batches, in this process.
 
     With several `workers` per trial, this process takes the part of one of them, and exchanges no
     gradients. The files of the training run are written to a temporary folder. An error of a step
-    is a verdict and is not raised. `cpus` is the share of the cores, as in `Trainer`.
+    is a verdict and is not raised. `cpus` is the share of the cores, as in `Trainer`. If the
+    network has more parameters than `guards` allow, take no step and return no numbers.
     """
     numbers: dict[str, Any] = {}
     ranks = Ranks.join()
@@ -118,20 +125,33 @@ def measure_steps(
             )
             numbers["start_s"] = time.monotonic() - start
             numbers["steps_per_epoch"] = trainer.train_data.num_images // config.schedule.batch_size
-            verdict = _measure(trainer, num_steps, numbers)
+            verdict = _measure(trainer, num_steps, numbers, guards)
     except Exception as error:  # each trial of this config would end with it
         verdict = _verdict_of(error)
     peak_bytes = memory.read()
     trainer = None  # its loaders end, and its memory is free
     release_memory()
     known = StepCosts.unmeasured(name, params, verdict)
+    if known.breaks_guard:  # the search does not need what was measured until then
+        return known
     return replace(known, peak_bytes=peak_bytes, **numbers)
 
 
-def _measure(trainer: Trainer, num_steps: int, numbers: dict[str, Any]) -> Verdict | None:
-    """Take the steps and the validation; add what they cost to `numbers`."""
+def _broken_guard(trainer: Trainer, guards: GuardsConfig) -> Verdict | None:
+    """Return the verdict of a trial whose network has too many parameters; None if it has not."""
+    profile = measure_network(trainer, trainer.config, with_latency=False)
+    broken = size_outcome(guards, profile).broken
+    return Verdict(state="pruned", kind=GUARD, evidence="; ".join(broken)) if broken else None
+
+
+def _measure(
+    trainer: Trainer, num_steps: int, numbers: dict[str, Any], guards: GuardsConfig | None
+) -> Verdict | None:
+    """Take the steps and the validation, unless a guard is broken; add the costs to `numbers`."""
     numbers["num_val_images"] = trainer.val_data.num_images
     try:
+        if guards and (broken := _broken_guard(trainer, guards)):
+            return broken
         steps = few_steps(trainer, num_steps)
         if steps.seconds:
             numbers["step_s"] = statistics.median(steps.seconds[1:] or steps.seconds)

@@ -11,6 +11,7 @@ from segtune.runs.records import EpochRecord
 from segtune.runs.results import BAD_ENDS, read_params
 from segtune.runs.rundir import SearchDir, TrialDir
 from segtune.runs.verdict import Verdict
+from segtune.tuning.guards import GUARD
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,11 @@ class ObservedTrial:
     def is_bad(self) -> bool:
         """Whether the trial ended unhealthy or failed."""
         return self.verdict is not None and self.verdict.state in BAD_ENDS
+
+    @property
+    def is_untrained(self) -> bool:
+        """Whether the trial was not trained, because its network breaks a guard."""
+        return self.verdict is not None and self.verdict.kind == GUARD and self.verdict.epoch == 0
 
     @property
     def pruned_at(self) -> int | None:

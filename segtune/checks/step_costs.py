@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from segtune.runs.verdict import Verdict
+from segtune.tuning.guards import GUARD
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,11 @@ class StepCosts:
     peak_bytes: int | None  # GPU: peak allocated; CPU: growth of the process's peak RSS
     # Size of one full checkpoint (weights + optimiser), measured or computed from the real states.
     checkpoint_bytes: int | None
+
+    @property
+    def breaks_guard(self) -> bool:
+        """Whether no steps were taken, because the network is larger than a guard allows."""
+        return self.verdict is not None and self.verdict.kind == GUARD
 
     @classmethod
     def unmeasured(cls, name: str, params: Mapping[str, Any], verdict: Verdict | None) -> StepCosts:

@@ -43,6 +43,7 @@ class Survival:
         self._decisions: dict[tuple[int, int], _Decision] = {}  # by bracket and epoch
         self.num_ended = 0
         self.num_bad = 0
+        self.num_untrained = 0
 
     def copy(self) -> Survival:
         """Return a copy that learns on its own."""
@@ -73,15 +74,26 @@ class Survival:
             expected=decision.expected + expected,
         )
 
-    def record_end(self, *, is_bad: bool) -> None:
-        """Count a trial that has ended; `is_bad`: unhealthy or failed."""
+    def record_end(self, *, is_bad: bool = False, is_untrained: bool = False) -> None:
+        """Count a trial that has ended.
+
+        `is_bad`: unhealthy or failed. `is_untrained`: before its first epoch, because its network
+        breaks a guard.
+        """
         self.num_ended += 1
         self.num_bad += is_bad
+        self.num_untrained += is_untrained
 
     @property
     def bad_end_probability(self) -> float:
         """How likely a trial ends unhealthy or failed."""
         return (PRIOR_BAD_ENDS + self.num_bad) / (PRIOR_ENDS + self.num_ended)
+
+    def untrained_probability(self, number: int) -> float:
+        """How likely trial `number` is not trained; 0 until a trial of the search was not."""
+        if number == 0:  # no guard ends the config itself
+            return 0.0
+        return self.num_untrained / (PRIOR_ENDS + self.num_ended)
 
     def draw_end(self, number: int, done: int, rng: random.Random) -> int:
         """Draw the epoch at which trial `number` ends, which has `done` epochs; learn from it.
@@ -91,6 +103,10 @@ class Survival:
         """
         if done >= self._num_epochs:  # its verdict is not written yet
             return self._num_epochs
+        untrained = self.untrained_probability(number) if done == 0 else 0.0
+        if untrained and rng.random() < untrained:
+            self.record_end(is_untrained=True)
+            return 0
         is_bad = rng.random() < self.bad_end_probability
         # Nothing is known about the epoch at which a trial goes wrong.
         last = rng.randint(done + 1, self._num_epochs) if is_bad else self._num_epochs
@@ -99,7 +115,7 @@ class Survival:
                 passed = rng.random() < self.pass_probability(number, epoch)
                 self.record(number, epoch, passed=passed)
                 if not passed:
-                    self.record_end(is_bad=False)
+                    self.record_end()
                     return epoch
         self.record_end(is_bad=is_bad)
         return last

@@ -85,7 +85,7 @@ def _costs(corner: Corner, reference: Any, start_again: Callable[[], Any]) -> St
     except RayError as error:
         lines = str(error).strip().splitlines() or [""]
         evidence = f"its process died twice ({type(error).__name__}: {lines[0]})"
-        advice = "look whether the machine's memory was full, and try a smaller batch"
+        advice = "check whether the machine ran out of memory, and try a smaller batch"
         verdict = Verdict(state="failed", kind="lost", evidence=evidence[:500], advice=advice)
         return StepCosts.unmeasured(corner.name, corner.params, verdict)
 

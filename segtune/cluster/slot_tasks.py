@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 
 # How long a slot waits for the others, whose processes have to start.
 WAIT_S = 30.0
+# How long the steps of all slots may take, their waiting included.
+TIMEOUT_S = WAIT_S + 60
 
 
 class _Meeting:
@@ -42,19 +44,28 @@ class _Meeting:
 
 
 def costs_in_all_slots(study: Study, placement: Placement) -> list[StepCosts]:
-    """Return what the config itself costs in each slot while all of them take steps.
+    """Return what the config itself costs on each worker while the workers of all slots take steps.
 
-    Empty if there is a single slot, or if a process has died. Ray has to be running.
+    Empty if there is a single worker, if a process has died, or if the steps take longer than
+    TIMEOUT_S. Ray has to be running.
     """
-    if placement.concurrent == 1:
+    number = min(placement.concurrent * placement.workers, MAX_PROCESSES)
+    if number == 1:
         return []
-    number = min(placement.concurrent, MAX_PROCESSES)
     study, itself = config_itself(study)
     meeting: Any = ray.remote(_Meeting).options(num_cpus=0).remote(number)
-    task = ray.remote(_measure_in_slot).options(num_cpus=placement.cpus, num_gpus=placement.gpus)
+    resources: dict[str, Any] = {"num_cpus": placement.cpus, "num_gpus": placement.gpus}
+    # Ray itself would repeat a task whose process has died.
+    task = ray.remote(_measure_in_slot).options(max_retries=0, **resources)
     try:
-        costs = [task.remote(study, itself, placement.cpus, meeting) for _ in range(number)]
-        return ray.get(costs)
+        started = [task.remote(study, itself, placement.cpus, meeting) for _ in range(number)]
+        _, late = ray.wait(started, num_returns=number, timeout=TIMEOUT_S)
+        for reference in late:
+            ray.cancel(reference, force=True)
+        if late:
+            log.info("the config was not measured in all slots within %.0f s", TIMEOUT_S)
+            return []
+        return ray.get(started)
     except RayError as error:
         log.info("the config was not measured in all slots: %s", type(error).__name__)
         return []

@@ -16,6 +16,11 @@ from segtune.runs.rundir import SearchDir
 from segtune.tuning.study import Study
 
 DAY_S = 24 * 3600
+# A forecast that is older says nothing about a search that should have ended by it.
+FRESH_S = 600
+# The first forecast is written within this time of the start of a search, but not with --no-check.
+SOON_S = 0.5
+BEFORE = "before the first trial"
 
 
 def forecast_lines(forecast: Forecast, free: int, now: float | None = None) -> Iterator[str]:
@@ -54,10 +59,15 @@ def forecast_lines(forecast: Forecast, free: int, now: float | None = None) -> I
 
 def _hours(forecast: Forecast) -> str:
     hours = forecast.worker_hours or 0.0
-    words = f"{hours:.2g} worker-hours" if hours < 10 else f"{hours:.0f} worker-hours"
+    words = f"{two_digits(hours)} worker-hours"
     if forecast.slots.gpus:
-        words += f", {hours * forecast.slots.gpus:.2g} GPU-hours"
+        words += f", {two_digits(hours * forecast.slots.gpus)} GPU-hours"
     return words
+
+
+def two_digits(hours: float) -> str:
+    """Return hours with two digits: `0.039`, `2.5`; from 10 on as a whole number."""
+    return f"{hours:.2g}" if hours < 10 else f"{hours:.0f}"
 
 
 def interval_words(forecast: Forecast) -> str:
@@ -73,13 +83,17 @@ def clock_time(moment: float) -> str:
 
 
 def left_words(forecast: Forecast, now: float | None = None) -> str:
-    """Return how long a running search still takes, and until when; empty if it is not known."""
+    """Return how long a running search still takes, and until when; empty if it is not known.
+
+    A search that takes longer than its latest forecast is about to end, unless that forecast is
+    old.
+    """
     if forecast.left_s is None:
         return ""
     now = time.time() if now is None else now
     left_s = forecast.left_s - (now - forecast.written)
     if left_s <= 0:
-        return "about to end"
+        return "about to end" if now - forecast.written < FRESH_S else ""
     return f"about {format_duration(left_s)} left, until about {clock_time(now + left_s)}"
 
 
@@ -89,9 +103,11 @@ def forecast_summary(study: Study, run: SearchDir) -> dict[str, str]:
     Empty for a search run without a forecast, as of an early version.
     """
     rows = compare_with_outcome(study, run)
-    if rows:
-        return {"forecast": outcome_line(rows)}
     record = read_forecast(run)
+    if rows and record:
+        made = made_words(record.first)
+        late = "" if made == BEFORE else f"; the forecast was made {made}"
+        return {"forecast": outcome_line(rows) + late}
     if (
         record is None
         or not record.latest.left_s
@@ -99,8 +115,26 @@ def forecast_summary(study: Study, run: SearchDir) -> dict[str, str]:
     ):
         return {}
     if run.is_locked():
-        return {"finish": f"{left_words(record.latest)} ({interval_words(record.latest)} in all)"}
+        words = left_words(record.latest)
+        return {"finish": f"{words} ({interval_words(record.latest)} in all)"} if words else {}
     return {"left": f"about {rough_duration(record.latest.left_s)} of search, after a resume"}
+
+
+def made_words(forecast: Forecast) -> str:
+    """Return when a forecast was made: before the first trial, or after how many and how long."""
+    if not forecast.num_ended and forecast.elapsed_s < SOON_S:
+        return BEFORE
+    return f"after {forecast.num_ended} trial(s) and {rough_duration(forecast.elapsed_s)}"
+
+
+def outcome_caption(run: SearchDir) -> str:
+    """Return what the table of the forecast and the outcome shows; empty without a forecast."""
+    record = read_forecast(run)
+    if record is None:
+        return ""
+    made = made_words(record.first)
+    expected = f"What was expected {made}" if made == BEFORE else f"Forecast {made}"
+    return f"{expected}, and what came out. Ratio: outcome / forecast."
 
 
 def outcome_line(rows: Sequence[Compared]) -> str:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from segtune.checks.forecast_outcome import compare_with_outcome
 from segtune.errors import DataError, RunError
-from segtune.reporting.forecast_lines import outcome_table
+from segtune.reporting.forecast_lines import outcome_caption, outcome_table
 from segtune.reporting.format import (
     confirmation_line,
     measured_columns,
@@ -87,6 +87,7 @@ class Part:
     confirmed: str  # the verdict of a confirmation on the best trial, or that there is none
     next_steps: Mapping[str, str]
     forecast: Sequence[tuple[str, str, str, str]]  # beside the outcome; empty before the end
+    forecast_caption: str
     charts: Sequence[Chart]
 
     @property
@@ -200,6 +201,7 @@ def _part(study: Study, run: SearchDir, *, title: str = "", note: str = "") -> P
         confirmed=confirmation_line(run, best) if best and not run.confirms else "",
         next_steps=next_steps(study, run) if best and not run.confirms else {},
         forecast=outcome_table(compare_with_outcome(study, run)),
+        forecast_caption=outcome_caption(run),
         charts=[
             *_front_charts(trials, front, objectives),
             *_charts(study, run, trials, best, baseline),

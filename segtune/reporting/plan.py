@@ -9,7 +9,7 @@ from pathlib import Path
 from segtune.checks.data_sizes import data_sizes
 from segtune.checks.disk_need import free_bytes
 from segtune.checks.forecast import Measured, Slots, forecast
-from segtune.errors import ConfigError
+from segtune.errors import ClusterError, ConfigError
 from segtune.reporting.forecast_lines import forecast_lines
 from segtune.tuning.study import Study
 
@@ -57,16 +57,24 @@ def search_plan(study: Study) -> str:
 def plan_forecast(study: Study, out: Path) -> Iterator[str]:
     """Take a few real steps on this machine; yield the forecast of a search here, line by line.
 
-    `out` is the folder of the search runs, whose free space is shown.
+    `out` is the folder of the search runs, whose free space is shown. A study without corner steps
+    has no forecast.
     """
     from segtune.checks.dry_run_costs import measured_costs
 
-    slots, cpus = _slots_here(study)
-    # On GPUs, trials do not compete for what a step mostly takes.
-    num_processes = 1 if slots.gpus else slots.concurrent
+    if not study.search.corner_steps:
+        yield "forecast:   none, because search.corner_steps is 0"
+        return
+    try:
+        slots, cpus = _slots_here(study)
+    except ClusterError:
+        yield "time:       not known: a trial does not fit on this machine"
+        return
+    # On GPUs, trials do not compete for what takes most of a step: the steps of one process are as
+    # slow as those of the search.
+    num_processes = 1 if slots.gpus else slots.concurrent * slots.workers
     measured = Measured(
         costs=measured_costs(study, num_processes=num_processes, cpus=cpus),
-        are_alone=num_processes < slots.concurrent,
         num_classes=data_sizes(study.config).num_classes or 0,
     )
     yield from forecast_lines(forecast(study, slots, measured), free_bytes(out.absolute()))

@@ -159,6 +159,25 @@ def test_a_setting_of_which_every_value_fails_is_an_error(
     assert [f.severity for f in corner_report_here(high).findings] == ["error"]
 
 
+def test_a_network_that_breaks_a_guard_is_not_tried(
+    make_study: MakeStudy, batches: list[int]
+) -> None:
+    space = {"model.decoder_channels": {"choice": [32, 768]}}
+    config = {"model.decoder_channels": 64}
+    # The config itself is tried in any case.
+    study = make_study(space, config, guards={"params_m": 0.001}, sampler="random")
+    report = corner_report_here(study)
+    assert ends(report) == {"the config itself": "healthy"}
+    assert report.left_out == (
+        "model.decoder_channels 32 (breaks search.guards.params_m)",
+        "model.decoder_channels 768 (breaks search.guards.params_m)",
+    )
+    assert (report.probes, report.findings) == ((), ())
+    assert len(batches) == study.search.corner_steps
+    between = make_study(space, config, guards={"params_m": 0.6}, sampler="random")
+    assert corner_report_here(between).left_out == report.left_out[1:]
+
+
 def test_a_worker_of_several_takes_its_part_of_the_batch(
     make_study: MakeStudy, batches: list[int]
 ) -> None:

@@ -13,8 +13,23 @@ from typing import Any
 import pytest
 
 from segtune.checks.cost_model import CONTENTION, CostModel, CostRow
-from segtune.checks.disk_need import NUM_LAST_KEPT, format_bytes
-from segtune.checks.forecast import Forecast, Measured, Slots, forecast, observed_survival
+from segtune.checks.disk_need import (
+    NUM_BUNDLES,
+    NUM_LAST_KEPT,
+    DiskNeed,
+    folder_bytes,
+    format_bytes,
+    search_bytes,
+)
+from segtune.checks.dry_run_costs import problems_of
+from segtune.checks.forecast import (
+    Forecast,
+    Measured,
+    Slots,
+    forecast,
+    needed_disk,
+    observed_survival,
+)
 from segtune.checks.forecast_outcome import compare_with_outcome
 from segtune.checks.forecast_record import Forecaster, read_forecast
 from segtune.checks.observed_trials import ObservedTrial, TrialObserver
@@ -24,12 +39,21 @@ from segtune.checks.survival import Survival
 from segtune.config.schema import ExperimentConfig
 from segtune.config.yaml_io import write_yaml
 from segtune.errors import RunError
+from segtune.reporting.forecast_lines import (
+    forecast_summary,
+    left_words,
+    made_words,
+    outcome_caption,
+    two_digits,
+)
+from segtune.reporting.plan import plan_forecast
 from segtune.runs.atomic import write_atomic
 from segtune.runs.records import EpochRecord, ValidationScores
 from segtune.runs.rundir import SearchDir
 from segtune.runs.timeline import Session
 from segtune.runs.verdict import State, Verdict
 from segtune.training.checkpoint import NUM_LAST_KEPT as KEPT_BY_TRAINING
+from segtune.training.replay_bundle import KINDS
 from segtune.tuning.preparation import prepare_study
 from segtune.tuning.study import Study
 from segtune.tuning.study_reader import load_study
@@ -69,6 +93,11 @@ def make_study(tiny_config: ExperimentConfig, tmp_path: Path) -> MakeStudy:
 def known(number: float | None) -> float:
     assert number is not None
     return number
+
+
+def known_need(need: DiskNeed | None) -> DiskNeed:
+    assert need is not None
+    return need
 
 
 def rows_of(costs: dict[str, float], *, is_of_steps: bool = False) -> list[CostRow]:
@@ -149,6 +178,47 @@ def test_a_trial_ends_at_a_decision_or_at_full_length(make_study: MakeStudy) -> 
     # ASHA keeps a third, and a few more while few trials have reached the rung.
     assert sum(search.count(9) for search in ends) / 3000 == pytest.approx(0.36, abs=0.04)
     assert survival.draw_end(1, 9, rng) == 9
+
+
+def test_trials_that_a_guard_ends_before_training_are_expected_again(
+    make_study: MakeStudy,
+) -> None:
+    study = make_study(trials=40)
+    refused = Verdict(state="pruned", kind="guard", epoch=0)
+    trained = Verdict(state="completed", epoch=9)
+    trials = [ObservedTrial(n, verdict=refused if n % 2 else trained) for n in range(20)]
+    survival = observed_survival(study, trials)
+    assert survival.untrained_probability(20) == 10 / (10 + 20)
+    assert survival.untrained_probability(0) == 0.0
+    assert observed_survival(study, trials[:1]).untrained_probability(20) == 0.0
+    rng = random.Random(0)
+    ends = [survival.copy().draw_end(20, 0, rng) for _ in range(300)]
+    assert ends.count(0) / 300 == pytest.approx(1 / 3, abs=0.1)
+    assert survival.copy().draw_end(20, 1, rng) > 0  # it is trained already
+    result = forecast(study, Slots(1, 1), Measured(costs=[COSTS], trials=trials))
+    assert result.num_epochs == pytest.approx(20 * 9 * 2 / 3, rel=0.15)
+
+
+def test_trials_from_before_an_extension_have_the_config_itself_in_what_was_added(
+    make_study: MakeStudy,
+) -> None:
+    study = make_study()
+    of_other = replace(COSTS, params={"model.encoder": "mit_b0"}, step_s=2.0)
+
+    def total_s(params: dict[str, Any]) -> float:
+        ended = Verdict(state="completed", epoch=9)
+        trial = ObservedTrial(0, params, ended, seconds=9.0, num_epochs=9)
+        running = ObservedTrial(1, params, num_epochs=3, seconds=3.0)
+        measured = Measured(costs=[COSTS, of_other], trials=[trial, running])
+        return known(forecast(study, Slots(1, 1), measured).total_s)
+
+    assert total_s({"optim.lr": 1e-3}) == total_s(study.space.complete({"optim.lr": 1e-3}))
+
+
+def test_workers_of_one_trial_slow_each_other_down(make_study: MakeStudy) -> None:
+    alone = Measured(costs=[COSTS], are_alone=True)
+    one, two = (forecast(make_study(), Slots(1, n), alone) for n in (1, 2))
+    assert known(two.epoch_s) == pytest.approx(CONTENTION * known(one.epoch_s), rel=0.05)
 
 
 def test_a_search_of_full_trials_takes_what_its_steps_say(make_study: MakeStudy) -> None:
@@ -273,6 +343,101 @@ def test_a_search_that_has_ended_is_compared_with_its_forecast(
     assert compare_with_outcome(make_study(trials=3), run) == []
 
 
+def test_training_runs_inside_the_folder_are_no_part_of_the_search(run: SearchDir) -> None:
+    before = search_bytes(run)
+    for part in (run.retrained.path, run.confirm.path, run.full.path):
+        part.mkdir()
+        (part / "weights").write_bytes(bytes(1000))
+    assert search_bytes(run) == before == folder_bytes(run.path) - 3000
+
+
+def test_the_disk_holds_the_pareto_front_and_the_bundles(make_study: MakeStudy) -> None:
+    def need(**search: Any) -> DiskNeed:
+        study = make_study({"checkpoint.keep_trials": 1}, trials=50, **search)
+        measured = Measured(costs=[COSTS])
+        return known_need(needed_disk(forecast(study, Slots(1, 1), measured), study, measured))
+
+    one, front = need(), need(objectives=["miou", "params_m"])
+    assert front.checkpoints == pytest.approx(50 * one.checkpoints, rel=0.01)
+    # Without the bundles, the peak holds the checkpoints of whole trials.
+    per_trial = one.checkpoints
+    peak = one.checkpoints_peak - NUM_BUNDLES * known(COSTS.checkpoint_bytes)
+    assert peak / per_trial == pytest.approx(round(peak / per_trial), abs=0.01)
+    assert front.checkpoints_peak >= front.checkpoints + NUM_BUNDLES * 4_000_000
+
+
+def test_a_first_forecast_says_when_it_was_made(make_study: MakeStudy, run: SearchDir) -> None:
+    study = make_study(trials=2)
+    write_trial(run, 0, "completed", 9, now=1000.0)
+    write_atomic(run.sessions, json.dumps(vars(Session(1000.0, 1022.0, 1, 1))) + "\n")
+    Forecaster(study, run, Slots(1, 1)).begin(may_refuse=True)
+    assert outcome_caption(run).startswith("Forecast after 1 trial(s) and 22 s, and what came out.")
+    write_trial(run, 1, "completed", 9, now=1020.0)
+    words = forecast_summary(study, run)["forecast"]
+    assert words.endswith("; the forecast was made after 1 trial(s) and 22 s")
+    first = Forecast(2, 9, Slots(1, 1), elapsed_s=0.01)
+    assert made_words(first) == "before the first trial"
+
+
+def test_an_old_forecast_does_not_say_that_the_search_is_about_to_end() -> None:
+    latest = Forecast(2, 9, Slots(1, 1), written=1000.0, elapsed_s=50.0, total_s=60.0)
+    assert left_words(latest, now=1005.0).startswith("about 0:05 left")
+    assert left_words(latest, now=1020.0) == "about to end"
+    assert left_words(latest, now=1000.0 + 601) == ""
+
+
+def test_hours_have_two_digits_or_are_whole() -> None:
+    assert [two_digits(hours) for hours in (0.039, 2.54, 9.97, 130.4)] == [
+        *("0.039", "2.5", "10", "130")
+    ]
+
+
+def test_a_dry_run_names_steps_that_failed_and_steps_that_were_not_taken() -> None:
+    failed = Verdict(state="unhealthy", kind="non-finite", evidence="the loss is nan")
+    absent = Verdict(state="failed", kind="weights", evidence="no file")
+    own = replace(COSTS, verdict=failed)
+    other = StepCosts.unmeasured("other weights", {}, absent)
+    assert list(problems_of([own, own, COSTS, other])) == [
+        "these steps failed: the config itself: non-finite: the loss is nan; segtune check STUDY "
+        "shows the way out",
+        "the forecast leaves out other weights: weights: no file",
+    ]
+
+
+def test_a_plan_without_a_forecast_says_why(make_study: MakeStudy, tmp_path: Path) -> None:
+    without = make_study(corner_steps=0)
+    assert [*plan_forecast(without, tmp_path)] == [
+        "forecast:   none, because search.corner_steps is 0"
+    ]
+    large = make_study(cpus_per_worker=100_000.0)
+    assert [*plan_forecast(large, tmp_path)] == [
+        "time:       not known: a trial does not fit on this machine"
+    ]
+
+
+def test_a_dry_run_measures_the_workers_of_all_slots(
+    make_study: MakeStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+
+    def measured(study: Study, *, num_processes: int, cpus: float) -> list[StepCosts]:
+        calls.append(num_processes)
+        return [COSTS]
+
+    monkeypatch.setattr("segtune.checks.dry_run_costs.measured_costs", measured)
+    monkeypatch.setattr("segtune.reporting.plan._slots_here", lambda _: (Slots(3, 2), 1.0))
+    assert any(
+        line.startswith("time:       about 2.0 s") for line in plan_forecast(make_study(), tmp_path)
+    )
+    gpus = (Slots(3, 2, 1.0), 1.0)
+    monkeypatch.setattr("segtune.reporting.plan._slots_here", lambda _: gpus)
+    # Steps on a GPU are as slow as those of the search.
+    assert any(
+        line.startswith("time:       about 2.0 s") for line in plan_forecast(make_study(), tmp_path)
+    )
+    assert calls == [6, 1]
+
+
 def test_a_damaged_forecast_is_no_forecast(make_study: MakeStudy, run: SearchDir) -> None:
     run.forecast.write_text('{"format": 1, "first"')
     assert read_forecast(run) is None
@@ -314,4 +479,5 @@ def test_a_search_does_not_start_on_a_disk_that_is_too_small(
 
 def test_constants_and_units() -> None:
     assert NUM_LAST_KEPT == KEPT_BY_TRAINING
+    assert len(KINDS) == NUM_BUNDLES
     assert [format_bytes(n) for n in (900, 3.8e7, 2.5e9)] == ["1 kB", "38 MB", "2.5 GB"]

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from segtune.api import run_study
 from segtune.checks.forecast_outcome import compare_with_outcome
 from segtune.checks.forecast_record import read_forecast
+from segtune.cluster import slot_tasks
 from segtune.cluster.placement import Placement
 from segtune.cluster.slot_tasks import costs_in_all_slots
 from segtune.config.schema import ExperimentConfig
@@ -46,6 +48,24 @@ def test_all_slots_take_steps_of_the_config_itself(cluster: None, study: Study) 
     assert all(c.step_s and c.val_image_s and c.checkpoint_bytes for c in costs)
 
 
+def test_workers_of_one_slot_take_steps_together(cluster: None, study: Study) -> None:
+    assert len(costs_in_all_slots(study, Placement(2, 1.0, 0.0, concurrent=1))) == 2
+
+
+def test_slots_that_take_too_long_are_not_waited_for(
+    cluster: None, study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def hang(*_: object) -> None:
+        time.sleep(3600)
+
+    monkeypatch.setattr(slot_tasks, "_measure_in_slot", hang)
+    monkeypatch.setattr(slot_tasks, "TIMEOUT_S", 0.5)
+    assert costs_in_all_slots(study, Placement(1, 1.0, 0.0, concurrent=2)) == []
+    monkeypatch.undo()
+    # The slots are free again.
+    assert len(costs_in_all_slots(study, Placement(1, 1.0, 0.0, concurrent=2))) == 2
+
+
 def test_a_search_is_forecast_before_its_first_trial_and_compared_at_its_end(
     cluster: None, study: Study, tmp_path: Path
 ) -> None:
@@ -66,13 +86,11 @@ def test_a_search_on_a_full_disk_starts_no_trial_unless_it_is_not_checked(
     monkeypatch.setattr("segtune.checks.disk_need.free_bytes", lambda _: 5_000_000)
     with pytest.raises(RunError, match=r"5\.0 MB free, and the search needs about"):
         run_study(study, tmp_path, "a")
-    run = SearchDir(tmp_path / "a")
-    assert run.trial_dirs() == []
-    assert not run.forecast.exists()
-    # With --no-check.
+    assert not (tmp_path / "a").exists()
+    # With --no-check, under the same name.
     search = study.search.override({"corner_steps": 0, "trials": 1})
     unchecked = Study(study.config, study.space, search)
-    assert len(run_study(unchecked, tmp_path, "b").trials) == 1
+    assert len(run_study(unchecked, tmp_path, "a").trials) == 1
 
 
 def test_a_dry_run_prints_the_forecast(study: Study, tmp_path: Path) -> None:
