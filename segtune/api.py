@@ -151,6 +151,8 @@ def run_study(
                 raise
         if last is not run and last.best.exists():
             write_atomic(run.best, last.best.read_bytes())
+        elif last is not run and not interrupted:
+            run.best.unlink(missing_ok=True)  # no trial at full length may win
     trials = read_trials(run)
     front = pareto_front(trials, study.search.objectives) if study.search.has_front else ()
     ids = tuple(trial.id for trial in front)
@@ -165,7 +167,9 @@ def _record_environment(run: SearchDir | TrialDir, **seeds: int) -> None:
 
 
 def _learn_from(runs: Sequence[str | Path], study: Study, events: SearchEvents) -> WarmStart:
-    earlier = earlier_runs.collect(study, runs)
+    from segtune.data.layouts import known_class_names
+
+    earlier = earlier_runs.collect(study, runs, known_class_names(study.config.data))
     events.on_warm_start(earlier)
     return earlier
 
