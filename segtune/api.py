@@ -147,6 +147,8 @@ def run_study(
                 last, interrupted = _run_parts(study, run, address, events)
         if last is not run and last.best.exists():
             write_atomic(run.best, last.best.read_bytes())
+        elif last is not run and not interrupted:
+            run.best.unlink(missing_ok=True)  # no trial at full length may win
     return _result(study, run, last, interrupted)
 
 
@@ -181,7 +183,9 @@ def _record_environment(run: SearchDir | TrialDir, **seeds: int) -> None:
 
 
 def _learn_from(runs: Sequence[str | Path], study: Study, events: SearchEvents) -> WarmStart:
-    earlier = earlier_runs.collect(study, runs)
+    from segtune.data.layouts import known_class_names
+
+    earlier = earlier_runs.collect(study, runs, known_class_names(study.config.data))
     events.on_warm_start(earlier)
     return earlier
 

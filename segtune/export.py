@@ -71,6 +71,8 @@ def _health(trial: TrialResult) -> str:
         return f"trial {trial.id} is {trial.state}{reason}; its config may end the same way again"
     if trial.broken_guards:
         return f"trial {trial.id} {broken_words(trial)}"
+    if trial.healthy and not trial.is_judged:
+        return f"trial {trial.id} is {trial.state}: guards on classes judge only completed trials"
     return f"trial {trial.id} is {trial.state} and has no validation yet"
 
 

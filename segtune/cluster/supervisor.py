@@ -29,10 +29,10 @@ from segtune.cluster.messages import DrawnTrial
 from segtune.cluster.placement import Placement
 from segtune.cluster.ray_internals import kill_trial, release_orphans
 from segtune.cluster.slot_tasks import costs_in_all_slots
-from segtune.cluster.tune_searcher import StudySearcher
+from segtune.cluster.tune_searcher import StudySearcher, is_unfinished
 from segtune.config.yaml_io import write_yaml
 from segtune.runs.atomic import write_atomic
-from segtune.runs.kept_checkpoints import KeptCheckpoints
+from segtune.runs.kept_checkpoints import GRACE_S, KeptCheckpoints
 from segtune.runs.pareto import pareto_front
 from segtune.runs.results import RUNNING, TrialResult, best_trial, read_trial, read_trials
 from segtune.runs.rundir import SearchDir, TrialDir
@@ -118,7 +118,7 @@ class Supervisor(tune.Callback):
         self.hang_detector = HangDetector()
         trials = read_trials(run)
         self._best = best_trial(trials)
-        self._front = front_of(study, trials)
+        self._front_trials = self._of_front(trials)
         self._kept = self._kept_checkpoints(trials)
         is_new = not any(trial.state != RUNNING for trial in trials)
         self._breaker = Breaker(study.search.breaker, is_new=is_new)
@@ -150,7 +150,7 @@ class Supervisor(tune.Callback):
             return
         self._last_check = time.monotonic()
         release_orphans()
-        self._kept.sweep()
+        self._sweep()
         for tune_trial in trials:
             if tune_trial.status == Trial.RUNNING and tune_trial.trial_id in self.searcher.numbers:
                 self._end_if_hung(tune_trial)
@@ -174,9 +174,8 @@ class Supervisor(tune.Callback):
         if best is not self._best:
             self._best = best
             write_best(self.study, self.run, best)
-        others = [other for other in self._front if other.number != ended.number]
-        self._front = front_of(self.study, [ended, *others])
-        write_front(self.study, self.run, self._front)
+        self._front_trials |= self._of_front([ended])
+        write_front(self.study, self.run, front_of(self.study, self._front_trials.values()))
         self._kept.ended(ended)
         reason = None if self.stopping else self._breaker.ended(ended)
         if reason:
@@ -188,9 +187,13 @@ class Supervisor(tune.Callback):
         """Choose among all trials again: trial 0 has ended, and guards compare with it."""
         trials = read_trials(self.run)
         self._best = best_trial(trials)
-        self._front = front_of(self.study, trials)
+        self._front_trials = self._of_front(trials)
         write_best(self.study, self.run, self._best)
         self._kept = self._kept_checkpoints(trials)
+
+    def _of_front(self, trials: Iterable[TrialResult]) -> dict[int, TrialResult]:
+        """Return the trials by number; none in a study with one objective, which has no front."""
+        return {trial.number: trial for trial in trials} if self.study.search.has_front else {}
 
     def _kept_checkpoints(self, trials: Sequence[TrialResult]) -> KeptCheckpoints:
         keep = self.study.config.checkpoint.keep_trials
@@ -204,7 +207,17 @@ class Supervisor(tune.Callback):
         deadline = time.monotonic() + timeout_s
         while ray.is_initialized() and release_orphans() and time.monotonic() < deadline:
             time.sleep(0.2)
-        self._kept.sweep(grace_s=0.0)
+        self._sweep(grace_s=0.0)
+
+    def _sweep(self, grace_s: float = GRACE_S) -> None:
+        """Delete the checkpoints that are not kept.
+
+        Not before trial 0 has ended if the others are compared with it: those that are kept now
+        may then break the guard.
+        """
+        is_compared = self.study.search.guards.class_iou_drop is not None
+        if not (is_compared and is_unfinished(self.run.trial(0))):
+            self._kept.sweep(grace_s)
 
     def _end_if_hung(self, tune_trial: Trial) -> None:
         trial = self.run.trial(self.searcher.numbers[tune_trial.trial_id])

@@ -15,6 +15,7 @@ from typing import Any
 from ray.tune.search import Searcher
 
 from segtune.cluster.messages import DrawnTrial
+from segtune.data.layouts import known_class_names
 from segtune.errors import ConfigError
 from segtune.runs.atomic import write_atomic
 from segtune.runs.results import miou_by_epoch, read_params, validated_epochs
@@ -55,8 +56,11 @@ class StudySearcher(Searcher):
         self.study_log = study_log
         # What the sampler draws from; None: it draws from `study_log`.
         self.history = history_for(study.search, study.space)
-        # Trials that ended before trial 0 and are compared with it: Optuna's study is told then.
+        # Trials that ended before trial 0. They are told to Optuna when trial 0 has ended, because
+        # Optuna lets no ended trial change.
         self.waiting: dict[int, Verdict] = {}
+        # For trials whose network was not measured.
+        self.classes = known_class_names(study.config.data)
         self.points = study.points()  # of the first trials, by trial number
         self.stopping = False
         self.disk_problem = ""  # why no trial can write its files, with the way out
@@ -246,7 +250,7 @@ class StudySearcher(Searcher):
 
     def _judge(self, trial: TrialDir) -> Measured:
         """Write which guards a trial breaks by now, and return what samplers learn from it."""
-        outcome = outcome_of(self.study.search, self.run, trial)
+        outcome = outcome_of(self.study.search, self.run, trial, self.classes)
         # An extended search may have no guards any more.
         if self.study.search.guards.limits or trial.guards.exists():
             trial.write_guards(outcome)
@@ -255,9 +259,10 @@ class StudySearcher(Searcher):
     def _waits_for_baseline(self, number: int, verdict: Verdict) -> bool:
         """Whether a trial is told only when trial 0 has ended: Optuna lets no ended trial change.
 
-        The history is told at once, because it can be corrected.
+        Only a completed trial is compared with trial 0. The history is told at once, because it can
+        be corrected.
         """
-        if self.study.search.guards.class_iou_drop is None or verdict.state == "interrupted":
+        if self.study.search.guards.class_iou_drop is None or verdict.state != "completed":
             return False
         return number > 0 and is_unfinished(self.run.trial(0))
 

@@ -10,6 +10,7 @@ import logging
 import os
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from segtune.config.data_config import DataConfig
@@ -347,3 +348,10 @@ def class_names(config: DataConfig) -> tuple[str, ...]:
         )
     first_label = 1 if config.reduces_zero_label else 0
     return read_class_list(path, config.ignore_index, first_label=first_label)
+
+
+def known_class_names(config: DataConfig) -> tuple[str, ...]:
+    """Return the names of the classes; empty if this machine does not have their file."""
+    with suppress(DataError, OSError, UnicodeError):
+        return class_names(config)
+    return ()

@@ -12,6 +12,7 @@ from segtune.errors import RunError, first_of, nearest
 from segtune.reporting.curves import RunCurves, read_training_run
 from segtune.reporting.log_curves import read_logs
 from segtune.reporting.mmengine_logs import find_logs, work_dir_of
+from segtune.runs.chosen_trial import part_of_best
 from segtune.runs.results import best_trial, ranked, read_trials
 from segtune.runs.rundir import SearchDir, TrialDir, is_training_run, search_of
 
@@ -106,7 +107,7 @@ def _name_of_log(path: Path) -> str:
 
 def _trials_of(run: SearchDir, wanted: Sequence[str]) -> list[RunCurves]:
     """Return the trials of a search run, from best to worst; after a proxy at full length."""
-    run = run.full if run.full.best.exists() else run
+    run = part_of_best(run)
     results = ranked(read_trials(run))
     numbers = {trial.number for trial in results}
     if not results:

@@ -8,9 +8,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from segtune.checks.noise_floor import noise_words
+from segtune.runs.chosen_trial import part_of_best
 from segtune.runs.records import EpochRecord, NetworkProfile
 from segtune.runs.results import RUNNING, TrialResult
 from segtune.runs.rundir import SearchDir, search_of
+from segtune.tuning.guards import GUARD
 from segtune.tuning.study import Study
 
 SHORT_UNITS = {"seconds": "s", "minutes": "min", "hours": "h"}
@@ -127,13 +129,35 @@ def broken_words(trial: TrialResult) -> str:
     return f"breaks a guard: {'; '.join(trial.broken_guards)}"
 
 
+def reason_of(trial: TrialResult) -> str:
+    """Return the reason of a trial's verdict and the guards that it breaks; empty without any.
+
+    A trial that was not trained because of its guards has them in its reason.
+    """
+    is_named = trial.kind == GUARD or not trial.broken_guards
+    return "; ".join(filter(None, [trial.reason, "" if is_named else broken_words(trial)]))
+
+
+def baseline_note(study: Study, trials: Sequence[TrialResult]) -> str:
+    """Return that no trial could be compared with trial 0, if a guard does; empty otherwise."""
+    if study.search.guards.class_iou_drop is None:
+        return ""
+    baseline = next((trial for trial in trials if trial.number == 0), None)
+    if baseline is None or not has_ended(baseline) or baseline.state == "completed":
+        return ""
+    return (
+        "search.guards.class_iou_drop was not judged: trial 0 ended as "
+        f"{baseline.kind or baseline.state}, so there is nothing to compare with"
+    )
+
+
 def next_steps(study: Study, run: SearchDir) -> dict[str, str]:
     """Return {label: path or command} of what a user may do with a search run.
 
     Empty for a proxy whose trials were continued at full length: the best config is then one of
     those.
     """
-    if run.full.best.exists():
+    if part_of_best(run).path != run.path:
         return {}
     # After a search on a proxy, this is the folder of the trials at full length.
     whole_run = search_of(run.path) or run

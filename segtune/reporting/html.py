@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import time
@@ -13,9 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segtune.checks.forecast_outcome import compare_with_outcome
-from segtune.errors import DataError, RunError
+from segtune.errors import RunError
 from segtune.reporting.forecast_lines import outcome_caption, outcome_table
 from segtune.reporting.format import (
+    baseline_note,
     confirmation_line,
     measured_columns,
     next_steps,
@@ -73,7 +73,7 @@ class Part:
     """One search on the page. A search on a proxy has a second one, its trials at full length."""
 
     title: str  # empty if the page has one part only
-    note: str
+    notes: Sequence[str]  # sentences below the cards
     num_trials: int  # that the search is to have
     num_ended: int
     trials: Sequence[TrialResult]  # by rank
@@ -187,7 +187,7 @@ def _part(study: Study, run: SearchDir, *, title: str = "", note: str = "") -> P
     front = pareto_front(trials, objectives) if study.search.has_front else []
     return Part(
         title=title,
-        note=note,
+        notes=[words for words in (note, baseline_note(study, trials)) if words],
         num_trials=study.num_trials,
         num_ended=num_ended(trials),
         trials=ranked(trials),
@@ -301,12 +301,11 @@ def _class_names(study: Study, num_classes: int) -> Sequence[str]:
 
     They are numbers if this machine has no such data set, or by now a different one.
     """
-    from segtune.data.layouts import class_names
+    from segtune.data.layouts import known_class_names
 
-    with contextlib.suppress(DataError, OSError, UnicodeError):
-        names = class_names(study.config.data)
-        if len(names) == num_classes:
-            return names
+    names = known_class_names(study.config.data)
+    if len(names) == num_classes:
+        return names
     return [f"class {label}" for label in range(num_classes)]
 
 

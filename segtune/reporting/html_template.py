@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from segtune.checks.findings import percent
-from segtune.reporting.format import format_miou, format_value
+from segtune.reporting.format import format_miou, format_value, reason_of
 
 if TYPE_CHECKING:
     import jinja2
@@ -30,5 +30,6 @@ def html_template(name: str) -> jinja2.Template:
         "miou": format_miou,
         "percent": percent,
         "p_value": format_p,
+        "reason": reason_of,
     }
     return environment.get_template(name)

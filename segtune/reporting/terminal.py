@@ -22,7 +22,7 @@ from rich.text import Text
 from segtune.checks.forecast_record import read_forecast
 from segtune.reporting.forecast_lines import forecast_summary, left_words
 from segtune.reporting.format import (
-    broken_words,
+    baseline_note,
     confirmation_line,
     format_duration,
     format_miou,
@@ -33,6 +33,7 @@ from segtune.reporting.format import (
     measured_columns,
     next_steps,
     num_ended,
+    reason_of,
     retrained_line,
     short_names,
 )
@@ -110,10 +111,11 @@ def print_summary(study: Study, run: SearchDir, console: Console) -> None:
     trials = trial_reader(run).read()
     console.print(trials_table(trials, study.space.names, study.epochs))
     for trial in trials:
-        if trial.reason:
-            print_lines(console, f"trial {trial.id} {trial.state}: {trial.reason}")
-        elif trial.broken_guards:
-            print_lines(console, f"trial {trial.id} {broken_words(trial)}")
+        if reason := reason_of(trial):
+            state = f" {trial.state}:" if trial.reason else ""
+            print_lines(console, f"trial {trial.id}{state} {reason}")
+    if note := baseline_note(study, trials):
+        console.print(note, style="yellow", markup=False, highlight=False, soft_wrap=True)
     if study.search.has_front:
         _print_front(pareto_front(trials, study.search.objectives), run, console)
     winner = best_trial(trials)
@@ -133,7 +135,13 @@ def print_summary(study: Study, run: SearchDir, console: Console) -> None:
 
 
 def _print_no_winner(trials: Sequence[TrialResult], console: Console) -> None:
-    if all(trial.state in (RUNNING, "interrupted") for trial in trials):
+    if any(trial.healthy and not trial.is_judged for trial in trials):
+        print_lines(
+            console,
+            "no completed trial keeps the guards, so there is no best config; guards on classes "
+            "judge only completed trials",
+        )
+    elif all(trial.state in (RUNNING, "interrupted") for trial in trials):
         print_lines(console, "no trial has been validated yet, so there is no best config")
     elif any(trial.broken_guards for trial in trials):
         console.print(
@@ -384,5 +392,5 @@ def _event(trial: TrialResult, study: Study) -> str:
     names = short_names(study.space.names)
     values = ", ".join(f"{names[n]} {format_value(v)}" for n, v in trial.params.items())
     line = f"trial {trial.id} {trial.state} at epoch {trial.epoch}: {score}; {values}"
-    reason = trial.reason or (broken_words(trial) if trial.broken_guards else "")
+    reason = reason_of(trial)
     return f"{line} -- {reason}" if reason else line

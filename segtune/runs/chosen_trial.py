@@ -29,8 +29,12 @@ def open_chosen(path: Path, number: int | None, verb: str) -> tuple[SearchDir, i
 
 
 def part_of_best(run: SearchDir) -> SearchDir:
-    """Return where the best trial is: after a search on a proxy, among those at full length."""
-    return run.full if run.full.best.exists() else run
+    """Return where the best trial is: after a search on a proxy, among those at full length.
+
+    If none of those may win, the search run has no best.yaml any more, and there is no best trial.
+    """
+    has_ended = run.full.trials.exists() and not run.best.exists()
+    return run.full if run.full.best.exists() or has_ended else run
 
 
 def choose_trial(run: SearchDir, number: int | None, verb: str) -> TrialResult:
@@ -40,11 +44,15 @@ def choose_trial(run: SearchDir, number: int | None, verb: str) -> TrialResult:
     """
     trials = read_trials(run)
     if number is None:
-        chosen = best_trial(read_trials(part_of_best(run)))
-        states = ", ".join(f"{trial.id} {_state(trial)}" for trial in trials) or "none"
-        kind = "healthy trial with a validation"
-        kind += " that keeps the guards" if any(trial.broken_guards for trial in trials) else ""
-        problem = f"no {kind} ({states}); --trial N {verb} another"
+        part = part_of_best(run)
+        candidates = read_trials(part)
+        chosen = best_trial(candidates)
+        states = ", ".join(f"{trial.id} {_state(trial)}" for trial in candidates) or "none"
+        place = "" if part.path == run.path else " at full length"
+        is_guarded = any(trial.broken_guards or not trial.is_judged for trial in candidates)
+        guards = " that keeps the guards" if is_guarded else ""
+        problem = f"no healthy trial with a validation{place}{guards} ({states}); "
+        problem += f"--trial N {verb} another"
     else:
         chosen = next((trial for trial in trials if trial.number == number), None)
         problem = f"no trial {number}; trials: {', '.join(trial.id for trial in trials) or 'none'}"

@@ -40,6 +40,7 @@ class KeptCheckpoints:
         self._keep = keep
         self._objectives = objectives
         self._best: list[TrialResult] = []
+        self._ended: dict[int, TrialResult] = {}  # by trial number; with several objectives only
         self._dropped: dict[int, float] = {}  # {trial: since when, on the monotonic clock}
         for trial in trials:
             self.ended(trial)
@@ -51,8 +52,12 @@ class KeptCheckpoints:
         candidates = ranked([*(t for t in self._best if t.number != trial.number), trial])
         self._best = [t for t in candidates if t.may_win][: self._keep]
         if len(self._objectives) > 1:
-            front = pareto_front(candidates, self._objectives)
+            # Among all trials: another one with the same network changes the median latency.
+            self._ended[trial.number] = trial
+            front = pareto_front(self._ended.values(), self._objectives)
             self._best += [t for t in front if t not in self._best]
+        for kept in self._best:
+            self._dropped.pop(kept.number, None)
         for other in candidates:
             if other not in self._best:
                 self._dropped[other.number] = time.monotonic()

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import statistics
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, replace
 
 from segtune.runs.results import TrialResult, ranked
 
 MIOU = "miou"  # the objective that is to be high; all others are to be low
+# Searched settings of these sections may change the network or its windows, and so its latency.
+SECTIONS_OF_LATENCY = ("data", "model", "val")
+# Settings of these sections that do nothing outside of training.
+TRAINING_ONLY = ("model.drop_path", "model.dropout")
 
 
 def objective_values(trial: TrialResult, objectives: Sequence[str]) -> tuple[float, ...] | None:
@@ -21,15 +29,51 @@ def objective_values(trial: TrialResult, objectives: Sequence[str]) -> tuple[flo
 def pareto_front(trials: Iterable[TrialResult], objectives: Sequence[str]) -> list[TrialResult]:
     """Return the trials that may win and that no other such trial dominates, the best mIoU first.
 
-    A trial dominates another if it is at least as good in every objective and better in one.
+    A trial dominates another if it is at least as good in every objective and better in one. Trials
+    with the same network have the same latency in this comparison: the median of those measured.
     """
-    candidates = [
+    candidates = [trial for trial in ranked(trials) if trial.may_win]
+    points = [
         (trial, as_costs(objectives, values))
-        for trial in ranked(trials)
-        if trial.may_win and (values := objective_values(trial, objectives))
+        for trial, smooth in zip(candidates, _with_median_latency(candidates), strict=True)
+        if (values := objective_values(smooth, objectives))
     ]
-    front = nondominated([costs for _, costs in candidates])
-    return [candidates[index][0] for index in front]
+    front = nondominated([costs for _, costs in points])
+    return [points[index][0] for index in front]
+
+
+def _with_median_latency(trials: Sequence[TrialResult]) -> list[TrialResult]:
+    """Return the trials, each with the median latency of all that have its network.
+
+    Otherwise the noise of the measurement would decide which of them are on the front.
+    """
+    latencies: dict[str, list[float]] = defaultdict(list)
+    for trial in trials:
+        if trial.profile and trial.profile.latency_ms is not None:
+            latencies[_network_of(trial)].append(trial.profile.latency_ms)
+    medians = {network: statistics.median(values) for network, values in latencies.items()}
+    return [
+        replace(trial, profile=replace(trial.profile, latency_ms=medians.get(_network_of(trial))))
+        if trial.profile
+        else trial
+        for trial in trials
+    ]
+
+
+def _network_of(trial: TrialResult) -> str:
+    """Return a text that is the same for trials whose forward passes take equally long.
+
+    It has the size of the network and the image, the device and the precision, and the searched
+    settings that may change the forward pass.
+    """
+    assert trial.profile
+    settings = {
+        name: value
+        for name, value in trial.params.items()
+        if name.partition(".")[0] in SECTIONS_OF_LATENCY and name not in TRAINING_ONLY
+    }
+    profile = asdict(replace(trial.profile, latency_ms=None))
+    return json.dumps([profile, settings], sort_keys=True)
 
 
 def as_costs(objectives: Sequence[str], values: Sequence[float]) -> tuple[float, ...]:

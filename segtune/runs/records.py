@@ -137,8 +137,10 @@ class GuardOutcome:
     broken: tuple[str, ...] = ()  # a sentence for each
     # How far each guard is broken, as a sampler learns it: above 0 is broken, 0 is unknown.
     constraints: Mapping[str, float] = field(default_factory=dict)
+    # False: there are guards on classes, and the trial has not been trained to its end.
+    is_judged: bool = True
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> GuardOutcome:
         """Return the outcome of a JSON object."""
-        return cls(tuple(row["broken"]), row["constraints"])
+        return cls(tuple(row["broken"]), row["constraints"], row.get("is_judged", True))

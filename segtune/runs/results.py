@@ -36,6 +36,7 @@ class TrialResult:
     params: dict[str, Any] = field(default_factory=dict)
     profile: NetworkProfile | None = None  # None: not measured
     broken_guards: tuple[str, ...] = ()  # a sentence for each
+    is_judged: bool = True  # False: its guards on classes need a trial that has completed
 
     @property
     def id(self) -> str:
@@ -49,8 +50,11 @@ class TrialResult:
 
     @property
     def may_win(self) -> bool:
-        """Whether the trial is healthy and breaks no guard of its study."""
-        return self.healthy and not self.broken_guards
+        """Whether the trial is healthy and keeps all guards of its study, by what is known.
+
+        With guards on classes, only a completed trial may win.
+        """
+        return self.healthy and self.is_judged and not self.broken_guards
 
 
 def validated_epochs(trial: TrialDir, verdict: Verdict | None) -> list[EpochRecord]:
@@ -74,6 +78,7 @@ def read_trial(trial: TrialDir) -> TrialResult:
     epochs = validated_epochs(trial, verdict)
     scores = miou_by_epoch(epochs)
     best_epoch = max(scores, key=scores.__getitem__, default=0)
+    guards = trial.read_guards()
     return TrialResult(
         number=int(trial.id),
         state=verdict.state if verdict else RUNNING,
@@ -85,7 +90,8 @@ def read_trial(trial: TrialDir) -> TrialResult:
         seconds=epochs[-1].seconds if epochs else 0.0,
         params=read_params(trial),
         profile=trial.read_profile(),
-        broken_guards=trial.read_guards().broken,
+        broken_guards=guards.broken,
+        is_judged=guards.is_judged,
     )
 
 

@@ -7,6 +7,7 @@ import shlex
 from pathlib import Path
 
 from segtune.errors import CheckpointError, nearest
+from segtune.runs.chosen_trial import part_of_best
 from segtune.runs.results import best_trial, read_trials
 from segtune.runs.rundir import SearchDir, TrialDir, search_runs_in
 from segtune.training.checkpoint import MANIFEST, STATE, WEIGHTS, newest_best
@@ -39,7 +40,7 @@ def find_checkpoint(path: str | Path) -> Path:
 
 def _of_best_trial(run: SearchDir) -> Path:
     """Return the best checkpoint of the best trial; after a search on a proxy, at full length."""
-    run = run.full if run.full.best.exists() else run
+    run = part_of_best(run)
     trials = read_trials(run)
     best = best_trial(trials)
     if best is None or best.miou is None:

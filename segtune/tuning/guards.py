@@ -42,18 +42,23 @@ def check_guard_classes(guards: GuardsConfig, classes: Sequence[str]) -> None:
 
 def size_outcome(guards: GuardsConfig, profile: NetworkProfile) -> GuardOutcome:
     """Return the outcome of the guards that need no training."""
-    return guard_outcome(guards, profile, (), ())
+    return guard_outcome(guards, profile, profile.classes, (), ())
 
 
 def guard_outcome(
-    guards: GuardsConfig, profile: NetworkProfile | None, ious: ClassIou, baseline: ClassIou
+    guards: GuardsConfig,
+    profile: NetworkProfile | None,
+    classes: Sequence[str],
+    ious: ClassIou,
+    baseline: ClassIou,
 ) -> GuardOutcome:
     """Return which guards a trial breaks.
 
-    `ious` are those of its best epoch, `baseline` are those of trial 0. A guard that cannot be
-    judged yet is not broken.
+    `profile` is None if the network was not measured. `classes` are the names of the classes by
+    label, empty if they are not known. `ious` are those of the trial's best epoch, `baseline` are
+    those of trial 0. A guard that cannot be judged is not broken.
     """
-    judged = dict(_judgements(guards, profile, ious, baseline))
+    judged = dict(_judgements(guards, profile, classes, ious, baseline))
     return GuardOutcome(
         tuple(judgement.words for judgement in judged.values() if judgement.words),
         {name: judged.get(name, UNKNOWN).excess for name in guards.limits},
@@ -61,19 +66,25 @@ def guard_outcome(
 
 
 def _judgements(
-    guards: GuardsConfig, profile: NetworkProfile | None, ious: ClassIou, baseline: ClassIou
+    guards: GuardsConfig,
+    profile: NetworkProfile | None,
+    classes: Sequence[str],
+    ious: ClassIou,
+    baseline: ClassIou,
 ) -> Iterator[tuple[str, Judgement]]:
     """Yield each guard that can be judged, by the order of `GuardsConfig.limits`."""
     if profile and guards.params_m is not None:
         yield "params_m", _judge_parameters(guards.params_m, profile)
     if profile and guards.latency_ms is not None and profile.latency_ms is not None:
         yield "latency_ms", _judge_latency(guards.latency_ms, profile.latency_ms, profile)
-    if not (profile and ious):
+    if not ious or len(classes) != len(ious):
         return
     if guards.class_iou_drop is not None and baseline:
-        yield "class_iou_drop", _judge_drop(guards.class_iou_drop, profile.classes, ious, baseline)
+        yield "class_iou_drop", _judge_drop(guards.class_iou_drop, classes, ious, baseline)
     for name, least in guards.least_ious.items():
-        yield f"class.{name}", _judge_class(name, least, ious[profile.classes.index(name)])
+        if name not in classes:
+            continue
+        yield f"class.{name}", _judge_class(name, least, ious[classes.index(name)])
 
 
 def _judge_parameters(limit: float, profile: NetworkProfile) -> Judgement:

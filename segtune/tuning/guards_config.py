@@ -45,8 +45,14 @@ class GuardsConfig(Settings):
         default_factory=dict,
         alias="class",
         description="Least IoU of single classes by name, from 0 to 1, such as {person: 0.6}. A "
-        "class that has no pixel in the validation masks counts as 0.",
+        "class that has no pixel in the validation masks counts as 0. On a proxy, only the trials "
+        "at full length are judged.",
     )
+
+    @property
+    def has_class_guards(self) -> bool:
+        """Whether a guard needs the IoUs of a trial that has been trained to its end."""
+        return self.class_iou_drop is not None or bool(self.least_ious)
 
     @property
     def limits(self) -> dict[str, float]:

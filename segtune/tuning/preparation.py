@@ -16,9 +16,10 @@ from segtune.runs.atomic import write_atomic
 from segtune.runs.results import read_trials
 from segtune.runs.rundir import SearchDir
 from segtune.tuning import warm_start
+from segtune.tuning.measured import warn_of_unmeasured
 from segtune.tuning.study import Study
 from segtune.tuning.study_reader import load_study
-from segtune.tuning.warm_start import WarmStart
+from segtune.tuning.warm_start import TELLING_STATES, WarmStart
 
 log = logging.getLogger(__name__)
 
@@ -85,8 +86,9 @@ def _check_extension(run: SearchDir, study: Study) -> None:
     Say how many trials lie outside its ranges. They stay in the search run and may win.
     """
     begun = load_study(SearchDir.open(run.path).study)
+    trials = read_trials(run)
     # Not trial 0: it is the config itself, which may lie outside its space.
-    drawn = [(f"trial {trial.id}", trial.params) for trial in read_trials(run) if trial.number]
+    drawn = [(f"trial {trial.id}", trial.params) for trial in trials if trial.number]
     drawn += [("a trial of --warm-start", trial.params) for trial in warm_start.read(run).trials]
     problems = [f"config {changed}" for changed in _config_differences(study, begun)]
     for name, params in drawn:
@@ -98,6 +100,8 @@ def _check_extension(run: SearchDir, study: Study) -> None:
             f"{run.path}: --extend may change the ranges of the space, and add settings or trials, "
             f"but not this:\n  {listed}"
         )
+    ended = [trial for trial in trials if trial.state in TELLING_STATES]
+    warn_of_unmeasured(study.search.guards, run, ended)
     num_outside = sum(bool(study.space.missed_by(params)) for _, params in drawn)
     if num_outside:
         log.info(

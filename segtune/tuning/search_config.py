@@ -283,7 +283,8 @@ class SearchConfig(Settings):
         """Turn off the default stopping rule if there are several objectives; refuse any other."""
         if self.has_front and self.scheduler != "none":
             if "scheduler" not in self.model_fields_set:
-                vars(self)["scheduler"] = "none"  # the class is frozen for everybody else
+                # The class is frozen; only this validator may set the field.
+                vars(self)["scheduler"] = "none"
                 return self
             raise ValueError(
                 "scheduler stops trials by their mIoU alone, which would cut off the small and "
@@ -291,6 +292,14 @@ class SearchConfig(Settings):
                 "scheduler, or set scheduler: none"
             )
         return self
+
+    @property
+    def guards_of_trials(self) -> GuardsConfig:
+        """The guards that the trials are judged by.
+
+        On a proxy, without the least IoUs: those are meant for a trial of full length.
+        """
+        return self.guards.override({"class": {}}) if self.proxy else self.guards
 
     @property
     def has_front(self) -> bool:

@@ -15,7 +15,7 @@ from segtune.runs.atomic import write_atomic
 from segtune.runs.pareto import MIOU
 from segtune.runs.results import RUNNING, TrialResult, miou_by_epoch, ranked, read_trials
 from segtune.runs.rundir import SearchDir
-from segtune.tuning.measured import NOTHING, Measured, measured
+from segtune.tuning.measured import NOTHING, Measured, measured, warn_of_unmeasured
 from segtune.tuning.study import Study
 from segtune.tuning.study_reader import load_study
 
@@ -46,9 +46,8 @@ class KnownTrial(Settings):
     def objective_values(self, objectives: Sequence[str]) -> tuple[float, ...] | None:
         """Return the value of each objective if the trial completed and has all of them."""
         known = {MIOU: max(self.mious.values(), default=None), **self.costs}
-        values = [known.get(name) for name in objectives]
-        found = tuple(value for value in values if value is not None)
-        return found if self.state == "completed" and len(found) == len(values) else None
+        values = tuple(v for name in objectives if (v := known.get(name)) is not None)
+        return values if self.state == "completed" and len(values) == len(objectives) else None
 
     @classmethod
     def of(
@@ -95,7 +94,7 @@ class WarmStart(Settings):
         )
 
 
-def collect(study: Study, paths: Sequence[str | Path]) -> WarmStart:
+def collect(study: Study, paths: Sequence[str | Path], classes: Sequence[str] = ()) -> WarmStart:
     """Read earlier search runs for a new study.
 
     If a run differs from the study only in the settings of the space and in the seed, its trials
@@ -103,7 +102,9 @@ def collect(study: Study, paths: Sequence[str | Path]) -> WarmStart:
     on other images, from other initial weights, or after another number of epochs, would mislead
     the sampler.
 
-    Raise RunError if a folder holds no search run, or if none of its trials lies in the space.
+    `classes` are the names of the classes, for trials whose network was not measured. Warn if the
+    guards on size or latency cannot judge a trial. Raise RunError if a folder holds no search run,
+    or if none of its trials lies in the space.
     """
     trials: list[KnownTrial] = []
     points: list[dict[str, Any]] = []
@@ -117,7 +118,9 @@ def collect(study: Study, paths: Sequence[str | Path]) -> WarmStart:
                 f"({', '.join(study.space.names)})"
             )
         if _same_but_for_the_space(study, theirs):
-            trials += [_known(study, run, t) for t in usable if t.state in TELLING_STATES]
+            telling = [t for t in usable if t.state in TELLING_STATES]
+            warn_of_unmeasured(study.search.guards, run, telling)
+            trials += [_known(study, run, t, classes) for t in telling]
         else:
             best = [t for t in ranked(usable)[:POINTS_OF_OTHERS] if t.may_win]
             points += [study.space.complete(t.params) for t in best]
@@ -142,11 +145,11 @@ def _same_but_for_the_space(study: Study, theirs: Study) -> bool:
     return not names - varied and set(theirs.space.names) <= set(study.space.names)
 
 
-def _known(study: Study, run: SearchDir, trial: TrialResult) -> KnownTrial:
+def _known(study: Study, run: SearchDir, trial: TrialResult, classes: Sequence[str]) -> KnownTrial:
     folder = run.trial(trial.number)
     mious = miou_by_epoch(folder.read_epochs())
-    # By the guards and objectives of this study. A network that was not measured has neither.
-    numbers = measured(study.search, run, folder)
+    # By the guards and objectives of this study. A network that was not measured has no size.
+    numbers = measured(study.search, run, folder, classes)
     return KnownTrial.of(trial.params, trial.state, mious, numbers)
 
 

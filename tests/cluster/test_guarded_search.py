@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,6 +23,7 @@ from segtune.config.yaml_io import write_yaml
 from segtune.errors import ConfigError, RunError
 from segtune.export import main as export
 from segtune.report import main as report
+from segtune.runs.chosen_trial import part_of_best
 from segtune.runs.pareto import objective_values
 from segtune.runs.records import EpochRecord, NetworkProfile, ValidationScores
 from segtune.runs.results import best_trial, read_trials, to_frame
@@ -29,7 +31,9 @@ from segtune.runs.rundir import SearchDir
 from segtune.runs.verdict import Verdict
 from segtune.search import main as search
 from segtune.status import main as status
+from segtune.tuning import warm_start
 from segtune.tuning.confirm_study import plan_confirmation
+from segtune.tuning.preparation import prepare_study
 from segtune.tuning.study import Study
 from segtune.tuning.study_reader import load_study
 
@@ -290,3 +294,95 @@ def test_a_table_without_measured_networks_has_the_columns_it_always_had(
         *("trial", "state", "kind", "miou", "epoch", "seconds"),
     ]
     assert "latency_ms" not in to_frame(read_trials(run))
+
+
+def test_no_checkpoint_is_deleted_while_trial_0_may_change_the_best(
+    make_study: MakeStudy, tmp_path: Path
+) -> None:
+    study = make_study(trials=3, guards={"class_iou_drop": 0.1})
+    study = replace(study, config=study.config.override({"checkpoint.keep_trials": 1}))
+    run = SearchDir(tmp_path / "r")
+    searcher = StudySearcher.from_run(study, run)
+    supervisor = Supervisor(study, run, searcher)
+
+    def end_and_sweep(name: str, number: int, person: float, road: float) -> list[int]:
+        end(searcher, name, person, road)
+        ended: Any = SimpleNamespace(config=DrawnTrial(number, {}, 1).to_config())
+        supervisor.on_trial_complete(0, [], ended)
+        supervisor.wait_until_released(0.0)
+        return [n for n in range(3) if run.trial(n).checkpoints.exists()]
+
+    for name in ("a", "b", "c"):
+        (run.trial(start(searcher, name)).checkpoints / "best-0001").mkdir(parents=True)
+    assert end_and_sweep("b", 1, 0.3, 0.9) == [0, 1, 2]  # the best so far, but its class fell
+    assert end_and_sweep("c", 2, 0.5, 0.55) == [0, 1, 2]
+    assert end_and_sweep("a", 0, 0.5, 0.5) == [2]
+
+
+def test_a_stopped_trial_is_told_at_once_and_breaks_no_class_guard(
+    make_study: MakeStudy, tmp_path: Path
+) -> None:
+    study = make_study(trials=3, sampler="tpe", guards=GUARDS | {"params_m": 5})
+    run = SearchDir(tmp_path / "r")
+    searcher = StudySearcher.from_run(study, run)
+    for name in ("a", "b"):
+        start(searcher, name)
+    scores = ValidationScores(0.1, constant_miou=0.0, class_iou=(0.1, 0.1))
+    run.trial(1).append_epoch(EpochRecord(1, step=1, validation=scores))
+    searcher.on_trial_result("b", {"epoch": 1, "miou": 0.1})
+    searcher.on_trial_complete("b", {"epoch": 1})
+    assert recorded(run)[1].state == TrialState.PRUNED
+    end(searcher, "a", 0.5)
+    assert recorded(run)[1].constraints["class_iou_drop"] == 0.0
+    assert recorded(run)[1].constraints["class.person"] == 0.0
+    assert not run.trial(1).read_guards().broken
+    assert not read_trials(run)[1].may_win
+
+
+def test_guards_that_are_added_judge_the_trials_that_were_not_measured(
+    make_study: MakeStudy, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = SearchDir(tmp_path / "r")
+    with run.locked():
+        prepare_study(run, make_study(trials=2))
+    play(StudySearcher.from_run(make_study(trials=2), run))
+    for trial in run.trial_dirs():
+        trial.profile.unlink()
+    study = make_study(trials=2, guards={"params_m": 5, "class": {"person": 0.6}})
+    classes = {"data.layout": "folder", "data.classes": ["road", "person"]}
+    study = replace(study, config=study.config.override(classes))
+    StudySearcher.from_run(study, run)
+    for trial in read_trials(run):
+        assert trial.broken_guards == (
+            "class person has IoU 0.5000, search.guards.class asks for 0.6",
+        )
+    with run.locked():
+        prepare_study(run, make_study(trials=2, guards={"params_m": 5}), resume=True, extend=True)
+    assert "2 of 2 ended trials have no measured network" in caplog.text
+    assert "search.guards.params_m cannot judge them" in caplog.text
+    earlier = warm_start.collect(
+        make_study(guards={"class": {"person": 0.6}}), [run.path], ("road", "person")
+    )
+    assert [trial.is_infeasible for trial in earlier.trials] == [True, True]
+
+
+@pytest.mark.ray
+def test_class_guards_after_a_proxy_judge_only_the_trials_at_full_length(
+    cluster: None, make_study: MakeStudy, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = make_study(
+        trials=2,
+        sampler="random",
+        proxy={"resolution": 0.5, "carry": 2},
+        guards={"class": {"background": 1.0}},
+        cpus_per_worker=1.0,
+    )
+    result = run_study(study, tmp_path, "r")
+    run = SearchDir(result.run)
+    assert best_trial(read_trials(run))
+    assert all(trial.broken_guards for trial in read_trials(run.full))
+    assert result.best is None
+    assert not run.best.exists()
+    assert part_of_best(run).path == run.full.path
+    assert export([str(run.path), "--out", str(tmp_path / "e.yaml")]) == 2
+    assert "at full length that keeps the guards (0000 completed" in capsys.readouterr().err
