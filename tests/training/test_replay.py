@@ -244,7 +244,7 @@ def test_precision_is_the_remedy_if_only_float16_overflows(
 def test_lower_rate_is_the_remedy_if_only_the_rate_is_too_large(
     tiny_config: ExperimentConfig, tmp_path: Path
 ) -> None:
-    changes = {"optim.lr": 2.0, "optim.clip_norm": None, "schedule.warmup_epochs": 0.0}
+    changes = {"optim.lr": 8.0, "optim.clip_norm": None, "schedule.warmup_epochs": 0.0}
     config = tiny_config.override(changes)
     with pytest.MonkeyPatch.context() as patch:
         FailingStep(patch, 1)
@@ -255,9 +255,9 @@ def test_lower_rate_is_the_remedy_if_only_the_rate_is_too_large(
     assert worked == {
         "{}": False,
         "{'optim.clip_norm': 2.0}": False,
-        "{'optim.lr': 0.2}": True,
+        "{'optim.lr': 0.8}": True,
     }
-    assert record.settings == {"optim.lr": 0.2}
+    assert record.settings == {"optim.lr": 0.8}
 
 
 def test_diverged_training_run_leaves_the_weights_that_it_has(
