@@ -11,7 +11,7 @@ import logging
 import math
 import shutil
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -41,6 +41,7 @@ from segtune.training.loss_balance import balance_factors, balanced_loss, term_l
 from segtune.training.memory import OutOfMemoryError
 from segtune.training.network import build_network, seeded
 from segtune.training.optimizer import build_optimizer, set_learning_rate
+from segtune.training.precision import dtype_name
 from segtune.training.probes import weight_norm
 from segtune.training.replay_bundle import BundleWriter
 from segtune.training.schedule import lr_factor, plan_in_words
@@ -214,15 +215,25 @@ class Trainer(TrainingState):
                     raise TrialCancelled
                 if verdict := self.judge(result):
                     return self.bundle.write(verdict, self.train_step, self.loss_factors)
-                if math.isfinite(result.losses["loss"]):  # it is not if float16 was left for it
-                    results.append(result)
-        if not results:  # no step has changed a weight, so they are made again
+                results.append(result)
+        record = self._summary(epoch, results)
+        if record is None or self.precision.must_redo(epoch, results):
             self.step = first_step
             self.precision.redo_after(first_step, self.train_step)
             return self._train_epoch(epoch, should_stop)
+        return record
+
+    def _summary(self, epoch: int, results: Sequence[StepResult]) -> EpochRecord | None:
+        """Return the record of an epoch, or None if no step of it has a finite loss.
+
+        Leave float16 if the scaler has skipped too many of the steps.
+        """
+        finite = [result for result in results if math.isfinite(result.losses["loss"])]
+        if not finite:  # the loss is the reason why float16 was left
+            return None
         growth = weight_norm(self.network) / self.first_weight_norm
-        record = summary_of_steps(epoch, results, growth, self.precision.scaler)
-        if self.precision.leave_if_it_skips(self.train_step, record, self.step, len(results)):
+        record = summary_of_steps(epoch, finite, growth, self.precision.scaler)
+        if self.precision.leave_if_it_skips(self.train_step, record, self.step, len(finite)):
             self.health.forget_skipped()
         return record
 
@@ -309,7 +320,7 @@ class Trainer(TrainingState):
                 self.ranks,
                 self.config,
                 len(self.classes),
-                self.precision.dtype,
+                self.precision.validation_dtype,
             )
         return validation_scores(matrix, self.classes)
 
@@ -426,7 +437,7 @@ class Trainer(TrainingState):
 
     def _log_plan(self) -> None:
         if self.ranks.is_first:
-            data, dtype = self.train_data, str(self.precision.dtype).removeprefix("torch.")
+            data, dtype = self.train_data, dtype_name(self.precision.dtype)
             plan = plan_in_words(
                 self.config.schedule, data.num_images, self.ranks.world_size, data.steps_per_epoch
             )
