@@ -35,10 +35,10 @@ def find_trial(path: str | Path, trial: str | None = None) -> TrialDir:
         return _trial_of_search(SearchDir(folder), trial)
     if trial is not None:
         raise RunError(f"--trial {trial}: {path} is no search run; leave --trial out")
-    found = TrialDir(folder)
-    if not found.replay.is_dir():
-        raise RunError(f"{path}: {_why_no_bundle(found)}")
-    return found
+    trial_dir = TrialDir(folder)
+    if not trial_dir.replay.is_dir():
+        raise RunError(f"{path}: {_why_no_bundle(trial_dir)}")
+    return trial_dir
 
 
 def replay_trial(
@@ -103,9 +103,9 @@ def _trial_of_search(run: SearchDir, trial: str | None) -> TrialDir:
     listed = f"trials with a bundle: {', '.join(ids) or 'none'}"
     if trial is None:
         raise RunError(f"{run.path}: a search run; choose a trial with --trial ID ({listed})")
-    if not trial.isdecimal() or (found := run.trial(int(trial))).id not in ids:
+    if not trial.isdecimal() or (trial_dir := run.trial(int(trial))).id not in ids:
         raise RunError(f"--trial {trial}: {run.path} has no such trial to replay ({listed})")
-    return found
+    return trial_dir
 
 
 def _why_no_bundle(trial: TrialDir) -> str:

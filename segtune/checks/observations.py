@@ -27,9 +27,9 @@ from segtune.losses.segmentation import build_loss
 from segtune.models.build import head_parameters
 from segtune.models.segmentation_model import SegmentationModel
 from segtune.training.distributed import Ranks
-from segtune.training.evaluation import autocast_dtype
 from segtune.training.network import build_network, seeded
 from segtune.training.optimizer import build_optimizer
+from segtune.training.precision import dtype_name, training_dtype
 from segtune.training.schedule import lr_factor
 from segtune.training.weight_average import WeightAverage
 from segtune.training.windows import Windows
@@ -191,7 +191,7 @@ class Workbench:
         return Observation("optimiser", f"{name}, {words}", f"{name} {groups}")
 
     def _precision(self, config: ExperimentConfig) -> Observation:
-        name = str(autocast_dtype(config.optim.precision, Ranks().device)).removeprefix("torch.")
+        name = dtype_name(training_dtype(config.optim.precision, Ranks().device))
         return Observation("precision", name, name)
 
     def _clipping(self, config: ExperimentConfig) -> Observation:

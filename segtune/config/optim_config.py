@@ -44,8 +44,9 @@ class OptimConfig(Settings):
         default="auto",
         description="Precision of autocast. auto: bf16 on a GPU that supports it, otherwise fp16 "
         "on a GPU with tensor cores, otherwise fp32. If gradients keep overflowing in fp16, auto "
-        "goes on in fp32, once, and says so; fp16 ends the training run. Evaluation on its own "
-        "never takes fp16 unless it is set.",
+        "goes on in fp32, once, and says so; fp16 ends the training run. If the GPUs of one "
+        "training run differ in what auto is, all use fp32. Validation takes fp16 only if it is "
+        "set.",
     )
     ema: float | None = Field(
         default=None,

@@ -33,7 +33,7 @@ class Verdict(Settings):
     evidence: str = Field(default="", description="the numbers that show what went wrong")
     advice: str = Field(default="", description="the setting to change, and its new value")
     note: str = Field(
-        default="", description="what a reader has to know besides, such as a change of precision"
+        default="", description="additional information, such as a change of precision"
     )
     ended: float | None = Field(
         default=None, description="Unix time at which the verdict was written"

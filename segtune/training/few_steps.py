@@ -84,7 +84,7 @@ def seconds_per_val_image(trainer: Trainer) -> float:
             trainer.ranks,
             trainer.config,
             len(trainer.classes),
-            trainer.precision.dtype,
+            trainer.precision.validation_dtype,
         )
         confusion.matrix.cpu()  # waits for the GPU
         if number == 1:  # a data set of a single batch has only the first

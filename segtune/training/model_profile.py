@@ -19,7 +19,7 @@ from segtune.models.segmentation_model import SegmentationModel
 from segtune.training.distributed import Ranks
 from segtune.training.network import build_network, seeded
 from segtune.training.optimizer import build_optimizer
-from segtune.training.precision import training_dtype
+from segtune.training.precision import dtype_name, training_dtype
 from segtune.training.train_step import OutOfMemory, TrainStep
 
 # A call is repeated until the time is over, but at least this many times after one that warms up.
@@ -90,7 +90,7 @@ def _profile(
         flops=count_flops(network, height, width),
         batch_size=batch_size,
         device=device_name(ranks.device),
-        precision=str(training_dtype(config.optim.precision, ranks.device)).removeprefix("torch."),
+        precision=dtype_name(training_dtype(config.optim.precision, ranks.device)),
         train_images_per_s=rate,
         train_memory=memory,
         num_fitting=fitting,

@@ -13,6 +13,7 @@ from segtune.data.loader import normalize
 from segtune.runs.records import NetworkProfile
 from segtune.training.model_profile import call_times, device_name
 from segtune.training.network import seeded
+from segtune.training.precision import dtype_name
 from segtune.training.trainer import Trainer
 from segtune.training.tta import AugmentedInference
 
@@ -37,7 +38,7 @@ def measure_network(
         width=width,
         latency_ms=_latency_ms(trainer, config, height, width) if with_latency else None,
         device=device_name(device),
-        precision=str(trainer.precision).removeprefix("torch."),
+        precision=dtype_name(trainer.precision.validation_dtype),
     )
 
 
@@ -56,7 +57,7 @@ def _latency_ms(trainer: Trainer, config: ExperimentConfig, height: int, width: 
     It includes the normalisation and the windows of `config.val`, but not the upsampling of the
     logits to the size of the labels, which depends on the size of the stored image.
     """
-    device, precision = trainer.ranks.device, trainer.precision.dtype
+    device, precision = trainer.ranks.device, trainer.precision.validation_dtype
     inference = AugmentedInference.of(config)
     network = trainer.network.eval()
     with seeded(0, device):

@@ -89,5 +89,14 @@ def conclude(
         return text, result.settings
     if kind != "diverged" and baseline.works:
         return "here the step is finite without any change, so no remedy can be judged", {}
-    damaged = "no remedy helps from these weights, which are damaged already"
-    return f"{damaged}: {start}, which cannot be tried here", lower
+    return f"{_why_none(baseline)}: {start}, which cannot be tried here", lower
+
+
+def _why_none(baseline: RemedyResult) -> str:
+    """Return why no remedy is advised; `baseline` are the settings as they are."""
+    if baseline.works:
+        also = "from these weights the settings as they are also work"
+        return f"{also}, so no remedy is clearly better"
+    if baseline.stays_finite:
+        return "no remedy lowers the loss from these weights"
+    return "no remedy helps from these weights, which are damaged already"

@@ -11,6 +11,7 @@ import contextlib
 import json
 import logging
 import math
+import shlex
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -28,6 +29,7 @@ from segtune.runs.rundir import SearchDir, TrialDir
 from segtune.runs.verdict import Verdict
 from segtune.training import checkpoint
 from segtune.training.distributed import Ranks, unwrap
+from segtune.training.precision import dtype_name
 from segtune.training.train_step import LAG, StepResult, TrainStep
 
 log = logging.getLogger(__name__)
@@ -115,10 +117,10 @@ class BundleWriter:
         if not self.ranks.is_first:
             return verdict
         self.out.check_current()
-        if earlier := _bundle_of_kind(self.out, verdict.kind):
-            log.info("%s: no bundle, because %s has one of this kind", self.out.path, earlier)
-            return verdict
         try:
+            if earlier := _bundle_of_kind(self.out, verdict.kind):
+                log.info("%s: no bundle, because %s has one of this kind", self.out.path, earlier)
+                return verdict
             manifest = self._manifest(verdict, train_step)
             state = {
                 "optimizer": train_step.optimizer.state_dict(),
@@ -131,7 +133,8 @@ class BundleWriter:
             problem = place_problem(error) or error
             log.warning("this step cannot be replayed, its bundle was not written: %s", problem)
             return verdict
-        way = f"see the layer and try remedies: segtune replay {self.out.path}"
+        command = shlex.join(["segtune", "replay", str(self.out.path)])
+        way = f"see the layer and try remedies: {command}"
         return verdict.override({"advice": f"{verdict.advice}; {way}"})
 
     def _manifest(self, verdict: Verdict, train_step: TrainStep) -> BundleManifest:
@@ -154,7 +157,7 @@ class BundleWriter:
             note=note,
             world_size=self.ranks.world_size,
             device=self.ranks.device.type,
-            precision=str(train_step.precision).removeprefix("torch."),
+            precision=dtype_name(train_step.precision),
             scale=_scale_before(train_step.scaler, results) if is_scaled else None,
             seed=self.config.seed,
             images=[self.data.images_of_step(epoch, index, rank) for rank in ranks],
@@ -203,7 +206,7 @@ def statistics_of(tensors: Iterable[tuple[str, Tensor]]) -> dict[str, dict[str, 
         is_finite = values.isfinite()
         finite = values.where(is_finite, 0.0)
         numbers = torch.stack(
-            [finite.abs().max(), finite.double().norm().float(), 1 - is_finite.float().mean()]
+            [finite.abs().max().double(), finite.double().norm(), (~is_finite).double().mean()]
         )
         largest, norm, share = numbers.tolist()
         statistics[name] = {"largest": largest, "norm": norm, "non_finite": share}

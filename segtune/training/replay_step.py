@@ -135,6 +135,11 @@ class Replay:
                 yield "model.sync_norms: each batch norm sees the images of one rank, not of all"
         if manifest.config["optim"]["compile"]:
             yield "optim.compile: not compiled now"
+        epoch, index = epoch_and_index(manifest.step, self.data.steps_per_epoch)
+        ranks = range(manifest.world_size)
+        images = [self.data.images_of_step(epoch, index, rank) for rank in ranks]
+        if images != manifest.images:
+            yield "data: the step has other images now"
 
     def _make(self, train_step: ReplayStep, config: ExperimentConfig, step: int) -> StepNumbers:
         factor = lr_factor(config, step - 1, self.data.steps_per_epoch)
@@ -207,8 +212,8 @@ class ReplayStep(TrainStep):
         assert tracer is not None
         if not numbers.is_finite:
             if not math.isfinite(numbers.loss):
-                found = tracer.take("forward") or tracer.take("loss")
-                return found or Origin("loss", THE_LOSS, "")
+                origin = tracer.take("forward") or tracer.take("loss")
+                return origin or Origin("loss", THE_LOSS, "")
             backward = tracer.take("backward")
             if backward and backward.layer == THE_LOSS and self._loss_origin:
                 return self._loss_origin
@@ -251,11 +256,11 @@ class ReplayStep(TrainStep):
         bad = [name for name, value in losses.items() if not value.isfinite()]
         terms = [name for name in bad if name != "loss"]
         layer = f"loss term {', '.join(terms)}" if terms else THE_LOSS
-        found = self.tracer.take("loss", layer=layer)
-        if found and bad:
-            self.tracer.first.setdefault("loss", found)
-        elif found:
-            self._loss_origin = self._loss_origin or found
+        origin = self.tracer.take("loss", layer=layer)
+        if origin and bad:
+            self.tracer.first.setdefault("loss", origin)
+        elif origin:
+            self._loss_origin = self._loss_origin or origin
         return losses
 
     def _clip_gradients(self) -> Tensor:

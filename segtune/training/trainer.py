@@ -11,7 +11,7 @@ import logging
 import math
 import shutil
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +21,6 @@ import numpy as np
 
 from segtune.config.schema import ExperimentConfig
 from segtune.config.yaml_io import write_yaml
-from segtune.data.layouts import class_names
 from segtune.data.loader import Batch, TrainLoader, ValLoader
 from segtune.data.statistics import check_at_the_start
 from segtune.losses.segmentation import build_loss
@@ -35,20 +34,21 @@ from segtune.training.checkpoint import Manifest
 from segtune.training.completed_config import completed
 from segtune.training.distributed import Ranks
 from segtune.training.evaluation import evaluate, validation_scores
-from segtune.training.health import HealthMonitor, out_of_memory
+from segtune.training.health import out_of_memory
 from segtune.training.heartbeat import Heartbeat
 from segtune.training.initial_weights import load_initial_weights
 from segtune.training.loss_balance import balance_factors, balanced_loss, term_losses
 from segtune.training.memory import OutOfMemoryError
 from segtune.training.network import build_network, seeded
 from segtune.training.optimizer import build_optimizer, set_learning_rate
-from segtune.training.precision import TrainingPrecision
+from segtune.training.precision import dtype_name
 from segtune.training.probes import weight_norm
 from segtune.training.replay_bundle import BundleWriter
 from segtune.training.schedule import lr_factor, plan_in_words
 from segtune.training.step_summary import summary_of_steps
 from segtune.training.tensorboard import ScalarLog
 from segtune.training.train_step import OutOfMemory, PendingStep, StepResult, TrainStep, with_lag
+from segtune.training.training_state import TrainingState
 from segtune.training.weight_average import WeightAverage
 
 log = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ class TrialCancelled(Exception):
     """Raised on all ranks after the same step: one of them has asked to end the training run."""
 
 
-class Trainer:
+class Trainer(TrainingState):
     """Trains one config on this process's rank, and keeps the files of the training run current.
 
     Make one with `start` or `resume`. `verdict` is set once `epochs` has ended.
@@ -80,27 +80,14 @@ class Trainer:
         `cpus` is this rank's share of the cores; default: all cores of the process. Raises
         SegtuneError if data or pretrained weights do not fit the config.
         """
-        self.config = config
-        self.out = out
-        self.ranks = ranks
+        super().__init__(config, out, ranks)
         self.verdict: Verdict | None = None
-        self.epoch = 0  # the last finished epoch
-        self.step = 0  # optimiser steps so far
-        self.lr = 0.0  # the encoder's learning rate at the last step
-        self.seconds = 0.0  # of training and validation
-        self.best_miou = -1.0
-        self.average: WeightAverage | None = None  # set before the first step if the config asks
-        self.loss_factors: dict[str, float] = {}  # of the terms, with loss.balance
-        self.is_fine_tuning = False  # whether it starts from a model that knows all its classes
-        self.health = HealthMonitor(config)
         self.heartbeat = Heartbeat(out if ranks.is_first else None, config.health)
-        self.classes = class_names(config.data)
         self.train_data = TrainLoader(config, ranks.rank, ranks.world_size, cpus=cpus)
         self.val_data = ValLoader(config, ranks.rank, ranks.world_size, cpus=cpus)
         self.loss = build_loss(config.loss, len(self.classes), config.data.ignore_index)
         self.bundle = BundleWriter(config, out, ranks, self.train_data, self.classes)
         self._check_data()
-        self.precision = TrainingPrecision(config, out, ranks)
         with seeded(config.seed, ranks.device):
             self.network = build_network(
                 config, len(self.classes), ranks
@@ -148,7 +135,7 @@ class Trainer:
         the config differs from that of the checkpoint.
         """
         trainer = cls(completed(config, is_quiet=not ranks.is_first), out, ranks, cpus=cpus)
-        trainer._set_up(None if trainer._load_checkpoint() else init_from)
+        trainer._set_up(None if trainer.load_checkpoint() else init_from)
         return trainer
 
     @property
@@ -228,15 +215,25 @@ class Trainer:
                     raise TrialCancelled
                 if verdict := self.judge(result):
                     return self.bundle.write(verdict, self.train_step, self.loss_factors)
-                if math.isfinite(result.losses["loss"]):  # it is not if float16 was left for it
-                    results.append(result)
-        if not results:  # no step has changed a weight, so they are made again
+                results.append(result)
+        record = self._summary(epoch, results)
+        if record is None or self.precision.must_redo(epoch, results):
             self.step = first_step
             self.precision.redo_after(first_step, self.train_step)
             return self._train_epoch(epoch, should_stop)
+        return record
+
+    def _summary(self, epoch: int, results: Sequence[StepResult]) -> EpochRecord | None:
+        """Return the record of an epoch, or None if no step of it has a finite loss.
+
+        Leave float16 if the scaler has skipped too many of the steps.
+        """
+        finite = [result for result in results if math.isfinite(result.losses["loss"])]
+        if not finite:  # the loss is the reason why float16 was left
+            return None
         growth = weight_norm(self.network) / self.first_weight_norm
-        record = summary_of_steps(epoch, results, growth, self.precision.scaler)
-        if self.precision.leave_if_it_skips(self.train_step, record, self.step, len(results)):
+        record = summary_of_steps(epoch, finite, growth, self.precision.scaler)
+        if self.precision.leave_if_it_skips(self.train_step, record, self.step, len(finite)):
             self.health.forget_skipped()
         return record
 
@@ -323,7 +320,7 @@ class Trainer:
                 self.ranks,
                 self.config,
                 len(self.classes),
-                self.precision.dtype,
+                self.precision.validation_dtype,
             )
         return validation_scores(matrix, self.classes)
 
@@ -371,7 +368,7 @@ class Trainer:
         if init_from and self.ranks.is_first:
             # A resume before the first epoch has ended must not start from other weights.
             manifest = Manifest(0, 0, 0.0, None, self.config.dump(), classes=self.classes)
-            self._save_checkpoint("last", self._state(), manifest)
+            self._save_checkpoint("last", self.state(), manifest)
         self._log_plan()
 
     def _balance_loss(self) -> None:
@@ -423,7 +420,7 @@ class Trainer:
             self._save_checkpoint("best", None, manifest)
         is_last = record.epoch == self.config.schedule.epochs
         if is_last or record.epoch % self.config.checkpoint.every == 0:
-            self._save_checkpoint("last", self._state(), manifest)
+            self._save_checkpoint("last", self.state(), manifest)
         self.out.append_epoch(record)
         self.scalars.add(record)
 
@@ -438,55 +435,9 @@ class Trainer:
         """Return a context in which the network has the averaged weights, if there are any."""
         return self.average.applied() if self.average else nullcontext()
 
-    def _state(self) -> dict[str, Any]:
-        """Return what a resume needs besides the weights and the manifest."""
-        trained = {name: p.detach() for name, p in self.network.named_parameters()}
-        return {
-            # The file of weights then holds their average.
-            "weights": trained if self.average else None,
-            "optimizer": self.optimizer.state_dict(),
-            **self.precision.state(),
-            "best_miou": self.best_miou,
-            "is_fine_tuning": self.is_fine_tuning,
-            "loss_factors": self.loss_factors,
-            "first_weight_norm": self.first_weight_norm,
-            "first_loss": self.health.first_loss,
-            "first_norm": self.health.first_norm,
-            "seconds": self.seconds,
-        }
-
-    def _load_checkpoint(self) -> bool:
-        """Load the last good checkpoint of the training run; return whether there is one."""
-        latest = checkpoint.last_good(self.out.checkpoints)
-        if latest is None:
-            log.info("no checkpoint in %s yet: starting from the beginning", self.out.path)
-            return False
-        path, manifest = latest
-        checkpoint.check_same_run(path, manifest, self.config, self.classes)
-        checkpoint.load_into(self.network, path)
-        state = checkpoint.load_state(path)
-        if self.config.optim.ema:
-            self.average = WeightAverage(self.network, self.config.optim.ema)
-            self.network.load_state_dict(state["weights"], strict=False)
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.precision.load_state(state)
-        self.best_miou = state["best_miou"]
-        # The initial weights are validated once, before the first epoch.
-        self.is_fine_tuning = manifest.epoch == 0 and state["is_fine_tuning"]
-        self.loss_factors = state.get("loss_factors", {})  # absent before loss.balance
-        self.first_weight_norm = state["first_weight_norm"]
-        self.seconds = state["seconds"]
-        self.health.first_loss = state["first_loss"]
-        self.health.first_norm = state["first_norm"]
-        self.epoch = manifest.epoch
-        self.step = manifest.step
-        self.lr = manifest.lr
-        log.info("resumed from %s: epoch %d, step %d", path, self.epoch, self.step)
-        return True
-
     def _log_plan(self) -> None:
         if self.ranks.is_first:
-            data, dtype = self.train_data, str(self.precision.dtype).removeprefix("torch.")
+            data, dtype = self.train_data, dtype_name(self.precision.dtype)
             plan = plan_in_words(
                 self.config.schedule, data.num_images, self.ranks.world_size, data.steps_per_epoch
             )

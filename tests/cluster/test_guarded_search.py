@@ -246,6 +246,7 @@ def test_a_real_search_ends_a_large_model_before_training_and_gives_a_front(
     assert written.model.decoder_channels == 16
     assert small.profile
     assert small.profile.latency_ms
+    assert small.profile.precision == "float32"
     assert (small.profile.height, small.profile.width) == (64, 64)
     printed = capsys.readouterr().out
     assert f"{len(front)} trial(s) on the Pareto front" in printed

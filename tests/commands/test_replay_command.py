@@ -7,8 +7,9 @@ import pytest
 
 from segtune.config.schema import ExperimentConfig
 from segtune.config.yaml_io import write_yaml
+from segtune.data.shapes import ShapesSpec, generate_if_needed
 from segtune.replay import main
-from segtune.runs.rundir import SearchDir
+from segtune.runs.rundir import SearchDir, TrialDir
 from segtune.runs.verdict import Verdict
 from segtune.training.distributed import Ranks
 from segtune.training.trainer import Trainer
@@ -44,6 +45,23 @@ def test_output_names_the_step_the_origin_and_the_remedies(
     assert record["settings"] == {"loss.ce.weight": 1}
     assert len(record["gradients"]) == len(record["weights"]) > 50
     assert all(numbers["non_finite"] == 0 for numbers in record["gradients"].values())
+
+
+def test_other_images_of_the_step_are_named(
+    tiny_config: ExperimentConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "shapes"
+    generate_if_needed(root, ShapesSpec(num_train=9, num_val=1))
+    changes = {"loss.ce.weight": 1e30, "data.root": str(root)}
+    out = TrialDir(tmp_path / "run")
+    list(Trainer.start(tiny_config.override(changes), out, Ranks()).epochs())
+    assert main([str(out.path)]) == 0
+    assert "other images" not in capsys.readouterr().out
+    (listed,) = root.rglob("train.txt")
+    _, *names = listed.read_text().split()
+    listed.write_text("\n".join(names) + "\n")
+    assert main([str(out.path)]) == 0
+    assert "data: the step has other images now" in capsys.readouterr().out
 
 
 REFUSED = [

@@ -14,14 +14,15 @@ from segtune.api_replay import replay_trial
 from segtune.config.schema import ExperimentConfig
 from segtune.config.yaml_io import write_yaml
 from segtune.data.known_classes import NAMED_CLASSES
-from segtune.runs.replay_record import ReplayRecord
+from segtune.runs.replay_record import RemedyResult, ReplayRecord, StepNumbers
 from segtune.runs.rundir import SearchDir, TrialDir
 from segtune.runs.verdict import Verdict
 from segtune.training import checkpoint, network, replay_step
 from segtune.training import trainer as trainer_module
 from segtune.training.distributed import Ranks
 from segtune.training.first_non_finite import THE_LOSS
-from segtune.training.replay_bundle import read_bundle, read_manifest
+from segtune.training.remedies import conclude, works
+from segtune.training.replay_bundle import read_bundle, read_manifest, statistics_of
 from segtune.training.train_step import TrainStep
 from segtune.training.trainer import Trainer
 
@@ -244,7 +245,7 @@ def test_precision_is_the_remedy_if_only_float16_overflows(
 def test_lower_rate_is_the_remedy_if_only_the_rate_is_too_large(
     tiny_config: ExperimentConfig, tmp_path: Path
 ) -> None:
-    changes = {"optim.lr": 2.0, "optim.clip_norm": None, "schedule.warmup_epochs": 0.0}
+    changes = {"optim.lr": 8.0, "optim.clip_norm": None, "schedule.warmup_epochs": 0.0}
     config = tiny_config.override(changes)
     with pytest.MonkeyPatch.context() as patch:
         FailingStep(patch, 1)
@@ -255,9 +256,9 @@ def test_lower_rate_is_the_remedy_if_only_the_rate_is_too_large(
     assert worked == {
         "{}": False,
         "{'optim.clip_norm': 2.0}": False,
-        "{'optim.lr': 0.2}": True,
+        "{'optim.lr': 0.8}": True,
     }
-    assert record.settings == {"optim.lr": 0.2}
+    assert record.settings == {"optim.lr": 0.8}
 
 
 def test_diverged_training_run_leaves_the_weights_that_it_has(
@@ -295,6 +296,22 @@ def test_full_disk_leaves_the_verdict_as_it_is(
     assert not [path for path in tmp_path.iterdir() if "replay" in path.name]
 
 
+def test_unreadable_bundle_of_another_trial_leaves_the_verdict_as_it_is(
+    tiny_config: ExperimentConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    run = SearchDir(tmp_path)
+    run.study.write_text(write_yaml({}))
+    # A folder in place of the file: reading it is an OSError.
+    (run.trial(0).replay / checkpoint.MANIFEST).mkdir(parents=True)
+    FailingStep(monkeypatch, 1)
+    verdict = train(tiny_config, run.trial(1))
+    assert (verdict.state, verdict.kind) == ("unhealthy", "non-finite")
+    assert "bundle was not written" in caplog.text
+
+
 def test_a_search_keeps_the_first_bundle_of_each_kind(
     tiny_config: ExperimentConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -320,6 +337,43 @@ def test_a_search_keeps_the_first_bundle_of_each_kind(
     manifest = read_manifest(run.trial(3).replay)
     assert manifest is not None
     assert manifest.kind == "diverged"
+
+
+def test_advised_command_is_quoted(tiny_config: ExperimentConfig, tmp_path: Path) -> None:
+    out = TrialDir(tmp_path / "my run")
+    with pytest.MonkeyPatch.context() as patch:
+        FailingStep(patch, 1)
+        verdict = train(tiny_config, out)
+    assert verdict.advice.endswith(f"segtune replay '{out.path}'")
+
+
+def test_share_of_non_finite_values_is_exact_in_large_tensors() -> None:
+    values = torch.zeros(1_000_000)
+    values[3] = math.nan
+    share = statistics_of([("weight", values)])["weight"]["non_finite"]
+    assert share == pytest.approx(1e-6, rel=1e-9)
+
+
+def result_with(loss_after: float, *, stays_finite: bool = True) -> RemedyResult:
+    """Return the result of steps that begin with a loss of 1."""
+    steps = [StepNumbers(1, {"loss": 1.0}, 1.0)]
+    is_good = works(steps, loss_after, stays_finite=stays_finite)
+    return RemedyResult({}, steps, loss_after, stays_finite, is_good)
+
+
+@pytest.mark.parametrize(
+    ("baseline", "words"),
+    [
+        (result_with(0.9), "the settings as they are also work, so no remedy is clearly better"),
+        (result_with(2.0), "no remedy lowers the loss from these weights: start a new"),
+        (result_with(math.inf, stays_finite=False), "which are damaged already: start a new"),
+    ],
+)
+def test_conclusion_without_a_remedy_says_why(baseline: RemedyResult, words: str) -> None:
+    results = [baseline, result_with(max(0.9, baseline.loss_after))]
+    text, settings = conclude(ExperimentConfig(), "diverged", results)
+    assert words in text
+    assert text.endswith(f"--set optim.lr={settings['optim.lr']}, which cannot be tried here")
 
 
 def test_a_resume_removes_the_bundle_of_the_death_that_it_repairs(

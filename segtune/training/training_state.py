@@ -1,0 +1,94 @@
+"""What a training run has reached, and what a resume restores. `trainer.py` trains."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+
+from segtune.config.schema import ExperimentConfig
+from segtune.data.layouts import class_names
+from segtune.models.segmentation_model import SegmentationModel
+from segtune.runs.rundir import TrialDir
+from segtune.training import checkpoint
+from segtune.training.distributed import Ranks
+from segtune.training.health import HealthMonitor
+from segtune.training.precision import TrainingPrecision
+from segtune.training.weight_average import WeightAverage
+
+log = logging.getLogger(__name__)
+
+
+class TrainingState:
+    """The state of one training run on this process's rank; the trainer advances it."""
+
+    network: SegmentationModel  # without DDP
+    optimizer: torch.optim.Optimizer
+    first_weight_norm: float
+
+    def __init__(self, config: ExperimentConfig, out: TrialDir, ranks: Ranks) -> None:
+        """Begin at epoch 0; the trainer builds network and optimiser."""
+        self.config = config
+        self.out = out
+        self.ranks = ranks
+        self.epoch = 0  # the last finished epoch
+        self.step = 0  # optimiser steps so far
+        self.lr = 0.0  # the encoder's learning rate at the last step
+        self.seconds = 0.0  # of training and validation
+        self.best_miou = -1.0
+        self.average: WeightAverage | None = None  # set before the first step if the config asks
+        self.loss_factors: dict[str, float] = {}  # of the terms, with loss.balance
+        self.is_fine_tuning = False  # whether it starts from a model that knows all its classes
+        self.health = HealthMonitor(config)
+        self.classes = class_names(config.data)
+        self.precision = TrainingPrecision(config, out, ranks)
+
+    def state(self) -> dict[str, Any]:
+        """Return what a resume needs besides the weights and the manifest."""
+        trained = {name: p.detach() for name, p in self.network.named_parameters()}
+        return {
+            # The file of weights then holds their average.
+            "weights": trained if self.average else None,
+            "optimizer": self.optimizer.state_dict(),
+            **self.precision.state(),
+            "best_miou": self.best_miou,
+            "is_fine_tuning": self.is_fine_tuning,
+            "loss_factors": self.loss_factors,
+            "first_weight_norm": self.first_weight_norm,
+            "first_loss": self.health.first_loss,
+            "first_norm": self.health.first_norm,
+            "seconds": self.seconds,
+        }
+
+    def load_checkpoint(self) -> bool:
+        """Load the last good checkpoint of the training run; return whether there is one.
+
+        Raises CheckpointError if the config differs from that of the checkpoint.
+        """
+        latest = checkpoint.last_good(self.out.checkpoints)
+        if latest is None:
+            log.info("no checkpoint in %s yet: starting from the beginning", self.out.path)
+            return False
+        path, manifest = latest
+        checkpoint.check_same_run(path, manifest, self.config, self.classes)
+        checkpoint.load_into(self.network, path)
+        state = checkpoint.load_state(path)
+        if self.config.optim.ema:
+            self.average = WeightAverage(self.network, self.config.optim.ema)
+            self.network.load_state_dict(state["weights"], strict=False)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.precision.load_state(state)
+        self.best_miou = state["best_miou"]
+        # The initial weights are validated once, before the first epoch.
+        self.is_fine_tuning = manifest.epoch == 0 and state["is_fine_tuning"]
+        self.loss_factors = state.get("loss_factors", {})  # absent before loss.balance
+        self.first_weight_norm = state["first_weight_norm"]
+        self.seconds = state["seconds"]
+        self.health.first_loss = state["first_loss"]
+        self.health.first_norm = state["first_norm"]
+        self.epoch = manifest.epoch
+        self.step = manifest.step
+        self.lr = manifest.lr
+        log.info("resumed from %s: epoch %d, step %d", path, self.epoch, self.step)
+        return True
