@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Mapping
 from typing import Any
 
+from segtune.checks.findings import shown_value
 from segtune.checks.observations import Observation
 from segtune.errors import ConfigError, WeightsError
 from segtune.tuning.space import Dimension
@@ -70,12 +71,3 @@ class Comparison:
                         f"{ours.what} with {shown_value(self.values[first])}: {ours.value}; "
                         f"with {shown_value(self.values[second])}: {theirs.value}"
                     )
-
-
-def shown_value(value: Any) -> str:
-    """Return the value of a setting as a user writes it, of transforms only the names."""
-    if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
-        return " + ".join(str(item.get("name")) for item in value)
-    if isinstance(value, bool) or value is None:
-        return "null" if value is None else str(value).lower()
-    return f"{value:.3g}" if isinstance(value, float) else str(value)

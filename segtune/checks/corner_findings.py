@@ -7,9 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from segtune.checks.comparison import shown_value
 from segtune.checks.corners import Corner
-from segtune.checks.findings import Finding, Severity
+from segtune.checks.findings import Finding, Severity, shown_value
 from segtune.checks.safe_range import SafeRange, narrowed, space_line, without
 from segtune.checks.step_costs import StepCosts
 from segtune.config.schedule_config import ScheduleConfig

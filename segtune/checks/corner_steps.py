@@ -10,11 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from segtune.checks.comparison import shown_value
 from segtune.checks.corner_findings import Outcome, findings_of, refuses_config
 from segtune.checks.corners import LARGEST_STEP, Corner, corners_of
 from segtune.checks.disk_need import format_bytes
-from segtune.checks.findings import Finding
+from segtune.checks.findings import Finding, shown_value
 from segtune.checks.safe_range import SafeRange, safe_range
 from segtune.checks.step_costs import StepCosts
 from segtune.tuning.study import Study

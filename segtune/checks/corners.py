@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from segtune.checks.comparison import shown_value
 from segtune.checks.drawn_trials import accepted, conditions
+from segtune.checks.findings import shown_value
 from segtune.checks.gates import GATES
 from segtune.tuning.space import Dimension
 from segtune.tuning.study import Study

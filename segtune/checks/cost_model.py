@@ -8,11 +8,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from segtune.tuning.space import Dimension, Space
+
+if TYPE_CHECKING:
+    import numpy
 
 # Standard deviations of logarithms, so 0.1 means about 10 %. How far a measured cost lies from
 # what the model says: epochs of trials that share a CPU vary by this much.
@@ -49,9 +50,11 @@ class CostModel:
 
         `slows_down`: trials run at the same time in the search, but the steps were taken alone.
         """
+        import numpy as np  # here, because a forecast is read without it
+
         self._space = space
         self._own = space.complete({})
-        design = np.array([self._features(row.params, row.is_of_steps) for row in rows])
+        design = np.stack([self._features(row.params, row.is_of_steps) for row in rows])
         target = np.log([row.cost for row in rows])
         # The coefficients: the config's own cost in the search, of a few steps, of each setting.
         mean = np.zeros(design.shape[1])
@@ -74,12 +77,14 @@ class CostModel:
         """The standard deviation of the logarithm of the config's own cost."""
         return math.sqrt(float(self._covariance[0, 0]))
 
-    def _features(self, params: Mapping[str, Any], is_of_steps: bool) -> np.ndarray:
+    def _features(self, params: Mapping[str, Any], is_of_steps: bool) -> numpy.ndarray:
+        import numpy
+
         features = [1.0, float(is_of_steps)]
         for dimension in self._space.dimensions:
             own = _positions(dimension, self._own)
             features += [a - b for a, b in zip(_positions(dimension, params), own, strict=True)]
-        return np.array(features)
+        return numpy.array(features)
 
 
 def _positions(dimension: Dimension, params: Mapping[str, Any]) -> list[float]:

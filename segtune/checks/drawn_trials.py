@@ -8,15 +8,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from segtune.checks.findings import percent
 from segtune.config.schema import ExperimentConfig
 from segtune.errors import ConfigError
 from segtune.tuning.space import Dimension, Space
 from segtune.tuning.study import Study
+
+if TYPE_CHECKING:
+    import numpy
 
 # Enough for a share of 5 % to be seen (0.95^100 = 0.006); reading a config takes about 1 ms.
 NUM_DRAWS = 100
@@ -59,13 +60,15 @@ def draw_trials(study: Study, num_draws: int = NUM_DRAWS) -> DrawnTrials:
 
 def random_points(space: Space, number: int, seed: int = 0) -> Iterator[dict[str, Any]]:
     """Yield `number` uniform random points of a space; inactive settings are left out."""
-    rng = np.random.default_rng(seed)
+    import numpy  # here, because a forecast is read without it
+
+    rng = numpy.random.default_rng(seed)
     for _ in range(number):
         drawn = {dimension.name: _draw(dimension, rng) for dimension in space.dimensions}
         yield space.complete(drawn)
 
 
-def _draw(dimension: Dimension, rng: np.random.Generator) -> Any:
+def _draw(dimension: Dimension, rng: numpy.random.Generator) -> Any:
     if dimension.kind == "choice":
         return dimension.values[int(rng.integers(len(dimension.values)))]
     low, high = dimension.values

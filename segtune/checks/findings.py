@@ -52,3 +52,12 @@ def errors_of(findings: Iterable[Finding]) -> list[Finding]:
 def relaxed(findings: Iterable[Finding], rule: str) -> list[Finding]:
     """Return the findings; those of a rule as warnings."""
     return [replace(f, severity="warning") if f.rule == rule else f for f in findings]
+
+
+def shown_value(value: Any) -> str:
+    """Return the value of a setting as a user writes it, of transforms only the names."""
+    if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
+        return " + ".join(str(item.get("name")) for item in value)
+    if isinstance(value, bool) or value is None:
+        return "null" if value is None else str(value).lower()
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from segtune.checks.corner_steps import costs_of
-from segtune.checks.data_sizes import data_sizes
 from segtune.checks.disk_need import refuse_full_disk
 from segtune.checks.forecast import Forecast, Measured, Slots, forecast, needed_disk
 from segtune.checks.observed_trials import ObservedTrial, TrialObserver
@@ -82,6 +81,13 @@ def read_costs(run: SearchDir) -> list[StepCosts]:
         return []
 
 
+def _num_classes(study: Study) -> int:
+    """Return the number of classes, or 0 if this machine does not know it."""
+    from segtune.checks.data_sizes import data_sizes  # imports OpenCV
+
+    return data_sizes(study.config).num_classes or 0
+
+
 class Forecaster:
     """Keeps the forecast of a search run current while the search runs."""
 
@@ -100,7 +106,7 @@ class Forecaster:
         earlier = self._record.in_all_slots if self._record else ()
         self._in_all_slots = tuple(in_all_slots) or earlier
         self._corners = read_costs(run)
-        self._num_classes = data_sizes(study.config).num_classes or 0
+        self._num_classes = _num_classes(study)
         self._observer = TrialObserver(run)
         self._before_s = sum(session.seconds for session in read_sessions(run))
         self._began = time.time()

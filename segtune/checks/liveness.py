@@ -12,10 +12,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from segtune.checks.comparison import Comparison, shown_value
+from segtune.checks.comparison import Comparison
 from segtune.checks.data_sizes import DataSizes
 from segtune.checks.drawn_trials import accepted, conditions, random_points
-from segtune.checks.findings import Finding
+from segtune.checks.findings import Finding, shown_value
 from segtune.checks.gates import GATES, PROXY_SETS, Gate
 from segtune.checks.observations import Observation, Workbench
 from segtune.config.schema import ExperimentConfig

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from segtune.checks.comparison import shown_value
+from segtune.checks.findings import shown_value
 from segtune.checks.retraining import Estimate, Outcome, judge
 from segtune.config.schema import absolute_paths
 from segtune.config.settings import Difference

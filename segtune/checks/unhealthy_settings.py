@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from segtune.checks.comparison import shown_value
 from segtune.checks.confirmation import LEVEL, holm
+from segtune.checks.findings import shown_value
 from segtune.checks.narrower_space import ends_between
 from segtune.checks.permutation import p_value, permutations
 from segtune.runs.results import TrialResult

@@ -14,10 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from segtune.checks.comparison import shown_value
 from segtune.checks.confirm_record import format_p
 from segtune.checks.confirmation import LEVEL
-from segtune.checks.findings import percent
+from segtune.checks.findings import percent, shown_value
 from segtune.checks.permutation import permutations
 from segtune.checks.setting_effects import Design, PairEffect, pair_tests, setting_tests
 from segtune.checks.unhealthy_settings import MIN_UNHEALTHY, predictor_words, unhealthy_predictors

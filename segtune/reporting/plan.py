@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from segtune.checks.data_sizes import data_sizes
 from segtune.checks.disk_need import free_bytes
 from segtune.checks.forecast import Measured, Slots, forecast
 from segtune.errors import ClusterError, ConfigError
@@ -60,6 +59,7 @@ def plan_forecast(study: Study, out: Path) -> Iterator[str]:
     `out` is the folder of the search runs, whose free space is shown. A study without corner steps
     has no forecast.
     """
+    from segtune.checks.data_sizes import data_sizes
     from segtune.checks.dry_run_costs import measured_costs
 
     if not study.search.corner_steps:

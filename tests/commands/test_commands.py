@@ -278,7 +278,7 @@ def test_status_ranks_the_trials_and_gives_reasons(
     assert "trial 0002 unhealthy: non-finite: the loss is nan" in out
     best = "best:        trial 0001, mIoU 40.00 at epoch 1; the config itself (trial 0, *): 20.00"
     assert best in out
-    assert f"--config {run.best} --out {run.path / 'retrain'}\n" in out
+    assert f"retrain it:  segtune retrain {run.path}\n" in out
     columns = (tmp_path / "t.csv").read_text().splitlines()[0]
     assert columns == "trial,state,kind,miou,epoch,seconds,optim.lr"
 

@@ -41,12 +41,12 @@ def test_check_exits_with_2_and_lists_the_problems(
     config_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = config_file.parent / "shapes/SegmentationClass/train_00001.png"
-    cv2.imwrite(str(path), np.full((96, 96), 99, np.uint8))
+    cv2.imwrite(str(path), np.full((64, 64), 99, np.uint8))
     assert main(["check", str(config_file)]) == 2
     printed = capsys.readouterr()
     assert printed.err.startswith("error: 2 errors in the data set ")
     assert "train_00001.png: labels [99]" in printed.err
-    assert "values  99 (9216 pixels)" in printed.out
+    assert "values  99 (4096 pixels)" in printed.out
 
 
 def test_check_names_an_absent_root(config_file: Path, capsys: pytest.CaptureFixture[str]) -> None:

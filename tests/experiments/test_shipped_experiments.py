@@ -73,7 +73,9 @@ def test_shipped_study_plans_its_points_on_its_layout(
 ) -> None:
     tree = read_yaml(path)[0]
     config = write_small_config(path.parent / tree["config"], tmp_path)
-    space = read_yaml(path.parent / tree["space"])[0]
+    space = tree["space"]
+    if isinstance(space, str):
+        space = read_yaml(path.parent / space)[0]
     search = {**tree["search"], "scheduler": "none"}
     if "init_from" in search:
         search["init_from"] = str(save_untrained(config, tmp_path / "before"))
