@@ -44,7 +44,7 @@ def test_check_exits_with_2_and_lists_the_problems(
     cv2.imwrite(str(path), np.full((64, 64), 99, np.uint8))
     assert main(["check", str(config_file)]) == 2
     printed = capsys.readouterr()
-    assert printed.err.startswith("error: 2 errors in the data set ")
+    assert printed.err.startswith("error: 1 error in the data set ")
     assert "train_00001.png: labels [99]" in printed.err
     assert "values  99 (4096 pixels)" in printed.out
 
