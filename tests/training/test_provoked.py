@@ -19,6 +19,14 @@ from segtune.losses.segmentation import build_loss
 from segtune.models.build import build_model
 from segtune.training.probes import gradient_left, weight_norm
 
+# The settings below are extreme for this optimiser.
+ADAMW = {
+    "optim.name": "adamw",
+    "optim.lr": 2e-3,
+    "optim.clip_norm": 1.0,
+    "schedule.batch_size": 8,
+    "health.stuck_steps": 1000,
+}
 DIVERGED = {"optim.lr": 10.0}
 NON_FINITE = {"optim.lr": 100.0, "optim.precision": "fp16"}
 VANISHING = {
@@ -42,7 +50,8 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> ExperimentConfig:
     root = tmp_path_factory.mktemp("shapes") / "data"
     shapes.generate_if_needed(root, shapes.ShapesSpec())
     changes = {"data.root": str(root), "data.num_loaders": 0}
-    return load_config("configs/shapes_segformer_b0.yaml").override(changes)
+    config = load_config("configs/shapes_segformer_b0.yaml").override(changes)
+    return config.override(ADAMW)
 
 
 @pytest.mark.slow
