@@ -2,6 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
+# Of the target test: how many processes run the tests.
+PROCESSES ?= 2
+
 # Of the target test-ray: the version of Ray to test on.
 RAY ?= 2.60
 
@@ -11,8 +14,9 @@ search: .venv/installed
 	$(BIN)/python -m segtune.search --space configs/loss_weights.yaml
 	$(BIN)/python -m segtune.confirm "$$(ls -td runs/loss_weights-*/ | head -1)" --top 1 --seeds 5
 
+# With more threads, the processes would wait for one another.
 test: .venv/installed-dev
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(PROCESSES) --dist loadgroup --no-loadscope-reorder
 
 test-ray: .venv-ray-$(RAY)/installed
 	.venv-ray-$(RAY)/bin/python -m pytest tests/cluster tests/tuning

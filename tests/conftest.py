@@ -9,6 +9,20 @@ from segtune.config.schema import ExperimentConfig
 from segtune.data import shapes
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tell the processes of pytest-xdist which tests belong together.
+
+    The tests that start Ray run one after another in one process, which begins with them because
+    they take the longest. Every other file is a group, so that its fixtures are made once.
+    """
+    if not hasattr(config, "workerinput"):
+        return
+    items.sort(key=lambda item: item.get_closest_marker("ray") is None)
+    for item in items:
+        group = "ray" if item.get_closest_marker("ray") else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def cache_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Keep the decoded images of the tests out of the user's cache."""
