@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import optuna
 
 from benchmarks.timing import Row, show_table
 from segtune.checks.confirmation import LEVEL
@@ -26,10 +25,13 @@ from segtune.checks.unhealthy_settings import unhealthy_predictors
 from segtune.checks.what_mattered import what_mattered
 from segtune.config.schema import ExperimentConfig
 from segtune.runs.results import TrialResult
+from segtune.runs.verdict import Verdict
+from segtune.tuning.optuna_study import OptunaStudyLog, new_study
 from segtune.tuning.samplers import make_sampler, silence_optuna
 from segtune.tuning.search_config import SearchConfig
 from segtune.tuning.space import Dimension, Space
 from segtune.tuning.study import Study
+from segtune.tuning.trial_history import history_for
 
 RANGES = [Dimension(f"x{i}", "uniform", (0.0, 1.0)) for i in range(5)]
 CHOICE = Dimension("c", "choice", ("a", "b", "c"))
@@ -67,21 +69,16 @@ WORLDS = (
 def search(world: World, sampler: str, num_trials: int, seed: int) -> list[TrialResult]:
     """Return the trials of a search."""
     config = SearchConfig.parse({"trials": num_trials, "sampler": sampler, "seed": seed})
-    study = optuna.create_study(direction="maximize")
+    drawn_from = history_for(config, SPACE) or OptunaStudyLog(new_study(), SPACE)
     random = np.random.default_rng(seed)
     trials = []
     for number in range(num_trials):
-        study.sampler = make_sampler(config, SPACE, number)
-        asked = study.ask()
-        params = SPACE(asked)
+        params = drawn_from.ask(number, make_sampler(config, SPACE, number))
         miou = 0.3 + NOISE * (world.gain(params) + random.standard_normal())
         is_unhealthy = params["x4"] > world.unhealthy_above
-        if is_unhealthy:
-            study.tell(asked, state=optuna.trial.TrialState.PRUNED)
-        else:
-            study.tell(asked, miou)
         state = "unhealthy" if is_unhealthy else "completed"
         kind = "diverged" if is_unhealthy else ""
+        drawn_from.tell(number, Verdict(state=state, kind=kind, epoch=1), {1: miou})
         trials.append(TrialResult(number, state, kind, miou=miou, params=params))
     return trials
 

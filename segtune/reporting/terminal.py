@@ -167,12 +167,12 @@ def _print_front(front: Sequence[TrialResult], run: SearchDir, console: Console)
 
 def print_forecast(study: Study, run: SearchDir, console: Console) -> None:
     """Print how long a search still takes, or its forecast beside the outcome."""
-    lines = forecast_summary(study, run)
+    for label, words in forecast_summary(study, run).items():
+        print_lines(console, labelled(label, words))
     if study.search.proxy and run.full.trials.exists():
         of_full = forecast_summary(full_length_study(study, run), run.full)
-        lines |= {f"full {label}": words for label, words in of_full.items()}
-    for label, words in lines.items():
-        print_lines(console, labelled(label, words))
+        for label, words in of_full.items():
+            print_lines(console, labelled(label, f"at full length: {words}"))
 
 
 def print_runs(folder: Path, console: Console) -> None:

@@ -132,7 +132,9 @@ def test_search_on_a_proxy_exports_the_full_config(
     assert export.main([str(run.path), "--out", str(tmp_path / "e.yaml"), "--trial", "1"]) == 0
     assert load_config(tmp_path / "e.yaml").schedule.epochs == 4
     assert status.main([str(run.path)]) == 0
-    assert "proxy check: rank correlation" in capsys.readouterr().out
+    summary = capsys.readouterr().out
+    assert "proxy check: rank correlation" in summary
+    assert "forecast:    at full length: total time" in summary
     page = write_report(load_study(run.study), run).read_text()
     above, below = page.split("<h2>On the proxy</h2>")
     assert "<h2>At full length</h2>" in above
