@@ -29,7 +29,7 @@ import torch
 from ray.cluster_utils import Cluster
 
 from benchmarks.fake_trials import EPOCHS, trials_in_pools
-from benchmarks.tasks import CONFIG, SPACE
+from benchmarks.places import CONFIG, SPACE
 from benchmarks.timing import Row, seconds_of, show_table
 from segtune.cluster.ray_session import ENVIRONMENT
 from segtune.cluster.run import run_search

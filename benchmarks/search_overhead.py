@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.fake_trials import fake_record
-from benchmarks.tasks import CONFIG, SPACE
+from benchmarks.places import CONFIG, SPACE
 from segtune.cluster.tune_scheduler import StoppingRuleScheduler
 from segtune.cluster.tune_searcher import StudySearcher
 from segtune.runs.rundir import SearchDir

@@ -1,0 +1,1 @@
+"""Search methods on recorded learning curves: segtune and its peers, on one virtual clock."""

@@ -1,0 +1,47 @@
+"""How soon a search finds a good config: segtune against its peers, on recorded learning curves.
+
+    python -m benchmarks.search --lcbench DIR --out results.jsonl
+    python -m benchmarks.search --tasks shapes --methods "random,segtune gp" --seeds 5 --out FILE
+
+Every method gets the same budget of epochs on the same virtual clock, and begins with the config
+itself. Searches that the file already holds are not run again.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+from benchmarks.search.methods.registry import METHODS
+from benchmarks.search.runs import Plan, finished, run_all, task_names
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--tasks", help="names, separated by commas (default: all)")
+    parser.add_argument("--methods", default=",".join(METHODS), help="names, separated by commas")
+    parser.add_argument("--lcbench", type=Path, help="folder of LCBench (see lcbench.py)")
+    parser.add_argument("--seeds", type=int, default=30)
+    parser.add_argument("--workers", type=int, default=8)
+    parser.add_argument("--trainings", type=int, default=10, help="budget in full training runs")
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+    tasks = arguments.tasks.split(",") if arguments.tasks else task_names(arguments.lcbench)
+    plans = [
+        Plan(task, method, seed, arguments.workers, arguments.trainings)
+        for seed in range(arguments.seeds)
+        for task in tasks
+        for method in arguments.methods.split(",")
+    ]
+    done = finished(arguments.out)
+    missing = [plan for plan in plans if plan not in done]
+    for row in run_all(missing, arguments.lcbench, arguments.processes):
+        with arguments.out.open("a") as file:
+            file.write(json.dumps(row, separators=(",", ":")) + "\n")
+        print(row["task"], row["method"], row["seed"], row["seconds"], flush=True)
+
+
+if __name__ == "__main__":
+    main()
