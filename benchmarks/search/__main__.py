@@ -1,7 +1,7 @@
 """How soon a search finds a good config: segtune against its peers, on recorded learning curves.
 
     python -m benchmarks.search --lcbench DIR --out results.jsonl
-    python -m benchmarks.search --tasks shapes --methods "random,segtune gp" --seeds 5 --out FILE
+    python -m benchmarks.search --tasks shapes --methods random "segtune gp" --seeds 5 --out FILE
 
 Every method gets the same budget of epochs on the same virtual clock, and begins with the config
 itself. Searches that the file already holds are not run again.
@@ -19,8 +19,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--tasks", help="names, separated by commas (default: all)")
-    parser.add_argument("--methods", default=",".join(METHODS), help="names, separated by commas")
+    parser.add_argument("--tasks", nargs="+", metavar="NAME", help="default: all")
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), metavar="NAME")
     parser.add_argument("--lcbench", type=Path, help="folder of LCBench (see lcbench.py)")
     parser.add_argument("--seeds", type=int, default=30)
     parser.add_argument("--workers", type=int, default=8)
@@ -28,12 +28,12 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
-    tasks = arguments.tasks.split(",") if arguments.tasks else task_names(arguments.lcbench)
+    tasks = arguments.tasks or task_names(arguments.lcbench)
     plans = [
         Plan(task, method, seed, arguments.workers, arguments.trainings)
         for seed in range(arguments.seeds)
         for task in tasks
-        for method in arguments.methods.split(",")
+        for method in arguments.methods
     ]
     done = finished(arguments.out)
     missing = [plan for plan in plans if plan not in done]

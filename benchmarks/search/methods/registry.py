@@ -67,6 +67,20 @@ METHODS: dict[str, MakeMethod] = {
 }
 
 
+def _candidate(name: str, task: Task, seed: int) -> SearchMethod:
+    # Needs an extra, so it is not imported with this module.
+    from benchmarks.search.candidates.method import ThawMethod, curves_with_halving
+
+    return ThawMethod(task, seed) if name == "thaw" else curves_with_halving(task, seed)
+
+
+# Not part of segtune.
+CANDIDATES: dict[str, MakeMethod] = {
+    "candidate: model of curves + SuccessiveHalving": partial(_candidate, "curves"),
+    "candidate: model of curves, pausing": partial(_candidate, "thaw"),
+}
+
+
 def make_method(name: str, task: Task, seed: int) -> SearchMethod:
-    """Return a new search by one of METHODS. Each of them tries the config itself first."""
-    return METHODS[name](task, seed)
+    """Return a new search by a method. Each of them tries the config itself first."""
+    return {**METHODS, **CANDIDATES}[name](task, seed)

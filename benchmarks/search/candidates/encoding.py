@@ -1,0 +1,103 @@
+"""Points of a space as rows of numbers, for a Gaussian process."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from segtune.tuning.space import Dimension, Space
+
+INACTIVE = 0.5  # the middle of a range, so that an inactive setting is near all values
+CHOICE_SCALE = 0.5  # two choices are as far apart as the ends of 0.7 of a range
+
+
+class Encoding:
+    """Translates points of a space to rows of numbers and back.
+
+    A range takes one column, in 0..1 (on a logarithmic scale if it is drawn on one). A choice takes
+    one column per option: CHOICE_SCALE for the chosen one, 0 for the others. An inactive setting
+    has INACTIVE, or 0 in all columns of a choice.
+    """
+
+    def __init__(self, space: Space) -> None:
+        self.space = space
+        self.columns: dict[str, slice] = {}
+        start = 0
+        for dimension in space.dimensions:
+            width = len(dimension.values) if dimension.kind == "choice" else 1
+            self.columns[dimension.name] = slice(start, start + width)
+            start += width
+        self.width = start
+
+    def encode(self, points: Sequence[Mapping[str, Any]]) -> np.ndarray:
+        """Return points as rows [N, width]. Values outside of the space count as its ends."""
+        rows = np.zeros((len(points), self.width))
+        for row, point in zip(rows, points, strict=True):
+            for dimension in self.space.dimensions:
+                row[self.columns[dimension.name]] = _encoded(dimension, point)
+        return rows
+
+    def decode(self, row: np.ndarray) -> dict[str, Any]:
+        """Return the point that a row stands for, with its active settings."""
+        values = {d.name: _decoded(d, row[self.columns[d.name]]) for d in self.space.dimensions}
+        return self.space.complete(values)
+
+    def draw(self, number: int, random: np.random.Generator) -> np.ndarray:
+        """Return rows [number, width] of random points."""
+        rows = random.uniform(size=(number, self.width))
+        for dimension in self.space.dimensions:
+            if dimension.kind == "choice":
+                self._choose(rows, dimension, random)
+        return self.tidy(rows)
+
+    def vary(self, rows: np.ndarray, spread: float, random: np.random.Generator) -> np.ndarray:
+        """Return a random neighbour of each row.
+
+        In about half of the columns, a range moves by a normal deviate of `spread`, a fraction of
+        the range. A choice is drawn again with probability `spread`.
+        """
+        moves = random.normal(0.0, spread, rows.shape) * (random.uniform(size=rows.shape) < 0.5)
+        varied = np.clip(rows + moves, 0.0, 1.0)
+        for dimension in self.space.dimensions:
+            if dimension.kind == "choice":
+                columns = self.columns[dimension.name]
+                varied[:, columns] = rows[:, columns]
+                again = random.uniform(size=len(rows)) < spread
+                drawn = varied[again]
+                self._choose(drawn, dimension, random)
+                varied[again] = drawn
+        return self.tidy(varied)
+
+    def tidy(self, rows: np.ndarray) -> np.ndarray:
+        """Return rows as they are after decoding: whole numbers rounded, inactive settings set."""
+        return self.encode([self.decode(row) for row in rows])
+
+    def _choose(self, rows: np.ndarray, dimension: Dimension, random: np.random.Generator) -> None:
+        """Draw a choice at random, in place."""
+        columns = self.columns[dimension.name]
+        options = random.integers(len(dimension.values), size=len(rows))
+        rows[:, columns] = CHOICE_SCALE * np.eye(len(dimension.values))[options]
+
+
+def _encoded(dimension: Dimension, point: Mapping[str, Any]) -> np.ndarray | float:
+    if dimension.kind == "choice":
+        index = dimension.index_of(point[dimension.name]) if dimension.name in point else None
+        return CHOICE_SCALE * (np.arange(len(dimension.values)) == index)
+    if dimension.name not in point or dimension.is_fixed:
+        return INACTIVE
+    low, high = dimension.values
+    return dimension.unit_value(min(max(point[dimension.name], low), high))
+
+
+def _decoded(dimension: Dimension, columns: np.ndarray) -> Any:
+    if dimension.kind == "choice" or dimension.is_fixed:
+        return dimension.values[int(columns.argmax())]
+    low, high = dimension.values
+    share = float(columns[0])
+    if dimension.kind == "loguniform":
+        return min(max(math.exp(math.log(low) + share * math.log(high / low)), low), high)
+    value = low + share * (high - low)
+    return round(value) if dimension.kind == "int" else value
