@@ -29,6 +29,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     tasks = arguments.tasks or task_names(arguments.lcbench)
+    if not tasks:
+        raise SystemExit("no task: give --lcbench DIR, or record curves (see record_curves.py)")
     plans = [
         Plan(task, method, seed, arguments.workers, arguments.trainings)
         for seed in range(arguments.seeds)

@@ -21,6 +21,8 @@ from segtune.tuning.study_reader import load_study
 # Files of DATA, with the study that was recorded and the epoch of the first rung.
 RECORDED = {"shapes": ("configs/loss_weights.yaml", 4)}
 LCBENCH = "lcbench-"
+# With fewer recorded configs, a search would soon have tried them all.
+MIN_CONFIGS = 100
 
 
 @dataclass(frozen=True)
@@ -38,17 +40,32 @@ def make_task(name: str, lcbench: Path | None) -> Task:
     """Return a task by its name."""
     if name.startswith(LCBENCH) and lcbench:
         return LCBenchTask(lcbench, name.removeprefix(LCBENCH))
+    if name not in RECORDED:
+        allowed = ", ".join([*RECORDED, f"{LCBENCH}NUMBER with --lcbench DIR"])
+        raise SystemExit(f"--tasks: {name!r} is no task; the tasks are {allowed}")
     study_file, grace = RECORDED[name]
+    if _num_configs(name) < MIN_CONFIGS:
+        raise SystemExit(
+            f"--tasks: of {name}, {_num_configs(name)} configs are recorded; a task needs "
+            f"{MIN_CONFIGS}: python -m benchmarks.record_curves --space {study_file} "
+            f"--epochs 40 --configs 200 --out benchmarks/data/{name}.jsonl"
+        )
     return RecordedTask.read(DATA / f"{name}.jsonl", load_study(ROOT / study_file), grace)
 
 
 def task_names(lcbench: Path | None) -> list[str]:
     """Return the names of all tasks that can be run."""
-    recorded = [name for name in RECORDED if (DATA / f"{name}.jsonl").exists()]
-    return [
-        *recorded,
-        *(f"{LCBENCH}{number}" for number in (data_sets(lcbench) if lcbench else ())),
-    ]
+    recorded = [name for name in RECORDED if _num_configs(name) >= MIN_CONFIGS]
+    numbers = data_sets(lcbench) if lcbench else []
+    return [*recorded, *(LCBENCH + number for number in numbers)]
+
+
+def _num_configs(name: str) -> int:
+    """Return how many configs are recorded."""
+    file = DATA / f"{name}.jsonl"
+    if not file.exists():
+        return 0
+    return len({json.loads(line)["config"] for line in file.read_text().splitlines()})
 
 
 # Of a process: the tasks that it has made, because reading them takes seconds.
