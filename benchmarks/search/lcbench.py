@@ -155,4 +155,5 @@ def first_rung_correlation(task: LCBenchTask, points: Sequence[Sequence[float]])
     from scipy.stats import spearmanr
 
     curves = task._means(np.array(points))
-    return float(spearmanr(curves[:, : task.grace].max(1), curves.max(1)).statistic)
+    result: Any = spearmanr(curves[:, : task.grace].max(1), curves.max(1))
+    return float(result.statistic)
