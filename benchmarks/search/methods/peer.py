@@ -24,6 +24,9 @@ from segtune.tuning.space import Dimension, Space
 # Of each library: the variable that names its interpreter, and what to install there.
 INTERPRETERS = {
     "syne_tune": ("SEGTUNE_SYNE_TUNE_PYTHON", '"syne-tune[gpsearchers,kde]==0.13.0" "numpy<2"'),
+    "smac": ("SEGTUNE_SMAC_PYTHON", "smac==2.4.1"),
+    "dehb": ("SEGTUNE_DEHB_PYTHON", "dehb==0.1.2"),
+    "neps": ("SEGTUNE_NEPS_PYTHON", "neural-pipeline-search==0.17.0"),
 }
 NUM_ERROR_CHARACTERS = 2000  # of a peer that has ended, in the message
 

@@ -23,6 +23,9 @@ from benchmarks.search.methods.peer_task import PeerTask
 # Each module has a function `make(task: PeerTask) -> SearchMethod`.
 MODULES = {
     "syne_tune": "benchmarks.search.methods.syne_tune_peer",
+    "smac": "benchmarks.search.methods.smac_peer",
+    "dehb": "benchmarks.search.methods.dehb_peer",
+    "neps": "benchmarks.search.methods.neps_peer",
 }
 
 

@@ -76,6 +76,10 @@ PEERS: dict[str, tuple[str, str]] = {
     "Syne Tune BOHB": ("syne_tune", "BOHB"),
     "Syne Tune ASHA promotion": ("syne_tune", "ASHA promotion"),
     "Syne Tune ASHA stopping": ("syne_tune", "ASHA stopping"),
+    "SMAC3 Hyperband": ("smac", "Hyperband"),
+    "DEHB": ("dehb", "DEHB"),
+    "NePS PriorBand": ("neps", "PriorBand"),
+    "NePS PriorBand async_hb": ("neps", "PriorBand async_hb"),
 }
 
 
