@@ -4,15 +4,17 @@
     python -m benchmarks.search --tasks shapes --methods random "segtune gp" --seeds 5 --out FILE
 
 Every method gets the same budget of epochs on the same virtual clock, and begins with the config
-itself. Searches that the file already holds are not run again.
+itself. Searches that the file already holds are not run again. Peers that are not installed with
+segtune need an interpreter each: see methods/peer.py.
 """
 
 import argparse
 import json
 from pathlib import Path
 
-from benchmarks.search.methods.registry import METHODS
+from benchmarks.search.methods.registry import METHODS, check_methods
 from benchmarks.search.runs import Plan, finished, run_all, task_names
+from segtune.errors import SegtuneError
 
 
 def main() -> None:
@@ -28,6 +30,10 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
+    try:
+        check_methods(arguments.methods)
+    except SegtuneError as error:
+        raise SystemExit(f"error: {error}") from None
     tasks = arguments.tasks or task_names(arguments.lcbench)
     if not tasks:
         raise SystemExit("no task: give --lcbench DIR, or record curves (see record_curves.py)")

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.search.methods.method import Decision, SearchMethod
+from benchmarks.search.methods.method import Decision, RunsElsewhere, SearchMethod
 from benchmarks.search.tasks import Config, Curve, Task, seed_of
 
 # An epoch of a trial takes a time in this range; every trial draws its own.
@@ -50,7 +50,7 @@ class Outcome:
     steps: list[Step] = field(default_factory=list)
     num_trials: int = 0
     busy: float = 0.0  # share of the workers' time in which they trained
-    seconds: float = 0.0  # of the process, for all of the method's decisions
+    seconds: float = 0.0  # CPU time of all of the method's decisions
 
     def to_row(self) -> dict[str, Any]:
         """Return the outcome as plain JSON values."""
@@ -96,6 +96,8 @@ class VirtualSearch:
         self.outcome.num_trials = len(self.trials)
         self.outcome.busy = trained / (self.workers * self.now) if self.now else 0.0
         self.outcome.seconds = time.process_time() - start
+        if isinstance(self.method, RunsElsewhere):
+            self.outcome.seconds += self.method.seconds_elsewhere
         return self.outcome
 
     def _give_jobs(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 REDUCTION = 3  # of every method that halves
 
@@ -52,3 +52,10 @@ class SearchMethod(Protocol):
     def close(self) -> None:
         """Remove what the method has put on the disk."""
         ...
+
+
+@runtime_checkable
+class RunsElsewhere(Protocol):
+    """A search method that decides in another process."""
+
+    seconds_elsewhere: float  # CPU time that its decisions have taken there

@@ -1,8 +1,8 @@
-"""All search methods by name."""
+"""All search methods by name: those that are installed with segtune, and peers that are not."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -10,9 +10,11 @@ from optuna.pruners import BasePruner, HyperbandPruner, NopPruner, SuccessiveHal
 from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 
 from benchmarks.search.methods.method import REDUCTION, SearchMethod
+from benchmarks.search.methods.peer import PeerMethod, interpreter
 from benchmarks.search.methods.segtune_method import SegtuneMethod
 from benchmarks.search.methods.stock import OptunaMethod, RayMethod
 from benchmarks.search.tasks import Task
+from segtune.errors import SegtuneError, nearest
 
 MakeMethod = Callable[[Task, int], SearchMethod]  # from a task and the seed of the search
 
@@ -81,6 +83,35 @@ CANDIDATES: dict[str, MakeMethod] = {
 }
 
 
+# The library and the method of each peer. Every library has an interpreter of its own (peer.py).
+PEERS: dict[str, tuple[str, str]] = {
+    "Syne Tune HyperTune": ("syne_tune", "HyperTune"),
+    "Syne Tune MOBSTER": ("syne_tune", "MOBSTER"),
+    "Syne Tune BOHB": ("syne_tune", "BOHB"),
+    "Syne Tune ASHA promotion": ("syne_tune", "ASHA promotion"),
+    "Syne Tune ASHA stopping": ("syne_tune", "ASHA stopping"),
+    "SMAC3 Hyperband": ("smac", "Hyperband"),
+    "DEHB": ("dehb", "DEHB"),
+    "NePS PriorBand": ("neps", "PriorBand"),
+    "NePS PriorBand async_hb": ("neps", "PriorBand async_hb"),
+}
+
+HERE = {**METHODS, **CANDIDATES}  # run in this interpreter
+
+
+def check_methods(names: Iterable[str]) -> None:
+    """Raise SegtuneError if a method cannot be run here."""
+    for name in names:
+        if name in PEERS:
+            interpreter(PEERS[name][0])
+        elif name not in HERE:
+            known = [*HERE, *PEERS]
+            raise SegtuneError(f"--methods: no method {name!r}{nearest(name, known)}")
+
+
 def make_method(name: str, task: Task, seed: int) -> SearchMethod:
     """Return a new search by a method. Each of them tries the config itself first."""
-    return {**METHODS, **CANDIDATES}[name](task, seed)
+    if name in PEERS:
+        library, method = PEERS[name]
+        return PeerMethod(library, method, task, seed)
+    return HERE[name](task, seed)
