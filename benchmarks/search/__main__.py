@@ -13,7 +13,7 @@ import json
 from pathlib import Path
 
 from benchmarks.search.methods.registry import METHODS, check_methods
-from benchmarks.search.runs import Plan, finished, run_all, task_names
+from benchmarks.search.runs import Plan, check_task, finished, run_all, task_names
 from segtune.errors import SegtuneError
 
 
@@ -30,13 +30,15 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
+    tasks = arguments.tasks or task_names(arguments.lcbench)
     try:
         check_methods(arguments.methods)
+        for task in tasks:
+            check_task(task, arguments.lcbench)
+        if not tasks:
+            raise SegtuneError("no task: give --lcbench DIR, or record curves (record_curves.py)")
     except SegtuneError as error:
         raise SystemExit(f"error: {error}") from None
-    tasks = arguments.tasks or task_names(arguments.lcbench)
-    if not tasks:
-        raise SystemExit("no task: give --lcbench DIR, or record curves (see record_curves.py)")
     plans = [
         Plan(task, method, seed, arguments.workers, arguments.trainings)
         for seed in range(arguments.seeds)

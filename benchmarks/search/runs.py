@@ -15,6 +15,7 @@ from benchmarks.search.lcbench import LCBenchTask, data_sets
 from benchmarks.search.methods.registry import make_method
 from benchmarks.search.recorded import RecordedTask
 from benchmarks.search.tasks import Task
+from segtune.errors import SegtuneError
 from segtune.tuning.samplers import silence_optuna
 from segtune.tuning.study_reader import load_study
 
@@ -36,20 +37,30 @@ class Plan:
     trainings: int  # the budget, in training runs of full length
 
 
-def make_task(name: str, lcbench: Path | None) -> Task:
-    """Return a task by its name."""
-    if name.startswith(LCBENCH) and lcbench:
-        return LCBenchTask(lcbench, name.removeprefix(LCBENCH))
+def check_task(name: str, lcbench: Path | None) -> None:
+    """Raise SegtuneError if there is no such task."""
+    if name.startswith(LCBENCH):
+        numbers = data_sets(lcbench) if lcbench else []
+        if name.removeprefix(LCBENCH) not in numbers:
+            allowed = ", ".join(numbers) or "none without --lcbench DIR"
+            raise SegtuneError(f"--tasks: no data set {name!r}; allowed numbers: {allowed}")
+        return
     if name not in RECORDED:
-        allowed = ", ".join([*RECORDED, f"{LCBENCH}NUMBER with --lcbench DIR"])
-        raise SystemExit(f"--tasks: {name!r} is no task; the tasks are {allowed}")
-    study_file, grace = RECORDED[name]
+        names = ", ".join([*RECORDED, f"{LCBENCH}NUMBER"])
+        raise SegtuneError(f"--tasks: no task {name!r}; the tasks are {names}")
     if _num_configs(name) < MIN_CONFIGS:
-        raise SystemExit(
+        raise SegtuneError(
             f"--tasks: of {name}, {_num_configs(name)} configs are recorded; a task needs "
-            f"{MIN_CONFIGS}: python -m benchmarks.record_curves --space {study_file} "
+            f"{MIN_CONFIGS}: python -m benchmarks.record_curves --space {RECORDED[name][0]} "
             f"--epochs 40 --configs 200 --out benchmarks/data/{name}.jsonl"
         )
+
+
+def make_task(name: str, lcbench: Path | None) -> Task:
+    """Return a task by its name, see `check_task`."""
+    if name.startswith(LCBENCH) and lcbench:
+        return LCBenchTask(lcbench, name.removeprefix(LCBENCH))
+    study_file, grace = RECORDED[name]
     return RecordedTask.read(DATA / f"{name}.jsonl", load_study(ROOT / study_file), grace)
 
 
