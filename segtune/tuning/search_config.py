@@ -179,18 +179,17 @@ class SearchConfig(Settings):
         "cmaes: CMA-ES, for two or more numbers, no choices and no conditional settings. nsga2: "
         "the genetic algorithm NSGA-II; it learns from trials of full length only. All but random "
         "and grid draw at random until 10 trials have ended. benchmarks/README.md compares gp "
-        "and tpe on three tasks.",
+        "and tpe.",
     )
     constant_liar: bool = Field(
         default=False,
         description="tpe only: count running trials as bad ones, so that trials drawn at the same "
-        "time differ. On the shapes task of benchmarks/README.md, the difference was within noise.",
+        "time differ.",
     )
     multivariate: bool = Field(
         default=False,
         description="tpe only: draw all settings from one joint density instead of each from its "
-        "own. On the shapes task of benchmarks/README.md, the search then needed several times as "
-        "many epochs.",
+        "own. In benchmarks/README.md, Optuna's TPE then ends with more regret.",
     )
     grid_points: int = Field(
         default=3,
