@@ -18,6 +18,11 @@ class Axis:
     high: float = 1.0
     labels: tuple[str, ...] = ()  # of a choice
 
+    @property
+    def is_log(self) -> bool:
+        """Whether the range is drawn on a logarithmic scale."""
+        return self.kind == "loguniform"
+
     def cast(self, value: Any) -> Any:
         """Return a value of a library as a plain Python value."""
         match self.kind:
