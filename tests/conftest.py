@@ -9,6 +9,7 @@ from segtune.config.schema import ExperimentConfig
 from segtune.data import shapes
 
 
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in the same hook
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Tell the processes of pytest-xdist which tests belong together.
 
