@@ -14,9 +14,9 @@ search: .venv/installed
 	$(BIN)/python -m segtune.search --space configs/loss_weights.yaml
 	$(BIN)/python -m segtune.confirm "$$(ls -td runs/loss_weights-*/ | head -1)" --top 1 --seeds 5
 
-# With more threads, the processes would wait for one another.
+# Each process takes whole files. With more threads, the processes would wait for one another.
 test: .venv/installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(PROCESSES) --dist loadgroup --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
 test-ray: .venv-ray-$(RAY)/installed
 	.venv-ray-$(RAY)/bin/python -m pytest tests/cluster tests/tuning

@@ -9,19 +9,11 @@ from segtune.config.schema import ExperimentConfig
 from segtune.data import shapes
 
 
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in the same hook
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Tell the processes of pytest-xdist which tests belong together.
-
-    The tests that start Ray run one after another in one process, which begins with them because
-    they take the longest. Every other file is a group, so that its fixtures are made once.
-    """
-    if not hasattr(config, "workerinput"):
-        return
-    items.sort(key=lambda item: item.get_closest_marker("ray") is None)
-    for item in items:
-        group = "ray" if item.get_closest_marker("ray") else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
+    """In the processes of pytest-xdist, begin with the files that start Ray: they take longest."""
+    if hasattr(config, "workerinput"):
+        with_ray = {item.path for item in items if item.get_closest_marker("ray")}
+        items.sort(key=lambda item: item.path not in with_ray)
 
 
 @pytest.fixture(scope="session", autouse=True)
