@@ -7,12 +7,15 @@ not part of this project.
 
 The seven settings of the MLP have other names here, because segtune's spaces search segtune's own
 settings. Nothing depends on the names.
+
+    python -m benchmarks.search.lcbench DIR     # what the data sets are like
 """
 
 from __future__ import annotations
 
+import argparse
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.search.tasks import Config, Curve, Params, Task, reference_scores, seed_of
+from benchmarks.timing import Row, show_table
 from segtune.config.schema import ExperimentConfig
 from segtune.tuning.search_config import SearchConfig
 from segtune.tuning.space import Dimension, Space
@@ -94,8 +98,7 @@ class LCBenchTask(Task):
         # A search asks for the truth of a config after its curve.
         self.latest: tuple[tuple[float, ...], np.ndarray] = ((), np.empty(0))
         self.code = encoding["OpenML_task_id"][data_set]
-        points = np.random.default_rng(0).uniform(0, HIGHEST_SHARE, (NUM_RANDOM, len(SETTINGS)))
-        self.best, self.middle = reference_scores([curve.max() for curve in self._means(points)])
+        self.best, self.middle = reference_scores(self._random_means().max(1).tolist())
         self.noise = NOISE * (self.best - self.middle)
 
     @cached_property
@@ -121,6 +124,19 @@ class LCBenchTask(Task):
         }
         accuracy = self._model.run(None, inputs)[0][:, ACCURACY]
         return np.clip(accuracy.reshape(len(points), EPOCHS) / 100, 0.0, 1.0)
+
+    def _random_means(self) -> np.ndarray:
+        """Return the accuracy of NUM_RANDOM random configs [NUM_RANDOM, epochs], in 0..1."""
+        shape = (NUM_RANDOM, len(SETTINGS))
+        return self._means(np.random.default_rng(0).uniform(0, HIGHEST_SHARE, shape))
+
+    def first_rung_correlation(self) -> float:
+        """Return the rank correlation of the score at the first rung with the score at the end."""
+        from scipy.stats import spearmanr
+
+        means = self._random_means()
+        correlation: Any = spearmanr(means[:, :GRACE].max(1), means.max(1))[0]
+        return float(correlation)
 
     def _mean(self, config: Config) -> np.ndarray:
         """Return the accuracy of a config at each epoch, in 0..1."""
@@ -150,10 +166,22 @@ def data_sets(folder: Path) -> list[str]:
     return list(by_name["OpenML_task_id"]["choices"])
 
 
-def first_rung_correlation(task: LCBenchTask, points: Sequence[Sequence[float]]) -> float:
-    """Return the rank correlation of the score at the first rung with the score at the end."""
-    from scipy.stats import spearmanr
+def main() -> None:
+    parser = argparse.ArgumentParser(description="What the data sets of LCBench are like.")
+    parser.add_argument("folder", type=Path)
+    folder = parser.parse_args().folder
+    rows: list[Row] = []
+    for number in data_sets(folder):
+        task = LCBenchTask(folder, number)
+        row: Row = {
+            "data set": number,
+            "best of random configs": f"{task.best:.3f}",
+            "median": f"{task.middle:.3f}",
+            "first rung and end, rank correlation": f"{task.first_rung_correlation():.2f}",
+        }
+        rows.append(row)
+    show_table("LCBench", rows, None)
 
-    curves = task._means(np.array(points))
-    correlation: Any = spearmanr(curves[:, : task.grace].max(1), curves.max(1))[0]
-    return float(correlation)
+
+if __name__ == "__main__":
+    main()
