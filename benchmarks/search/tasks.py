@@ -20,6 +20,9 @@ from segtune.tuning.study import Study
 
 Params = Mapping[str, Any]
 
+INACTIVE = 0.5  # the middle of a range, so that an inactive setting is near all values
+CHOICE_SCALE = 0.5  # two choices are as far apart as the ends of 0.7 of a range
+
 
 @dataclass(frozen=True)
 class Curve:
@@ -84,21 +87,21 @@ class Task(ABC):
 def coordinates(space: Space, params: Params) -> np.ndarray:
     """Return a point as numbers in 0..1: one per numeric setting, one per option of a choice.
 
-    A setting that is drawn on a logarithmic scale is measured on one. An inactive setting is at
-    0.5, the middle.
+    A setting that is drawn on a logarithmic scale is measured on one. The chosen option has
+    CHOICE_SCALE, the others have 0. An inactive setting has INACTIVE, or 0 for each option.
     """
     numbers: list[float] = []
     for dimension in space.dimensions:
         value = params.get(dimension.name)
         if dimension.kind == "choice":
-            numbers += [0.5 * (value == option) for option in dimension.values]
+            numbers += [CHOICE_SCALE * (value == option) for option in dimension.values]
         else:
-            numbers.append(0.5 if value is None else _clipped_position(dimension, value))
+            numbers.append(INACTIVE if value is None else _clipped_position(dimension, value))
     return np.array(numbers)
 
 
 def _clipped_position(dimension: Dimension, value: float) -> float:
-    """Return where a value lies in its range, in 0..1; the config's own value may lie outside."""
+    """Return the position of a value in its range, in 0..1. A value outside counts as an end."""
     low, high = dimension.values
     return dimension.unit_value(min(max(value, low), high))
 

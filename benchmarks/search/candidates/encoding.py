@@ -8,18 +8,14 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.search.tasks import CHOICE_SCALE, coordinates
 from segtune.tuning.space import Dimension, Space
-
-INACTIVE = 0.5  # the middle of a range, so that an inactive setting is near all values
-CHOICE_SCALE = 0.5  # two choices are as far apart as the ends of 0.7 of a range
 
 
 class Encoding:
     """Translates points of a space to rows of numbers and back.
 
-    A range takes one column, in 0..1 (on a logarithmic scale if it is drawn on one). A choice takes
-    one column per option: CHOICE_SCALE for the chosen one, 0 for the others. An inactive setting
-    has INACTIVE, or 0 in all columns of a choice.
+    A row holds the `coordinates` of a point: one column for a range, one per option of a choice.
     """
 
     def __init__(self, space: Space) -> None:
@@ -34,11 +30,8 @@ class Encoding:
 
     def encode(self, points: Sequence[Mapping[str, Any]]) -> np.ndarray:
         """Return points as rows [N, width]. Values outside of the space count as its ends."""
-        rows = np.zeros((len(points), self.width))
-        for row, point in zip(rows, points, strict=True):
-            for dimension in self.space.dimensions:
-                row[self.columns[dimension.name]] = _encoded(dimension, point)
-        return rows
+        rows = [coordinates(self.space, point) for point in points]
+        return np.array(rows).reshape(len(points), self.width)
 
     def decode(self, row: np.ndarray) -> dict[str, Any]:
         """Return the point that a row stands for, with its active settings."""
@@ -80,16 +73,6 @@ class Encoding:
         columns = self.columns[dimension.name]
         options = random.integers(len(dimension.values), size=len(rows))
         rows[:, columns] = CHOICE_SCALE * np.eye(len(dimension.values))[options]
-
-
-def _encoded(dimension: Dimension, point: Mapping[str, Any]) -> np.ndarray | float:
-    if dimension.kind == "choice":
-        index = dimension.index_of(point[dimension.name]) if dimension.name in point else None
-        return CHOICE_SCALE * (np.arange(len(dimension.values)) == index)
-    if dimension.name not in point or dimension.is_fixed:
-        return INACTIVE
-    low, high = dimension.values
-    return dimension.unit_value(min(max(point[dimension.name], low), high))
 
 
 def _decoded(dimension: Dimension, columns: np.ndarray) -> Any:

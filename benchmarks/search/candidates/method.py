@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from optuna.pruners import SuccessiveHalvingPruner
-
 from benchmarks.search.candidates.sampler import CurveSampler
 from benchmarks.search.candidates.thaw import Thaw
 from benchmarks.search.methods.method import REDUCTION, Decision, End, Job
-from benchmarks.search.methods.stock import OptunaMethod
+from benchmarks.search.methods.stock import OptunaMethod, halving
 from benchmarks.search.tasks import Task
 
 STARTUP_TRIALS = 10  # are drawn at random, as by the other samplers
@@ -26,8 +24,7 @@ def epochs_to_read(task: Task) -> list[int]:
 def curves_with_halving(task: Task, seed: int) -> OptunaMethod:
     """Return a search that draws by the model of curves and stops by successive halving."""
     sampler = CurveSampler(task.space, epochs_to_read(task), seed, STARTUP_TRIALS)
-    halving = SuccessiveHalvingPruner(min_resource=task.grace, reduction_factor=REDUCTION)
-    return OptunaMethod(task, sampler, halving, sick_fail=True)
+    return OptunaMethod(task, sampler, halving(task), sick_fail=True)
 
 
 class ThawMethod:

@@ -208,7 +208,7 @@ class CurveModel:
         return inputs, torch.tensor((np.array(scores) - self.centre) / self.scale)
 
     def _fitted(self, inputs: torch.Tensor, scores: torch.Tensor) -> _CurveGP:
-        """Return the Gaussian process whose parameters are the likeliest, given their priors."""
+        """Return the Gaussian process with the most likely parameters (maximum a posteriori)."""
         likelihood = GaussianLikelihood(
             noise_prior=LogNormalPrior(-5.0, 1.5), noise_constraint=GreaterThan(LEAST_NOISE)
         )

@@ -100,18 +100,16 @@ def best_new(
         return improvement + sight.health.log_probability(rows)
 
     trained = np.array([trial.row for trial in sight.observed])
-    new = encoding.draw(NUM_RANDOM, random)
-    parents = np.concatenate([_highest(value, new), _highest(value, trained)])
+    best_rows = _highest(value, encoding.draw(NUM_RANDOM, random))
+    parents = np.concatenate([best_rows, _highest(value, trained)])
     for spread in SPREADS:
         children = encoding.vary(np.repeat(parents, NUM_CHILDREN, axis=0), spread, random)
-        new = np.concatenate([_highest(value, new), children])
-        parents = _highest(value, new)
-    values = value(new)
-    return Candidate(new[int(values.argmax())], float(values.max()))
+        best_rows = parents = _highest(value, np.concatenate([best_rows, children]))
+    return Candidate(best_rows[0], float(value(best_rows[:1])[0]))
 
 
 def _highest(value: Callable[[np.ndarray], np.ndarray], rows: np.ndarray) -> np.ndarray:
-    """Return the NUM_PARENTS rows [.., width] of the highest values."""
+    """Return the NUM_PARENTS rows [.., width] of the highest values, the highest first."""
     return rows[np.argsort(-value(rows), kind="stable")[:NUM_PARENTS]]
 
 

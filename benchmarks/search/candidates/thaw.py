@@ -20,8 +20,6 @@ from benchmarks.search.candidates.sampler import best_new, highest_end
 from benchmarks.search.candidates.sight import SeenTrial, Sight
 from segtune.tuning.space import Space
 
-# A new trial can be paused at its first rung, so it costs less than its full length: this share.
-SHARE_OF_NEW = 1.0
 REFIT_EVERY = 8  # scores
 
 
@@ -78,7 +76,7 @@ class Thaw:
         }
         winner = max(values, key=values.__getitem__)
         new = best_new(sight, model, self.encoding, self.random)
-        value_of_new = new.log_improvement - math.log(SHARE_OF_NEW * self.epochs[-1])
+        value_of_new = new.log_improvement - math.log(self.epochs[-1])
         return winner if values[winner] >= value_of_new else None
 
     def draw(self) -> dict[str, Any]:

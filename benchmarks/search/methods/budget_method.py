@@ -56,7 +56,7 @@ class BudgetMethod(ABC):
         """Tell the library the score of a job; None: the trial was sick."""
 
     def correct(self, request: Request, point: Point) -> None:  # noqa: B027
-        """Tell the library that another point is trained, if it can be told."""
+        """Tell the library that another point is trained. Some libraries cannot be told."""
 
     def next_job(self) -> Job:
         while True:

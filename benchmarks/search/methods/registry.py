@@ -6,21 +6,17 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
-from optuna.pruners import BasePruner, HyperbandPruner, NopPruner, SuccessiveHalvingPruner
+from optuna.pruners import BasePruner, HyperbandPruner, NopPruner
 from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 
 from benchmarks.search.methods.method import REDUCTION, SearchMethod
 from benchmarks.search.methods.peer import PeerMethod, interpreter
 from benchmarks.search.methods.segtune_method import SegtuneMethod
-from benchmarks.search.methods.stock import OptunaMethod, RayMethod
+from benchmarks.search.methods.stock import OptunaMethod, RayMethod, halving
 from benchmarks.search.tasks import Task
 from segtune.errors import SegtuneError, nearest
 
 MakeMethod = Callable[[Task, int], SearchMethod]  # from a task and the seed of the search
-
-
-def _halving(task: Task) -> BasePruner:
-    return SuccessiveHalvingPruner(min_resource=task.grace, reduction_factor=REDUCTION)
 
 
 def _hyperband(task: Task) -> BasePruner:
@@ -50,19 +46,19 @@ def _segtune(search: dict[str, Any], task: Task, seed: int) -> SearchMethod:
 
 METHODS: dict[str, MakeMethod] = {
     "random": partial(_optuna, RandomSampler, _no_pruner),
-    "random + ASHA": partial(_optuna, RandomSampler, _halving),
+    "random + ASHA": partial(_optuna, RandomSampler, halving),
     "Ray OptunaSearch + ASHA": RayMethod,
-    "Optuna TPE + SuccessiveHalving": partial(_optuna, TPESampler, _halving),
+    "Optuna TPE + SuccessiveHalving": partial(_optuna, TPESampler, halving),
     "Optuna TPE + Hyperband": partial(_optuna, TPESampler, _hyperband),
     "Optuna univariate TPE + SuccessiveHalving": partial(
-        _optuna, TPESampler, _halving, multivariate=False
+        _optuna, TPESampler, halving, multivariate=False
     ),
     "Optuna univariate TPE + SuccessiveHalving, sick as failed": partial(
-        _optuna, TPESampler, _halving, multivariate=False, sick_fail=True
+        _optuna, TPESampler, halving, multivariate=False, sick_fail=True
     ),
-    "Optuna GP + SuccessiveHalving": partial(_optuna, GPSampler, _halving),
+    "Optuna GP + SuccessiveHalving": partial(_optuna, GPSampler, halving),
     "Optuna GP + SuccessiveHalving, sick as failed": partial(
-        _optuna, GPSampler, _halving, sick_fail=True
+        _optuna, GPSampler, halving, sick_fail=True
     ),
     "segtune gp": partial(_segtune, {"sampler": "gp"}),
     "segtune tpe": partial(_segtune, {"sampler": "tpe"}),

@@ -12,7 +12,7 @@ from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution
-from optuna.pruners import BasePruner
+from optuna.pruners import BasePruner, SuccessiveHalvingPruner
 from optuna.samplers import BaseSampler
 from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 from ray.tune.search.optuna import OptunaSearch
@@ -20,6 +20,11 @@ from ray.tune.search.optuna import OptunaSearch
 from benchmarks.search.methods.method import REDUCTION, Decision, End, Job
 from benchmarks.search.tasks import Task
 from segtune.tuning.optuna_study import open_trial
+
+
+def halving(task: Task) -> BasePruner:
+    """Return Optuna's successive halving with the rungs of a task."""
+    return SuccessiveHalvingPruner(min_resource=task.grace, reduction_factor=REDUCTION)
 
 
 class OptunaMethod:
