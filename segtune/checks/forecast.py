@@ -138,7 +138,7 @@ def observed_survival(study: Study, trials: Sequence[ObservedTrial]) -> Survival
     for trial in trials:
         for epoch in survival.decision_epochs(trial.number):
             if epoch in trial.validated:
-                survival.record(trial.number, epoch, passed=epoch != trial.pruned_at)
+                survival.record(trial.number, epoch, passed=epoch != trial.stopped_at)
         if trial.has_ended:
             survival.record_end(is_bad=trial.is_bad, is_untrained=trial.is_untrained)
     return survival

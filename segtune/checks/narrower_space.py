@@ -9,6 +9,7 @@ from itertools import pairwise
 from typing import Any
 
 from segtune.runs.results import BAD_ENDS, TrialResult
+from segtune.runs.verdict import OUTRANKED
 from segtune.tuning.space import Dimension, Space
 
 # The settings whose lower values cure a cause. They decide if no trial was healthy.
@@ -57,7 +58,7 @@ def narrower_space(
     one range end or choice that separates these trials best from the healthy ones. If there is no
     healthy trial, it is the setting that CURED_BY_LESS names: below its lowest value so far.
     """
-    ended = [trial for trial in trials if trial.state in (*BAD_ENDS, "completed", "pruned")]
+    ended = [trial for trial in trials if trial.state in (*BAD_ENDS, "completed", *OUTRANKED)]
     unhealthy = [trial.params for trial in ended if trial.state in BAD_ENDS and trial.kind == cause]
     healthy = [trial.params for trial in ended if trial.healthy]
     cuts = (

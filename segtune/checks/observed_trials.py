@@ -10,7 +10,7 @@ from typing import Any
 from segtune.runs.records import EpochRecord
 from segtune.runs.results import BAD_ENDS, read_params
 from segtune.runs.rundir import SearchDir, TrialDir
-from segtune.runs.verdict import Verdict
+from segtune.runs.verdict import OUTRANKED, Verdict
 from segtune.tuning.guards import GUARD
 
 
@@ -31,7 +31,7 @@ class ObservedTrial:
 
     @property
     def has_ended(self) -> bool:
-        """Whether a resume would not continue the trial."""
+        """Whether the trial has ended or is paused: a resume does not continue it in any case."""
         return self.verdict is not None and self.verdict.is_final
 
     @property
@@ -45,10 +45,10 @@ class ObservedTrial:
         return self.verdict is not None and self.verdict.kind == GUARD and self.verdict.epoch == 0
 
     @property
-    def pruned_at(self) -> int | None:
-        """The epoch at which the stopping rule stopped the trial."""
-        is_pruned = self.verdict is not None and self.verdict.state == "pruned"
-        return self.verdict.epoch if self.verdict and is_pruned else None
+    def stopped_at(self) -> int | None:
+        """The epoch at which the stopping rule stopped or paused the trial."""
+        is_stopped = self.verdict is not None and self.verdict.state in OUTRANKED
+        return self.verdict.epoch if self.verdict and is_stopped else None
 
     @property
     def launch_s(self) -> float | None:
@@ -73,7 +73,8 @@ class TrialObserver:
         if trial.id in self._ended:
             return self._ended[trial.id]
         observed = _observe(trial)
-        if observed.has_ended:
+        is_paused = observed.verdict is not None and observed.verdict.state == "paused"
+        if observed.has_ended and not is_paused:
             self._ended[trial.id] = observed
         return observed
 
@@ -87,7 +88,7 @@ def _observe(trial: TrialDir) -> ObservedTrial:
     seconds = records[-1].seconds if records else 0.0
     if first_step is not None:  # also what is between the epochs, such as writing a checkpoint
         seconds = max(seconds, records[-1].ended - first_step)
-    last = verdict.epoch if verdict and verdict.state == "pruned" else len(records)
+    last = verdict.epoch if verdict and verdict.state in OUTRANKED else len(records)
     return ObservedTrial(
         number=int(trial.id),
         params=read_params(trial),

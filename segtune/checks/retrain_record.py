@@ -18,7 +18,7 @@ from segtune.config.schema import absolute_paths
 from segtune.config.settings import Difference
 from segtune.runs.results import TrialResult, best_trial
 from segtune.runs.rundir import SearchDir
-from segtune.runs.verdict import Verdict
+from segtune.runs.verdict import OUTRANKED, Verdict
 from segtune.tuning.retraining import RetrainPlan
 
 FORMAT = 1
@@ -38,7 +38,7 @@ def begun_record(plan: RetrainPlan, run: SearchDir, init_from: tuple[str, str]) 
 
     changed = _changes(plan.changed)
     searched_epochs = plan.searched.schedule.epochs
-    if plan.trial.state == "pruned":
+    if plan.trial.state in OUTRANKED:
         searched_epochs = plan.trial.epoch
         changed["schedule.epochs"] = [searched_epochs, plan.config.schedule.epochs]
     if init_from[0] != init_from[1]:

@@ -16,6 +16,7 @@ from segtune.checks.findings import shown_value
 from segtune.checks.narrower_space import ends_between
 from segtune.checks.permutation import p_value, permutations
 from segtune.runs.results import TrialResult
+from segtune.runs.verdict import OUTRANKED
 from segtune.tuning.importance import NORMAL_95
 from segtune.tuning.space import Dimension, Space
 
@@ -78,13 +79,13 @@ class Predictor:
 def unhealthy_predictors(space: Space, trials: Sequence[TrialResult]) -> list[Predictor]:
     """Return the best split of each setting for each cause that ended MIN_UNHEALTHY trials or more.
 
-    Trials that ended unhealthy for one cause are compared with completed and pruned trials; a
-    setting that is inactive in a trial leaves that trial out. A range is split between two values,
-    and of choices one is separated from the rest. The p value allows for the choice of the split,
-    because permuted trials choose theirs, too. It is corrected for all settings and causes. The
-    smallest p comes first.
+    Trials that ended unhealthy for one cause are compared with completed, pruned and paused trials;
+    a setting that is inactive in a trial leaves that trial out. A range is split between two
+    values, and of choices one is separated from the rest. The p value allows for the choice of the
+    split, because permuted trials choose theirs, too. It is corrected for all settings and causes.
+    The smallest p comes first.
     """
-    healthy = [trial for trial in trials if trial.state in ("completed", "pruned")]
+    healthy = [trial for trial in trials if trial.state in ("completed", *OUTRANKED)]
     kinds = Counter(trial.kind for trial in trials if trial.state == "unhealthy")
     causes = [cause for cause, number in kinds.most_common() if number >= MIN_UNHEALTHY]
     dimensions = [dimension for dimension in space.dimensions if not dimension.is_fixed]

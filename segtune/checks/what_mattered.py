@@ -21,6 +21,7 @@ from segtune.checks.permutation import permutations
 from segtune.checks.setting_effects import Design, PairEffect, pair_tests, setting_tests
 from segtune.checks.unhealthy_settings import MIN_UNHEALTHY, predictor_words, unhealthy_predictors
 from segtune.runs.results import TrialResult
+from segtune.runs.verdict import OUTRANKED
 from segtune.tuning.guards import GUARD
 from segtune.tuning.importance import importances
 from segtune.tuning.space import Dimension, Space
@@ -55,7 +56,7 @@ def what_mattered(study: Study, trials: Sequence[TrialResult], curves: Curves) -
         "written": round(time.time(), 3),
         "level": LEVEL,
         "num_completed": sum(trial.state == "completed" for trial in compared),
-        "num_pruned": sum(trial.state == "pruned" for trial in compared),
+        "num_pruned": sum(trial.state in OUTRANKED for trial in compared),
         "num_unhealthy": sum(trial.state == "unhealthy" for trial in inside),
     }
     record |= _settings_and_pairs(space, compared, [scores[trial.id] for trial in compared])
@@ -65,23 +66,23 @@ def what_mattered(study: Study, trials: Sequence[TrialResult], curves: Curves) -
 
 def _thinned(trials: Sequence[TrialResult]) -> Sequence[TrialResult]:
     """Return at most MAX_TRIALS of the trials that were trained and have ended."""
-    ended = [t for t in trials if t.state in ("completed", "pruned", "unhealthy")]
+    ended = [t for t in trials if t.state in ("completed", *OUTRANKED, "unhealthy")]
     ended = [t for t in ended if t.kind != GUARD]  # never trained, so neither healthy nor not
     return ended[:: -(-len(ended) // MAX_TRIALS)] if ended else []
 
 
 def comparable_scores(trials: Sequence[TrialResult], curves: Curves) -> dict[str, float]:
-    """Return {id: estimated mIoU at full length} of completed and pruned trials.
+    """Return {id: estimated mIoU at full length} of completed, pruned and paused trials.
 
-    A pruned trial has no score at full length. Leaving it out would compare good trials with good
-    ones only, and its last score is that of a shorter training run. So what the completed trials
-    gained after that epoch, in the median, is added to it. Empty if no trial is completed.
+    A pruned or paused trial has no score at full length. Leaving it out would compare good trials
+    with good ones only, and its last score is that of a shorter training run. So what the completed
+    trials gained after that epoch, in the median, is added to it. Empty if no trial is completed.
     """
     completed = [t for t in trials if t.state == "completed" and t.miou is not None]
     scores = {trial.id: trial.miou for trial in completed if trial.miou is not None}
     gains: dict[int, float] = {}
     for trial in trials:
-        if trial.state != "pruned" or trial.miou is None or not completed:
+        if trial.state not in OUTRANKED or trial.miou is None or not completed:
             continue
         epoch = max(curves.get(trial.id, {}), default=trial.epoch)
         if epoch not in gains:

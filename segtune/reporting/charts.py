@@ -18,6 +18,7 @@ from segtune.tuning.space import Dimension
 STATE_COLOURS = {
     "completed": "#009e73",
     "pruned": "#e69f00",
+    "paused": "#f0e442",
     "unhealthy": "#d55e00",
     "failed": "#cc79a7",
     "interrupted": "#56b4e9",

@@ -16,6 +16,7 @@ from segtune.errors import SegtuneError
 from segtune.runs.records import EpochRecord
 from segtune.runs.results import RUNNING
 from segtune.runs.rundir import TrialDir
+from segtune.runs.verdict import OUTRANKED
 
 Axis = Literal["epoch", "step", "time"]
 # Keys that are scores in 0..1: drawn as percentages, and better if higher.
@@ -119,9 +120,9 @@ def best_point(key: str, points: Sequence[Point]) -> Point:
 def read_training_run(trial: TrialDir, name: str) -> RunCurves:
     """Return the curves of a training run or a trial of segtune, also while it is running."""
     verdict = trial.read_verdict()
-    # The workers of a pruned trial may train on until they notice it, see `validated_epochs`.
-    is_pruned = verdict is not None and verdict.state == "pruned"
-    records = trial.read_epochs(verdict.epoch if verdict and is_pruned else math.inf)
+    # The workers of a stopped trial may train on until they notice it, see `validated_epochs`.
+    is_outranked = verdict is not None and verdict.state in OUTRANKED
+    records = trial.read_epochs(verdict.epoch if verdict and is_outranked else math.inf)
     stretches = list(_stretches(records))
     return RunCurves(
         name=name,

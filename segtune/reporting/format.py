@@ -76,7 +76,7 @@ def _shortest_tail(name: str, names: Sequence[str]) -> str:
 
 
 def has_ended(trial: TrialResult) -> bool:
-    """Whether a trial will not go on: it is not running, and a resume would not continue it."""
+    """Whether a trial has ended or is paused: a resume does not continue it in any case."""
     return trial.state not in (RUNNING, "interrupted")
 
 

@@ -59,6 +59,7 @@ from segtune.tuning.warm_start import WarmStart
 STATE_STYLES = {
     "completed": "green",
     "pruned": "yellow",
+    "paused": "yellow",
     "unhealthy": "red",
     "failed": "red",
     "interrupted": "magenta",
@@ -322,7 +323,7 @@ def live_table(study: Study, run: SearchDir, console: Console) -> Iterator[None]
     A terminal shows a table that is redrawn. Other outputs get a line for each trial that ends.
     """
     reader = trial_reader(run)
-    ended = {trial.number for trial in reader.read() if has_ended(trial)}
+    ended = {trial.number: trial.epoch for trial in reader.read() if has_ended(trial)}
     progress = Progress(study, run, ended_before=len(ended))
     stop = threading.Event()
     if console.is_terminal:
@@ -369,9 +370,12 @@ def _print_events(
     progress: Progress,
     console: Console,
     stop: threading.Event,
-    printed: set[int],
+    printed: dict[int, int],
 ) -> None:
-    """Print a line for each trial that ends until the search stops, except those in `printed`."""
+    """Print a line for each trial that ends until the search stops.
+
+    `printed` is the epoch of the last line of each trial. One that was paused has several lines.
+    """
     scan_start = time.monotonic()
     stopped = False
     while not stopped:
@@ -380,8 +384,8 @@ def _print_events(
         scan_start = time.monotonic()
         trials = reader.read()
         for trial in trials:
-            if trial.state != RUNNING and trial.number not in printed:
-                printed.add(trial.number)
+            if trial.state != RUNNING and printed.get(trial.number) != trial.epoch:
+                printed[trial.number] = trial.epoch
                 line = f"{_event(trial, study)} [{progress.line(num_ended(trials))}]"
                 print_lines(console, line)
 

@@ -10,8 +10,8 @@ from segtune.runs.pareto import MIOU, pareto_front
 from segtune.runs.results import TrialResult, ranked
 from segtune.runs.rundir import SearchDir
 
-# Ends that stand. An interrupted trial goes on at a resume, and a failed one may be started again:
-# both need their last checkpoint.
+# Ends that stand. An interrupted trial goes on at a resume, a failed one may be started again, and
+# a paused one may be the next in a free slot: they need their last checkpoint.
 FINAL = ("completed", "pruned", "unhealthy")
 
 
@@ -42,13 +42,15 @@ class KeptCheckpoints:
         self._best: list[TrialResult] = []
         self._ended: dict[int, TrialResult] = {}  # by trial number; with several objectives only
         self._dropped: dict[int, float] = {}  # {trial: since when, on the monotonic clock}
+        self._paused: set[int] = set()  # trials that were paused at their last end
         for trial in trials:
             self.ended(trial)
 
     def ended(self, trial: TrialResult) -> None:
         """Take the result of a trial that has ended."""
-        if self._keep is None or trial.state not in FINAL:
+        if self._keep is None or trial.state not in (*FINAL, "paused"):
             return
+        (self._paused.add if trial.state == "paused" else self._paused.discard)(trial.number)
         candidates = ranked([*(t for t in self._best if t.number != trial.number), trial])
         self._best = [t for t in candidates if t.may_win][: self._keep]
         if len(self._objectives) > 1:
@@ -63,8 +65,15 @@ class KeptCheckpoints:
                 self._dropped[other.number] = time.monotonic()
 
     def sweep(self, grace_s: float = GRACE_S) -> None:
-        """Delete the checkpoints of the trials that have been dropped for `grace_s` seconds."""
+        """Delete the checkpoints of the trials that have been dropped for `grace_s` seconds.
+
+        Those of a trial that was paused are deleted only if the search has given it up since.
+        """
         now = time.monotonic()
         for number in [n for n, since in self._dropped.items() if now - since >= grace_s]:
-            shutil.rmtree(self._run.trial(number).checkpoints, ignore_errors=True)
+            trial = self._run.trial(number)
+            verdict = trial.read_verdict() if number in self._paused else None
+            if number in self._paused and not (verdict and verdict.state in FINAL):
+                continue  # it still waits, or it runs again
+            shutil.rmtree(trial.checkpoints, ignore_errors=True)
             del self._dropped[number]

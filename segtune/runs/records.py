@@ -105,6 +105,8 @@ class Attempt:
     """One start of a trial by a search."""
 
     started: float | None  # Unix time; None in the folders of early versions
+    paused: float | None = None  # Unix time of the pause that it ends; None: it ends no pause
+    pause_epoch: int | None = None  # the epoch of that pause, after which it continues
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from segtune.runs.records import EpochRecord, NetworkProfile
 from segtune.runs.rundir import SearchDir, TrialDir
-from segtune.runs.verdict import Verdict
+from segtune.runs.verdict import OUTRANKED, Verdict
 
 if TYPE_CHECKING:
     import pandas
@@ -60,10 +60,10 @@ class TrialResult:
 def validated_epochs(trial: TrialDir, verdict: Verdict | None) -> list[EpochRecord]:
     """Return the records that have a validation and count towards the result.
 
-    The workers of a pruned trial may train on until they notice it. Epochs after the one at which
-    the trial was pruned do not count.
+    The workers of a pruned or paused trial may train on until they notice it. Epochs after the one
+    at which the trial was stopped do not count.
     """
-    last = verdict.epoch if verdict and verdict.state == "pruned" else math.inf
+    last = verdict.epoch if verdict and verdict.state in OUTRANKED else math.inf
     return [record for record in trial.read_epochs(last) if record.validation]
 
 

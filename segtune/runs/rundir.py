@@ -15,7 +15,7 @@ import socket
 import time
 import uuid
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +95,10 @@ class TrialDir:
 
     def begin_attempt(self) -> int:
         """Begin another attempt and return its number, from 1. Older attempts may not write now."""
-        attempts = [*self.read_attempts(), Attempt(round(time.time(), 3))]
+        attempt, verdict = Attempt(round(time.time(), 3)), self.read_verdict()
+        if verdict and verdict.state == "paused":
+            attempt = replace(attempt, paused=verdict.ended, pause_epoch=verdict.epoch)
+        attempts = [*self.read_attempts(), attempt]
         lines = "".join(json.dumps(asdict(attempt)) + "\n" for attempt in attempts)
         write_atomic(self.attempts, lines)
         # Last, because the older attempt may write these files until the new one has begun.
@@ -190,6 +193,12 @@ class TrialDir:
         self.check_current()
         stamped = verdict.override({"ended": round(time.time(), 3), "note": self._note()})
         return create_once(self.verdict, json.dumps(stamped.dump(), indent=1) + "\n")
+
+    def give_up(self, verdict: Verdict) -> None:
+        """Prune a paused trial, which has this verdict. The driver does so."""
+        pruned = verdict.override({"state": "pruned"})
+        # Replaced at once: without a verdict, a resume would continue the trial.
+        write_atomic(self.verdict, json.dumps(pruned.dump(), indent=1) + "\n")
 
     def _note(self) -> str:
         """Return what the verdict says besides its kind: whether the precision has changed."""

@@ -7,11 +7,13 @@ modification times of those files. Needs no Ray.
 from __future__ import annotations
 
 import json
+import math
 import statistics
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 
 from segtune.runs.atomic import write_atomic
 from segtune.runs.rundir import SearchDir, TrialDir
@@ -73,9 +75,10 @@ class Utilisation:
 
 @dataclass(frozen=True)
 class TrialInterval:
-    """The time that a trial held its slot in one session, from its draw or restart to its end.
+    """A time in one session in which a trial held its slot, from its draw or restart to its end.
 
-    If the trial did not end in the session, the interval ends with the session.
+    A pause ends an interval, too. If the trial did not end in the session, its last interval ends
+    with the session.
     """
 
     trial: str
@@ -176,6 +179,7 @@ class _TrialTimes:
 
     trial: str
     starts: tuple[float | None, ...]  # of each attempt; None: written by an early version
+    pauses: tuple[Span, ...]  # the times at which it was paused and resumed
     ended: float | None  # None while the trial has no verdict
     epochs: tuple[Span, ...]
 
@@ -191,9 +195,11 @@ class _TrialTimes:
         )
         # Early versions wrote no `ended` in a verdict: the end of the last epoch is used.
         last = epochs[-1][1] if epochs else None
+        attempts = trial.read_attempts()
         return cls(
             trial=trial.id,
-            starts=tuple(attempt.started for attempt in trial.read_attempts()),
+            starts=tuple(attempt.started for attempt in attempts),
+            pauses=tuple((a.paused, a.started) for a in attempts if a.paused and a.started),
             ended=(verdict.ended or last) if verdict else None,
             epochs=epochs,
         )
@@ -210,25 +216,37 @@ class _TrialTimes:
             return None
         return self.epochs[0][0] - self.drawn
 
-    def interval(self, session: Session) -> TrialInterval | None:
-        """Return when the trial ran in a session, with slot 0; None if it did not run in it."""
-        epochs = tuple(span for span in self.epochs if session.contains(span[1]))
-        starts = [*self.starts, *(began for began, _ in epochs)]
-        starts = [start for start in starts if start is not None and session.contains(start)]
+    def intervals(self, session: Session) -> list[TrialInterval]:
+        """Return when the trial ran in a session, with slot 0; empty if it did not run in it."""
+        resumed = [0.0, *(resumed for _, resumed in self.pauses), math.inf]
+        ends = [*(paused for paused, _ in self.pauses), self.ended]
+        parts = zip(pairwise(resumed), ends, strict=True)
+        intervals = (self._interval(session, between, ended) for between, ended in parts)
+        return [interval for interval in intervals if interval]
+
+    def _interval(
+        self, session: Session, between: Span, ended: float | None
+    ) -> TrialInterval | None:
+        """Return when the trial ran in a session, from one resume to the next.
+
+        `ended` is when it was paused or ended; None: not yet.
+        """
+        first, last = between
+        epochs = tuple(e for e in self.epochs if session.contains(e[1]) and first < e[1] <= last)
+        starts = [start for start in self.starts if start is not None and first <= start < last]
+        starts = [*filter(session.contains, starts), *(began for began, _ in epochs)]
         if not starts:
             return None
+        ends = [finished for _, finished in epochs]
         # A trial that did not end in the session was interrupted by the end of the session.
-        ends = [ended for _, ended in epochs]
-        if self.ended is not None and session.contains(self.ended):
-            ends.append(self.ended)
-        else:
-            ends.append(session.ended)
+        is_inside = ended is not None and session.contains(ended)
+        ends.append(ended if ended is not None and is_inside else session.ended)
         return TrialInterval(self.trial, 0, min(starts), max(ends), epochs)
 
 
 def _intervals(trials: Sequence[_TrialTimes], session: Session) -> list[TrialInterval]:
     """Return the intervals of a session with their slots, in Unix time."""
-    intervals = [interval for trial in trials if (interval := trial.interval(session))]
+    intervals = [interval for trial in trials for interval in trial.intervals(session)]
     assigned: list[TrialInterval] = []
     free_since = [session.began] * session.concurrent
     for interval in sorted(intervals, key=lambda i: i.began):

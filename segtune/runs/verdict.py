@@ -14,16 +14,20 @@ MACHINE_FAULTS = ("lost", "hung")
 # would end the same way, so the search stops and can be resumed.
 DISK = "disk"
 
-State = Literal["completed", "pruned", "unhealthy", "failed", "interrupted"]
+State = Literal["completed", "pruned", "paused", "unhealthy", "failed", "interrupted"]
+# Ends of a trial by its scores: better trials took its place. Epochs that its workers trained
+# afterwards, until they noticed, do not count.
+OUTRANKED = ("pruned", "paused")
 
 
 class Verdict(Settings):
     """The one end of a trial."""
 
     state: State = Field(
-        description="completed: full length; pruned: stopped by the stopping rule; unhealthy: "
-        "would end the same way if repeated; failed: a fault of the machine or of the code; "
-        "interrupted: stopped with its search, can be resumed"
+        description="completed: full length; pruned: stopped by the stopping rule; paused: "
+        "waits at a rung and may go on from its checkpoint; unhealthy: would end the same way if "
+        "repeated; failed: a fault of the machine or of the code; interrupted: stopped with its "
+        "search, can be resumed"
     )
     kind: str = Field(
         default="", description="what went wrong, for example non-finite or lost; empty: nothing"
@@ -52,5 +56,5 @@ class Verdict(Settings):
 
     @property
     def is_final(self) -> bool:
-        """Whether the trial stays as it is when its search is resumed."""
+        """Whether a resume leaves the trial as it is; a paused one may go on later."""
         return self.state != "interrupted" and not self.is_machine_fault

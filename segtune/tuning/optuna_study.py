@@ -271,8 +271,9 @@ class OptunaStudyLog:
     ) -> None:
         """End a trial according to its verdict; `mious` are all its validated mIoUs by epoch.
 
-        completed: COMPLETE with the value of each objective. pruned: PRUNED. unhealthy: PRUNED and
-        infeasible. failed: FAIL. interrupted: the trial stays RUNNING, because it will be resumed.
+        completed: COMPLETE with the value of each objective. pruned or paused: PRUNED. unhealthy:
+        PRUNED and infeasible. failed: FAIL. interrupted: the trial stays RUNNING, because it will
+        be resumed.
         A trial that breaks a guard is infeasible, however it ended.
         """
         if verdict.state == "interrupted":

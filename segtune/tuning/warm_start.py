@@ -15,6 +15,7 @@ from segtune.runs.atomic import write_atomic
 from segtune.runs.pareto import MIOU
 from segtune.runs.results import RUNNING, TrialResult, miou_by_epoch, ranked, read_trials
 from segtune.runs.rundir import SearchDir
+from segtune.runs.verdict import OUTRANKED
 from segtune.tuning.measured import NOTHING, Measured, measured, warn_of_unmeasured
 from segtune.tuning.study import Study
 from segtune.tuning.study_reader import load_study
@@ -22,7 +23,7 @@ from segtune.tuning.study_reader import load_study
 # How many points are taken from a run whose scores cannot be compared with those of this study.
 POINTS_OF_OTHERS = 3
 # Trials that ended in one of these states say something about their point.
-TELLING_STATES = ("completed", "pruned", "unhealthy")
+TELLING_STATES = ("completed", *OUTRANKED, "unhealthy")
 
 
 class KnownTrial(Settings):
@@ -59,7 +60,8 @@ class KnownTrial(Settings):
     ) -> Self:
         """Return the trial; `state` is one of TELLING_STATES.
 
-        A completed trial without a score counts as pruned, because it has no value to learn from.
+        A paused trial counts as pruned. So does a completed trial without a score, because it has
+        no value to learn from.
         """
         match state:
             case "unhealthy":

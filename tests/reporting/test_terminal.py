@@ -70,6 +70,20 @@ def test_each_trial_that_ends_is_one_line(study: Study, run: SearchDir) -> None:
     assert lines[1].startswith("trial 0002 interrupted at epoch 1: mIoU 25.00; lr 0.01 [2 of 4")
 
 
+def test_paused_trial_that_goes_on_has_another_line(study: Study, run: SearchDir) -> None:
+    end_trial(run, 0, "paused")
+    trial = run.trial(0)
+
+    def search(console: Console) -> None:
+        with live_table(study, run, console):
+            trial.begin_attempt()
+            trial.append_epoch(EpochRecord(epoch=2, validation=ValidationScores(0.5, 0.1)))
+            trial.write_verdict(Verdict(state="completed", epoch=2))
+
+    [line] = printed(search).splitlines()
+    assert line.startswith("trial 0000 completed at epoch 2: mIoU 50.00; lr 0.01 [1 of 4 trials, ")
+
+
 def test_terminal_shows_a_table_of_the_best_trials(study: Study, run: SearchDir) -> None:
     for number in range(8):
         end_trial(run, number, "completed", miou=0.1 * number)

@@ -3,6 +3,7 @@
 from segtune.runs.kept_checkpoints import KeptCheckpoints
 from segtune.runs.results import TrialResult
 from segtune.runs.rundir import SearchDir
+from segtune.runs.verdict import Verdict
 
 
 def trial(run: SearchDir, number: int, miou: float | None, state: str = "completed") -> TrialResult:
@@ -34,6 +35,22 @@ def test_a_trial_that_may_go_on_keeps_its_own_and_takes_no_place(search_run: Sea
     trials = [trial(search_run, number, 0.9, state) for number, state in enumerate(states)]
     keeper = KeptCheckpoints(search_run, 1, [*trials, trial(search_run, 3, 0.1)])
     assert kept(search_run, keeper) == ["0000", "0001", "0002", "0003"]
+
+
+def test_a_paused_trial_keeps_its_own_until_it_is_given_up(search_run: SearchDir) -> None:
+    keeper = KeptCheckpoints(search_run, 1, [trial(search_run, 0, 0.9)])
+    for number in (1, 2, 3):
+        keeper.ended(trial(search_run, number, 0.1 * number, "paused"))
+        search_run.trial(number).write_verdict(Verdict(state="paused", epoch=1))
+    search_run.trial(1).begin_attempt()  # it goes on
+    verdict = search_run.trial(2).read_verdict()
+    assert verdict is not None
+    assert kept(search_run, keeper) == ["0000", "0001", "0002", "0003"]
+    search_run.trial(2).give_up(verdict)
+    assert kept(search_run, keeper) == ["0000", "0001", "0003"]
+    search_run.trial(1).write_verdict(Verdict(state="completed", epoch=9))
+    keeper.ended(TrialResult(number=1, state="completed", miou=0.5))
+    assert kept(search_run, keeper) == ["0000", "0003"]
 
 
 def test_a_resume_deletes_what_a_crash_has_left(search_run: SearchDir) -> None:

@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from segtune.runs.atomic import write_atomic
 from segtune.runs.records import EpochRecord, ValidationScores
 from segtune.runs.results import TrialReader, best_trial, ranked, read_trials, to_frame
@@ -46,8 +48,11 @@ def test_no_trial_is_best_if_none_is_healthy(search_run: SearchDir) -> None:
     assert best_trial(read_trials(search_run)) is None
 
 
-def test_epochs_after_the_one_that_was_pruned_do_not_count(search_run: SearchDir) -> None:
-    trial = write_trial(search_run, 0, [0.1, 0.2], "pruned")
+@pytest.mark.parametrize("state", ["pruned", "paused"])
+def test_epochs_after_the_one_at_which_a_trial_was_stopped_do_not_count(
+    search_run: SearchDir, state: State
+) -> None:
+    trial = write_trial(search_run, 0, [0.1, 0.2], state)
     append_epoch(trial, 3, 0.9)
     assert read_trials(search_run)[0].miou == 0.2
 

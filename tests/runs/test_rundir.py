@@ -158,6 +158,30 @@ def test_the_first_verdict_stands(search_run: SearchDir) -> None:
     assert (verdict.state, verdict.epoch) == ("pruned", 2)
 
 
+def test_an_attempt_that_ends_a_pause_says_since_when_and_after_which_epoch(
+    search_run: SearchDir,
+) -> None:
+    trial = search_run.trial(0)
+    trial.begin_attempt()
+    trial.write_verdict(Verdict(state="paused", epoch=3))
+    verdict = trial.read_verdict()
+    assert trial.begin_attempt() == 2
+    assert trial.read_verdict() is None
+    first, second = trial.read_attempts()
+    assert verdict is not None
+    assert (first.paused, first.pause_epoch) == (None, None)
+    assert (second.paused, second.pause_epoch) == (verdict.ended, 3)
+
+
+def test_a_paused_trial_that_is_given_up_is_pruned_where_it_waited(search_run: SearchDir) -> None:
+    trial = search_run.trial(0)
+    trial.write_verdict(Verdict(state="paused", epoch=3, step=7))
+    paused = trial.read_verdict()
+    assert paused is not None
+    trial.give_up(paused)
+    assert trial.read_verdict() == paused.override({"state": "pruned"})
+
+
 def test_an_empty_verdict_is_read_as_no_verdict(search_run: SearchDir) -> None:
     # Without hard links another process may have created the file and not yet written it.
     trial = search_run.trial(0)

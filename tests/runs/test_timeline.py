@@ -153,6 +153,22 @@ def test_an_attempt_without_an_epoch_has_an_interval_in_its_session(search_run: 
     ]
 
 
+def test_a_paused_trial_holds_no_slot(search_run: SearchDir) -> None:
+    write_sessions(search_run, Session(1000.0, 1100.0, 1, 1))
+    write_trial(search_run, 0, [1000.0], [(1020.0, 20.0), (1080.0, 40.0)], 1081.0)
+    attempts = [Attempt(1000.0), Attempt(1060.0, paused=1021.0, pause_epoch=1)]
+    lines = [json.dumps(asdict(attempt)) + "\n" for attempt in attempts]
+    write_atomic(search_run.trial(0).attempts, "".join(lines))
+    write_trial(search_run, 1, [1021.0], [(1055.0, 30.0)], 1056.0)
+    intervals = read_timeline(search_run).intervals
+    assert [(i.trial, i.slot, i.began, i.ended, i.epochs) for i in intervals] == [
+        ("0000", 1, 0.0, 21.0, ((0.0, 20.0),)),
+        ("0001", 1, 21.0, 56.0, ((25.0, 55.0),)),
+        ("0000", 1, 60.0, 81.0, ((60.0, 80.0),)),
+    ]
+    assert read_utilisation(search_run).busy_share == pytest.approx(0.7)
+
+
 def test_clocks_that_disagree_add_no_slots(search_run: SearchDir) -> None:
     write_sessions(search_run, Session(1000.0, 1100.0, 1, 1))
     write_trial(search_run, 0, [1000.0], [(1050.0, 50.0)], 1050.5)
