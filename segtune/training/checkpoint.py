@@ -162,9 +162,15 @@ def best_checkpoint(folder: Path) -> Path | None:
     return next(iter(_of_kind(folder, "best")), None)
 
 
-def last_good(folder: Path) -> tuple[Path, Manifest] | None:
-    """Return the newest undamaged checkpoint to resume from, or None. Warn of damaged ones."""
-    for path in _of_kind(folder, "last"):
+def last_good(folder: Path, epoch: int | None = None) -> tuple[Path, Manifest] | None:
+    """Return the newest undamaged checkpoint to resume from, or None. Warn of damaged ones.
+
+    With `epoch`, the checkpoints up to that epoch come first, and newer ones after them.
+    """
+    newest_first = _of_kind(folder, "last")
+    # Stable: false comes before true.
+    order = sorted(newest_first, key=lambda path: epoch is not None and _epoch(path) > epoch)
+    for path in order:
         try:
             return path, _verified(path)
         except CheckpointError as error:

@@ -11,7 +11,7 @@ import logging
 import math
 import shutil
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -74,13 +74,16 @@ class Trainer(TrainingState):
         ranks: Ranks,
         *,
         cpus: float | None = None,
+        full_checkpoints: Container[int] = (),
     ) -> None:
         """Build data loaders, model and optimiser. Reads and writes nothing in `out`.
 
-        `cpus` is this rank's share of the cores; default: all cores of the process. Raises
-        SegtuneError if data or pretrained weights do not fit the config.
+        `cpus` is this rank's share of the cores; default: all cores of the process. A full
+        checkpoint is written after the epochs `full_checkpoints`, besides each `checkpoint.every`
+        epochs. Raises SegtuneError if data or pretrained weights do not fit the config.
         """
         super().__init__(config, out, ranks)
+        self.full_checkpoints = full_checkpoints
         self.verdict: Verdict | None = None
         self.heartbeat = Heartbeat(out if ranks.is_first else None, config.health)
         self.train_data = TrainLoader(config, ranks.rank, ranks.world_size, cpus=cpus)
@@ -105,6 +108,7 @@ class Trainer(TrainingState):
         init_from: Path | None = None,
         overwrite: bool = False,
         cpus: float | None = None,
+        full_checkpoints: Container[int] = (),
     ) -> Trainer:
         """Start a training run in `out`.
 
@@ -115,7 +119,8 @@ class Trainer(TrainingState):
         """
         if not overwrite:
             out.check_unused()
-        trainer = cls(completed(config, is_quiet=not ranks.is_first), out, ranks, cpus=cpus)
+        config = completed(config, is_quiet=not ranks.is_first)
+        trainer = cls(config, out, ranks, cpus=cpus, full_checkpoints=full_checkpoints)
         trainer._set_up(init_from)
         return trainer
 
@@ -126,16 +131,20 @@ class Trainer(TrainingState):
         out: TrialDir,
         ranks: Ranks,
         *,
+        epoch: int | None = None,
         init_from: Path | None = None,
         cpus: float | None = None,
+        full_checkpoints: Container[int] = (),
     ) -> Trainer:
         """Continue the training run in `out` from its last good checkpoint.
 
-        Without a checkpoint, start from the beginning, as `start` does. Raises CheckpointError if
-        the config differs from that of the checkpoint.
+        With `epoch`, from the last one up to that epoch, if there is one. Epochs after the
+        checkpoint are discarded. Without a checkpoint, start from the beginning, as `start` does.
+        Raises CheckpointError if the config differs from that of the checkpoint.
         """
-        trainer = cls(completed(config, is_quiet=not ranks.is_first), out, ranks, cpus=cpus)
-        trainer._set_up(None if trainer.load_checkpoint() else init_from)
+        config = completed(config, is_quiet=not ranks.is_first)
+        trainer = cls(config, out, ranks, cpus=cpus, full_checkpoints=full_checkpoints)
+        trainer._set_up(None if trainer.load_checkpoint(epoch) else init_from)
         return trainer
 
     @property
@@ -418,8 +427,9 @@ class Trainer(TrainingState):
         )
         if improved:
             self._save_checkpoint("best", None, manifest)
-        is_last = record.epoch == self.config.schedule.epochs
-        if is_last or record.epoch % self.config.checkpoint.every == 0:
+        epoch, config = record.epoch, self.config
+        is_due = epoch % config.checkpoint.every == 0 or epoch in self.full_checkpoints
+        if is_due or epoch == config.schedule.epochs:
             self._save_checkpoint("last", self.state(), manifest)
         self.out.append_epoch(record)
         self.scalars.add(record)

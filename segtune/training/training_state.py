@@ -61,12 +61,13 @@ class TrainingState:
             "seconds": self.seconds,
         }
 
-    def load_checkpoint(self) -> bool:
+    def load_checkpoint(self, epoch: int | None = None) -> bool:
         """Load the last good checkpoint of the training run; return whether there is one.
 
-        Raises CheckpointError if the config differs from that of the checkpoint.
+        With `epoch`, take the last one up to that epoch, if there is one. Raises CheckpointError
+        if the config differs from that of the checkpoint.
         """
-        latest = checkpoint.last_good(self.out.checkpoints)
+        latest = checkpoint.last_good(self.out.checkpoints, epoch)
         if latest is None:
             log.info("no checkpoint in %s yet: starting from the beginning", self.out.path)
             return False

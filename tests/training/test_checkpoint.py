@@ -87,6 +87,19 @@ def test_damaged_checkpoint_is_named_and_the_one_before_it_is_used(
         checkpoint.verify(newest)
 
 
+def test_checkpoint_up_to_an_epoch_comes_before_newer_ones(tmp_path: Path) -> None:
+    first, second = save(tmp_path, "last", 1), save(tmp_path, "last", 3)
+
+    def names() -> list[str]:
+        found = (checkpoint.last_good(tmp_path, epoch) for epoch in (1, 2, 3, None))
+        return [good[0].name for good in found if good]
+
+    assert names() == [first.name, first.name, second.name, second.name]
+    # Better a later checkpoint than none.
+    flip_last_bit(first / checkpoint.WEIGHTS)
+    assert names() == [second.name] * 4
+
+
 def test_folder_without_a_manifest_is_no_checkpoint(tmp_path: Path) -> None:
     path = save(tmp_path, "last", 1)
     (path / checkpoint.MANIFEST).unlink()

@@ -183,6 +183,23 @@ def test_resumed_training_run_equals_an_unbroken_one_bit_for_bit(
 
 
 @pytest.mark.slow
+def test_training_run_goes_on_from_an_epoch_at_which_it_was_to_write_a_full_checkpoint(
+    tiny_config: ExperimentConfig, tmp_path: Path
+) -> None:
+    config = tiny_config.override({**EXACT_RESUME, "checkpoint.every": 4})
+    whole, paused = tmp_path / "whole", tmp_path / "paused"
+    train(start(config, whole))
+    # Its ranks noticed the pause at epoch 1 only after epoch 2.
+    train(start(config, paused, full_checkpoints=(1, 2)), last_epoch=2)
+    full = sorted(path.name for path in (paused / "checkpoints").glob("last-*"))
+    assert full == ["last-00001", "last-00002"]
+    resumed = Trainer.resume(config, TrialDir(paused), Ranks(), epoch=1)
+    assert resumed.epoch == 1
+    assert [record.epoch for record in resumed.out.read_epochs()] == [1]
+    train(resumed)
+    assert without_times(whole) == without_times(paused)
+
+
 def test_loader_processes_do_not_change_the_numbers(
     tiny_config: ExperimentConfig, tmp_path: Path
 ) -> None:
