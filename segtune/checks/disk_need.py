@@ -69,6 +69,7 @@ def disk_need(
     num_kept = study.num_trials
     if keep is not None and not study.search.has_front:  # any trial may be on the front
         num_kept = min(keep, num_kept)
+    num_kept = min(study.num_trials, num_kept + study.max_paused)
     # A trial that has ended keeps its checkpoints for a while, see `KeptCheckpoints`.
     per_slot = 2 if slot_s is None else 1 + math.ceil(GRACE_S / max(slot_s, 0.1))
     num_peak = min(study.num_trials, num_kept + num_slots * per_slot)
@@ -86,7 +87,10 @@ def disk_need(
 def _trial_bytes(study: Study, checkpoint_bytes: float) -> float:
     """Return the bytes of the checkpoints of one trial at its end."""
     config = study.trial_config({})
-    num_last = min(NUM_LAST_KEPT, math.ceil(config.schedule.epochs / config.checkpoint.every))
+    num_last = math.ceil(config.schedule.epochs / config.checkpoint.every)
+    if study.search.pauses:  # one more at each rung
+        num_last += len(study.rungs())
+    num_last = min(NUM_LAST_KEPT, num_last)
     # The best weights so far, and those that were the best at each of the last checkpoints.
     num_best = 1 + num_last if config.checkpoint.every > config.schedule.val_every else 2
     # AdamW holds two numbers per weight, SGD one; the average of the weights is one more.
@@ -132,6 +136,8 @@ def refuse_full_disk(study: Study, run: SearchDir, need: DiskNeed) -> None:
     if not study.search.has_front and (keep is None or keep > 1):
         now = "all" if keep is None else str(keep)
         ways.append(f"keep the checkpoints of fewer trials (checkpoint.keep_trials=1, now {now})")
+    if study.max_paused > len(study.rungs()):
+        ways.append("let fewer trials wait (search.scheduler.asha.max_paused=1)")
     epochs = study.epochs
     if study.trial_config({}).checkpoint.every < epochs:
         ways.append(f"write one full checkpoint per trial (checkpoint.every={epochs})")

@@ -5,6 +5,9 @@ In a real search more of them pass, because the sampler improves, or fewer. Ther
 multiplied by observed / expected passes, each plus a constant: a standardised ratio with a gamma
 prior (Clayton & Kaldor 1987). The product over the decisions is the survival curve, as in Kaplan &
 Meier 1958.
+
+A trial that is paused has not passed, until it goes on. The formula holds if trials pause, too:
+each trial that reaches a rung lets 1/reduction of a trial go on, itself or one that waits there.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ import random
 from typing import NamedTuple
 
 from segtune.tuning.search_config import MedianConfig
-from segtune.tuning.stopping import HyperbandBrackets, stopping_rule
+from segtune.tuning.stopping import HyperbandBrackets, PausingRule, StoppingRule, stopping_rule
 from segtune.tuning.study import Study
 
 # How many expected passes the formula of the rule weighs against those that were observed.
@@ -38,8 +41,9 @@ class Survival:
         self._num_epochs = study.epochs
         scheduler = study.search.scheduler
         self._chosen = None if scheduler == "none" else scheduler.chosen
-        self._brackets = _brackets_of(study)
-        self._epochs = _decision_epochs(study, self._brackets)
+        rule = stopping_rule(study)
+        self._brackets = rule if isinstance(rule, HyperbandBrackets) else None
+        self._epochs = _decision_epochs(study, rule)
         self._decisions: dict[tuple[int, int], _Decision] = {}  # by bracket and epoch
         self.num_ended = 0
         self.num_bad = 0
@@ -139,15 +143,12 @@ class Survival:
         return max(1, num_trials // self._chosen.reduction) / num_trials
 
 
-def _brackets_of(study: Study) -> HyperbandBrackets | None:
-    rule = stopping_rule(study)
-    return rule if isinstance(rule, HyperbandBrackets) else None
-
-
-def _decision_epochs(study: Study, brackets: HyperbandBrackets | None) -> list[list[int]]:
+def _decision_epochs(study: Study, rule: StoppingRule) -> list[list[int]]:
     """Return the epochs of the decisions in each bracket."""
-    if brackets:
-        return [list(halving.recorded) for halving in brackets.halvings]
+    if isinstance(rule, HyperbandBrackets):
+        return [list(halving.recorded) for halving in rule.halvings]
+    if isinstance(rule, PausingRule):
+        return [list(rule.pause_epochs)]
     if study.search.scheduler == "none":
         return [[]]
     schedule = study.trial_config({}).schedule

@@ -21,7 +21,10 @@ def _with_home(url: str) -> str:
 
 
 class AshaConfig(Settings):
-    """Asynchronous successive halving (Li et al. 2018), stopping form, measured in epochs."""
+    """Asynchronous successive halving (Li et al. 2018), measured in epochs.
+
+    The stopping form, or the promotion form if `pause` is set.
+    """
 
     grace_epochs: int | None = Field(
         default=None,
@@ -43,6 +46,27 @@ class AshaConfig(Settings):
         "before. Every trial belongs to one of them. More than 1 helps if learning curves cross "
         "late.",
     )
+    pause: bool = Field(
+        default=False,
+        description="Pause a trial that is not among the best of a rung, instead of stopping it. "
+        "It goes on from its checkpoint once it is among the best 1/reduction of a rung that more "
+        "trials have reached. Needs brackets 1, and another sampler than cmaes.",
+    )
+    max_paused: int = Field(
+        default=8,
+        ge=1,
+        description="With pause, how many trials wait at each rung with their checkpoints. The "
+        "best do; the others are pruned, and their checkpoints are deleted.",
+    )
+
+    @model_validator(mode="after")
+    def _pause_in_one_bracket(self) -> Self:
+        if self.pause and self.brackets > 1:
+            raise ValueError(
+                f"pause works with a single halving, got brackets {self.brackets}; "
+                "set brackets: 1, or pause: false"
+            )
+        return self
 
 
 class HyperbandConfig(Settings):
@@ -291,6 +315,23 @@ class SearchConfig(Settings):
                 "scheduler, or set scheduler: none"
             )
         return self
+
+    @model_validator(mode="after")
+    def _pause_no_trial_of_cmaes(self) -> Self:
+        if self.pauses and self.sampler == "cmaes":
+            raise ValueError(
+                "sampler cmaes learns only from trials that have ended, and with "
+                "scheduler.asha.pause most trials wait until the end of the search; "
+                "use sampler gp or tpe, or set scheduler: {asha: {pause: false}}"
+            )
+        return self
+
+    @property
+    def pauses(self) -> bool:
+        """Whether the scheduler pauses trials, which may go on later."""
+        if self.scheduler == "none" or self.scheduler.asha is None:
+            return False
+        return self.scheduler.asha.pause
 
     @property
     def guards_of_trials(self) -> GuardsConfig:

@@ -1,4 +1,4 @@
-"""Rules that stop a trial early because others are better.
+"""Rules that stop or pause a trial early because others are better.
 
 A rule counts in epochs and treats a score that is not finite as the worst. The same scores in the
 same order lead to the same decisions, so a resumed search rebuilds its rule from the run folder.
@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
 
+from segtune.runs.verdict import State
 from segtune.tuning.search_config import HyperbandConfig, MedianConfig
 from segtune.tuning.study import Study
 
@@ -26,6 +27,61 @@ class StoppingRule(Protocol):
 
         `score` is the best score of trial `number` up to `epoch`; higher is better.
         """
+        ...
+
+
+@runtime_checkable
+class PausingRule(StoppingRule, Protocol):
+    """Pauses trials instead of stopping them, and says which of them goes on in a free slot.
+
+    `decide` returns False if the trial is to be paused. The other methods tell the rule what became
+    of its trials: `begin`, then any number of `pause` and `resume` in turn, then `end`. A trial is
+    offered by `next_paused` only between `pause` and `resume`: before, its workers may still run.
+
+    A resumed search calls `begin` and `decide` for each trial of the run folder, and then `pause`
+    or `end` if the trial has paused or ended, whatever `decide` has returned. The trials come by
+    number, the running ones last. So what a rule knows may not depend on the order of the trials.
+    """
+
+    @property
+    def pause_epochs(self) -> Sequence[int]:
+        """The epochs at which a trial can be paused; each ends with a validation.
+
+        Trials write a full checkpoint at these epochs.
+        """
+        ...
+
+    def begin(self, number: int, params: Mapping[str, Any]) -> None:
+        """Take the values of a trial that begins: {dotted name: value}, without inactive settings.
+
+        Those of trial 0, and of trials from before an --extend, may lie outside the space. A second
+        call replaces the values of the first.
+        """
+        ...
+
+    def pause(self, number: int) -> None:
+        """Learn that a trial waits at its last epoch, and that it runs nowhere any more."""
+        ...
+
+    def resume(self, number: int) -> None:
+        """Learn that a paused trial runs again."""
+        ...
+
+    def end(self, number: int, *, is_healthy: bool) -> None:
+        """Learn that a trial has ended for good; `is_healthy`: neither unhealthy nor failed."""
+        ...
+
+    def next_paused(self, *, can_draw: bool) -> int | None:
+        """Return the paused trial that is to go on in a free slot; None: none of them.
+
+        If `can_draw`, None means that a new trial is worth more. Otherwise all trials of the search
+        have begun, and None means that no paused trial is worth the time: if nothing runs either,
+        the search ends.
+        """
+        ...
+
+    def given_up(self) -> list[int]:
+        """Return the paused trials that are to be pruned now, so that few checkpoints are kept."""
         ...
 
 
@@ -57,6 +113,94 @@ class SuccessiveHalving:
         num_continuing = max(1, len(scores) // self.reduction)
         num_better = sum(other > scores[number] for other in scores.values())
         return num_better < num_continuing and math.isfinite(scores[number])
+
+
+class PausingHalving:
+    """At each rung a trial waits until it is among the best 1/reduction of those that reached it.
+
+    Source: the promotion form of ASHA (Li et al. 2018, algorithm 2). A free slot goes to the best
+    waiting trial of the highest rung at which one may go on, else to a new trial. Once no trial can
+    be drawn any more, the best trial of each rung may go on also if fewer than `reduction` have
+    reached the rung; otherwise no trial but the config itself would be trained to its end. A trial
+    that has ended unhealthy counts as the worst.
+    """
+
+    def __init__(self, rungs: Sequence[int], reduction: int, max_paused: int) -> None:
+        """`rungs` are epochs in ascending order; at most `max_paused` trials wait at each."""
+        self.reduction = reduction
+        self.max_paused = max_paused
+        self.recorded: dict[int, dict[int, float]] = {rung: {} for rung in rungs}
+        self.paused: set[int] = set()
+
+    @property
+    def pause_epochs(self) -> Sequence[int]:
+        """The rungs."""
+        return list(self.recorded)
+
+    def begin(self, number: int, params: Mapping[str, Any]) -> None:
+        """Do nothing: only scores count."""
+
+    def decide(self, number: int, epoch: int, score: float) -> bool:
+        """Decide as `StoppingRule.decide` describes; a rung decides only once about each trial."""
+        rung = max((r for r in self.recorded if r <= epoch), default=None)
+        if rung is None or number in self.recorded[rung]:
+            return True
+        self.recorded[rung][number] = _finite_or_worst(score)
+        return number in self._best(rung)
+
+    def pause(self, number: int) -> None:
+        """Let a trial wait at the last rung that it has reached."""
+        self.paused.add(number)
+
+    def resume(self, number: int) -> None:
+        """Take a trial from those that wait."""
+        self.paused.discard(number)
+
+    def end(self, number: int, *, is_healthy: bool) -> None:
+        """Take a trial from those that wait; one that is not healthy leaves its rank to others."""
+        self.paused.discard(number)
+        for scores in self.recorded.values():
+            if number in scores and not is_healthy:
+                scores[number] = -math.inf
+
+    def next_paused(self, *, can_draw: bool) -> int | None:
+        """Return the best trial that may go on, of the highest rung that has any; None: none."""
+        at_least = 0 if can_draw else 1
+        for rung in reversed(self.recorded):
+            best, waiting = self._best(rung, at_least), self._waiting(rung)
+            if promotable := [number for number in waiting if number in best]:
+                return promotable[0]
+        return None
+
+    def given_up(self) -> list[int]:
+        """Return the worst of the trials that wait at each rung, and those without a score.
+
+        A trial that may go on now is not given up.
+        """
+        given_up: list[int] = []
+        for rung, scores in self.recorded.items():
+            waiting, best = self._waiting(rung), self._best(rung)
+            hopeful = [number for number in waiting if math.isfinite(scores[number])]
+            kept = {*hopeful[: self.max_paused], *best}
+            given_up += [number for number in waiting if number not in kept]
+        return given_up
+
+    def _ranked(self, rung: int) -> list[int]:
+        """Return the trials that have reached a rung, best first; of equal ones, the oldest."""
+        scores = self.recorded[rung]
+        return sorted(scores, key=lambda number: (-scores[number], number))
+
+    def _best(self, rung: int, at_least: int = 0) -> list[int]:
+        """Return the trials that may go on after a rung; some of them have done so."""
+        scores = self.recorded[rung]
+        number = max(at_least, len(scores) // self.reduction)
+        return [trial for trial in self._ranked(rung)[:number] if math.isfinite(scores[trial])]
+
+    def _waiting(self, rung: int) -> list[int]:
+        """Return the trials that wait at a rung, best first."""
+        higher = [scores for other, scores in self.recorded.items() if other > rung]
+        here = [number for number in self._ranked(rung) if number in self.paused]
+        return [number for number in here if not any(number in scores for scores in higher)]
 
 
 class HyperbandBrackets:
@@ -128,4 +272,11 @@ def stopping_rule(study: Study) -> StoppingRule:
         return MedianRule(study.grace_epochs, chosen.min_trials)
     if isinstance(chosen, HyperbandConfig):
         return HyperbandBrackets(rungs, chosen.reduction, brackets=len(rungs) + 1)
+    if chosen.pause:
+        return PausingHalving(rungs, chosen.reduction, chosen.max_paused)
     return HyperbandBrackets(rungs, chosen.reduction, chosen.brackets)
+
+
+def stopped_state(rule: StoppingRule | None) -> State:
+    """Return the state of a trial that `rule` does not let continue; None: any other rule."""
+    return "paused" if isinstance(rule, PausingRule) else "pruned"

@@ -104,6 +104,14 @@ class Study:
             epoch *= scheduler.chosen.reduction
         return rungs
 
+    @property
+    def max_paused(self) -> int:
+        """How many trials wait at all rungs together at most, with their checkpoints."""
+        scheduler = self.search.scheduler
+        if not self.search.pauses or scheduler == "none" or scheduler.asha is None:
+            return 0
+        return scheduler.asha.max_paused * len(self.rungs())
+
     def dump(self) -> Tree:
         """Return the study as it is written in YAML, with the config and the space inline."""
         return {

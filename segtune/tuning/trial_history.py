@@ -30,16 +30,21 @@ class BoundedHistory:
     et al. 2011) and a sample of the rest. Which trials are kept depends only on numbers and scores,
     so that a resumed search keeps the same ones.
 
-    Trials begin and end with the same methods as in an `OptunaStudyLog`.
+    Trials begin and end with the same methods as in an `OptunaStudyLog`. A paused trial is told as
+    such, counts as a pruned one while it waits, and begins again with `resume`.
     """
 
     LIMIT = 120  # how many finished trials are kept
     BLOCK = 40  # trials are dropped once in so many trials
     REBUILD_AT_EVERY_DRAW = False  # whether the end of one trial changes how others are shown
 
-    def __init__(self, space: Space, objectives: Sequence[str] = ONLY_MIOU) -> None:
+    def __init__(
+        self, space: Space, objectives: Sequence[str] = ONLY_MIOU, *, pauses: bool = False
+    ) -> None:
+        """`pauses`: trials may be paused, and then end in another order than that of numbers."""
         self.space = space
         self.objectives = objectives
+        self.pauses = pauses
         self.ended: dict[int, KnownTrial] = {}  # trials of earlier runs have negative numbers
         self.running: dict[int, dict[str, Any]] = {}
         self.block_start = 0  # number of the first trial of the current block
@@ -52,7 +57,7 @@ class BoundedHistory:
 
     def ask(self, number: int, sampler: optuna.samplers.BaseSampler) -> dict[str, Any]:
         """Begin a trial and return its values, drawn by `sampler`."""
-        if self._drop_old_trials(number) or self.REBUILD_AT_EVERY_DRAW:
+        if self._drop_old_trials(number) or self.REBUILD_AT_EVERY_DRAW or self.pauses:
             self.study_log = self._rebuilt()
         self.running[number] = self.study_log.ask(number, sampler)
         return self.running[number]
@@ -63,6 +68,12 @@ class BoundedHistory:
             self.study_log = self._rebuilt()
         self.study_log.begin(number, params)
         self.running[number] = params
+
+    def resume(self, number: int, params: dict[str, Any]) -> None:
+        """Begin a paused trial again."""
+        self.ended.pop(number, None)
+        self.running[number] = params
+        self.study_log = self._rebuilt()
 
     def withdraw(self, number: int) -> None:
         """End a trial that does not take place."""
@@ -102,31 +113,47 @@ class BoundedHistory:
         LIMIT stay: the best (one fifth), the latest infeasible (one fifth) and the latest others.
         """
         block_start = number // self.BLOCK * self.BLOCK
-        if block_start == self.block_start or len(self.ended) <= self.LIMIT:
+        is_short = len(self.ended) <= self.LIMIT
+        # A paused trial may become one of the best later, so `_rebuilt` chooses anew each time.
+        if block_start == self.block_start or (is_short and not self.pauses):
             return False
         self.block_start = block_start
-        old = {n: trial for n, trial in self.ended.items() if n < block_start}
+        if not self.pauses:
+            self.ended = self._without_old_trials()
+        return True
+
+    def _without_old_trials(self) -> dict[int, KnownTrial]:
+        """Return the trials that `_drop_old_trials` keeps."""
+        old = {n: trial for n, trial in self.ended.items() if n < self.block_start}
         best = _best(old, self.LIMIT // 5, self.objectives)
         chosen = {*best, *_infeasible(old)[-self.LIMIT // 5 :]}
         others = [n for n in sorted(old) if n not in chosen]
         chosen |= set(others[-(self.LIMIT - len(chosen)) :])
-        kept = [n for n in sorted(self.ended) if n >= block_start or n in chosen]
-        self.ended = {n: self.ended[n] for n in kept}
-        return True
+        kept = [n for n in sorted(self.ended) if n >= self.block_start or n in chosen]
+        return {n: self.ended[n] for n in kept}
 
     def _rebuilt(self) -> OptunaStudyLog:
-        """Return a new study that holds the trials of this history."""
+        """Return a new study that holds the trials of this history.
+
+        If trials pause, it follows from their numbers and scores alone, not from the order in which
+        they have ended.
+        """
         study = new_study(self.objectives)
-        shown = self._as_shown()
+        trials = self.ended
+        if self.pauses:
+            trials = self._without_old_trials() if len(trials) > self.LIMIT else trials
+            # Trials of earlier runs first, in their order.
+            trials = {n: trials[n] for n in sorted(trials, key=lambda n: (n >= 0, abs(n)))}
+        shown = self._as_shown(trials)
         study.add_trials([to_frozen_trial(t, self.space, self.objectives) for t in shown])
         study_log = OptunaStudyLog(study, self.space, self.objectives)
-        for number, params in self.running.items():
+        for number, params in sorted(self.running.items()):
             study_log.begin(number, params)
         return study_log
 
-    def _as_shown(self) -> list[KnownTrial]:
-        """Return the finished trials as the sampler is to see them."""
-        return list(self.ended.values())
+    def _as_shown(self, trials: Mapping[int, KnownTrial]) -> list[KnownTrial]:
+        """Return finished trials as the sampler is to see them."""
+        return list(trials.values())
 
 
 class ExtrapolatedHistory(BoundedHistory):
@@ -142,15 +169,15 @@ class ExtrapolatedHistory(BoundedHistory):
     BLOCK = 20
     REBUILD_AT_EVERY_DRAW = True  # every full trial changes what the others are shown at
 
-    def _as_shown(self) -> list[KnownTrial]:
-        full = [trial.mious for trial in self.ended.values() if trial.state == "completed"]
+    def _as_shown(self, trials: Mapping[int, KnownTrial]) -> list[KnownTrial]:
+        full = [trial.mious for trial in trials.values() if trial.state == "completed"]
         gain_after = functools.cache(lambda epoch: _median_gain(full, epoch))
         expected = {
             number: max(trial.mious.values()) + gain_after(max(trial.mious))
-            for number, trial in self.ended.items()
+            for number, trial in trials.items()
             if trial.mious and trial.state != "unhealthy"
         }
-        worst, worst_costs = min(expected.values(), default=0.0), self._worst_costs()
+        worst, worst_costs = min(expected.values(), default=0.0), self._worst_costs(trials)
         return [
             KnownTrial.of(
                 trial.params,
@@ -158,13 +185,13 @@ class ExtrapolatedHistory(BoundedHistory):
                 {1: expected.get(number, worst)},
                 Measured(trial.constraints, worst_costs | _costs_of_healthy(trial)),
             )
-            for number, trial in self.ended.items()
+            for number, trial in trials.items()
         ]
 
-    def _worst_costs(self) -> dict[str, float]:
+    def _worst_costs(self, trials: Mapping[int, KnownTrial]) -> dict[str, float]:
         """Return the highest value of each objective besides mIoU; 0 before the first."""
         names = [name for name in self.objectives if name != MIOU]
-        known = [trial.costs for trial in self.ended.values()]
+        known = [trial.costs for trial in trials.values()]
         return {n: max((costs[n] for costs in known if n in costs), default=0.0) for n in names}
 
 
@@ -176,9 +203,9 @@ def history_for(search: SearchConfig, space: Space) -> BoundedHistory | None:
     """
     match search.sampler:
         case "tpe":
-            return BoundedHistory(space, search.objectives)
+            return BoundedHistory(space, search.objectives, pauses=search.pauses)
         case "gp":
-            return ExtrapolatedHistory(space, search.objectives)
+            return ExtrapolatedHistory(space, search.objectives, pauses=search.pauses)
         case _:
             return None
 

@@ -138,6 +138,7 @@ def test_validations_are_a_part_of_the_time_of_an_epoch() -> None:
     ("rule", "epochs", "first", "fifth"),
     [
         ({"asha": {"grace_epochs": 1, "reduction": 3}}, [1, 3], 1.0, 1 / 5),
+        ({"asha": {"grace_epochs": 1, "reduction": 3, "pause": True}}, [1, 3], 1.0, 1 / 5),
         ({"median": {"grace_epochs": 7, "min_trials": 4}}, [7, 8], 1.0, 1 / 2),
         ("none", [], None, None),
     ],
@@ -165,6 +166,37 @@ def test_survival_follows_the_trials_of_the_search(make_study: MakeStudy) -> Non
     few = observed_survival(study, stopped).pass_probability(9, 3)
     many = observed_survival(study, passed).pass_probability(9, 3)
     assert few < 1 / 3 < many
+
+
+def test_a_paused_trial_has_not_passed_until_it_goes_on(
+    make_study: MakeStudy, run: SearchDir
+) -> None:
+    study = make_study(scheduler={"asha": {"grace_epochs": 1, "reduction": 3, "pause": True}})
+    write_trial(run, 1, "paused", 1, now=1000.0)
+    observer = TrialObserver(run)
+    [waiting] = observer.read()
+    assert waiting.has_ended
+    run.trial(1).begin_attempt()
+    run.trial(1).append_epoch(EpochRecord(2, validation=ValidationScores(0.5, 0.0)))
+    [running] = observer.read()
+    assert not running.has_ended
+    before, after = (
+        observed_survival(study, [trial]).pass_probability(2, 1) for trial in (waiting, running)
+    )
+    assert before < after
+
+
+def test_the_disk_holds_the_checkpoints_of_the_trials_that_wait(make_study: MakeStudy) -> None:
+    def need(**asha: Any) -> DiskNeed:
+        rule = {"asha": {"grace_epochs": 1, "reduction": 3, **asha}}
+        study = make_study({"checkpoint.keep_trials": 1}, trials=50, scheduler=rule)
+        measured = Measured(costs=[COSTS])
+        return known_need(needed_disk(forecast(study, Slots(1, 1), measured), study, measured))
+
+    stopping, pausing = need(), need(pause=True, max_paused=4)
+    # Four at each of the rungs 1 and 3, besides the best.
+    assert pausing.checkpoints == pytest.approx(9 * stopping.checkpoints, rel=0.01)
+    assert pausing.checkpoints_peak > stopping.checkpoints_peak + 7 * stopping.checkpoints
 
 
 def test_a_trial_ends_at_a_decision_or_at_full_length(make_study: MakeStudy) -> None:
