@@ -55,6 +55,8 @@ class TrialTask:
     overwrite: bool = False
     init_from: str | None = None  # not read if `resume` finds a checkpoint
     measurement: Measurement | None = None  # None: nothing is measured
+    pause_epochs: tuple[int, ...] = ()  # at which the search may pause the trial
+    resume_epoch: int | None = None  # at which it was paused; None: the last checkpoint counts
 
     @classmethod
     def of(
@@ -67,6 +69,8 @@ class TrialTask:
         overwrite: bool = False,
         init_from: str | None = None,
         measurement: Measurement | None = None,
+        pause_epochs: tuple[int, ...] = (),
+        resume_epoch: int | None = None,
     ) -> TrialTask:
         """Return the task of training `config` in the folder `out`."""
         return cls(
@@ -78,6 +82,8 @@ class TrialTask:
             overwrite,
             init_from,
             measurement,
+            pause_epochs,
+            resume_epoch,
         )
 
     @property

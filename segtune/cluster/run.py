@@ -27,12 +27,19 @@ from segtune.cluster.tune_scheduler import StoppingRuleScheduler
 from segtune.cluster.tune_searcher import StudySearcher, is_unfinished
 from segtune.cluster.verdict_scheduler import VerdictScheduler
 from segtune.errors import RunError
-from segtune.runs.results import best_trial, miou_by_epoch, read_trials, validated_epochs
+from segtune.runs.results import (
+    BAD_ENDS,
+    best_trial,
+    miou_by_epoch,
+    read_params,
+    read_trials,
+    validated_epochs,
+)
 from segtune.runs.rundir import SearchDir
 from segtune.runs.timeline import recorded
 from segtune.runs.verdict import Verdict
 from segtune.tuning.samplers import sampler_warmed_up
-from segtune.tuning.stopping import stopping_rule
+from segtune.tuning.stopping import PausingRule, StoppingRule, stopped_state, stopping_rule
 from segtune.tuning.study import Study
 
 
@@ -62,11 +69,11 @@ def run_search(
             before_trials(placement)
         scheduler = _scheduler(study, run, placement)
         # Before the searcher reads the verdicts.
-        prune_interrupted_trial(run, replay_trials(scheduler, run))
-        searcher = StudySearcher.from_run(study, run)
+        stop_interrupted_trials(run, scheduler.rule, replay_trials(scheduler, run))
+        searcher = StudySearcher.from_run(study, run, scheduler.rule)
         supervisor = Supervisor(study, run, searcher)
         try:
-            if searcher.remaining:
+            if searcher.has_work:
                 num_slots, num_workers = placement.concurrent, placement.workers
                 supervisor.begin_forecast(placement)
                 with stop_on_signals(supervisor), recorded(run, num_slots, num_workers):
@@ -103,7 +110,14 @@ def _tuner(
     supervisor: Supervisor,
 ) -> tune.Tuner:
     searcher = supervisor.searcher
-    trainable = partial(run_trial, study=study, run=str(run.path), placement=placement)
+    rule = scheduler.rule
+    trainable = partial(
+        run_trial,
+        study=study,
+        run=str(run.path),
+        placement=placement,
+        pause_epochs=tuple(rule.pause_epochs) if isinstance(rule, PausingRule) else (),
+    )
     bundle = placement.resources if placement.workers == 1 else WAITING_BUNDLE
     return tune.Tuner(
         tune.with_resources(trainable, tune.PlacementGroupFactory([bundle])),
@@ -112,9 +126,7 @@ def _tuner(
             mode="max",
             search_alg=searcher,
             scheduler=scheduler,
-            # Tune also counts the starts after a machine fault. The searcher says which trial is
-            # the last.
-            num_samples=searcher.remaining * (1 + study.search.retries),
+            num_samples=_max_starts(study, searcher),
             max_concurrent_trials=placement.concurrent,
             trial_dirname_creator=lambda trial: trial.trial_id,
             # Importing torch takes longer than many a trial.
@@ -130,30 +142,62 @@ def _tuner(
     )
 
 
+def _max_starts(study: Study, searcher: StudySearcher) -> int:
+    """Return how often Tune may start a trial at most; the searcher says which one is the last.
+
+    A machine fault or a pause makes Tune start a trial again. A trial trains at least one epoch
+    between two pauses.
+    """
+    if searcher.rule:
+        return study.num_trials * (study.epochs + study.search.retries)
+    return searcher.remaining * (1 + study.search.retries)
+
+
 def replay_trials(scheduler: StoppingRuleScheduler, run: SearchDir) -> list[int]:
     """Let the scheduler judge every validated epoch of the search run again.
 
-    Return the numbers of the trials that it stops at their last epoch.
+    A rule that pauses trials also learns which of them wait or have ended. Return the numbers of
+    the trials that the scheduler stops at their last epoch.
     """
     stopped = []
-    for trial in run.trial_dirs():
-        epochs = validated_epochs(trial, trial.read_verdict())
-        if not scheduler.replay(int(trial.id), miou_by_epoch(epochs)):
+    # The unfinished ones last: the others had reported their scores by the time of the interrupt.
+    for trial in sorted(run.trial_dirs(), key=is_unfinished):
+        verdict = trial.read_verdict()
+        rule = scheduler.rule if isinstance(scheduler.rule, PausingRule) else None
+        if rule and trial.params.exists():
+            rule.begin(int(trial.id), read_params(trial))
+        if not scheduler.replay(int(trial.id), miou_by_epoch(validated_epochs(trial, verdict))):
             stopped.append(int(trial.id))
+        if rule and verdict:
+            _replay_end(rule, int(trial.id), verdict)
     return stopped
 
 
-def prune_interrupted_trial(run: SearchDir, stopped: list[int]) -> None:
-    """Write the verdict of a trial that was interrupted between a validation and its stop.
+def _replay_end(rule: PausingRule, number: int, verdict: Verdict) -> None:
+    if verdict.state == "paused":
+        rule.pause(number)
+    elif verdict.is_final:
+        rule.end(number, is_healthy=verdict.state not in BAD_ENDS)
+
+
+def stop_interrupted_trials(run: SearchDir, rule: StoppingRule, stopped: list[int]) -> None:
+    """Write the verdicts of trials that were interrupted between a validation and their stop.
 
     `stopped` are the trials that the scheduler stops at their last epoch. Only if a single trial is
     unfinished, as with one trial at a time, is it known which scores its rung held at that moment.
-    If several are unfinished, the order of their reports is unknown, so all of them continue.
+    If several are unfinished, the order of their reports is unknown. Then all of them continue,
+    unless the rule pauses trials: a paused trial goes on later if it has to.
     """
     unfinished = [trial for trial in run.trial_dirs() if is_unfinished(trial)]
-    if len(unfinished) != 1 or int(unfinished[0].id) not in stopped:
+    pausing = rule if isinstance(rule, PausingRule) else None
+    if len(unfinished) != 1 and not pausing:
         return
-    trial = unfinished[0]
-    last = validated_epochs(trial, trial.read_verdict())[-1]
-    trial.verdict.unlink(missing_ok=True)
-    trial.write_verdict(Verdict(state="pruned", epoch=last.epoch, step=last.step))
+    for trial in unfinished:
+        if int(trial.id) not in stopped:
+            continue
+        last = validated_epochs(trial, trial.read_verdict())[-1]
+        trial.verdict.unlink(missing_ok=True)
+        state = stopped_state(rule)
+        trial.write_verdict(Verdict(state=state, epoch=last.epoch, step=last.step))
+        if pausing:
+            pausing.pause(int(trial.id))

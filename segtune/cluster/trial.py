@@ -22,8 +22,17 @@ from segtune.runs.verdict import DISK, Verdict
 from segtune.tuning.study import Study
 
 
-def run_trial(config: dict[str, Any], *, study: Study, run: str, placement: Placement) -> None:
+def run_trial(
+    config: dict[str, Any],
+    *,
+    study: Study,
+    run: str,
+    placement: Placement,
+    pause_epochs: tuple[int, ...] = (),
+) -> None:
     """Train one trial. Tune calls this function; `config` is that of a DrawnTrial.
+
+    `pause_epochs` are the epochs at which the search may pause the trial.
 
     An error ends in the trial's verdict and in its error.txt. It is not raised, because Tune would
     repeat the trial or stop the search.
@@ -39,8 +48,10 @@ def run_trial(config: dict[str, Any], *, study: Study, run: str, placement: Plac
             trial,
             placement.cpus,
             resume=drawn.attempt > 1,
+            resume_epoch=trial.read_attempts()[drawn.attempt - 1].pause_epoch,
             init_from=study.search.init_from,
             measurement=_measurement(study, drawn),
+            pause_epochs=pause_epochs,
         )
         _train(task, Path(run) / "ray", placement)
     except Exception as error:  # no error of a trial, whatever it is, may end the search

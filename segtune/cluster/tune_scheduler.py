@@ -15,9 +15,11 @@ from segtune.tuning.stopping import StoppingRule
 class StoppingRuleScheduler(FIFOScheduler):
     """Stops trials by a `StoppingRule`. The number of a trial stands in its Tune config.
 
+    To Tune, a trial that the rule pauses has ended; a resumed trial is a new one with its number.
+
     A trial is judged by its best mIoU so far: that is the score it ends with, and a late dip must
-    not hide an early peak. Trial 0, the config itself, counts at the rungs but is never stopped,
-    because the winner is compared with it at full length.
+    not hide an early peak. Trial 0, the config itself, counts at the rungs but is never stopped or
+    paused, because the winner is compared with it at full length.
     """
 
     def __init__(self, rule: StoppingRule) -> None:

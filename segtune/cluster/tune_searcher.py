@@ -18,13 +18,14 @@ from segtune.cluster.messages import DrawnTrial
 from segtune.data.layouts import known_class_names
 from segtune.errors import ConfigError
 from segtune.runs.atomic import write_atomic
-from segtune.runs.results import miou_by_epoch, read_params, validated_epochs
+from segtune.runs.results import BAD_ENDS, miou_by_epoch, read_params, validated_epochs
 from segtune.runs.rundir import SearchDir, TrialDir
 from segtune.runs.verdict import DISK, Verdict
 from segtune.tuning import warm_start
 from segtune.tuning.measured import Measured, outcome_of, with_costs
 from segtune.tuning.optuna_study import OptunaStudyLog, recreate_study, to_frozen_trial
 from segtune.tuning.samplers import make_sampler, random_sampler
+from segtune.tuning.stopping import PausingRule, StoppingRule, stopped_state
 from segtune.tuning.study import Study
 from segtune.tuning.trial_history import BoundedHistory, history_for
 from segtune.tuning.warm_start import KnownTrial
@@ -46,14 +47,26 @@ class StudySearcher(Searcher):
 
     A trial whose values lie outside the space is trained, but Optuna is not told about it. Such a
     trial is the config itself, if the space does not contain it.
+
+    If the rule pauses trials, the searcher also starts paused trials again. Optuna lets no ended
+    trial change, so a paused trial stays RUNNING in its study until the session ends; the sampler
+    learns from it as from a pruned one.
     """
 
-    def __init__(self, study: Study, run: SearchDir, study_log: OptunaStudyLog) -> None:
+    def __init__(
+        self,
+        study: Study,
+        run: SearchDir,
+        study_log: OptunaStudyLog,
+        rule: StoppingRule | None = None,
+    ) -> None:
         """Use `from_run` to get a searcher that knows the trials of the run folder."""
         super().__init__(metric="miou", mode="max")
         self.study = study
         self.run = run
         self.study_log = study_log
+        self.rule = rule if isinstance(rule, PausingRule) else None
+        self.paused: set[int] = set()  # trial numbers
         # What the sampler draws from; None: it draws from `study_log`.
         self.history = history_for(study.search, study.space)
         # Trials that ended before trial 0. They are told to Optuna when trial 0 has ended, because
@@ -70,16 +83,19 @@ class StudySearcher(Searcher):
         self.num_faults: Counter[int] = Counter()  # machine faults in this session, by trial number
 
     @classmethod
-    def from_run(cls, study: Study, run: SearchDir) -> StudySearcher:
+    def from_run(
+        cls, study: Study, run: SearchDir, rule: StoppingRule | None = None
+    ) -> StudySearcher:
         """Rebuild the Optuna study from the run folder; return a searcher for the trials to come.
 
-        The earlier Optuna study of the search run is deleted. Raise ClusterError if the database of
+        `rule` is the one that the scheduler asks, and knows the trials of the run folder. The
+        earlier Optuna study of the search run is deleted. Raise ClusterError if the database of
         `search.storage` cannot be used.
         """
         objectives = study.search.objectives
         optuna_study = recreate_study(run, study.search.storage, objectives)
         study_log = OptunaStudyLog(optuna_study, study.space, objectives)
-        searcher = cls(study, run, study_log)
+        searcher = cls(study, run, study_log, rule)
         earlier = warm_start.read(run)
         searcher.points += earlier.points
         searcher._add_known(earlier.trials)
@@ -93,8 +109,15 @@ class StudySearcher(Searcher):
 
     @property
     def remaining(self) -> int:
-        """How many trials this session has yet to start."""
+        """How many trials this session has yet to start, without the paused ones."""
         return self.study.num_trials - self.num_started + len(self.unfinished)
+
+    @property
+    def has_work(self) -> bool:
+        """Whether this session has a trial to start, new or not."""
+        if self.remaining > 0:
+            return True
+        return self.rule is not None and self.rule.next_paused(can_draw=False) is not None
 
     def suggest(self, trial_id: str) -> Any:
         """Return {number, params, attempt} of the next trial.
@@ -102,11 +125,11 @@ class StudySearcher(Searcher):
         None means that there is no trial now, but perhaps later. FINISHED means that there will be
         no other trial.
         """
-        if self.stopping or (self.remaining <= 0 and not self.numbers):
-            return Searcher.FINISHED
-        if self.remaining <= 0:
-            return None  # a running trial may still be lost, and must then be started again
-        number = self.unfinished.pop(0) if self.unfinished else self._draw_next()
+        number = None if self.stopping else self._next_number()
+        if number is None:
+            # A running trial may still be lost, and must then be started again. Or the scores to
+            # come let a paused trial go on.
+            return None if self.numbers and not self.stopping else Searcher.FINISHED
         self.numbers[trial_id] = number
         trial = self.run.trial(number)
         return DrawnTrial(number, read_params(trial), trial.begin_attempt()).to_config()
@@ -146,24 +169,45 @@ class StudySearcher(Searcher):
                 trial.id,
                 verdict.evidence,
             )
+        elif verdict.state == "paused" and self.rule:
+            self._pause(trial, verdict, self.rule)
         else:
-            self._tell(trial, verdict)
+            self._end(trial, verdict)
 
     def stop(self) -> None:
         """Start no other trial; the running ones will end as interrupted and can be resumed."""
         self.stopping = True
 
     def settle(self) -> None:
-        """End the trials that are still running as interrupted, so that a resume continues them."""
+        """End the trials that are still running as interrupted, so that a resume continues them.
+
+        Tell Optuna that the paused ones are pruned; a resume begins them anew in its study.
+        """
         self.stop()
         for trial_id in list(self.numbers):
             self.on_trial_complete(trial_id)
+        for number in sorted(self.paused):
+            self._prune_in_log(number)
 
     def save(self, checkpoint_path: str) -> None:
         """Save nothing: the run folder is the state."""
 
     def restore(self, checkpoint_path: str) -> None:
         """Restore nothing: the run folder is the state."""
+
+    def _next_number(self) -> int | None:
+        """Return the trial that a free slot starts: an unfinished, a paused or a new one.
+
+        None if there is none now.
+        """
+        if self.unfinished:
+            return self.unfinished.pop(0)
+        can_draw = self.num_started < self.study.num_trials
+        paused = self.rule.next_paused(can_draw=can_draw) if self.rule else None
+        if self.rule and paused is not None:
+            self._resume(paused, self.rule)
+            return paused
+        return self._draw_next() if can_draw else None
 
     def _draw_next(self) -> int:
         """Begin the next new trial and return its number; its values are on disk by then."""
@@ -175,7 +219,47 @@ class StudySearcher(Searcher):
         if is_logged and (state := self.study_log.read_sampler_state(number)):
             write_atomic(trial.sampler_state, json.dumps(state) + "\n")
         write_atomic(trial.params, json.dumps(params, indent=1) + "\n")
+        if self.rule:
+            self.rule.begin(number, params)
         return number
+
+    def _pause(self, trial: TrialDir, verdict: Verdict, rule: PausingRule) -> None:
+        """Let a trial wait, and prune the paused trials that the rule gives up now."""
+        rule.pause(int(trial.id))
+        self._show_paused(trial, verdict)
+        for number in rule.given_up():
+            other = self.run.trial(number)
+            if waiting := other.read_verdict():
+                other.give_up(waiting)
+            self._prune_in_log(number)
+            self.paused.discard(number)
+            rule.end(number, is_healthy=True)
+
+    def _show_paused(self, trial: TrialDir, verdict: Verdict) -> None:
+        """Let the sampler learn from a paused trial, which stays RUNNING in Optuna's study."""
+        number, mious = int(trial.id), _mious(trial)
+        self.paused.add(number)
+        measured = self._judge(trial)
+        if number not in self.study_log.running:
+            return
+        for epoch, miou in mious.items():
+            self.study_log.report(number, epoch, miou)
+        if self.history:
+            self.history.tell(number, verdict, mious, measured)
+
+    def _resume(self, number: int, rule: PausingRule) -> None:
+        """Take a paused trial from those that wait."""
+        rule.resume(number)
+        self.paused.discard(number)
+        if self.history and number in self.study_log.running:
+            self.history.resume(number, read_params(self.run.trial(number)))
+
+    def _prune_in_log(self, number: int) -> None:
+        """End a paused trial in Optuna's study."""
+        trial = self.run.trial(number)
+        verdict = trial.read_verdict()
+        if verdict and number in self.study_log.running:
+            self.study_log.tell(number, verdict, _mious(trial), self._judge(trial))
 
     def _begin(self, point: dict[str, Any]) -> dict[str, Any]:
         """Begin the next trial with the values of a point, and return its values.
@@ -234,7 +318,14 @@ class StudySearcher(Searcher):
                 "or loses its node"
             )
             return Verdict(state="failed", kind="lost", epoch=epoch, step=step, evidence=evidence)
-        return Verdict(state="interrupted" if self.stopping else "pruned", epoch=epoch, step=step)
+        state = "interrupted" if self.stopping else stopped_state(self.rule)
+        return Verdict(state=state, epoch=epoch, step=step)
+
+    def _end(self, trial: TrialDir, verdict: Verdict) -> None:
+        """Tell Optuna and the rule how a trial ended."""
+        self._tell(trial, verdict)
+        if self.rule and verdict.is_final:
+            self.rule.end(int(trial.id), is_healthy=verdict.state not in BAD_ENDS)
 
     def _tell(self, trial: TrialDir, verdict: Verdict) -> None:
         """Tell Optuna how a trial ended."""
@@ -294,10 +385,12 @@ class StudySearcher(Searcher):
             state = json.loads(trial.sampler_state.read_text())
             self.study_log.restore_sampler_state(number, state)
         verdict = trial.read_verdict()
-        if verdict and verdict.is_final:
-            self._tell(trial, verdict)
-        else:
+        if verdict is None or not verdict.is_final:
             self.unfinished.append(number)
+        elif verdict.state == "paused" and self.rule:
+            self._show_paused(trial, verdict)
+        else:
+            self._tell(trial, verdict)
 
 
 def _mious(trial: TrialDir) -> dict[int, float]:

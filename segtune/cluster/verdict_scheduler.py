@@ -14,12 +14,12 @@ from ray.tune.schedulers import TrialScheduler
 from segtune.cluster.messages import DrawnTrial
 from segtune.cluster.tune_scheduler import StoppingRuleScheduler
 from segtune.runs.rundir import SearchDir
-from segtune.runs.verdict import Verdict
-from segtune.tuning.stopping import StoppingRule
+from segtune.runs.verdict import State, Verdict
+from segtune.tuning.stopping import StoppingRule, stopped_state
 
 
 class VerdictScheduler(StoppingRuleScheduler):
-    """Writes the verdict of a trial that the rule stops, and lets Tune continue it.
+    """Writes the verdict of a trial that the rule stops or pauses, and lets Tune continue it.
 
     The ranks of the trial read the verdict and leave, so that Ray Train ends the group and the
     trial ends by itself. If Tune stopped the trial, it would kill the process that waits for the
@@ -30,6 +30,7 @@ class VerdictScheduler(StoppingRuleScheduler):
     def __init__(self, rule: StoppingRule, run: SearchDir) -> None:
         super().__init__(rule)
         self._run = run
+        self._state: State = stopped_state(rule)
         self._stopped: set[tuple[int, int]] = set()  # number and attempt of trials
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
@@ -43,5 +44,5 @@ class VerdictScheduler(StoppingRuleScheduler):
                 self._stopped.add(attempt)
                 trial_dir = self._run.trial(*attempt)
                 epoch, step = trial_dir.progress(result["epoch"])
-                trial_dir.write_verdict(Verdict(state="pruned", epoch=epoch, step=step))
+                trial_dir.write_verdict(Verdict(state=self._state, epoch=epoch, step=step))
         return TrialScheduler.CONTINUE

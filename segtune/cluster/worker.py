@@ -110,17 +110,13 @@ def train_rank(
     init_from = Path(task.init_from) if task.init_from else None
     # Ray Train has opened the process group of the ranks, and closes it.
     ranks = Ranks.join()
+    options: dict[str, Any] = {"init_from": init_from, "cpus": task.cpus}
+    # A paused trial goes on from the epoch at which it was paused.
+    options["full_checkpoints"] = task.pause_epochs
     if task.resume:
-        trainer = Trainer.resume(config, task.trial, ranks, init_from=init_from, cpus=task.cpus)
+        trainer = Trainer.resume(config, task.trial, ranks, epoch=task.resume_epoch, **options)
     else:
-        trainer = Trainer.start(
-            config,
-            task.trial,
-            ranks,
-            init_from=init_from,
-            overwrite=task.overwrite,
-            cpus=task.cpus,
-        )
+        trainer = Trainer.start(config, task.trial, ranks, overwrite=task.overwrite, **options)
     with contextlib.suppress(TrialCancelled):
         if task.measurement and breaks_guard(trainer, task.trial, task.measurement):
             trainer.close()

@@ -15,7 +15,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 from ray.tune.search import Searcher
 
-from segtune.cluster.run import prune_interrupted_trial, replay_trials
+from segtune.cluster.run import replay_trials, stop_interrupted_trials
 from segtune.cluster.tune_scheduler import StoppingRuleScheduler
 from segtune.cluster.tune_searcher import StudySearcher
 from segtune.config.schema import ExperimentConfig
@@ -258,7 +258,7 @@ def test_trial_is_stopped_at_a_resume_if_the_crash_came_before_its_stop(
         run.trial(number).append_epoch(validated(1, miou))
     run.trial(0).write_verdict(Verdict(state="completed", epoch=4))
     scheduler = StoppingRuleScheduler(stopping_rule(halving))
-    prune_interrupted_trial(run, replay_trials(scheduler, run))
+    stop_interrupted_trials(run, scheduler.rule, replay_trials(scheduler, run))
     assert isinstance(scheduler.rule, HyperbandBrackets)
     assert scheduler.rule.halvings[0].recorded[1] == dict(enumerate(mious))
     if running == 1:
