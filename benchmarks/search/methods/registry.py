@@ -62,6 +62,7 @@ METHODS: dict[str, MakeMethod] = {
     ),
     "segtune gp": partial(_segtune, {"sampler": "gp"}),
     "segtune tpe": partial(_segtune, {"sampler": "tpe"}),
+    "segtune gp, pausing": partial(_segtune, {"sampler": "gp", "asha": {"pause": True}}),
 }
 
 

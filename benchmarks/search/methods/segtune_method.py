@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from benchmarks.search.methods.method import REDUCTION, Decision, End, Job
 from benchmarks.search.tasks import Task
 from segtune.cluster.tune_scheduler import StoppingRuleScheduler
 from segtune.cluster.tune_searcher import StudySearcher
+from segtune.runs.atomic import write_atomic
 from segtune.runs.records import EpochRecord, ValidationScores
 from segtune.runs.rundir import SearchDir
 from segtune.runs.verdict import Verdict
@@ -30,25 +32,31 @@ class SegtuneMethod:
     """A search of segtune without Ray and without training."""
 
     def __init__(self, task: Task, seed: int, changes: Mapping[str, Any]) -> None:
-        """`changes` are settings of the search block."""
+        """`changes` are settings of the search block; `asha` adds to those of its scheduler."""
         base = task.study
         schedule = {"schedule.epochs": task.epochs, "schedule.val_every": 1}
-        asha = {"asha": {"grace_epochs": task.grace, "reduction": REDUCTION}}
-        search = {"trials": MAX_TRIALS, "seed": seed, "scheduler": asha, **changes}
+        of_search = dict(changes)
+        asha = {"grace_epochs": task.grace, "reduction": REDUCTION, **of_search.pop("asha", {})}
+        search = {"trials": MAX_TRIALS, "seed": seed, "scheduler": {"asha": asha}, **of_search}
         study = Study(base.config.override(schedule), base.space, SearchConfig.parse(search))
         # In memory: syncing the files to a disk would take most of the time.
         self.folder = Path(tempfile.mkdtemp(dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
         self.run = SearchDir(self.folder / "run")
-        self.searcher = StudySearcher.from_run(study, self.run)
-        self.scheduler = StoppingRuleScheduler(stopping_rule(study))
+        rule = stopping_rule(study)
+        self.searcher = StudySearcher.from_run(study, self.run, rule)
+        self.scheduler = StoppingRuleScheduler(rule)
         self.drawn: dict[int, dict[str, Any]] = {}
-        self.num_trials = 0
+        self.names: dict[int, str] = {}  # of the last start of each trial
+        self.num_starts = 0
 
     def next_job(self) -> Job:
-        number = self.num_trials
-        self.num_trials += 1
-        self.drawn[number] = self.searcher.suggest(str(number))
-        return Job(number, self.drawn[number]["params"])
+        name = str(self.num_starts)
+        self.num_starts += 1
+        drawn = self.searcher.suggest(name)
+        number = drawn["number"]
+        self.names[number] = name
+        self.drawn[number] = drawn
+        return Job(number, drawn["params"])
 
     def began(self, number: int, params: dict[str, Any]) -> None:
         """Put the values that are trained in the place of the drawn ones."""
@@ -57,16 +65,26 @@ class SegtuneMethod:
             for study_log in self.searcher._logs_of(number):
                 study_log.withdraw(number)
                 study_log.begin(number, params)
+            if self.searcher.rule:
+                self.searcher.rule.begin(number, params)
+                # What a paused trial is read from when it goes on.
+                write_atomic(self.run.trial(number).params, json.dumps(params))
 
     def report(self, number: int, epoch: int, score: float) -> Decision:
         scores = ValidationScores(miou=score, constant_miou=0.0)
         record = EpochRecord(epoch=epoch, step=epoch, seconds=float(epoch), validation=scores)
         self.run.trial(number).append_epoch(record)
         result = {"epoch": epoch, "miou": score}
-        self.searcher.on_trial_result(str(number), result)
+        self.searcher.on_trial_result(self.names[number], result)
         trial: Any = SimpleNamespace(config=self.drawn[number])
         decision = self.scheduler.on_trial_result(None, trial, result)
-        return Decision.STOP if decision == TrialScheduler.STOP else Decision.CONTINUE
+        if decision != TrialScheduler.STOP:
+            return Decision.CONTINUE
+        if self.searcher.rule is None:
+            return Decision.STOP
+        # The searcher itself writes the verdict.
+        self.searcher.on_trial_complete(self.names[number], {"epoch": epoch})
+        return Decision.PAUSE
 
     def end(self, number: int, state: End) -> None:
         trial = self.run.trial(number)
@@ -75,7 +93,7 @@ class SegtuneMethod:
         if state != "pruned":
             kind = "diverged" if state == "unhealthy" else ""
             trial.write_verdict(Verdict(state=state, kind=kind, epoch=epoch))
-        self.searcher.on_trial_complete(str(number), {"epoch": epoch})
+        self.searcher.on_trial_complete(self.names[number], {"epoch": epoch})
 
     def close(self) -> None:
         """Remove the run folder."""
