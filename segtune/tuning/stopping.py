@@ -126,7 +126,10 @@ class PausingHalving:
     """
 
     def __init__(self, rungs: Sequence[int], reduction: int, max_paused: int) -> None:
-        """`rungs` are epochs in ascending order; at most `max_paused` trials wait at each."""
+        """`rungs` are epochs in ascending order; at most `max_paused` trials wait at each.
+
+        Trials that may go on in the next free slot do not count.
+        """
         self.reduction = reduction
         self.max_paused = max_paused
         self.recorded: dict[int, dict[int, float]] = {rung: {} for rung in rungs}
@@ -173,16 +176,13 @@ class PausingHalving:
         return None
 
     def given_up(self) -> list[int]:
-        """Return the worst of the trials that wait at each rung, and those without a score.
-
-        A trial that may go on now is not given up.
-        """
+        """Return the worst of the trials that wait at each rung, and those without a score."""
         given_up: list[int] = []
         for rung, scores in self.recorded.items():
-            waiting, best = self._waiting(rung), self._best(rung)
-            hopeful = [number for number in waiting if math.isfinite(scores[number])]
-            kept = {*hopeful[: self.max_paused], *best}
-            given_up += [number for number in waiting if number not in kept]
+            best = self._best(rung)
+            others = [number for number in self._waiting(rung) if number not in best]
+            num_scored = sum(math.isfinite(scores[number]) for number in others)
+            given_up += others[min(num_scored, self.max_paused) :]
         return given_up
 
     def _ranked(self, rung: int) -> list[int]:

@@ -1,5 +1,6 @@
 """Paused trials wait in the run folder: sampler, Optuna and a resumed search know them."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -71,14 +72,14 @@ def score_of(params: dict[str, Any], epoch: int) -> float:
 class Session:
     """One session of a search with a single slot, without Ray and without training."""
 
-    def __init__(self, study: Study, run: SearchDir) -> None:
+    def __init__(self, study: Study, run: SearchDir, rule: PausingHalving | None = None) -> None:
         self.run = run
-        self.scheduler = StoppingRuleScheduler(stopping_rule(study))
-        rule = self.scheduler.rule
-        stop_interrupted_trials(run, rule, replay_trials(self.scheduler, run))
-        self.searcher = StudySearcher.from_run(study, run, rule)
-        assert isinstance(rule, PausingHalving)
-        self.rule = rule
+        made = rule or stopping_rule(study)
+        assert isinstance(made, PausingHalving)
+        self.rule = made
+        self.scheduler = StoppingRuleScheduler(made)
+        stop_interrupted_trials(run, made, replay_trials(self.scheduler, run))
+        self.searcher = StudySearcher.from_run(study, run, made)
         self.trained: list[tuple[int, int]] = []  # number and epoch of a trial, in order
 
     def play(self, cut: int | None = None) -> list[tuple[int, int]]:
@@ -108,6 +109,72 @@ class Session:
             self.searcher.on_trial_result(name, result)
         trial.write_verdict(Verdict(state="completed", epoch=EPOCHS, step=EPOCHS))
         self.searcher.on_trial_complete(name, {"epoch": EPOCHS})
+
+
+class RecordedRule(PausingHalving):
+    """Records what it is told about each trial."""
+
+    def __init__(self) -> None:
+        super().__init__([1, 3], reduction=3, max_paused=1)
+        self.heard: dict[int, list[Any]] = {}
+
+    def _hear(self, number: int, news: Any) -> None:
+        self.heard.setdefault(number, []).append(news)
+
+    def begin(self, number: int, params: Mapping[str, Any]) -> None:
+        self._hear(number, params)
+
+    def decide(self, number: int, epoch: int, score: float) -> bool:
+        self._hear(number, epoch)
+        return super().decide(number, epoch, score)
+
+    def pause(self, number: int) -> None:
+        self._hear(number, "pause")
+        super().pause(number)
+
+    def resume(self, number: int) -> None:
+        self._hear(number, "resume")
+        super().resume(number)
+
+    def end(self, number: int, *, is_healthy: bool) -> None:
+        self._hear(number, is_healthy)
+        super().end(number, is_healthy=is_healthy)
+
+
+def test_rule_learns_of_the_life_of_each_trial_and_again_at_a_resume(
+    make_study: Any, run: SearchDir
+) -> None:
+    rule = RecordedRule()
+    session = Session(make_study(4), run, rule)
+    session.play()
+    params = [trial.params for trial in read_trials(run)]
+    # The best of three goes on after rung 1; it is the best of two at rung 3, which goes on when no
+    # trial can be drawn any more. Of those that wait at rung 1, the worse is given up.
+    assert rule.heard == {
+        0: [params[0], *range(1, 10), True],
+        1: [params[1], 1, "pause", "resume", 2, 3, "pause", "resume", *range(4, 10), True],
+        2: [params[2], 1, "pause"],
+        3: [params[3], 1, "pause", True],
+    }
+    again = RecordedRule()
+    Session(make_study(4), run, again)
+    assert again.heard == {
+        0: [params[0], *range(1, 10), True],
+        1: [params[1], *range(1, 10), True],
+        2: [params[2], 1, "pause"],
+        3: [params[3], 1, True],
+    }
+
+
+def test_unhealthy_end_is_told_to_the_rule(make_study: Any, run: SearchDir) -> None:
+    rule = RecordedRule()
+    session = Session(make_study(2), run, rule)
+    session.searcher.suggest("a")
+    run.trial(0).write_verdict(Verdict(state="unhealthy", kind="diverged"))
+    session.searcher.on_trial_complete("a")
+    again = RecordedRule()
+    Session(make_study(2), run, again)
+    assert rule.heard[0][1:] == again.heard[0][1:] == [False]
 
 
 def ends(run: SearchDir) -> list[tuple[Any, ...]]:
