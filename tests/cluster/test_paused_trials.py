@@ -1,5 +1,6 @@
 """Paused trials wait in the run folder: sampler, Optuna and a resumed search know them."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,11 @@ from segtune.cluster.tune_searcher import StudySearcher
 from segtune.cluster.verdict_scheduler import VerdictScheduler
 from segtune.config.schema import ExperimentConfig
 from segtune.config.yaml_io import write_yaml
+from segtune.runs.atomic import write_atomic
 from segtune.runs.records import EpochRecord, ValidationScores
 from segtune.runs.results import read_trials
 from segtune.runs.rundir import SearchDir, StaleAttemptError
-from segtune.runs.verdict import Verdict
+from segtune.runs.verdict import State, Verdict
 from segtune.tuning.stopping import PausingHalving, stopping_rule
 from segtune.tuning.study import Study
 from segtune.tuning.study_reader import load_study
@@ -319,3 +321,24 @@ def test_verdict_scheduler_pauses_if_the_rule_does(make_study: Any, run: SearchD
     verdict = run.trial(1).read_verdict()
     assert verdict is not None
     assert (verdict.state, verdict.epoch, verdict.step) == ("paused", 1, 7)
+
+
+def test_trial_that_was_killed_at_a_rung_is_judged_among_all_that_have_reached_it(
+    make_study: Any, run: SearchDir
+) -> None:
+    # Trial 3 went on later than the others, and was killed before the rule judged its epoch 3.
+    states: dict[int, State] = {0: "completed", **dict.fromkeys((1, 2, 4, 5), "paused")}
+    for number, miou in enumerate([0.1, 0.2, 0.3, 0.7, 0.9, 0.8]):
+        trial = run.trial(number)
+        write_atomic(trial.params, json.dumps({"optim.lr": 1e-3, "loss.focal.gamma": 1.0}))
+        for epoch in (1, 2, 3):
+            scores = ValidationScores(miou, constant_miou=0.0)
+            trial.append_epoch(EpochRecord(epoch, step=epoch, validation=scores))
+        if number in states:
+            trial.write_verdict(Verdict(state=states[number], epoch=3))
+    session = Session(make_study(6), run)
+    # It is the third of six, and the best of the first four.
+    assert session.rule.paused == {1, 2, 3, 4, 5}
+    verdict = run.trial(3).read_verdict()
+    assert verdict is not None
+    assert (verdict.state, verdict.epoch) == ("paused", 3)
