@@ -27,7 +27,7 @@ from segtune.cluster.tune_scheduler import StoppingRuleScheduler
 from segtune.cluster.tune_searcher import StudySearcher
 from segtune.runs.rundir import SearchDir
 from segtune.runs.verdict import Verdict
-from segtune.tuning.stopping import stopping_rule
+from segtune.tuning.chosen_rule import stopping_rule
 from segtune.tuning.study_reader import load_study
 
 EPOCHS = 9

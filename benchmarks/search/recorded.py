@@ -21,10 +21,10 @@ from benchmarks.search.tasks import (
     Curve,
     Params,
     Task,
-    coordinates,
     reference_scores,
     seed_of,
 )
+from segtune.tuning.curves.encoding import coordinates
 from segtune.tuning.study import Study
 
 # A mean over two seeds has a smaller spread than the truth: sqrt((n - 1) / n) of it.

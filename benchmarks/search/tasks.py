@@ -15,13 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from segtune.tuning.space import Dimension, Space
+from segtune.tuning.space import Space
 from segtune.tuning.study import Study
 
 Params = Mapping[str, Any]
-
-INACTIVE = 0.5  # the middle of a range, so that an inactive setting is near all values
-CHOICE_SCALE = 0.5  # two choices are as far apart as the ends of 0.7 of a range
 
 
 @dataclass(frozen=True)
@@ -82,28 +79,6 @@ class Task(ABC):
     def regret(self, truth: float) -> float:
         """Return how far a truth is below the best: 0 for the best config, 1 for the median."""
         return (self.best - truth) / (self.best - self.middle)
-
-
-def coordinates(space: Space, params: Params) -> np.ndarray:
-    """Return a point as numbers in 0..1: one per numeric setting, one per option of a choice.
-
-    A setting that is drawn on a logarithmic scale is measured on one. The chosen option has
-    CHOICE_SCALE, the others have 0. An inactive setting has INACTIVE, or 0 for each option.
-    """
-    numbers: list[float] = []
-    for dimension in space.dimensions:
-        value = params.get(dimension.name)
-        if dimension.kind == "choice":
-            numbers += [CHOICE_SCALE * (value == option) for option in dimension.values]
-        else:
-            numbers.append(INACTIVE if value is None else _clipped_position(dimension, value))
-    return np.array(numbers)
-
-
-def _clipped_position(dimension: Dimension, value: float) -> float:
-    """Return the position of a value in its range, in 0..1. A value outside counts as an end."""
-    low, high = dimension.values
-    return dimension.unit_value(min(max(value, low), high))
 
 
 def reference_scores(truths: Sequence[float]) -> tuple[float, float]:

@@ -16,7 +16,8 @@ import random
 from typing import NamedTuple
 
 from segtune.tuning.search_config import MedianConfig
-from segtune.tuning.stopping import HyperbandBrackets, PausingRule, StoppingRule, stopping_rule
+from segtune.tuning.chosen_rule import stopping_rule
+from segtune.tuning.stopping import HyperbandBrackets, PausingRule, StoppingRule
 from segtune.tuning.study import Study
 
 # How many expected passes the formula of the rule weighs against those that were observed.

@@ -39,7 +39,8 @@ from segtune.runs.rundir import SearchDir
 from segtune.runs.timeline import recorded
 from segtune.runs.verdict import Verdict
 from segtune.tuning.samplers import sampler_warmed_up
-from segtune.tuning.stopping import PausingRule, StoppingRule, stopped_state, stopping_rule
+from segtune.tuning.chosen_rule import stopping_rule
+from segtune.tuning.stopping import PausingRule, StoppingRule, stopped_state
 from segtune.tuning.study import Study
 
 

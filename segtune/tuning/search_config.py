@@ -52,6 +52,12 @@ class AshaConfig(Settings):
         "It goes on from its checkpoint once it is among the best 1/reduction of a rung that more "
         "trials have reached. Needs brackets 1, and another sampler than cmaes.",
     )
+    order: Literal["expected", "score"] = Field(
+        default="expected",
+        description="With pause, what the best trials of a rung are. expected: those whose "
+        "learning curves are expected to end highest, by a Gaussian process over the settings and "
+        "epochs of all trials. score: those with the highest mIoU so far.",
+    )
     max_paused: int = Field(
         default=8,
         ge=1,
@@ -195,7 +201,7 @@ class SearchConfig(Settings):
         default_factory=GuardsConfig,
         description="Limits that a trial must keep to be able to win.",
     )
-    sampler: Literal["tpe", "random", "grid", "cmaes", "gp", "nsga2"] = Field(
+    sampler: Literal["curves", "tpe", "random", "grid", "cmaes", "gp", "nsga2"] = Field(
         default="gp",
         description="How trials are drawn. gp: a Gaussian process, for up to a few hundred "
         "trials. tpe: a tree-structured Parzen estimator; the time per draw does not grow, so it "

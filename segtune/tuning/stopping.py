@@ -12,8 +12,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from segtune.runs.verdict import State
-from segtune.tuning.search_config import HyperbandConfig, MedianConfig
-from segtune.tuning.study import Study
 
 # Multiples of the golden section modulo 1 spread evenly over 0..1, whichever trials come first.
 GOLDEN_SECTION = (math.sqrt(5) - 1) / 2
@@ -260,21 +258,6 @@ class MedianRule:
 
 def _finite_or_worst(score: float) -> float:
     return score if math.isfinite(score) else -math.inf
-
-
-def stopping_rule(study: Study) -> StoppingRule:
-    """Return the rule that a study's `search.scheduler` describes."""
-    scheduler = study.search.scheduler
-    if scheduler == "none":
-        return SuccessiveHalving(rungs=[], reduction=2)
-    chosen, rungs = scheduler.chosen, study.rungs()
-    if isinstance(chosen, MedianConfig):
-        return MedianRule(study.grace_epochs, chosen.min_trials)
-    if isinstance(chosen, HyperbandConfig):
-        return HyperbandBrackets(rungs, chosen.reduction, brackets=len(rungs) + 1)
-    if chosen.pause:
-        return PausingHalving(rungs, chosen.reduction, chosen.max_paused)
-    return HyperbandBrackets(rungs, chosen.reduction, chosen.brackets)
 
 
 def stopped_state(rule: StoppingRule | None) -> State:

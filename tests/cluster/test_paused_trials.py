@@ -23,7 +23,8 @@ from segtune.runs.records import EpochRecord, ValidationScores
 from segtune.runs.results import read_trials
 from segtune.runs.rundir import SearchDir, StaleAttemptError
 from segtune.runs.verdict import State, Verdict
-from segtune.tuning.stopping import PausingHalving, stopping_rule
+from segtune.tuning.chosen_rule import stopping_rule
+from segtune.tuning.stopping import PausingHalving
 from segtune.tuning.study import Study
 from segtune.tuning.study_reader import load_study
 

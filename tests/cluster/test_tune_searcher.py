@@ -24,7 +24,8 @@ from segtune.runs.records import EpochRecord, ValidationScores
 from segtune.runs.rundir import SearchDir, TrialDir
 from segtune.runs.verdict import Verdict
 from segtune.tuning.search_config import SearchConfig
-from segtune.tuning.stopping import HyperbandBrackets, stopping_rule
+from segtune.tuning.chosen_rule import stopping_rule
+from segtune.tuning.stopping import HyperbandBrackets
 from segtune.tuning.study import Study
 from segtune.tuning.study_reader import load_study
 

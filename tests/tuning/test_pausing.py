@@ -10,7 +10,8 @@ import pytest
 from segtune.config.schema import ExperimentConfig
 from segtune.config.yaml_io import write_yaml
 from segtune.errors import ConfigError
-from segtune.tuning.stopping import PausingHalving, PausingRule, SuccessiveHalving, stopping_rule
+from segtune.tuning.chosen_rule import stopping_rule
+from segtune.tuning.stopping import PausingHalving, PausingRule, SuccessiveHalving
 from segtune.tuning.study import Study
 from segtune.tuning.study_reader import load_study
 

@@ -21,7 +21,7 @@ from segtune.runs.records import EpochRecord, ValidationScores
 from segtune.runs.rundir import SearchDir
 from segtune.runs.verdict import Verdict
 from segtune.tuning.search_config import SearchConfig
-from segtune.tuning.stopping import stopping_rule
+from segtune.tuning.chosen_rule import stopping_rule
 from segtune.tuning.study import Study
 
 # More trials than any search starts: the budget of epochs ends a search.

@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.search.tasks import CHOICE_SCALE, coordinates
 from segtune.tuning.space import Dimension, Space
+
+INACTIVE = 0.5  # the middle of a range, so that an inactive setting is near all values
+CHOICE_SCALE = 0.5  # two choices are as far apart as the ends of 0.7 of a range
 
 
 class Encoding:
@@ -73,6 +75,28 @@ class Encoding:
         columns = self.columns[dimension.name]
         options = random.integers(len(dimension.values), size=len(rows))
         rows[:, columns] = CHOICE_SCALE * np.eye(len(dimension.values))[options]
+
+
+def coordinates(space: Space, point: Mapping[str, Any]) -> np.ndarray:
+    """Return a point as numbers in 0..1: one per numeric setting, one per option of a choice.
+
+    A setting that is drawn on a logarithmic scale is measured on one. The chosen option has
+    CHOICE_SCALE, the others have 0. An inactive setting has INACTIVE, or 0 for each option.
+    """
+    numbers: list[float] = []
+    for dimension in space.dimensions:
+        value = point.get(dimension.name)
+        if dimension.kind == "choice":
+            numbers += [CHOICE_SCALE * (value == option) for option in dimension.values]
+        else:
+            numbers.append(INACTIVE if value is None else _clipped_position(dimension, value))
+    return np.array(numbers)
+
+
+def _clipped_position(dimension: Dimension, value: float) -> float:
+    """Return the position of a value in its range, in 0..1. A value outside counts as an end."""
+    low, high = dimension.values
+    return dimension.unit_value(min(max(value, low), high))
 
 
 def _decoded(dimension: Dimension, columns: np.ndarray) -> Any:

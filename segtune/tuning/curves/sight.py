@@ -1,37 +1,29 @@
-"""What the models see of a search: its trials, healthy or not, running or not."""
+"""What the model of learning curves sees of a search: its trials, healthy or not, running or not."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from optuna.trial import FrozenTrial, TrialState
 
-from benchmarks.search.candidates.encoding import Encoding
-from benchmarks.search.candidates.health import HealthModel
-from benchmarks.search.candidates.model import CurveModel, Observed
+from segtune.tuning.curves.encoding import Encoding
+from segtune.tuning.curves.health import HealthModel
+from segtune.tuning.curves.model import CurveModel, Observed
+
+# The model predicts from a level that so many trials have reached.
+ENOUGH_TRIALS = 6
 
 
-@dataclass
+@dataclass(frozen=True)
 class SeenTrial:
     """A trial of a search. A failed one is not seen: the machine was at fault."""
 
     params: Mapping[str, Any]
-    scores: dict[int, float] = field(default_factory=dict)  # validated mIoU by epoch
-    is_running: bool = False  # or waits to go on
-    is_healthy: bool = True  # and breaks no guard
-
-    @classmethod
-    def of(cls, trial: FrozenTrial) -> SeenTrial:
-        """Return a trial of an Optuna study."""
-        return cls(
-            trial.params,
-            trial.intermediate_values,
-            is_running=trial.state == TrialState.RUNNING,
-            is_healthy=not any(value > 0 for value in trial.constraints.values()),
-        )
+    scores: Mapping[int, float]  # validated mIoU by epoch
+    is_running: bool
+    is_healthy: bool  # and breaks no guard
 
     def best_by_epoch(self, epochs: Sequence[int]) -> dict[int, float]:
         """Return the best score up to each of `epochs` that the trial has reached."""
@@ -68,19 +60,24 @@ class Sight:
         health = HealthModel(rows[~is_pending], is_healthy[~is_pending])
         return cls(epochs, observed, rows[is_pending], health)
 
-    def model(self, like: CurveModel | None = None) -> CurveModel:
-        """Return the model of the observed trials, with the parameters of another one if given.
+    def model(self) -> CurveModel:
+        """Return the model of the observed trials.
 
-        A pending trial is added where the model expects it to end ("kriging believer", Ginsbourger
+        A pending trial is added where the model expects its scores ("kriging believer", Ginsbourger
         et al. 2010), so that trials that are drawn at the same time differ.
         """
-        model = like.on(self.observed) if like else CurveModel(self.epochs, self.observed)
+        model = CurveModel(self.epochs, self.observed)
         if not len(self.pending):
             return model
-        expected = model.predict(self.pending).mean
-        full = self.epochs[-1]
+        levels = [model.predict(self.pending, level).mean for level in range(len(self.epochs))]
         believed = [
-            Observed(row, {full: float(score)})
-            for row, score in zip(self.pending, expected, strict=True)
+            Observed(row, dict(zip(self.epochs, scores, strict=True)))
+            for row, scores in zip(self.pending, np.array(levels).T.tolist(), strict=True)
         ]
         return model.on([*self.observed, *believed])
+
+    @property
+    def level(self) -> int:
+        """The index of the highest epoch that ENOUGH_TRIALS have reached; 0 if none has."""
+        counts = [sum(epoch in trial.scores for trial in self.observed) for epoch in self.epochs]
+        return max((i for i, count in enumerate(counts) if count >= ENOUGH_TRIALS), default=0)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from scipy.special import erfcx, ndtr
 
-from benchmarks.search.candidates.model import Prediction
+from segtune.tuning.curves.model import Prediction
 
 # Below this, the direct formula loses its digits.
 ASYMPTOTIC_BELOW = -8.0
@@ -18,8 +19,6 @@ def log_expected_improvement(prediction: Prediction, best: float) -> np.ndarray:
     The logarithm still tells two trials apart if both are unlikely to improve. Source: Ament et al.
     2023, "Unexpected improvements to expected improvement", equations 9 and 10.
     """
-    from scipy.special import erfcx, ndtr
-
     sd = np.maximum(prediction.sd, 1e-12)
     z = (prediction.mean - best) / sd
     density = np.exp(-(z**2) / 2) / math.sqrt(2 * math.pi)

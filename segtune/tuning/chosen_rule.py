@@ -1,0 +1,33 @@
+"""The rule of a study that stops or pauses trials."""
+
+from __future__ import annotations
+
+from segtune.tuning.curves.halving import ExpectedHalving
+from segtune.tuning.search_config import HyperbandConfig, MedianConfig
+from segtune.tuning.stopping import (
+    HyperbandBrackets,
+    MedianRule,
+    PausingHalving,
+    StoppingRule,
+    SuccessiveHalving,
+)
+from segtune.tuning.study import Study
+
+
+def stopping_rule(study: Study) -> StoppingRule:
+    """Return the rule that a study's `search.scheduler` describes."""
+    scheduler = study.search.scheduler
+    if scheduler == "none":
+        return SuccessiveHalving(rungs=[], reduction=2)
+    chosen, rungs = scheduler.chosen, study.rungs()
+    if isinstance(chosen, MedianConfig):
+        return MedianRule(study.grace_epochs, chosen.min_trials)
+    if isinstance(chosen, HyperbandConfig):
+        return HyperbandBrackets(rungs, chosen.reduction, brackets=len(rungs) + 1)
+    if chosen.pause and chosen.order == "expected":
+        return ExpectedHalving(
+            study.space, rungs, study.epochs, chosen.reduction, chosen.max_paused
+        )
+    if chosen.pause:
+        return PausingHalving(rungs, chosen.reduction, chosen.max_paused)
+    return HyperbandBrackets(rungs, chosen.reduction, chosen.brackets)

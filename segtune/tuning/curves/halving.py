@@ -1,0 +1,113 @@
+"""Successive halving that orders trials by their expected end instead of their score."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from segtune.tuning.curves.encoding import Encoding
+from segtune.tuning.curves.model import CurveModel, Observed
+from segtune.tuning.space import Space
+from segtune.tuning.stopping import PausingHalving
+
+# The parameters of the model are fitted again when there are so many times as many scores.
+REFIT_GROWTH = 1.1
+
+
+class ExpectedHalving(PausingHalving):
+    """At each rung the trials with the highest expected ends go on, 1/reduction of them.
+
+    The expected end of a trial is that of the model of learning curves, which has seen the scores
+    of all trials at the rungs. As it changes with every score, a rung counts how many of its trials
+    have gone on; otherwise more than 1/reduction would do so in turn.
+    """
+
+    def __init__(
+        self, space: Space, rungs: Sequence[int], full: int, reduction: int, max_paused: int
+    ) -> None:
+        """`full` is the epoch at which a trial is complete; see also `PausingHalving`."""
+        super().__init__(rungs, reduction, max_paused)
+        self.encoding = Encoding(space)
+        self.epochs = [*rungs, full]
+        self.rows: dict[int, np.ndarray] = {}  # settings of the trials
+        self.scores: dict[int, dict[int, float]] = {}  # by trial and epoch, healthy trials only
+        self.gone_on: dict[int, set[int]] = {rung: set() for rung in rungs}
+        self._fitted: CurveModel | None = None
+        self._num_fitted = 0  # scores
+        self._ends: dict[int, float] | None = None  # expected, by trial; None: not up to date
+
+    def begin(self, number: int, params: Mapping[str, Any]) -> None:
+        """Take the values of a trial."""
+        self.rows[number] = self.encoding.encode([params])[0]
+
+    def decide(self, number: int, epoch: int, score: float) -> bool:
+        """Decide as `StoppingRule.decide` describes; a rung decides only once about each trial."""
+        reached = max((e for e in self.epochs if e <= epoch), default=None)
+        known = self.scores.setdefault(number, {})
+        if reached is not None and reached not in known and math.isfinite(score):
+            known[reached] = score
+            self._ends = None
+            for rung, gone_on in self.gone_on.items():
+                if rung < reached and number in self.recorded[rung]:
+                    gone_on.add(number)
+        rung = max((r for r in self.recorded if r <= epoch), default=None)
+        continues = super().decide(number, epoch, score)
+        if continues and rung is not None:
+            self.gone_on[rung].add(number)
+        return continues
+
+    def pause(self, number: int) -> None:
+        """Let a trial wait at the last rung that it has reached."""
+        super().pause(number)
+        self.gone_on[self._last_rung(number)].discard(number)
+
+    def resume(self, number: int) -> None:
+        """Take a trial from those that wait."""
+        super().resume(number)
+        self.gone_on[self._last_rung(number)].add(number)
+
+    def end(self, number: int, *, is_healthy: bool) -> None:
+        """Take a trial from those that wait; one that is not healthy says nothing about others."""
+        super().end(number, is_healthy=is_healthy)
+        if not is_healthy:
+            self.scores.pop(number, None)
+            self._ends = None
+
+    def _last_rung(self, number: int) -> int:
+        return max(rung for rung, scores in self.recorded.items() if number in scores)
+
+    def _ranked(self, rung: int) -> list[int]:
+        """Return the trials that have reached a rung, the highest expected end first."""
+        ends, scores = self.expected_ends(), self.recorded[rung]
+        expected = {
+            number: ends.get(number, -math.inf) if math.isfinite(score) else score
+            for number, score in scores.items()
+        }
+        return sorted(scores, key=lambda number: (-expected[number], number))
+
+    def _best(self, rung: int, at_least: int = 0) -> list[int]:
+        """Return the trials that may go on after a rung; some of them have done so."""
+        scores, gone_on = self.recorded[rung], self.gone_on[rung]
+        share = max(at_least, len(scores) // self.reduction)
+        ranked = [number for number in self._ranked(rung) if math.isfinite(scores[number])]
+        others = [number for number in ranked if number not in gone_on]
+        return [*gone_on, *others[: max(0, share - len(gone_on))]]
+
+    def expected_ends(self) -> dict[int, float]:
+        """Return the expected score at full length of each healthy trial with a score."""
+        if self._ends is None:
+            known = {n: scores for n, scores in sorted(self.scores.items()) if scores}
+            observed = [Observed(self.rows[n], scores) for n, scores in known.items()]
+            means = self._model(observed).predict_trials().mean.tolist() if observed else []
+            self._ends = dict(zip(known, means, strict=True))
+        return self._ends
+
+    def _model(self, observed: Sequence[Observed]) -> CurveModel:
+        num_scores = sum(len(trial.scores) for trial in observed)
+        if self._fitted and num_scores < REFIT_GROWTH * self._num_fitted:
+            return self._fitted.on(observed)
+        self._fitted, self._num_fitted = CurveModel(self.epochs, observed), num_scores
+        return self._fitted
