@@ -19,6 +19,7 @@ from segtune.checks.disk_need import (
     DiskNeed,
     folder_bytes,
     format_bytes,
+    refuse_full_disk,
     search_bytes,
 )
 from segtune.checks.dry_run_costs import problems_of
@@ -507,6 +508,20 @@ def test_a_search_does_not_start_on_a_disk_that_is_too_small(
     assert read_forecast(run) is None
     forecaster.begin(may_refuse=False)
     assert read_forecast(run) is not None
+
+
+def test_on_a_disk_that_is_too_small_fewer_trials_may_wait(
+    make_study: MakeStudy, small_disk: Path
+) -> None:
+    pausing = make_study(scheduler={"asha": {"grace_epochs": 1, "pause": True}})
+    need = DiskNeed(checkpoints=0, checkpoints_peak=10**9, records=0)
+    way = "let fewer trials wait (search.scheduler.asha.max_paused=1)"
+    with pytest.raises(RunError) as refused:
+        refuse_full_disk(pausing, SearchDir(small_disk / "a"), need)
+    assert way in str(refused.value)
+    with pytest.raises(RunError) as refused:
+        refuse_full_disk(make_study(), SearchDir(small_disk / "a"), need)
+    assert way not in str(refused.value)
 
 
 def test_constants_and_units() -> None:
