@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +20,7 @@ from segtune.runs.records import EpochRecord, ValidationScores
 from segtune.runs.rundir import SearchDir
 from segtune.runs.verdict import Verdict
 from segtune.tuning.search_config import SearchConfig
+from segtune.tuning.space import Space
 from segtune.tuning.stopping import stopping_rule
 from segtune.tuning.study import Study
 
@@ -29,9 +31,11 @@ MAX_TRIALS = 1_000_000
 class SegtuneMethod:
     """A search of segtune without Ray and without training."""
 
-    def __init__(self, task: Task, seed: int, changes: Mapping[str, Any]) -> None:
-        """`changes` are settings of the search block."""
-        base = task.study
+    def __init__(
+        self, task: Task, seed: int, changes: Mapping[str, Any], space: Space | None = None
+    ) -> None:
+        """`changes` are settings of the search block; `space` replaces that of the task."""
+        base = task.study if space is None else replace(task.study, space=space)
         schedule = {"schedule.epochs": task.epochs, "schedule.val_every": 1}
         asha = {"asha": {"grace_epochs": task.grace, "reduction": REDUCTION}}
         search = {"trials": MAX_TRIALS, "seed": seed, "scheduler": asha, **changes}
