@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from segtune.checks.search_limits import SearchEnd, SearchLimits, read_end, refuse_reached_limit
 from segtune.config.schema import ExperimentConfig, absolute_paths
 from segtune.errors import ConfigError, DataError, RunError
 from segtune.reporting.format import epoch_line
@@ -62,6 +63,7 @@ class StudyResult:
     run: Path  # the folder of the search run
     interrupted: bool  # stopped before its last trial; continue it with `resume=True`
     pareto: tuple[str, ...] = ()  # trials of the front, best mIoU first; with several objectives
+    end: SearchEnd | None = None  # the limit that has ended the search before its last trial
 
 
 @dataclass(frozen=True)
@@ -116,12 +118,15 @@ def run_study(
     because the search run has kept what it was started with. `address` is the Ray cluster to join;
     by default, a local Ray is started.
 
-    Ctrl-C, SIGTERM and `segtune stop` end the search: the result is then `interrupted`. A second
-    Ctrl-C ends it at once. Neither raises KeyboardInterrupt. Raise ConfigError if the config itself
-    fails in its first steps (see `search.corner_steps`); a new folder is then removed. Raise
-    RunError if the folder is in use or holds another search run, if there is none to resume, if the
-    disk has too little space (a new folder is then removed), or if it becomes full (the search run
-    can be resumed), and ClusterError if Ray does not answer or a trial does not fit.
+    If the budget of the search is used up, the result has an `end`; `resume` with a larger budget
+    continues the search. Ctrl-C, SIGTERM and `segtune stop` end it, too: the result is then
+    `interrupted`. A second Ctrl-C ends it at once. Neither raises KeyboardInterrupt.
+
+    Raise ConfigError if the config itself fails in its first steps (see `search.corner_steps`); a
+    new folder is then removed. Raise RunError if the folder is in use or holds another search run,
+    if there is none to resume or its budget is used up, if the disk has too little space (a new
+    folder is then removed), or if it becomes full (the search run can be resumed). Raise
+    ClusterError if Ray does not answer or a trial does not fit.
     """
     # Python cannot repeat an import that Ctrl-C has interrupted, and the result needs this one.
     import pandas  # noqa: F401
@@ -138,6 +143,8 @@ def run_study(
     with run.locked():
         try:
             prepare_study(run, study, resume=resume, extend=extend, earlier=earlier)
+            if resume and not study.search.proxy:  # which is followed by a part without a budget
+                refuse_reached_limit(study, run)
         except KeyboardInterrupt:
             if not run.study.exists():  # there is nothing to resume
                 raise
@@ -172,7 +179,8 @@ def _result(study: Study, run: SearchDir, last: SearchDir, interrupted: bool) ->
     trials = read_trials(run)
     front = pareto_front(trials, study.search.objectives) if study.search.has_front else ()
     ids = tuple(trial.id for trial in front)
-    return StudyResult(_best(study, last), to_frame(trials), run.path, interrupted, ids)
+    best, end = _best(study, last), read_end(run)
+    return StudyResult(best, to_frame(trials), run.path, interrupted, ids, end)
 
 
 def _record_environment(run: SearchDir | TrialDir, **seeds: int) -> None:
@@ -257,6 +265,8 @@ def _run_parts(
         ):
             return run, True
         for part, part_run in _parts(study, run):
+            if SearchLimits(part, part_run).reached():
+                continue
             if run_part(part, part_run, address, events, before_trials):
                 return part_run, True
     except KeyboardInterrupt:  # the second Ctrl-C, or the first while Ray starts

@@ -38,15 +38,17 @@ log = logging.getLogger("segtune.search")  # under `python -m` __name__ is __mai
 
 # A number follows the name of the space: together they have at most 64 characters.
 LONGEST_STEM = 59
-# Options that are settings of the study's search block.
-SEARCH_SETTINGS = (
-    "init_from",
-    "trials",
-    "workers_per_trial",
-    "gpus_per_worker",
-    "max_concurrent",
-    "seed",
-)
+# Options that are settings of the study's search block, and the names of these.
+SEARCH_SETTINGS = {
+    "init_from": "init_from",
+    "trials": "trials",
+    "budget_hours": "budget.hours",
+    "budget_epochs": "budget.epochs",
+    "workers_per_trial": "workers_per_trial",
+    "gpus_per_worker": "gpus_per_worker",
+    "max_concurrent": "max_concurrent",
+    "seed": "seed",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -89,6 +91,18 @@ def _add_study_arguments(parser: argparse.ArgumentParser) -> None:
         help="fine-tune in each trial: a checkpoint, or the folder of a training run or search run",
     )
     group.add_argument("--trials", type=int, metavar="N", help="number of trials in total")
+    group.add_argument(
+        "--budget-hours",
+        type=float,
+        metavar="H",
+        help="end the search when it has run for so many hours, all sessions together",
+    )
+    group.add_argument(
+        "--budget-epochs",
+        type=int,
+        metavar="N",
+        help="end the search when its trials have trained so many epochs, all together",
+    )
     group.add_argument("--seed", type=int, metavar="N", help="seed of the draws")
 
 
@@ -201,6 +215,11 @@ def _search(arguments: argparse.Namespace) -> int:
         return INTERRUPTED
     print_lines(console, *_report_lines(study, run))
     print_forecast(study, run, console)
+    if result.end:
+        changes = {result.end.setting.replace(".", "_"): f"{result.end.larger:.10g}"}
+        larger = argparse.Namespace(**{**vars(arguments), **changes})
+        words = f"to go on with a larger budget: {resume_command(larger, name)}"
+        print_lines(console, words)
     return DONE if result.best else UNHEALTHY
 
 
@@ -215,7 +234,7 @@ def _print_plan(arguments: argparse.Namespace, study: Study) -> None:
 
 def _search_changes(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return the settings of the search block that the command line changes."""
-    values = {name: getattr(arguments, name) for name in SEARCH_SETTINGS}
+    values = {name: getattr(arguments, option) for option, name in SEARCH_SETTINGS.items()}
     changes = {name: value for name, value in values.items() if value is not None}
     return changes | ({"corner_steps": 0} if arguments.no_check else {})
 

@@ -127,8 +127,7 @@ class LCBenchTask(Task):
 
     def _random_means(self) -> np.ndarray:
         """Return the accuracy of NUM_RANDOM random configs [NUM_RANDOM, epochs], in 0..1."""
-        shape = (NUM_RANDOM, len(SETTINGS))
-        return self._means(np.random.default_rng(0).uniform(0, HIGHEST_SHARE, shape))
+        return self._means(_random_points())
 
     def first_rung_correlation(self) -> float:
         """Return the rank correlation of the score at the first rung with the score at the end."""
@@ -137,6 +136,12 @@ class LCBenchTask(Task):
         means = self._random_means()
         correlation: Any = spearmanr(means[:, :GRACE].max(1), means.max(1))[0]
         return float(correlation)
+
+    def extremes(self) -> tuple[Params, Params]:
+        points, truths = _random_points(), self._random_means().max(1)
+        aliases = [setting.alias for setting in SETTINGS]
+        best, worst = points[truths.argmax()].tolist(), points[truths.argmin()].tolist()
+        return dict(zip(aliases, best, strict=True)), dict(zip(aliases, worst, strict=True))
 
     def _mean(self, config: Config) -> np.ndarray:
         """Return the accuracy of a config at each epoch, in 0..1."""
@@ -157,6 +162,12 @@ class LCBenchTask(Task):
 
     def truth(self, config: Config) -> float:
         return float(self._mean(config).max())
+
+
+def _random_points() -> np.ndarray:
+    """Return NUM_RANDOM random points [NUM_RANDOM, 7], always the same."""
+    shape = (NUM_RANDOM, len(SETTINGS))
+    return np.random.default_rng(0).uniform(0, HIGHEST_SHARE, shape)
 
 
 def data_sets(folder: Path) -> list[str]:

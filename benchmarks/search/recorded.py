@@ -80,6 +80,10 @@ class RecordedTask(Task):
         differences = np.array(curves) - np.mean(curves, axis=0)
         return list(differences * np.sqrt(len(curves) / (len(curves) - 1)))
 
+    def extremes(self) -> tuple[Params, Params]:
+        healthy = sorted((row for row in self.rows if not row.end), key=lambda row: row.truth)
+        return healthy[-1].params, healthy[0].params
+
     def nearest(self, params: Params, used: Collection[int]) -> Config:
         distances = np.abs(self.points - coordinates(self.space, params)).sum(1)
         distances[list(used)] = np.inf

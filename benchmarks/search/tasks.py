@@ -62,6 +62,10 @@ class Task(ABC):
         return self.nearest(self.space.complete({}), ())
 
     @abstractmethod
+    def extremes(self) -> tuple[Params, Params]:
+        """Return the best and the worst of the configs from which `best` and `middle` come."""
+
+    @abstractmethod
     def nearest(self, params: Params, used: Collection[int]) -> Config:
         """Return the config that is trained if a method asks for `params`.
 

@@ -1,6 +1,7 @@
 """Configs that a study draws, so that a rule can say how many of its trials break it.
 
-The first draws of a sampler are uniform, as these are. Later on, it draws where scores were high.
+The first draws of a sampler are uniform, as these are; half of them come from the priors of the
+space, if it has any. Later on, a sampler draws where scores were high.
 """
 
 from __future__ import annotations
@@ -59,16 +60,22 @@ def draw_trials(study: Study, num_draws: int = NUM_DRAWS) -> DrawnTrials:
 
 
 def random_points(space: Space, number: int, seed: int = 0) -> Iterator[dict[str, Any]]:
-    """Yield `number` uniform random points of a space; inactive settings are left out."""
+    """Yield `number` random points of a space, uniform or, every second one, from its priors.
+
+    Inactive settings are left out.
+    """
     import numpy  # here, because a forecast is read without it
 
     rng = numpy.random.default_rng(seed)
-    for _ in range(number):
-        drawn = {dimension.name: _draw(dimension, rng) for dimension in space.dimensions}
+    for index in range(number):
+        from_prior = index % 2 == 1
+        drawn = {d.name: _draw(d, rng, from_prior=from_prior) for d in space.dimensions}
         yield space.complete(drawn)
 
 
-def _draw(dimension: Dimension, rng: numpy.random.Generator) -> Any:
+def _draw(dimension: Dimension, rng: numpy.random.Generator, *, from_prior: bool) -> Any:
+    if dimension.prior and from_prior:
+        return dimension.quantile(rng.random())
     if dimension.kind == "choice":
         return dimension.values[int(rng.integers(len(dimension.values)))]
     low, high = dimension.values

@@ -6,6 +6,7 @@ start of Tune to its end, without the start of Ray and the real steps before the
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -57,6 +58,7 @@ class Forecast:
     low_s: float | None = None  # ... and an interval of 80 %
     high_s: float | None = None
     num_epochs: float = 0.0  # of all trials
+    cut_share: float = 0.0  # of the simulated searches that the budget ends, in 0..1
     disk_bytes: int | None = None  # of the run folder at the end
     disk_peak_bytes: int | None = None  # ... at most
     peak_bytes: int | None = None  # memory of a worker, the largest that was measured
@@ -126,7 +128,7 @@ def forecast(study: Study, slots: Slots, measured: Measured) -> Forecast:
     search = _search_to_come(study, slots, measured, model)
     outcomes = play(search, pace, survival)
     done = sum(trial.num_epochs for trial in measured.trials)
-    result = replace(result, num_epochs=done + outcomes.mean_epochs)
+    result = replace(result, num_epochs=done + outcomes.mean_epochs, cut_share=outcomes.cut_share)
     if model:
         result = _with_times(result, outcomes, model, search, study)
     return _with_disk(result, study, measured)
@@ -211,7 +213,17 @@ def _search_to_come(
         launch_s=launch_s,
         is_started=any(trial.num_epochs for trial in measured.trials),
         time_spread=model.spread if model else 0.0,
+        **_budget_left(study, measured),
     )
+
+
+def _budget_left(study: Study, measured: Measured) -> dict[str, float]:
+    """Return the seconds and epochs that the budget leaves; infinite without a limit."""
+    budget = study.search.budget
+    left_s = 3600 * budget.hours - measured.elapsed_s if budget.hours else math.inf
+    done = sum(trial.num_epochs for trial in measured.trials)
+    left_epochs = budget.epochs - done if budget.epochs else math.inf
+    return {"max_seconds": max(0.0, left_s), "max_epochs": max(0.0, left_epochs)}
 
 
 def _spent_s(trial: ObservedTrial, measured: Measured) -> float:

@@ -8,6 +8,7 @@ from segtune.checks.disk_need import search_bytes
 from segtune.checks.forecast import Forecast
 from segtune.checks.forecast_record import read_forecast
 from segtune.checks.observed_trials import ObservedTrial, TrialObserver
+from segtune.checks.search_limits import read_end
 from segtune.runs.rundir import SearchDir
 from segtune.runs.timeline import read_sessions
 from segtune.tuning.study import Study
@@ -31,13 +32,15 @@ class Compared:
 def compare_with_outcome(study: Study, run: SearchDir) -> list[Compared]:
     """Return the first forecast of a search beside its outcome.
 
-    Empty if the search has not ended, has no forecast, or was extended after its last session.
+    Empty if the search has neither ended nor used up its budget, has no forecast, or was extended
+    after its last session.
     """
     record = read_forecast(run)
     trials = TrialObserver(run).read()
     num_ended = sum(trial.has_ended for trial in trials)
     sessions = read_sessions(run)
-    if record is None or num_ended < study.num_trials or not sessions:
+    is_over = num_ended >= study.num_trials or read_end(run) is not None
+    if record is None or not is_over or not sessions:
         return []
     expected = record.first
     if expected.num_trials != study.num_trials:

@@ -43,9 +43,11 @@ class Cut:
 
     def __str__(self) -> str:
         others = f", and {self.num_healthy} others" if self.num_healthy else ""
+        prior = self.before.prior if not self.after.prior else None
         return (
             f"{self.after.name}: {self.after} in place of {self.before} "
-            f"(cuts off {self.num_unhealthy} trials with this end{others})"
+            f"(cuts off {self.num_unhealthy} trials with this end{others}"
+            f"{f', and the {prior}' if prior else ''})"
         )
 
 
@@ -114,16 +116,16 @@ def _narrowed(dimension: Dimension, points: Params) -> Iterator[Dimension]:
         if len(dimension.values) > 1:
             for choice in dimension.values:
                 rest = tuple(value for value in dimension.values if value is not choice)
-                yield replace(dimension, values=rest)
+                yield dimension.with_values(rest)
         return
     values = sorted({params[dimension.name] for params in points if _is_drawn(dimension, params)})
     for left, right in pairwise(values):
         low_end, high_end = ends_between(dimension, left, right)
         low, high = dimension.values
         if low < low_end:
-            yield replace(dimension, values=(low, low_end))
+            yield dimension.with_values((low, low_end))
         if high_end < high:
-            yield replace(dimension, values=(high_end, high))
+            yield dimension.with_values((high_end, high))
 
 
 def ends_between(dimension: Dimension, left: Any, right: Any) -> tuple[Any, Any]:
@@ -142,7 +144,7 @@ def _below(dimension: Dimension, value: Any) -> Dimension | None:
     """Return the part of a dimension below a drawn value; None if there is nothing."""
     if dimension.kind == "choice":
         rest = tuple(v for v in dimension.values if v is not None and v < value)
-        return replace(dimension, values=rest) if rest else None
+        return dimension.with_values(rest) if rest else None
     low, _ = dimension.values
     end, _ = ends_between(dimension, low, value)
-    return replace(dimension, values=(low, end)) if low < end < value else None
+    return dimension.with_values((low, end)) if low < end < value else None

@@ -101,15 +101,13 @@ def _interpolated(dimension: Dimension, start: float, end: float) -> list[Any]:
 def narrowed(dimension: Dimension, healthy: Any, end: Any) -> Dimension:
     """Return a dimension without the values between `healthy` and the failed `end`."""
     if dimension.kind == "choice":
-        return replace(
-            dimension,
-            values=tuple(v for v in dimension.values if not _is_beyond(v, healthy, end)),
-        )
+        kept = tuple(v for v in dimension.values if not _is_beyond(v, healthy, end))
+        return dimension.with_values(kept)
     low, high = dimension.values
     values = (low, healthy) if healthy < end else (healthy, high)
     if values[0] == values[1]:
-        return replace(dimension, kind="choice", values=(healthy,))
-    return replace(dimension, values=values)
+        return replace(dimension, kind="choice", values=(healthy,), prior=None)
+    return dimension.with_values(values)
 
 
 def _is_beyond(value: Any, healthy: Any, end: Any) -> bool:
@@ -121,7 +119,7 @@ def _is_beyond(value: Any, healthy: Any, end: Any) -> bool:
 
 def without(dimension: Dimension, value: Any) -> Dimension:
     """Return a choice without one of its values."""
-    return replace(dimension, values=tuple(v for v in dimension.values if v != value))
+    return dimension.with_values(tuple(v for v in dimension.values if v != value))
 
 
 def space_line(dimension: Dimension) -> str:

@@ -15,8 +15,8 @@ from __future__ import annotations
 import random
 from typing import NamedTuple
 
-from segtune.tuning.search_config import MedianConfig
 from segtune.tuning.chosen_rule import stopping_rule
+from segtune.tuning.search_config import MedianConfig
 from segtune.tuning.stopping import HyperbandBrackets, PausingRule, StoppingRule
 from segtune.tuning.study import Study
 

@@ -38,8 +38,8 @@ from segtune.runs.results import (
 from segtune.runs.rundir import SearchDir
 from segtune.runs.timeline import recorded
 from segtune.runs.verdict import Verdict
-from segtune.tuning.samplers import sampler_warmed_up
 from segtune.tuning.chosen_rule import stopping_rule
+from segtune.tuning.samplers import sampler_warmed_up
 from segtune.tuning.stopping import PausingRule, StoppingRule, stopped_state
 from segtune.tuning.study import Study
 
@@ -57,12 +57,15 @@ def run_search(
     The caller holds `run.locked()`. `on_placement` is called with the placement and the URL of the
     Ray dashboard before the first trial, then `before_trials` with the placement; the search ends
     with the error that this raises. Ctrl-C, SIGTERM and the stop request of `segtune stop` end
-    the search gracefully: running trials can be resumed. Raise KeyboardInterrupt at a second
-    Ctrl-C, and RunError if the disk of the run folder is full: the trials can then be resumed, too.
+    the search gracefully: running trials can be resumed. So does a budget that is used up, but then
+    the search was not stopped, and RUN/end.json says why it has ended. Raise KeyboardInterrupt at a
+    second Ctrl-C, and RunError if the disk of the run folder is full: the trials can then be
+    resumed, too.
     """
     with sampler_warmed_up(study.search, study.space), ray_connection(address) as dashboard:
         warn_if_incomplete()
         run.stop_request.unlink(missing_ok=True)
+        run.end.unlink(missing_ok=True)
         placement = place_trials(study.search, live_nodes())
         if on_placement:
             on_placement(placement, dashboard)
@@ -88,7 +91,7 @@ def run_search(
             write_front(study, run, front_of(study, trials))
         if searcher.disk_problem:
             raise RunError(f"the search has stopped: {searcher.disk_problem}")
-        return supervisor.stopping
+        return supervisor.stopping and not supervisor.at_limit
 
 
 def _keeps_processes(placement: Placement) -> bool:

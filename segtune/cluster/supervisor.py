@@ -1,8 +1,8 @@
 """Looks after a search while Tune runs it.
 
 Releases the workers of stopped trials, detects trials that hang, keeps best.yaml and the
-checkpoints current, and ends the search when it is asked to, or when trial after trial ends for one
-cause. Decides about no trial's score: the stopping rule does.
+checkpoints current, and ends the search when it is asked to, when its budget is used up, or when
+trial after trial ends for one cause. Decides about no trial's score: the stopping rule does.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from segtune.checks.breaker import Breaker
 from segtune.checks.forecast import Slots
 from segtune.checks.forecast_record import Forecaster
 from segtune.checks.pause import explain
+from segtune.checks.search_limits import SearchLimits, write_end
 from segtune.cluster.messages import DrawnTrial
 from segtune.cluster.placement import Placement
 from segtune.cluster.ray_internals import kill_trial, release_orphans
@@ -115,6 +116,8 @@ class Supervisor(tune.Callback):
         self.run = run
         self.searcher = searcher
         self.stopping = False
+        self.limits = SearchLimits(study, run)
+        self.at_limit = False  # whether a limit has ended the search, and not the user
         self.hang_detector = HangDetector()
         trials = read_trials(run)
         self._best = best_trial(trials)
@@ -158,6 +161,7 @@ class Supervisor(tune.Callback):
             self._forecaster.update_if_due()
         if self.run.stop_request.exists() or self.searcher.disk_problem:
             self.stop()
+        self._end_at_limit()
 
     def on_trial_complete(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
@@ -181,6 +185,13 @@ class Supervisor(tune.Callback):
         if reason:
             for line in explain(self.study, self.run, read_trials(self.run), reason):
                 log.warning("%s", line)
+            self.stop()
+
+    def _end_at_limit(self) -> None:
+        """End the search if its budget is used up; nothing if it ends already."""
+        if not self.stopping and (end := self.limits.reached()):
+            write_end(self.run, end)
+            self.at_limit = True
             self.stop()
 
     def _judge_again(self) -> None:

@@ -38,8 +38,14 @@ def forecast_lines(forecast: Forecast, free: int, now: float | None = None) -> I
         )
     yield (
         f"saved:      about {forecast.num_epochs:.0f} of {total} epochs are trained; "
-        f"trials that end early save {percent(forecast.saved_share)}"
+        f"trials that end early{' and the budget' if forecast.cut_share else ''} save "
+        f"{percent(forecast.saved_share)}"
     )
+    if forecast.cut_share:
+        yield (
+            "budget:     it ends the search before its last trial in "
+            f"{percent(forecast.cut_share)} of the simulated searches"
+        )
     if (total_s := forecast.total_s) is not None:
         begin = time.time() if now is None else now
         yield (

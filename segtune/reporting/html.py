@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segtune.checks.forecast_outcome import compare_with_outcome
+from segtune.checks.search_limits import read_end
 from segtune.errors import RunError
 from segtune.reporting.forecast_lines import outcome_caption, outcome_table
 from segtune.reporting.format import (
@@ -187,7 +188,7 @@ def _part(study: Study, run: SearchDir, *, title: str = "", note: str = "") -> P
     front = pareto_front(trials, objectives) if study.search.has_front else []
     return Part(
         title=title,
-        notes=[words for words in (note, baseline_note(study, trials)) if words],
+        notes=[words for words in (note, *_ends(run), baseline_note(study, trials)) if words],
         num_trials=study.num_trials,
         num_ended=num_ended(trials),
         trials=ranked(trials),
@@ -207,6 +208,12 @@ def _part(study: Study, run: SearchDir, *, title: str = "", note: str = "") -> P
             *_charts(study, run, trials, best, baseline),
         ],
     )
+
+
+def _ends(run: SearchDir) -> Iterator[str]:
+    """Yield why the search has ended before its last trial, if a limit has ended it."""
+    if end := read_end(run):
+        yield f"The search has ended before its last trial: {end.sentence}."
 
 
 def _front_charts(

@@ -10,6 +10,7 @@ from segtune.checks.disk_need import free_bytes
 from segtune.checks.forecast import Measured, Slots, forecast
 from segtune.errors import ClusterError, ConfigError
 from segtune.reporting.forecast_lines import forecast_lines
+from segtune.tuning.search_config import BudgetConfig
 from segtune.tuning.study import Study
 
 
@@ -28,6 +29,8 @@ def search_plan(study: Study) -> str:
         "is the config itself",
         f"rungs:      epochs {rungs}; a validation every {config.schedule.val_every} epoch(s)",
     ]
+    if limits := budget_limits(search.budget):
+        lines.append(f"budget:     {limits}; the search ends when one of its limits is reached")
     if search.has_front:
         lines.append(f"objectives: {', '.join(search.objectives)}; the result is a Pareto front")
     if search.guards.limits:
@@ -51,6 +54,12 @@ def search_plan(study: Study) -> str:
         *(f"  {number}: {point}" for number, point in enumerate(study.points())),
     ]
     return "\n".join(lines)
+
+
+def budget_limits(budget: BudgetConfig) -> str:
+    """Return the limits of a budget in words; empty if there is none."""
+    limits = {"hours": budget.hours, "epochs": budget.epochs}
+    return " and ".join(f"{limit} {name}" for name, limit in limits.items() if limit)
 
 
 def plan_forecast(study: Study, out: Path) -> Iterator[str]:

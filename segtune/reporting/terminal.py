@@ -20,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from segtune.checks.forecast_record import read_forecast
+from segtune.checks.search_limits import limit_words
 from segtune.reporting.forecast_lines import forecast_summary, left_words
 from segtune.reporting.format import (
     baseline_note,
@@ -115,6 +116,8 @@ def print_summary(study: Study, run: SearchDir, console: Console) -> None:
         if reason := reason_of(trial):
             state = f" {trial.state}:" if trial.reason else ""
             print_lines(console, f"trial {trial.id}{state} {reason}")
+    for label, words in limit_words(study, run).items():
+        print_lines(console, labelled(label, words))
     if note := baseline_note(study, trials):
         console.print(note, style="yellow", markup=False, highlight=False, soft_wrap=True)
     if study.search.has_front:

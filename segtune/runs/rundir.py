@@ -253,6 +253,7 @@ class SearchDir:
         self.noise_floor = self.path / "noise_floor.json"
         self.corners = self.path / "corners.json"
         self.forecast = self.path / "forecast.json"
+        self.end = self.path / "end.json"  # if a limit has ended the search before its last trial
 
     @property
     def full(self) -> SearchDir:

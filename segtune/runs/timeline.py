@@ -120,6 +120,22 @@ def read_sessions(run: SearchDir) -> list[Session]:
     return [Session(**json.loads(line)) for line in run.sessions.read_text().splitlines()]
 
 
+def searched_s(run: SearchDir) -> float:
+    """Return how many seconds a search has run, over all its sessions.
+
+    A session that was killed has left no record. Of it, and of a session that is running, the time
+    counts in which any trial started, trained or validated an epoch that it has finished.
+    """
+    spans = [(session.began, session.ended) for session in read_sessions(run)]
+    for trial in run.trial_dirs():
+        spans += _TrialTimes.read(trial).spans()
+    total, end = 0.0, 0.0
+    for began, ended in sorted(spans):
+        total += max(0.0, ended - max(began, end))
+        end = max(end, ended)
+    return total
+
+
 def utilisation(run: SearchDir) -> Utilisation | None:
     """Return how the workers' time was spent; None before the end of the first session."""
     sessions = read_sessions(run)
@@ -215,6 +231,15 @@ class _TrialTimes:
         if self.drawn is None or len(self.starts) > 1 or not self.epochs:
             return None
         return self.epochs[0][0] - self.drawn
+
+    def spans(self) -> list[Span]:
+        """Return from when to when the trial started, trained and validated."""
+        starts = [start for start in self.starts if start is not None]
+        launches: list[Span] = []
+        for start, following in zip(starts, [*starts[1:], math.inf], strict=False):
+            steps = [began for began, _ in self.epochs if start <= began < following]
+            launches += [(start, min(steps))] if steps else []
+        return [*launches, *self.epochs]
 
     def intervals(self, session: Session) -> list[TrialInterval]:
         """Return when the trial ran in a session, with slot 0; empty if it did not run in it."""

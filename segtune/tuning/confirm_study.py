@@ -15,6 +15,7 @@ from typing import Any
 from segtune.errors import RunError
 from segtune.runs.results import TrialReader, TrialResult, ranked, read_trials
 from segtune.runs.rundir import SearchDir, TrialDir
+from segtune.tuning.search_config import NO_LIMITS
 from segtune.tuning.space import Dimension, Space
 from segtune.tuning.study import Study
 from segtune.tuning.study_reader import load_study
@@ -199,6 +200,7 @@ def _fresh_study(
         "sampler": "random",
         "storage": None,
         "noise_floor": 0,
+        **NO_LIMITS,
         # The search has judged its trials by them, and a confirmation compares mIoU only.
         "objectives": ["miou"],
         "guards.class_iou_drop": None,

@@ -10,6 +10,7 @@ from typing import Any
 
 from segtune.runs.results import TrialResult, ranked, read_trials
 from segtune.runs.rundir import SearchDir
+from segtune.tuning.search_config import NO_LIMITS
 from segtune.tuning.study import Study
 
 
@@ -70,6 +71,7 @@ def full_length_study(study: Study, run: SearchDir) -> Study:
         "scheduler": "none",
         "sampler": "random",
         "storage": None,
+        **NO_LIMITS,
     }
     # After --extend, the config's own value of a new setting, with which the earlier trials were
     # trained, may lie outside the space.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import warnings
 from collections.abc import Iterator
@@ -21,6 +22,8 @@ from segtune.tuning.space import Space
 # first one is drawn at random. On ZDT1 with 5 numbers and 100 trials, the median hypervolume of 8
 # seeds was 10.3 with 10, 9.96 with 20 and 9.86 with Optuna's 50, which is that of random search.
 STARTUP_TRIALS = 10
+# Fraction of the first trials that is drawn from the priors of the space, if it has any.
+PRIOR_SHARE = 0.5
 
 
 class SpaceTPE(optuna.samplers.TPESampler):
@@ -56,6 +59,62 @@ class OrderedNSGAII(optuna.samplers.NSGAIISampler):
         return sorted(super().select_parent(study, generation), key=lambda trial: trial.number)
 
 
+class PriorSampler(optuna.samplers.BaseSampler):
+    """Draws each setting from its prior, and a setting without one uniformly."""
+
+    def __init__(self, space: Space, seed: int, population: OrderedNSGAII | None = None) -> None:
+        """`population` is the sampler that counts the trial as one of its generation."""
+        self.dimensions = {dimension.name: dimension for dimension in space.dimensions}
+        self.random = np.random.default_rng(seed)
+        self.population = population
+
+    def infer_relative_search_space(
+        self, study: optuna.Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        """Return no setting: each is drawn by itself."""
+        return {}
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """Draw nothing; number the trial's generation."""
+        if self.population:
+            self.population.get_trial_generation(study, trial)
+        return {}
+
+    def sample_independent(
+        self,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
+    ) -> Any:
+        """Return a value of one setting."""
+        return self.dimensions[param_name].quantile(self.random.random())
+
+
+def is_drawn_from_priors(search: SearchConfig, space: Space, number: int) -> bool:
+    """Whether trial `number` is drawn from the priors of the space instead of by the sampler.
+
+    Of the first n trials these are n/2 up to STARTUP_TRIALS (S), and S/2 * (1 + log(n / S)) after
+    that: trial n is drawn from the priors with a share of S / 2n. So a prior that is wrong costs
+    half of the first trials, 28 % of 50, 17 % of 100 and 3 % of 1,000. The sampler `random` learns
+    nothing that could replace the priors: half of its trials are drawn from them.
+
+    Ours, after PriorBand (Mallik et al. 2023), which mixes uniform draws, draws from the prior and
+    draws near the best trial. Depends on the number only, so a resumed search draws the same.
+    """
+    if number == 0 or not space.has_priors or search.sampler == "grid":
+        return False
+
+    def num_from_priors(num_trials: int) -> float:
+        if search.sampler == "random" or num_trials <= STARTUP_TRIALS:
+            return PRIOR_SHARE * num_trials
+        return PRIOR_SHARE * STARTUP_TRIALS * (1 + math.log(num_trials / STARTUP_TRIALS))
+
+    return math.ceil(num_from_priors(number)) > math.ceil(num_from_priors(number - 1))
+
+
 def make_sampler(search: SearchConfig, space: Space, number: int) -> optuna.samplers.BaseSampler:
     """Return the sampler that draws trial `number`.
 
@@ -63,6 +122,9 @@ def make_sampler(search: SearchConfig, space: Space, number: int) -> optuna.samp
     draws the same trials as one that was never interrupted.
     """
     seed = combined_seed(search.seed, number)
+    if is_drawn_from_priors(search, space, number):
+        population = _nsga2(seed) if search.sampler == "nsga2" else None
+        return PriorSampler(space, seed, population)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         match search.sampler:
@@ -80,11 +142,15 @@ def make_sampler(search: SearchConfig, space: Space, number: int) -> optuna.samp
                     seed=seed, n_startup_trials=STARTUP_TRIALS, warn_independent_sampling=False
                 )
             case "nsga2":
-                return OrderedNSGAII(population_size=STARTUP_TRIALS, seed=seed)
+                return _nsga2(seed)
             case (
                 "random" | "grid"
             ):  # Study.points lists the points of a grid; no sampler draws them
                 return optuna.samplers.RandomSampler(seed=seed)
+
+
+def _nsga2(seed: int) -> OrderedNSGAII:
+    return OrderedNSGAII(population_size=STARTUP_TRIALS, seed=seed)
 
 
 def _tpe(search: SearchConfig, space: Space, seed: int) -> optuna.samplers.TPESampler:

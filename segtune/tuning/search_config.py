@@ -11,6 +11,9 @@ from segtune.config.settings import PathText, Settings
 from segtune.tuning.guards_config import GuardsConfig
 from segtune.tuning.proxy import ProxyConfig
 
+# Changes to the search block of a study whose trials are those of a list, and all of them count.
+NO_LIMITS: dict[str, Any] = {"budget.hours": None, "budget.epochs": None}
+
 Objective = Literal["miou", "latency_ms", "params_m"]
 
 
@@ -174,6 +177,22 @@ class BreakerConfig(Settings):
     )
 
 
+class BudgetConfig(Settings):
+    """What a search may use up, besides its trials. The first limit that is reached ends it."""
+
+    hours: float | None = Field(
+        default=None,
+        gt=0,
+        description="Hours that the search may run, over all its sessions: from the start of the "
+        "first trial to the end of the session, without the time between sessions. null: no limit.",
+    )
+    epochs: int | None = Field(
+        default=None,
+        ge=1,
+        description="Epochs that all trials together may train. null: no limit.",
+    )
+
+
 def _check_objectives(objectives: tuple[Objective, ...]) -> tuple[Objective, ...]:
     """Return the objectives. Raise ValueError if miou is missing or one is repeated."""
     if "miou" not in objectives:
@@ -190,6 +209,12 @@ class SearchConfig(Settings):
         default=16,
         ge=1,
         description="Number of trials in all. Trial 0 is the config itself and counts too.",
+    )
+    budget: BudgetConfig = Field(
+        default_factory=BudgetConfig,
+        description="Limits that end the search before its last trial. Running trials are then "
+        "interrupted, and --resume with a larger budget continues them. Without the training runs "
+        "of noise_floor and those at full length after a search on a proxy.",
     )
     objectives: Annotated[tuple[Objective, ...], AfterValidator(_check_objectives)] = Field(
         default=("miou",),

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from segtune.config.yaml_io import Tree
 from segtune.errors import nearest
+from segtune.tuning.prior import Prior, option_at
 
 if TYPE_CHECKING:
     import optuna
@@ -30,6 +31,7 @@ class Dimension:
     values: tuple[Any, ...]  # the choices, or the two ends of a range
     # Other settings and the values that they must have; otherwise this setting is inactive.
     when: Mapping[str, Any] = field(default_factory=dict)
+    prior: Prior | None = None  # None: no value is believed to be better than another
 
     @property
     def is_fixed(self) -> bool:
@@ -72,6 +74,12 @@ class Dimension:
         low, high = self.values
         return range(low, high + 1)
 
+    def with_values(self, values: tuple[Any, ...]) -> Dimension:
+        """Return the dimension with other choices or ends; without a prior that lies outside."""
+        changed = replace(self, values=values)
+        is_inside = self.prior is not None and changed.contains(self.prior.value)
+        return changed if is_inside else replace(changed, prior=None)
+
     def widened_to(self, value: Any) -> Dimension:
         """Return the dimension with one more value, which lies outside of it."""
         if self.kind == "choice":
@@ -108,6 +116,59 @@ class Dimension:
             return math.log(value / low) / math.log(high / low)
         return (value - low) / (high - low)
 
+    def quantile(self, share: float) -> Any:
+        """Return the value below which `share` (0 to less than 1) of the prior's probability lies.
+
+        Without a prior, every value of a range and every choice is equally likely, for loguniform
+        in the logarithm. If `share` is drawn uniformly, the value is drawn from the prior.
+        """
+        if self.kind == "choice":
+            return self.values[option_at(self._probabilities(), share)]
+        low, high = self.values
+        position = self.prior.on_range(self._middle).quantile(share) if self.prior else share
+        if self.kind == "int":
+            return min(low + int(position * (high - low + 1)), high)
+        if self.kind == "loguniform":
+            return min(max(low * (high / low) ** position, low), high)
+        return min(low + position * (high - low), high)
+
+    def log_prior(self, value: Any) -> float:
+        """Return log(p / u) of a value: p is its density under the prior, u the uniform density.
+
+        For choices and whole numbers, p and u are probabilities. 0 without a prior; -inf if the
+        value lies outside of the dimension.
+        """
+        if self.prior is None:
+            return 0.0
+        if not self.contains(value):
+            return -math.inf
+        if self.kind == "choice":
+            index = self.index_of(value)
+            assert index is not None
+            return math.log(self._probabilities()[index] * len(self.values))
+        density = self.prior.on_range(self._middle)
+        if self.kind != "int":
+            return density.log_density(self.unit_value(value))
+        low, high = self.values
+        count = high - low + 1
+        return math.log(density.mass((value - low) / count, (value - low + 1) / count) * count)
+
+    @property
+    def _middle(self) -> float:
+        """The position of the prior's value in a range, in 0..1: of a whole number, its middle."""
+        assert self.prior
+        low, high = self.values
+        if self.kind == "int":
+            return (self.prior.value - low + 0.5) / (high - low + 1)
+        return self.unit_value(self.prior.value)
+
+    def _probabilities(self) -> list[float]:
+        """Return the probability of each choice under the prior."""
+        index = self.index_of(self.prior.value) if self.prior else None
+        if self.prior is None or index is None:
+            return [1 / len(self.values)] * len(self.values)
+        return self.prior.on_options(index, len(self.values))
+
     def contains(self, value: Any) -> bool:
         """Whether `value` is one of the choices, or lies in the range, ends included."""
         if self.kind == "choice":
@@ -119,7 +180,10 @@ class Dimension:
 
     def dump(self) -> Tree:
         """Return the dimension as it is written in YAML."""
-        return {self.kind: list(self.values)} | ({"when": dict(self.when)} if self.when else {})
+        tree: Tree = {self.kind: list(self.values)}
+        if self.prior:
+            tree |= {"prior": self.prior.value, "confidence": self.prior.confidence}
+        return tree | ({"when": dict(self.when)} if self.when else {})
 
     def __str__(self) -> str:
         return f"{self.kind} {list(self.values)}"
@@ -157,6 +221,23 @@ class Space:
                 own_value = self.base[dimension.name]
                 completed[dimension.name] = point.get(dimension.name, own_value)
         return completed
+
+    @property
+    def has_priors(self) -> bool:
+        """Whether any setting has a prior."""
+        return any(dimension.prior for dimension in self.dimensions)
+
+    def log_prior(self, point: Mapping[str, Any]) -> float:
+        """Return the log density of a point under the priors, relative to the uniform density.
+
+        The sum of log(p_i / u_i) over the settings of the point, see `Dimension.log_prior`; 0
+        without priors, -inf if a value lies outside of a range with a prior. piBO (Hvarfner et al.
+        2022, "piBO: augmenting acquisition functions with user beliefs for Bayesian optimization")
+        multiplies the acquisition at the n-th draw by p^(beta / n): add
+        beta / n * log_prior(point) to the logarithm of the acquisition. The uniform density is a
+        constant factor, which does not move the maximum.
+        """
+        return sum(d.log_prior(point[d.name]) for d in self.dimensions if d.name in point)
 
     def distributions(
         self, point: Mapping[str, Any]

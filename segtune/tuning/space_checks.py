@@ -72,6 +72,12 @@ def space_notes(space: Space, search: SearchConfig) -> Iterator[SpaceProblem]:
         else:
             drawn.append(dimension)
     yield from _known_good_notes(space, search)
+    if search.sampler == "grid" and space.has_priors:
+        yield SpaceProblem(
+            "",
+            "search.sampler grid draws every combination, so the priors have no effect; remove "
+            "them, or choose another sampler",
+        )
     if "seed" in space.names:
         yield SpaceProblem(
             "seed",

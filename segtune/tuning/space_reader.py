@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from segtune.config.allowed import allowed_values
@@ -11,7 +12,11 @@ from segtune.config.schema import ExperimentConfig
 from segtune.config.settings import nearest_setting, section_of
 from segtune.config.yaml_io import Source
 from segtune.errors import ConfigError, nearest
+from segtune.tuning.prior import CONFIDENCES, DEFAULT_CONFIDENCE, Prior
 from segtune.tuning.space import KINDS, Dimension, Space
+
+# What may stand beside the kind of a dimension and its values.
+OPTIONS = ("when", "prior", "confidence")
 
 # Words of other tools, and the words to write instead.
 FOREIGN_WORDS = {
@@ -29,11 +34,14 @@ FOREIGN_WORDS = {
     "quniform": "write int: [low, high], or a choice of the values",
     "log_uniform": "write loguniform: [low, high]",
     "log_uniform_values": "write loguniform: [low, high]",
+    "default": "write prior: VALUE, the value that you believe to be good",
+    "prior_confidence": "write confidence: low, medium or high",
+    "default_confidence": "write confidence: low, medium or high",
 }
 
 
 def read_space(tree: Any, config: ExperimentConfig, source: Source, prefix: str = "") -> Space:
-    """Read a space from {dotted name: {kind: values, when: {name: value}}}.
+    """Read a space from {dotted name: {kind: values, when: …, prior: …, confidence: …}}.
 
     `prefix` is where the space stands in its file, for example `space.`. Raise ConfigError that
     lists every mistake: unknown names, wrong ranges, values that the config refuses.
@@ -81,15 +89,19 @@ class _Reader:
         if problem := self._body_problem(name, body):
             return self._report(name, problem)
         when = body.get("when", {})
-        kind = next(key for key in body if key != "when")
+        kind = next(key for key in body if key not in OPTIONS)
         problems = [
             _values_problem(kind, body[kind]) or _kind_problem(name, kind, body[kind]),
             self._when_problem(name, when),
+            _confidence_problem(body),
         ]
         if any(problems):
             return self._report(name, *problems)
         values = body[kind] if kind in ("choice", "int") else map(float, body[kind])
         dimension = Dimension(name, kind, tuple(values), when)
+        if problem := _prior_problem(dimension, body):
+            return self._report(name, problem)
+        dimension = replace(dimension, prior=_prior(dimension, body))
         problems = [self._value_problem(dimension, value) for value in dimension.values]
         self._report(name, *(problems if any(problems) else [self._inner_problem(dimension)]))
         return dimension
@@ -118,12 +130,16 @@ class _Reader:
                 f"expected one of {', '.join(KINDS)} with its values, got {body!r}; "
                 f"for example {name}: {example}"
             )
-        kinds = [key for key in body if key != "when"]
+        kinds = [key for key in body if key not in OPTIONS]
         if len(kinds) == 1 and kinds[0] in KINDS:
             return ""
+        if not kinds and "prior" in body:
+            prior = body["prior"]
+            return f"a prior needs a range that it lies in; add one, {_example_around(prior)}"
         unknown = next((str(kind) for kind in kinds if kind not in KINDS), "")
         foreign = FOREIGN_WORDS.get(unknown)
-        hint = f"; {foreign}" if foreign else nearest(unknown, KINDS) if unknown else ""
+        words = (*KINDS, *OPTIONS)
+        hint = f"; {foreign}" if foreign else nearest(unknown, words) if unknown else ""
         return f"expected exactly one of {', '.join(KINDS)}, got {kinds}{hint}"
 
     def _name_problem(self, name: str) -> str:
@@ -208,6 +224,59 @@ def _kind_problem(name: str, kind: str, values: Any) -> str:
     if kind != "int" and "whole number" in allowed:
         return f"takes {allowed}, and {kind} draws fractions; write int: {values!r}"
     return ""
+
+
+def _confidence_problem(body: Mapping[str, Any]) -> str:
+    """Return what is wrong with the confidence of a dimension; empty if nothing is."""
+    if "confidence" not in body:
+        return ""
+    allowed = ", ".join(CONFIDENCES)
+    if "prior" not in body:
+        return "confidence: there is no prior; add prior: VALUE, or remove confidence"
+    confidence = body["confidence"]
+    if confidence in CONFIDENCES:
+        return ""
+    return (
+        f"confidence: allowed is one of {allowed}, got {confidence!r}"
+        f"{nearest(str(confidence), CONFIDENCES)}"
+    )
+
+
+def _prior_problem(dimension: Dimension, body: Mapping[str, Any]) -> str:
+    """Return why the prior of a dimension is none of its values; empty if it is."""
+    if "prior" not in body or dimension.contains(body["prior"]):
+        return ""
+    prior = body["prior"]
+    if dimension.kind == "choice":
+        options = [str(value) for value in dimension.values]
+        return (
+            f"prior: {prior!r} is none of the choices {list(dimension.values)}"
+            f"{nearest(str(prior), options)}; take one of them, or add it to the choices"
+        )
+    if not _is_number(dimension.kind, prior):
+        whole = "whole " if dimension.kind == "int" else ""
+        return f"prior: allowed is one {whole}number of {dimension}, got {prior!r}"
+    low, high = dimension.values
+    end = low if prior < low else high
+    return (
+        f"prior: {prior!r} is outside {dimension}; the nearest value is {end!r}: take a value of "
+        "the range, or widen it"
+    )
+
+
+def _prior(dimension: Dimension, body: Mapping[str, Any]) -> Prior | None:
+    if "prior" not in body:
+        return None
+    types = {"choice": lambda value: value, "int": int}
+    value = types.get(dimension.kind, float)(body["prior"])
+    return Prior(value, body.get("confidence", DEFAULT_CONFIDENCE))
+
+
+def _example_around(prior: Any) -> str:
+    """Return an example of a range with this prior."""
+    if _is_number("uniform", prior) and prior > 0:
+        return f"for example loguniform: [{prior / 10:g}, {prior * 10:g}]"
+    return "for example uniform: [low, high] or choice: [first, second]"
 
 
 def _is_whole(value: Any) -> bool:

@@ -15,13 +15,14 @@ import ray
 import torch
 
 from segtune.api import run_study, run_training
+from segtune.checks.observed_trials import TrialObserver
 from segtune.cluster.placement import place_trials
 from segtune.cluster.ray_internals import SWITCH
 from segtune.cluster.ray_session import ray_connection
 from segtune.cluster.run import run_search
 from segtune.config.schema import ExperimentConfig, load_config
 from segtune.config.yaml_io import write_yaml
-from segtune.errors import ClusterError
+from segtune.errors import ClusterError, RunError
 from segtune.runs.atomic import write_atomic
 from segtune.runs.records import EpochRecord, ValidationScores
 from segtune.runs.results import best_trial, read_trials
@@ -290,6 +291,27 @@ def test_stop_request_ends_a_search_that_can_be_resumed(
         other.wait(10)
     assert "interrupted" in {t.state for t in read_trials(run)}
     assert wait_for_free_cluster(timeout_s=10)
+
+
+def test_a_budget_of_epochs_ends_a_search_and_a_larger_one_continues_it(
+    cluster: None, study_file: Path, tmp_path: Path
+) -> None:
+    limits = {"scheduler": "none", "max_concurrent": 1}
+    study = load_study(study_file, search={**limits, "budget.epochs": 2})
+    result = run_study(study, tmp_path, "limited")
+    run = SearchDir(result.run)
+    # The driver looks about once a second, and an epoch may take less.
+    assert result.end is not None
+    assert (result.end.setting, result.interrupted) == ("budget.epochs", False)
+    assert 2 <= result.end.value < 9
+    assert [trial.state for trial in read_trials(run)] != ["completed"] * 3
+    with pytest.raises(RunError, match=r"budget\.epochs 2 is used up.*--budget-epochs"):
+        run_study(study, tmp_path, "limited", resume=True)
+    larger = load_study(study_file, search={**limits, "budget.epochs": 100})
+    result = run_study(larger, tmp_path, "limited", resume=True)
+    assert result.end is None
+    assert [trial.state for trial in read_trials(run)] == ["completed"] * 3
+    assert [trial.num_epochs for trial in TrialObserver(run).read()] == [3, 3, 3]
 
 
 @pytest.fixture

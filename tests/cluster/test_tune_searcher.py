@@ -23,8 +23,8 @@ from segtune.config.yaml_io import write_yaml
 from segtune.runs.records import EpochRecord, ValidationScores
 from segtune.runs.rundir import SearchDir, TrialDir
 from segtune.runs.verdict import Verdict
-from segtune.tuning.search_config import SearchConfig
 from segtune.tuning.chosen_rule import stopping_rule
+from segtune.tuning.search_config import SearchConfig
 from segtune.tuning.stopping import HyperbandBrackets
 from segtune.tuning.study import Study
 from segtune.tuning.study_reader import load_study

@@ -6,7 +6,14 @@ import pytest
 
 from benchmarks.search.clock import VirtualSearch
 from benchmarks.search.methods.method import Decision, End, Job
-from benchmarks.search.methods.registry import METHODS, check_methods, make_method
+from benchmarks.search.methods.priors import ERROR, space_with_priors
+from benchmarks.search.methods.registry import (
+    METHODS,
+    WITH_PRIORS,
+    check_methods,
+    make_method,
+)
+from benchmarks.search.methods.segtune_method import SegtuneMethod
 from benchmarks.search.recorded import RecordedTask
 from segtune.config.schema import ExperimentConfig
 from segtune.errors import SegtuneError
@@ -127,6 +134,26 @@ def test_every_method_spends_its_budget(task: RecordedTask, name: str) -> None:
         method.close()
     assert search.spent == 15
     assert search.trials[0].config.params == task.config_itself().params
+
+
+def test_priors_lie_near_the_best_config_or_near_the_worst(task: RecordedTask) -> None:
+    # The best healthy config of the table has 0.8, the worst 0.
+    for is_good, meant in ((True, 0.8), (False, 0.0)):
+        spaces = [space_with_priors(task, seed, is_good=is_good) for seed in range(20)]
+        guesses = [d.prior.value for space in spaces for d in space.dimensions if d.prior]
+        assert len(set(guesses)) > 5
+        assert all(abs(guess - meant) < 3 * ERROR for guess in guesses)
+        assert space_with_priors(task, 3, is_good=is_good) == spaces[3]
+
+
+@pytest.mark.parametrize("name", WITH_PRIORS)
+def test_a_method_with_a_prior_searches_the_space_with_it(task: RecordedTask, name: str) -> None:
+    method = make_method(name, task, seed=4)
+    assert isinstance(method, SegtuneMethod)
+    study = method.searcher.study
+    method.close()
+    assert study.space == space_with_priors(task, 4, is_good="good" in name)
+    assert study.search.sampler in name.split(",")[0]
 
 
 def test_unknown_method_and_missing_peer_are_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ from segtune.runs.timeline import (
     Utilisation,
     read_sessions,
     recorded,
+    searched_s,
     timeline,
     utilisation,
 )
@@ -227,3 +228,20 @@ def test_the_times_of_the_files_change_nothing(
             os.utime(path, (1010.0 + seconds, 1010.0 + seconds))
         assert timeline(copy) == read_timeline(run)
         assert utilisation(copy) == read_utilisation(run)
+
+
+def test_the_time_of_a_search_is_that_of_its_sessions(two_sessions: SearchDir) -> None:
+    assert searched_s(two_sessions) == 200.0
+
+
+def test_the_time_of_a_killed_session_is_that_of_its_trials(search_run: SearchDir) -> None:
+    write_sessions(search_run, Session(3000.0, 3100.0, 2, 1))
+    # Two trials side by side, from 1000 to 1052 and from 1040 to 1070: 70 s.
+    write_trial(search_run, 0, [1000.0], [(1032.0, 30.0), (1052.0, 50.0)], None)
+    # Its second attempt begins in the recorded session. The epoch that was cut off is not known.
+    write_trial(search_run, 1, [1040.0, 3005.0], [(1070.0, 28.0), (3040.0, 58.0)], 3041.0)
+    assert searched_s(search_run) == 170.0
+
+
+def test_a_search_that_has_not_begun_has_taken_no_time(search_run: SearchDir) -> None:
+    assert searched_s(search_run) == 0.0

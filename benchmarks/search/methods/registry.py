@@ -11,6 +11,7 @@ from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 
 from benchmarks.search.methods.method import REDUCTION, SearchMethod
 from benchmarks.search.methods.peer import PeerMethod, interpreter
+from benchmarks.search.methods.priors import space_with_priors
 from benchmarks.search.methods.segtune_method import SegtuneMethod
 from benchmarks.search.methods.stock import OptunaMethod, RayMethod, halving
 from benchmarks.search.tasks import Task
@@ -42,6 +43,11 @@ def _optuna(
 
 def _segtune(search: dict[str, Any], task: Task, seed: int) -> SearchMethod:
     return SegtuneMethod(task, seed, search)
+
+
+def _segtune_with_prior(sampler: str, is_good: bool, task: Task, seed: int) -> SearchMethod:
+    space = space_with_priors(task, seed, is_good=is_good)
+    return SegtuneMethod(task, seed, {"sampler": sampler}, space)
 
 
 METHODS: dict[str, MakeMethod] = {
@@ -80,6 +86,14 @@ CANDIDATES: dict[str, MakeMethod] = {
 }
 
 
+# Not fair beside the others: they are told where the best config lies, or the worst.
+WITH_PRIORS: dict[str, MakeMethod] = {
+    f"segtune {sampler}, {word} prior": partial(_segtune_with_prior, sampler, word == "good")
+    for sampler in ("gp", "tpe")
+    for word in ("good", "bad")
+}
+
+
 # The library and the method of each peer. Every library has an interpreter of its own (peer.py).
 PEERS: dict[str, tuple[str, str]] = {
     "Syne Tune HyperTune": ("syne_tune", "HyperTune"),
@@ -93,7 +107,7 @@ PEERS: dict[str, tuple[str, str]] = {
     "NePS PriorBand async_hb": ("neps", "PriorBand async_hb"),
 }
 
-HERE = {**METHODS, **CANDIDATES}  # run in this interpreter
+HERE = {**METHODS, **CANDIDATES, **WITH_PRIORS}  # run in this interpreter
 
 
 def check_methods(names: Iterable[str]) -> None:

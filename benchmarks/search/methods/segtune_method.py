@@ -6,6 +6,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,8 +21,9 @@ from segtune.runs.atomic import write_atomic
 from segtune.runs.records import EpochRecord, ValidationScores
 from segtune.runs.rundir import SearchDir
 from segtune.runs.verdict import Verdict
-from segtune.tuning.search_config import SearchConfig
 from segtune.tuning.chosen_rule import stopping_rule
+from segtune.tuning.search_config import SearchConfig
+from segtune.tuning.space import Space
 from segtune.tuning.study import Study
 
 # More trials than any search starts: the budget of epochs ends a search.
@@ -31,9 +33,14 @@ MAX_TRIALS = 1_000_000
 class SegtuneMethod:
     """A search of segtune without Ray and without training."""
 
-    def __init__(self, task: Task, seed: int, changes: Mapping[str, Any]) -> None:
-        """`changes` are settings of the search block; `asha` adds to those of its scheduler."""
-        base = task.study
+    def __init__(
+        self, task: Task, seed: int, changes: Mapping[str, Any], space: Space | None = None
+    ) -> None:
+        """`changes` are settings of the search block; `space` replaces that of the task.
+
+        Of the changes, `asha` adds to the settings of the scheduler.
+        """
+        base = task.study if space is None else replace(task.study, space=space)
         schedule = {"schedule.epochs": task.epochs, "schedule.val_every": 1}
         of_search = dict(changes)
         asha = {"grace_epochs": task.grace, "reduction": REDUCTION, **of_search.pop("asha", {})}
