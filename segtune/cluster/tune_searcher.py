@@ -280,7 +280,9 @@ class StudySearcher(Searcher):
         number = self.num_started
         self.num_started += 1
         drawn_from = self.history or self.study_log
-        params = drawn_from.ask(number, make_sampler(self.study.search, self.study.space, number))
+        search, space = self.study.search, self.study.space
+        sampler = make_sampler(search, space, number, self.study.curve_epochs())
+        params = drawn_from.ask(number, sampler)
         for attempt in range(REDRAWS):
             if self._is_possible(params):
                 break

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,6 +14,7 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial
 
+from segtune.tuning.curves.sampler import CurveSampler
 from segtune.tuning.search_config import SearchConfig
 from segtune.tuning.space import Space
 
@@ -115,8 +116,10 @@ def is_drawn_from_priors(search: SearchConfig, space: Space, number: int) -> boo
     return math.ceil(num_from_priors(number)) > math.ceil(num_from_priors(number - 1))
 
 
-def make_sampler(search: SearchConfig, space: Space, number: int) -> optuna.samplers.BaseSampler:
-    """Return the sampler that draws trial `number`.
+def make_sampler(
+    search: SearchConfig, space: Space, number: int, epochs: Sequence[int] = ()
+) -> optuna.samplers.BaseSampler:
+    """Return the sampler that draws trial `number`; `epochs` are those at which curves are read.
 
     Its seed depends only on the study's seed and the trial's number. Therefore a resumed search
     draws the same trials as one that was never interrupted.
@@ -128,6 +131,8 @@ def make_sampler(search: SearchConfig, space: Space, number: int) -> optuna.samp
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         match search.sampler:
+            case "curves":
+                return CurveSampler(space, epochs, seed, STARTUP_TRIALS)
             case "tpe":
                 return _tpe(search, space, seed)
             case "cmaes":

@@ -112,6 +112,14 @@ class Study:
             return 0
         return scheduler.asha.max_paused * len(self.rungs())
 
+    def curve_epochs(self) -> list[int]:
+        """Return the epochs at which learning curves are compared: the rungs and the full length.
+
+        Without rungs: a ninth, a third and all of the full length.
+        """
+        epochs = self.epochs
+        return [*(self.rungs() or sorted({e for e in (epochs // 9, epochs // 3) if e})), epochs]
+
     def dump(self) -> Tree:
         """Return the study as it is written in YAML, with the config and the space inline."""
         return {

@@ -47,6 +47,7 @@ class BoundedHistory:
         self.pauses = pauses
         self.ended: dict[int, KnownTrial] = {}  # trials of earlier runs have negative numbers
         self.running: dict[int, dict[str, Any]] = {}
+        self.reported: dict[int, dict[int, float]] = {}  # mIoUs of running trials by epoch
         self.block_start = 0  # number of the first trial of the current block
         self.study_log = self._rebuilt()
 
@@ -71,8 +72,9 @@ class BoundedHistory:
 
     def resume(self, number: int, params: dict[str, Any]) -> None:
         """Begin a paused trial again."""
-        self.ended.pop(number, None)
+        paused = self.ended.pop(number, None)
         self.running[number] = params
+        self.reported[number] = dict(paused.mious) if paused else {}
         self.study_log = self._rebuilt()
 
     def withdraw(self, number: int) -> None:
@@ -82,6 +84,7 @@ class BoundedHistory:
 
     def report(self, number: int, epoch: int, miou: float) -> None:
         """Record the mIoU at an epoch, in 0..1."""
+        self.reported.setdefault(number, {})[epoch] = miou
         self.study_log.report(number, epoch, miou)
 
     def tell(
@@ -96,6 +99,7 @@ class BoundedHistory:
         if verdict.state == "interrupted":
             return
         params = self.running.pop(number)
+        self.reported.pop(number, None)
         if verdict.state in TELLING_STATES:
             self.ended[number] = KnownTrial.of(params, verdict.state, mious, measured)
 
@@ -149,6 +153,8 @@ class BoundedHistory:
         study_log = OptunaStudyLog(study, self.space, self.objectives)
         for number, params in sorted(self.running.items()):
             study_log.begin(number, params)
+            for epoch, miou in self.reported.get(number, {}).items():
+                study_log.report(number, epoch, miou)
         return study_log
 
     def _as_shown(self, trials: Mapping[int, KnownTrial]) -> list[KnownTrial]:
@@ -202,7 +208,7 @@ def history_for(search: SearchConfig, space: Space) -> BoundedHistory | None:
     random and grid learn nothing.
     """
     match search.sampler:
-        case "tpe":
+        case "tpe" | "curves":
             return BoundedHistory(space, search.objectives, pauses=search.pauses)
         case "gp":
             return ExtrapolatedHistory(space, search.objectives, pauses=search.pauses)

@@ -50,6 +50,12 @@ def _segtune_with_prior(sampler: str, is_good: bool, task: Task, seed: int) -> S
     return SegtuneMethod(task, seed, {"sampler": sampler}, space)
 
 
+# Settings of asha under which trials are paused, by the words for them.
+PAUSING = {
+    "pausing": {"pause": True, "order": "expected"},
+    "pausing by score": {"pause": True, "order": "score"},
+}
+
 METHODS: dict[str, MakeMethod] = {
     "random": partial(_optuna, RandomSampler, _no_pruner),
     "random + ASHA": partial(_optuna, RandomSampler, halving),
@@ -66,23 +72,14 @@ METHODS: dict[str, MakeMethod] = {
     "Optuna GP + SuccessiveHalving, sick as failed": partial(
         _optuna, GPSampler, halving, sick_fail=True
     ),
+    "segtune curves": partial(_segtune, {"sampler": "curves"}),
     "segtune gp": partial(_segtune, {"sampler": "gp"}),
     "segtune tpe": partial(_segtune, {"sampler": "tpe"}),
-    "segtune gp, pausing": partial(_segtune, {"sampler": "gp", "asha": {"pause": True}}),
-}
-
-
-def _candidate(name: str, task: Task, seed: int) -> SearchMethod:
-    # Needs an extra, so it is not imported with this module.
-    from benchmarks.search.candidates.method import ThawMethod, curves_with_halving
-
-    return ThawMethod(task, seed) if name == "thaw" else curves_with_halving(task, seed)
-
-
-# Not part of segtune.
-CANDIDATES: dict[str, MakeMethod] = {
-    "candidate: model of curves + SuccessiveHalving": partial(_candidate, "curves"),
-    "candidate: model of curves, pausing": partial(_candidate, "thaw"),
+    **{
+        f"segtune {sampler}, {words}": partial(_segtune, {"sampler": sampler, "asha": asha})
+        for sampler in ("curves", "gp", "tpe", "random")
+        for words, asha in PAUSING.items()
+    },
 }
 
 
@@ -107,7 +104,7 @@ PEERS: dict[str, tuple[str, str]] = {
     "NePS PriorBand async_hb": ("neps", "PriorBand async_hb"),
 }
 
-HERE = {**METHODS, **CANDIDATES, **WITH_PRIORS}  # run in this interpreter
+HERE = {**METHODS, **WITH_PRIORS}  # run in this interpreter
 
 
 def check_methods(names: Iterable[str]) -> None:

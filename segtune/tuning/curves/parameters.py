@@ -137,7 +137,7 @@ class _Fit:
                     -p.rate * (by_covariance * covariance * self.gaps).sum(),
                     p.noise * by_covariance.trace(),
                 ],
-                -self.is_at.T @ weights,
+                -(self.is_at.T @ weights),
             ]
         )
         value = residuals @ weights / 2 + np.log(factor.diagonal()).sum()

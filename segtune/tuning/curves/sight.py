@@ -1,4 +1,4 @@
-"""What the model of learning curves sees of a search: its trials, healthy or not, running or not."""
+"""What the model of learning curves sees of a search."""
 
 from __future__ import annotations
 
