@@ -102,6 +102,9 @@ class StudySearcher(Searcher):
         for trial in run.trial_dirs():
             if trial.params.exists():
                 searcher._replay(trial)
+        if searcher.rule:
+            # A crash may have come between a pause and what follows from it.
+            searcher._prune_given_up(searcher.rule)
         # The samplers random and grid learn from no trial.
         if study.baseline_note and study.search.sampler not in ("random", "grid"):
             log.info("%s", study.baseline_note)
@@ -224,9 +227,13 @@ class StudySearcher(Searcher):
         return number
 
     def _pause(self, trial: TrialDir, verdict: Verdict, rule: PausingRule) -> None:
-        """Let a trial wait, and prune the paused trials that the rule gives up now."""
+        """Let a trial wait."""
         rule.pause(int(trial.id))
         self._show_paused(trial, verdict)
+        self._prune_given_up(rule)
+
+    def _prune_given_up(self, rule: PausingRule) -> None:
+        """Prune the paused trials that the rule gives up now."""
         for number in rule.given_up():
             other = self.run.trial(number)
             if waiting := other.read_verdict():

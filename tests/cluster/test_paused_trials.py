@@ -285,6 +285,18 @@ def test_hopeless_paused_trials_are_pruned(make_study: Any, run: SearchDir) -> N
     assert all(t.state != TrialState.RUNNING for t in session.searcher.study_log.study.trials)
 
 
+def test_hopeless_paused_trials_are_pruned_at_a_resume_if_a_crash_came_before(
+    make_study: Any, run: SearchDir
+) -> None:
+    Session(make_study(14), run).play()
+    assert sum(trial.state == "paused" for trial in read_trials(run)) > 5
+    session = Session(make_study(14, max_paused=1), run)
+    waiting = {trial.number for trial in read_trials(run) if trial.state == "paused"}
+    assert session.rule.paused == session.searcher.paused == waiting
+    assert len(waiting) <= 2
+    assert not session.searcher.has_work
+
+
 def test_paused_trials_count_as_pruned_if_the_search_goes_on_without_pauses(
     make_study: Any, run: SearchDir
 ) -> None:
