@@ -117,10 +117,13 @@ class PausingHalving:
     """At each rung a trial waits until it is among the best 1/reduction of those that reached it.
 
     Source: the promotion form of ASHA (Li et al. 2018, algorithm 2). A free slot goes to the best
-    waiting trial of the highest rung at which one may go on, else to a new trial. Once no trial can
-    be drawn any more, the best trial of each rung may go on also if fewer than `reduction` have
-    reached the rung; otherwise no trial but the config itself would be trained to its end. A trial
-    that has ended unhealthy counts as the worst.
+    waiting trial of the highest rung at which one may go on, else to a new trial. A trial that has
+    ended unhealthy counts as the worst.
+
+    Other than in algorithm 2, a rung counts how many of its trials have gone on while new ones are
+    drawn. A sampler that learns draws better trials all the time, and each of them would go on in
+    its turn. Once all trials have begun, the best of a rung go on whatever went on before, and at
+    least one does; otherwise the best of a short search might wait for ever.
     """
 
     def __init__(self, rungs: Sequence[int], reduction: int, max_paused: int) -> None:
@@ -132,6 +135,7 @@ class PausingHalving:
         self.max_paused = max_paused
         self.recorded: dict[int, dict[int, float]] = {rung: {} for rung in rungs}
         self.paused: set[int] = set()
+        self.gone_on: dict[int, set[int]] = {rung: set() for rung in rungs}
 
     @property
     def pause_epochs(self) -> Sequence[int]:
@@ -147,15 +151,23 @@ class PausingHalving:
         if rung is None or number in self.recorded[rung]:
             return True
         self.recorded[rung][number] = _finite_or_worst(score)
-        return number in self._best(rung)
+        for lower, gone_on in self.gone_on.items():
+            if lower < rung and number in self.recorded[lower]:
+                gone_on.add(number)
+        continues = number in self._best(rung)
+        if continues:
+            self.gone_on[rung].add(number)
+        return continues
 
     def pause(self, number: int) -> None:
         """Let a trial wait at the last rung that it has reached."""
         self.paused.add(number)
+        self.gone_on[self._last_rung(number)].discard(number)
 
     def resume(self, number: int) -> None:
         """Take a trial from those that wait."""
         self.paused.discard(number)
+        self.gone_on[self._last_rung(number)].add(number)
 
     def end(self, number: int, *, is_healthy: bool) -> None:
         """Take a trial from those that wait; one that is not healthy leaves its rank to others."""
@@ -166,9 +178,9 @@ class PausingHalving:
 
     def next_paused(self, *, can_draw: bool) -> int | None:
         """Return the best trial that may go on, of the highest rung that has any; None: none."""
-        at_least = 0 if can_draw else 1
         for rung in reversed(self.recorded):
-            best, waiting = self._best(rung, at_least), self._waiting(rung)
+            best = self._best(rung) if can_draw else self._best_of_all(rung)
+            waiting = self._waiting(rung)
             if promotable := [number for number in waiting if number in best]:
                 return promotable[0]
         return None
@@ -188,11 +200,24 @@ class PausingHalving:
         scores = self.recorded[rung]
         return sorted(scores, key=lambda number: (-scores[number], number))
 
-    def _best(self, rung: int, at_least: int = 0) -> list[int]:
+    def _best(self, rung: int) -> list[int]:
         """Return the trials that may go on after a rung; some of them have done so."""
+        gone_on = self.gone_on[rung]
+        others = [number for number in self._scored(rung) if number not in gone_on]
+        num_others = len(self.recorded[rung]) // self.reduction - len(gone_on)
+        return [*gone_on, *others[: max(0, num_others)]]
+
+    def _best_of_all(self, rung: int) -> list[int]:
+        """Return the trials that may go on once all trials have begun: the best by now."""
+        return self._scored(rung)[: max(1, len(self.recorded[rung]) // self.reduction)]
+
+    def _scored(self, rung: int) -> list[int]:
+        """Return the trials that have reached a rung with a score and are healthy, best first."""
         scores = self.recorded[rung]
-        number = max(at_least, len(scores) // self.reduction)
-        return [trial for trial in self._ranked(rung)[:number] if math.isfinite(scores[trial])]
+        return [number for number in self._ranked(rung) if math.isfinite(scores[number])]
+
+    def _last_rung(self, number: int) -> int:
+        return max(rung for rung, scores in self.recorded.items() if number in scores)
 
     def _waiting(self, rung: int) -> list[int]:
         """Return the trials that wait at a rung, best first."""

@@ -54,7 +54,8 @@ def test_the_highest_rung_at_which_a_trial_may_go_on_comes_first() -> None:
     # The best of two may go on at rung 2, and of six, the third at rung 1.
     for expected in (4, 5, None):
         assert rule.next_paused(can_draw=True) == expected
-        rule.resume(expected or 0)
+        if expected is not None:
+            rule.resume(expected)
 
 
 def test_the_best_of_each_rung_goes_on_once_no_trial_can_be_drawn() -> None:

@@ -21,8 +21,7 @@ class ExpectedHalving(PausingHalving):
     """At each rung the trials with the highest expected ends go on, 1/reduction of them.
 
     The expected end of a trial is that of the model of learning curves, which has seen the scores
-    of all trials at the rungs. As it changes with every score, a rung counts how many of its trials
-    have gone on; otherwise more than 1/reduction would do so in turn.
+    of all trials at the rungs.
     """
 
     def __init__(
@@ -34,7 +33,6 @@ class ExpectedHalving(PausingHalving):
         self.epochs = [*rungs, full]
         self.rows: dict[int, np.ndarray] = {}  # settings of the trials
         self.scores: dict[int, dict[int, float]] = {}  # by trial and epoch, healthy trials only
-        self.gone_on: dict[int, set[int]] = {rung: set() for rung in rungs}
         self._fitted: CurveModel | None = None
         self._num_fitted = 0  # scores
         self._ends: dict[int, float] | None = None  # expected, by trial; None: not up to date
@@ -50,24 +48,7 @@ class ExpectedHalving(PausingHalving):
         if reached is not None and reached not in known and math.isfinite(score):
             known[reached] = score
             self._ends = None
-            for rung, gone_on in self.gone_on.items():
-                if rung < reached and number in self.recorded[rung]:
-                    gone_on.add(number)
-        rung = max((r for r in self.recorded if r <= epoch), default=None)
-        continues = super().decide(number, epoch, score)
-        if continues and rung is not None:
-            self.gone_on[rung].add(number)
-        return continues
-
-    def pause(self, number: int) -> None:
-        """Let a trial wait at the last rung that it has reached."""
-        super().pause(number)
-        self.gone_on[self._last_rung(number)].discard(number)
-
-    def resume(self, number: int) -> None:
-        """Take a trial from those that wait."""
-        super().resume(number)
-        self.gone_on[self._last_rung(number)].add(number)
+        return super().decide(number, epoch, score)
 
     def end(self, number: int, *, is_healthy: bool) -> None:
         """Take a trial from those that wait; one that is not healthy says nothing about others."""
@@ -75,9 +56,6 @@ class ExpectedHalving(PausingHalving):
         if not is_healthy:
             self.scores.pop(number, None)
             self._ends = None
-
-    def _last_rung(self, number: int) -> int:
-        return max(rung for rung, scores in self.recorded.items() if number in scores)
 
     def _ranked(self, rung: int) -> list[int]:
         """Return the trials that have reached a rung, the highest expected end first."""
@@ -87,14 +65,6 @@ class ExpectedHalving(PausingHalving):
             for number, score in scores.items()
         }
         return sorted(scores, key=lambda number: (-expected[number], number))
-
-    def _best(self, rung: int, at_least: int = 0) -> list[int]:
-        """Return the trials that may go on after a rung; some of them have done so."""
-        scores, gone_on = self.recorded[rung], self.gone_on[rung]
-        share = max(at_least, len(scores) // self.reduction)
-        ranked = [number for number in self._ranked(rung) if math.isfinite(scores[number])]
-        others = [number for number in ranked if number not in gone_on]
-        return [*gone_on, *others[: max(0, share - len(gone_on))]]
 
     def expected_ends(self) -> dict[int, float]:
         """Return the expected score at full length of each healthy trial with a score."""
