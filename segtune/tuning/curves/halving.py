@@ -10,6 +10,7 @@ import numpy as np
 
 from segtune.tuning.curves.encoding import Encoding
 from segtune.tuning.curves.model import CurveModel, Observed
+from segtune.tuning.curves.worth import RungWorth, rung_worth
 from segtune.tuning.space import Space
 from segtune.tuning.stopping import PausingHalving
 
@@ -36,6 +37,8 @@ class ExpectedHalving(PausingHalving):
         self._fitted: CurveModel | None = None
         self._num_fitted = 0  # scores
         self._ends: dict[int, float] | None = None  # expected, by trial; None: not up to date
+        # By rung: how many trials were beyond it, and what it was worth then.
+        self._worths: dict[int, tuple[int, RungWorth | None]] = {}
 
     def begin(self, number: int, params: Mapping[str, Any]) -> None:
         """Take the values of a trial."""
@@ -57,8 +60,28 @@ class ExpectedHalving(PausingHalving):
             self.scores.pop(number, None)
             self._ends = None
 
+    def worth(self, rung: int) -> RungWorth | None:
+        """Return what the orders at a rung are worth; None if too few trials are beyond it.
+
+        It is computed again when another trial has reached the next rung.
+        """
+        num_beyond = sum(max(scores, default=0) > rung for scores in self.scores.values())
+        known = self._worths.get(rung)
+        if known is None or known[0] != num_beyond:
+            observed, ends = self._observed(), self.expected_ends()
+            worth = rung_worth(self._model(observed), observed, rung, ends) if observed else None
+            known = self._worths[rung] = (num_beyond, worth)
+        return known[1]
+
     def _ranked(self, rung: int) -> list[int]:
-        """Return the trials that have reached a rung, the highest expected end first."""
+        """Return the trials that have reached a rung, best first.
+
+        The best have the highest expected ends, or the highest scores if those have proved to be
+        worth more at this rung.
+        """
+        worth = self.worth(rung)
+        if worth and not worth.is_expected_better:
+            return super()._ranked(rung)
         ends, scores = self.expected_ends(), self.recorded[rung]
         expected = {
             number: ends.get(number, -math.inf) if math.isfinite(score) else score
@@ -69,15 +92,20 @@ class ExpectedHalving(PausingHalving):
     def expected_ends(self) -> dict[int, float]:
         """Return the expected score at full length of each healthy trial with a score."""
         if self._ends is None:
-            known = {n: scores for n, scores in sorted(self.scores.items()) if scores}
-            observed = [Observed(self.rows[n], scores) for n, scores in known.items()]
-            means = self._model(observed).predict_trials().mean.tolist() if observed else []
+            known = self._observed()
+            trials = list(known.values())
+            means = self._model(known).predict_trials().mean.tolist() if trials else []
             self._ends = dict(zip(known, means, strict=True))
         return self._ends
 
-    def _model(self, observed: Sequence[Observed]) -> CurveModel:
-        num_scores = sum(len(trial.scores) for trial in observed)
+    def _observed(self) -> dict[int, Observed]:
+        """Return the healthy trials with a score, by number."""
+        return {n: Observed(self.rows[n], s) for n, s in sorted(self.scores.items()) if s}
+
+    def _model(self, observed: Mapping[int, Observed]) -> CurveModel:
+        trials = list(observed.values())
+        num_scores = sum(len(trial.scores) for trial in trials)
         if self._fitted and num_scores < REFIT_GROWTH * self._num_fitted:
-            return self._fitted.on(observed)
-        self._fitted, self._num_fitted = CurveModel(self.epochs, observed), num_scores
+            return self._fitted.on(trials)
+        self._fitted, self._num_fitted = CurveModel(self.epochs, trials), num_scores
         return self._fitted

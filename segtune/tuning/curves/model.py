@@ -48,10 +48,13 @@ class CurveModel:
         self.parameters: Parameters = fitted(self._scores(trials), times)
         self._take(trials)
 
-    def on(self, trials: Sequence[Observed]) -> CurveModel:
-        """Return a model of other trials with the parameters of this one."""
+    def on(self, trials: Sequence[Observed], believed: Sequence[Observed] = ()) -> CurveModel:
+        """Return a model of other trials with the parameters of this one.
+
+        The scores of `believed` trials are taken as the means over seeds of their settings.
+        """
         other = copy.copy(self)
-        other._take(trials)
+        other._take(trials, believed)
         return other
 
     def predict(self, rows: np.ndarray, level: int = -1) -> Prediction:
@@ -66,18 +69,19 @@ class CurveModel:
         rows = np.array([trial.row for trial in self.trials])
         return self._predict(rows, np.arange(len(rows)), level)
 
-    def _take(self, trials: Sequence[Observed]) -> None:
+    def _take(self, trials: Sequence[Observed], believed: Sequence[Observed] = ()) -> None:
         self.trials = trials
-        self._known = self._scores(trials)
+        self._known = self._scores(trials, believed)
         self._factor = self.parameters.factor(self._known)
         residuals = self._known.values - self.parameters.means[self._known.levels]
         self._weights = cho_solve((self._factor, True), residuals)
 
-    def _scores(self, trials: Sequence[Observed]) -> Scores:
+    def _scores(self, trials: Sequence[Observed], believed: Sequence[Observed] = ()) -> Scores:
         """Return the scores of trials, standardised."""
+        numbered = [*enumerate(trials), *((-1, trial) for trial in believed)]
         scored = [
             (trial.row, self.epochs.index(epoch), number, (score - self.centre) / self.scale)
-            for number, trial in enumerate(trials)
+            for number, trial in numbered
             for epoch, score in trial.scores.items()
         ]
         rows, levels, numbers, values = zip(*scored, strict=True)

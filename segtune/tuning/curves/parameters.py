@@ -41,7 +41,9 @@ class Scores:
 
     rows: np.ndarray  # [N, width]: the trial's settings, see `Encoding`
     levels: np.ndarray  # [N]: index of the epoch, among those at which curves are read
-    trials: np.ndarray  # [N]: number of the trial; a negative one stands for a trial of its own
+    # [N]: number of the trial. A negative one stands for the mean over seeds: such a score has no
+    # noise, and no part of its own.
+    trials: np.ndarray
     values: np.ndarray  # [N]: standardised scores; of no use where scores are predicted
 
 
@@ -68,8 +70,8 @@ class Parameters:
 
     def factor(self, scores: Scores) -> np.ndarray:
         """Return the lower Cholesky factor [N, N] of the covariance of noisy scores."""
-        noise = (self.noise + LEAST_NOISE) * np.eye(len(scores.values))
-        return np.linalg.cholesky(self.covariance(scores, scores) + noise)
+        noise = np.where(scores.trials >= 0, self.noise, 0.0) + LEAST_NOISE
+        return np.linalg.cholesky(self.covariance(scores, scores) + np.diag(noise))
 
 
 def fitted(scores: Scores, times: np.ndarray) -> Parameters:

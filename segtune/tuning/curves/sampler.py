@@ -72,13 +72,9 @@ class CurveSampler(optuna.samplers.BaseSampler):
         return self.independent.sample_independent(study, trial, param_name, param_distribution)
 
     def _best_row(self, sight: Sight) -> np.ndarray:
-        """Return the best point [width] that a few rounds of variation find.
-
-        The improvement is that on the highest expected score of a trial: a score itself has the
-        luck of its seed.
-        """
+        """Return the best point [width] that a few rounds of variation find."""
         model, level = sight.model(), sight.level
-        best = float(model.predict_trials(level).mean[: len(sight.observed)].max())
+        best = sight.highest(model, level)
 
         def value(rows: np.ndarray) -> np.ndarray:
             improvement = log_expected_improvement(model.predict(rows, level), best)

@@ -64,7 +64,8 @@ class Sight:
         """Return the model of the observed trials.
 
         A pending trial is added where the model expects its scores ("kriging believer", Ginsbourger
-        et al. 2010), so that trials that are drawn at the same time differ.
+        et al. 2010), without noise. With noise, its neighbourhood would stay uncertain enough to be
+        drawn again and again while the trial is pending.
         """
         model = CurveModel(self.epochs, self.observed)
         if not len(self.pending):
@@ -74,7 +75,17 @@ class Sight:
             Observed(row, dict(zip(self.epochs, scores, strict=True)))
             for row, scores in zip(self.pending, np.array(levels).T.tolist(), strict=True)
         ]
-        return model.on([*self.observed, *believed])
+        return model.on(self.observed, believed)
+
+    def highest(self, model: CurveModel, level: int) -> float:
+        """Return the highest score that is expected of a trial at a level, pending ones included.
+
+        A score itself has the luck of its seed.
+        """
+        means = [model.predict_trials(level).mean]
+        if len(self.pending):
+            means.append(model.predict(self.pending, level).mean)
+        return float(np.concatenate(means).max())
 
     @property
     def level(self) -> int:
