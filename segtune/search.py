@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from segtune.api import check_study_data, run_study, with_initial_weights
+from segtune.checks.search_limits import SearchEnd
 from segtune.cli import (
     DONE,
     INTERRUPTED,
@@ -216,11 +217,16 @@ def _search(arguments: argparse.Namespace) -> int:
     print_lines(console, *_report_lines(study, run))
     print_forecast(study, run, console)
     if result.end:
-        changes = {result.end.setting.replace(".", "_"): f"{result.end.larger:.10g}"}
-        larger = argparse.Namespace(**{**vars(arguments), **changes})
-        words = f"to go on with a larger budget: {resume_command(larger, name)}"
-        print_lines(console, words)
+        print_lines(console, _how_to_go_on(arguments, name, result.end))
     return DONE if result.best else UNHEALTHY
+
+
+def _how_to_go_on(arguments: argparse.Namespace, name: str, end: SearchEnd) -> str:
+    """Return how a search goes on that a limit has ended, with the command."""
+    changes = {option[2:].replace("-", "_"): value for option, value in end.options.items()}
+    larger = argparse.Namespace(**{**vars(arguments), **changes})
+    words = "to go on with a larger budget" if changes else end.way_out
+    return f"{words}: {resume_command(larger, name)}"
 
 
 def _print_plan(arguments: argparse.Namespace, study: Study) -> None:

@@ -1,4 +1,4 @@
-"""Whether a search has reached a limit that ends it before its last trial: its budget.
+"""Whether a search ends before its last trial: its budget is used up, or nothing is left to gain.
 
 Reads the files of a search run, and writes RUN/end.json. The supervisor ends the search.
 """
@@ -11,12 +11,17 @@ from dataclasses import asdict, dataclass, fields
 
 from segtune.errors import RunError
 from segtune.runs.atomic import write_atomic
-from segtune.runs.rundir import SearchDir
+from segtune.runs.results import miou_by_epoch, read_params, validated_epochs
+from segtune.runs.rundir import SearchDir, TrialDir
 from segtune.runs.timeline import searched_s
+from segtune.runs.verdict import Verdict
+from segtune.tuning.expected_gain import expected_gain, expected_mious
 from segtune.tuning.study import Study
+from segtune.tuning.warm_start import TELLING_STATES, KnownTrial
 
 # Wait at least 20 times as long as the last look at the trials took.
 PAUSE_PER_LOOK = 20
+GAIN = "stop_when.regret"
 
 
 @dataclass(frozen=True)
@@ -33,24 +38,43 @@ class SearchEnd:
     @property
     def sentence(self) -> str:
         """Why the search has ended."""
-        used = {
-            "budget.hours": f"the search has run for {self.value:.3g} hours",
-            "budget.epochs": f"its trials have trained {self.value} epochs",
+        reason = {
+            "budget.hours": f"used up: the search has run for {self.value:.3g} hours",
+            "budget.epochs": f"used up: its trials have trained {self.value} epochs",
+            GAIN: "reached: as many trials again would raise the best mIoU by about "
+            f"{self.value:.2g}, as far as the trials show",
         }[self.setting]
         return (
-            f"search.{self.setting} {self.limit} is used up: {used}; {self.num_ended} of "
+            f"search.{self.setting} {self.limit} is {reason}; {self.num_ended} of "
             f"{self.num_trials} trials have ended"
         )
 
     @property
-    def option(self) -> str:
-        """The option of `segtune search` that changes the limit."""
-        return f"--{self.setting.replace('.', '-')}"
+    def options(self) -> dict[str, str]:
+        """{option of `segtune search`: value} with which the search can go on; empty if none is."""
+        if self.setting == GAIN:
+            return {}
+        larger = 2 * max(self.limit, self.value)
+        return {f"--{self.setting.replace('.', '-')}": f"{larger:.10g}"}
 
     @property
-    def larger(self) -> float:
-        """A limit with which the search can go on, in the unit of the setting."""
-        return 2 * max(self.limit, self.value)
+    def way_out(self) -> str:
+        """How the search can go on."""
+        if not self.options:
+            return f"to go on, lower or remove search.{self.setting} in the study, and resume it"
+        words = " ".join(f"{option} {value}" for option, value in self.options.items())
+        return (
+            f"to go on, resume it with a larger budget, for example --resume {words}, or change "
+            f"search.{self.setting} in the study"
+        )
+
+
+@dataclass(frozen=True)
+class _EndedTrial:
+    """What counts of a trial that has ended."""
+
+    num_epochs: int
+    known: KnownTrial | None  # None if it says nothing about what the search can gain
 
 
 def write_end(run: SearchDir, end: SearchEnd) -> None:
@@ -71,15 +95,17 @@ def read_end(run: SearchDir) -> SearchEnd | None:
 
 
 class SearchLimits:
-    """Looks after the budget of a search while it runs, or before it goes on."""
+    """Looks after the limits of a search while it runs, or before it goes on."""
 
     def __init__(self, study: Study, run: SearchDir) -> None:
         self._study = study
         self._run = run
-        self._budget = study.search.budget
+        budget = study.search.budget
+        self._gain_limit = study.search.stop_when.regret
+        self._has_limits = bool(budget.hours or budget.epochs or self._gain_limit)
         self._began = time.time()
-        self._before_s = searched_s(run) if self._budget.hours else 0.0
-        self._epochs_of_ended: dict[str, int] = {}  # by trial id
+        self._before_s = searched_s(run) if budget.hours else 0.0
+        self._ended: dict[int, _EndedTrial] = {}  # by number
         self._next_look = 0.0  # on the monotonic clock
 
     def reached(self) -> SearchEnd | None:
@@ -88,43 +114,61 @@ class SearchLimits:
         None, too, if it is too soon after the last look at the trials, or if all trials have ended.
         """
         start = time.monotonic()
-        if not (self._budget.hours or self._budget.epochs) or start < self._next_look:
+        if not self._has_limits or start < self._next_look:
             return None
+        num_ended = len(self._ended)
         num_epochs = self._num_epochs()
+        gain = self._gain() if len(self._ended) > num_ended else None
         self._next_look = start + PAUSE_PER_LOOK * (time.monotonic() - start)
-        if len(self._epochs_of_ended) >= self._study.num_trials:
+        if len(self._ended) >= self._study.num_trials:
             return None
         hours = (self._before_s + time.time() - self._began) / 3600
-        return self._end("budget.epochs", num_epochs) or self._end("budget.hours", hours)
+        used = {"budget.epochs": num_epochs, "budget.hours": hours}
+        for setting, value in used.items():
+            limit = self._study.search.get(setting)
+            if limit is not None and value >= limit:
+                return self._end(setting, limit, value)
+        if self._gain_limit and gain is not None and gain < self._gain_limit:
+            return self._end(GAIN, self._gain_limit, gain)
+        return None
 
-    def _end(self, setting: str, value: float) -> SearchEnd | None:
-        limit = self._study.search.get(setting)
-        if limit is None or value < limit:
-            return None
-        num_ended, num_trials = len(self._epochs_of_ended), self._study.num_trials
+    def _end(self, setting: str, limit: float, value: float) -> SearchEnd:
+        num_ended, num_trials = len(self._ended), self._study.num_trials
         return SearchEnd(setting, limit, value, num_ended, num_trials, round(time.time(), 3))
 
     def _num_epochs(self) -> int:
-        """Return how many epochs all trials have trained."""
-        num_running = 0
+        """Return how many epochs all trials have trained. Read each trial that has ended once."""
+        num_epochs = 0
         for trial in self._run.trial_dirs():
-            if trial.id in self._epochs_of_ended:
-                continue
-            verdict, num_epochs = trial.read_verdict(), len(trial.read_epochs())
-            if verdict is not None and verdict.is_final:
-                self._epochs_of_ended[trial.id] = num_epochs
+            number = int(trial.id)
+            if number not in self._ended:
+                verdict, records = trial.read_verdict(), trial.read_epochs()
+                num_epochs += len(records)
+                if verdict is None or not verdict.is_final:
+                    continue
+                self._ended[number] = _EndedTrial(len(records), _known(trial, verdict))
             else:
-                num_running += num_epochs
-        return num_running + sum(self._epochs_of_ended.values())
+                num_epochs += self._ended[number].num_epochs
+        return num_epochs
+
+    def _gain(self) -> float | None:
+        """Return what the search may still gain in mIoU; None if it is not known."""
+        known = {n: ended.known for n, ended in sorted(self._ended.items()) if ended.known}
+        return expected_gain(list(expected_mious(known).values()))
+
+
+def _known(trial: TrialDir, verdict: Verdict) -> KnownTrial | None:
+    """Return a trial that has ended; None if it may not win."""
+    if verdict.state not in TELLING_STATES or trial.read_guards().broken:
+        return None
+    mious = miou_by_epoch(validated_epochs(trial, verdict))
+    return KnownTrial.of(read_params(trial), verdict.state, mious)
 
 
 def refuse_reached_limit(study: Study, run: SearchDir) -> None:
-    """Raise RunError with the way out if a resumed search has no budget left."""
+    """Raise RunError with the way out if a resumed search has reached a limit already."""
     if end := SearchLimits(study, run).reached():
-        raise RunError(
-            f"{run.path}: {end.sentence}; to go on, resume it with a larger budget, for example "
-            f"--resume {end.option} {end.larger:.10g}, or change search.{end.setting} in the study"
-        )
+        raise RunError(f"{run.path}: {end.sentence}; {end.way_out}")
 
 
 def limit_words(study: Study, run: SearchDir) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """Looks after a search while Tune runs it.
 
 Releases the workers of stopped trials, detects trials that hang, keeps best.yaml and the
-checkpoints current, and ends the search when it is asked to, when its budget is used up, or when
+checkpoints current, and ends the search when it is asked to, when it has reached a limit, or when
 trial after trial ends for one cause. Decides about no trial's score: the stopping rule does.
 """
 
@@ -188,7 +188,7 @@ class Supervisor(tune.Callback):
             self.stop()
 
     def _end_at_limit(self) -> None:
-        """End the search if its budget is used up; nothing if it ends already."""
+        """End the search if its budget is used up or nothing is left to gain, unless it ends."""
         if not self.stopping and (end := self.limits.reached()):
             write_end(self.run, end)
             self.at_limit = True

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 # and where they run, but not which points are drawn. The storage is filled from the run folder.
 FREE_ON_RESUME = (
     *("trials", "max_concurrent", "cpus_per_worker", "retries", "storage", "noise_floor"),
-    *("corner_steps", "budget.hours", "budget.epochs"),
+    *("corner_steps", "budget.hours", "budget.epochs", "stop_when.regret"),
     *("breaker.first", "breaker.recent", "breaker.share"),
 )
 

@@ -133,6 +133,11 @@ def _objective_problems(study: Study) -> list[str]:
             "search.sampler: cmaes takes one objective, but search.objectives has "
             f"{len(search.objectives)}; choose gp, tpe or nsga2"
         )
+    if search.stop_when.regret:
+        problems.append(
+            "search.stop_when.regret: looks at mIoU alone, but search.objectives has "
+            f"{len(search.objectives)}; remove it, or set search.budget"
+        )
     if search.proxy:
         problems.append(
             "search.proxy: chooses the trials for the full length by mIoU alone, but "

@@ -6,8 +6,6 @@ history is kept in memory and rebuilt at a resume.
 
 from __future__ import annotations
 
-import functools
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -15,6 +13,7 @@ import optuna
 
 from segtune.runs.pareto import MIOU, as_costs, by_front
 from segtune.runs.verdict import Verdict
+from segtune.tuning.expected_gain import expected_mious
 from segtune.tuning.measured import NOTHING, Measured
 from segtune.tuning.optuna_study import ONLY_MIOU, OptunaStudyLog, new_study, to_frozen_trial
 from segtune.tuning.search_config import SearchConfig
@@ -176,13 +175,7 @@ class ExtrapolatedHistory(BoundedHistory):
     REBUILD_AT_EVERY_DRAW = True  # every full trial changes what the others are shown at
 
     def _as_shown(self, trials: Mapping[int, KnownTrial]) -> list[KnownTrial]:
-        full = [trial.mious for trial in trials.values() if trial.state == "completed"]
-        gain_after = functools.cache(lambda epoch: _median_gain(full, epoch))
-        expected = {
-            number: max(trial.mious.values()) + gain_after(max(trial.mious))
-            for number, trial in trials.items()
-            if trial.mious and trial.state != "unhealthy"
-        }
+        expected = expected_mious(trials)
         worst, worst_costs = min(expected.values(), default=0.0), self._worst_costs(trials)
         return [
             KnownTrial.of(
@@ -219,16 +212,6 @@ def history_for(search: SearchConfig, space: Space) -> BoundedHistory | None:
 def _costs_of_healthy(trial: KnownTrial) -> dict[str, float]:
     """Return the objectives besides mIoU; empty for an unhealthy trial, which is worst in all."""
     return {} if trial.state == "unhealthy" else trial.costs
-
-
-def _median_gain(full: Sequence[Mapping[int, float]], epoch: int) -> float:
-    """Return the median rise of the best mIoU of full trials after `epoch`; 0 without any."""
-    gains = [
-        max(mious.values()) - max(miou for at, miou in mious.items() if at <= epoch)
-        for mious in full
-        if min(mious) <= epoch
-    ]
-    return statistics.median(gains) if gains else 0.0
 
 
 def _best(

@@ -94,6 +94,16 @@ def test_the_end_of_the_range_that_separates_unhealthy_from_healthy_is_cut_off()
     assert all(space.missed_by(t.params) for t in unhealthy)
 
 
+@pytest.mark.parametrize(("prior", "is_kept"), [(1e-3, True), (0.5, False)])
+def test_a_prior_that_is_cut_off_is_named_and_removed(prior: float, is_kept: bool) -> None:
+    space = space_of({"optim.lr": {"loguniform": [1e-5, 1.0], "prior": prior}})
+    unhealthy = [trial(n, "diverged", optim__lr=lr) for n, lr in enumerate([0.1, 0.3, 0.9])]
+    found = narrower_space(space, [*unhealthy, trial(9, optim__lr=1e-2)], "diverged")
+    assert found is not None
+    assert found[0].has_priors == is_kept
+    assert ("and the prior 0.5 (medium))" in str(found[1])) != is_kept
+
+
 def test_a_lower_end_is_cut_off_if_low_values_are_unhealthy() -> None:
     unhealthy = [trial(n, "no-progress", optim__lr=lr) for n, lr in enumerate([1e-5, 2e-5, 3e-5])]
     found = narrower_space(space_of(SPACE), [*unhealthy, trial(3, optim__lr=1e-3)], "no-progress")

@@ -23,7 +23,7 @@ from segtune.reporting.forecast_lines import forecast_lines
 from segtune.reporting.html import page
 from segtune.reporting.plan import search_plan
 from segtune.runs.atomic import write_atomic
-from segtune.runs.records import EpochRecord, ValidationScores
+from segtune.runs.records import EpochRecord, GuardOutcome, ValidationScores
 from segtune.runs.rundir import SearchDir
 from segtune.runs.timeline import Session
 from segtune.runs.verdict import State, Verdict
@@ -45,18 +45,26 @@ def run(tmp_path: Path) -> SearchDir:
 def make_limited(make_study: MakeStudy) -> MakeStudy:
     """Make a study of 4 trials of 9 epochs with a budget."""
 
-    def make(trials: int = 4, proxy: dict[str, Any] | None = None, **budget: Any) -> Study:
+    def make(
+        trials: int = 4,
+        proxy: dict[str, Any] | None = None,
+        regret: float | None = None,
+        **budget: Any,
+    ) -> Study:
         search = {"trials": trials, "proxy": proxy, "budget": budget, "noise_floor": 2}
-        return make_study(SPACE, {"schedule.epochs": 9}, **search)
+        stop_when = {"regret": regret}
+        return make_study(SPACE, {"schedule.epochs": 9}, stop_when=stop_when, **search)
 
     return make
 
 
-def write_trial(run: SearchDir, number: int, state: State | None, num_epochs: int) -> None:
+def write_trial(
+    run: SearchDir, number: int, state: State | None, num_epochs: int, miou: float = 0.2
+) -> None:
     trial = run.trial(number)
     write_atomic(trial.params, json.dumps({"optim.lr": 1e-3}))
     for epoch in range(1, num_epochs + 1):
-        trial.append_epoch(EpochRecord(epoch, validation=ValidationScores(0.2, 0.1)))
+        trial.append_epoch(EpochRecord(epoch, validation=ValidationScores(miou, 0.1)))
     if state:
         trial.write_verdict(Verdict(state=state, epoch=num_epochs))
 
@@ -155,11 +163,12 @@ def test_a_budget_may_change_at_a_resume_and_must_be_positive(
 def test_the_training_runs_of_other_parts_have_no_budget(
     make_limited: MakeStudy, run: SearchDir
 ) -> None:
-    study = make_limited(epochs=8, hours=1, proxy={"epochs": 3})
+    study = make_limited(epochs=8, hours=1, regret=0.1, proxy={"epochs": 3})
     with run.locked():
         prepare_study(run, study)
     for other in (noise_floor_study(study, run), full_length_study(study, run)):
         assert (other.search.budget.hours, other.search.budget.epochs) == (None, None)
+        assert other.search.stop_when.regret is None
 
 
 def test_the_end_is_shown_in_words_and_in_the_report(
@@ -180,6 +189,47 @@ def test_the_end_is_shown_in_words_and_in_the_report(
     assert f"The search has ended before its last trial: {end.sentence}." in page(study, run)
     run.end.write_text("{")
     assert read_end(run) is None
+
+
+def test_a_search_ends_when_nothing_is_left_to_gain(
+    make_limited: MakeStudy, run: SearchDir
+) -> None:
+    # Of 30 trials, the later ones gain 0.01 over the first ten.
+    for number in range(30):
+        write_trial(run, number, "completed", 2, miou=0.3 + 0.01 * (number > 9))
+    assert SearchLimits(make_limited(trials=100), run).reached() is None
+    assert SearchLimits(make_limited(trials=100, regret=0.009), run).reached() is None
+    assert SearchLimits(make_limited(trials=30, regret=0.02), run).reached() is None
+    end = end_of(make_limited(trials=100, regret=0.02), run)
+    assert end.sentence == (
+        "search.stop_when.regret 0.02 is reached: as many trials again would raise the best mIoU "
+        "by about 0.01, as far as the trials show; 30 of 100 trials have ended"
+    )
+    with pytest.raises(RunError, match=r"lower or remove search\.stop_when\.regret in the study"):
+        refuse_reached_limit(make_limited(trials=100, regret=0.02), run)
+    # A stopped trial counts as if it had full length: the others gained nothing after epoch 1.
+    write_trial(run, 30, "pruned", 1, miou=0.4)
+    assert SearchLimits(make_limited(trials=100, regret=0.02), run).reached() is None
+
+
+def test_trials_that_cannot_win_show_nothing_about_the_gain(
+    make_limited: MakeStudy, run: SearchDir
+) -> None:
+    study = make_limited(trials=100, regret=0.02)
+    for number in range(29):
+        write_trial(run, number, "completed", 1)
+    write_trial(run, 29, "unhealthy", 1, miou=0.9)
+    write_trial(run, 30, "completed", 1, miou=0.9)
+    run.trial(30).write_guards(GuardOutcome(broken=("too slow",)))
+    write_trial(run, 31, "failed", 1, miou=0.9)
+    assert SearchLimits(study, run).reached() is None  # 29 trials count
+    write_trial(run, 32, "completed", 1)
+    assert end_of(study, run).value == pytest.approx(0.0)
+
+
+def test_the_gain_in_one_of_several_objectives_ends_no_search(make_study: MakeStudy) -> None:
+    with pytest.raises(ConfigError, match=r"stop_when\.regret: looks at mIoU alone.*set search"):
+        make_study(SPACE, objectives=["miou", "params_m"], stop_when={"regret": 0.01})
 
 
 SPANS = [TrialSpan(0.0, 10.0, 10), TrialSpan(0.0, 20.0, 10), TrialSpan(12.0, 32.0, 20)]
