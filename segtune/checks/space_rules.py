@@ -53,8 +53,8 @@ def trials_beyond_start(study: Study, drawn: DrawnTrials, sizes: DataSizes) -> I
         "warning",
         "random-start",
         "search.trials",
-        f"{search.trials} trials are not more than the {STARTUP_TRIALS} that {search.sampler} "
-        "draws at random first",
+        f"{search.trials} trials are not more than the {STARTUP_TRIALS} that "
+        f"{search.chosen_sampler} draws at random first",
         f"so no trial is drawn from what the others showed: it is a random search (Bergstra et "
         f"al. 2011; {STARTUP_TRIALS} is Optuna's default)",
         f"--trials {2 * STARTUP_TRIALS} or more, or set search.sampler: random",
@@ -81,7 +81,7 @@ def grid_within_trials(study: Study, drawn: DrawnTrials, sizes: DataSizes) -> It
         "a part of a grid tests some values only beside some others, and each range at few values "
         "(Bergstra and Bengio 2012)",
         f"--trials {len(points)}, or a smaller search.grid_points ({search.grid_points} now), or "
-        "set search.sampler: gp",
+        "set search.sampler: auto",
     )
 
 

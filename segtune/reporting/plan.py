@@ -25,8 +25,8 @@ def search_plan(study: Study) -> str:
     lines = _data_lines(study)
     lines += [
         f"model:      {config.model.name} with {config.model.encoder}",
-        f"trials:     {study.num_trials}, drawn by {search.sampler} (seed {search.seed}); trial 0 "
-        "is the config itself",
+        f"trials:     {study.num_trials}, drawn by {search.chosen_sampler} (seed {search.seed}); "
+        "trial 0 is the config itself",
         f"rungs:      epochs {rungs}; a validation every {config.schedule.val_every} epoch(s)",
     ]
     if limits := budget_limits(search.budget):

@@ -24,10 +24,10 @@ def stopping_rule(study: Study) -> StoppingRule:
         return MedianRule(study.grace_epochs, chosen.min_trials)
     if isinstance(chosen, HyperbandConfig):
         return HyperbandBrackets(rungs, chosen.reduction, brackets=len(rungs) + 1)
-    if chosen.pause and chosen.order == "expected":
+    if study.search.pauses and chosen.order == "expected":
         return ExpectedHalving(
             study.space, rungs, study.epochs, chosen.reduction, chosen.max_paused
         )
-    if chosen.pause:
+    if study.search.pauses:
         return PausingHalving(rungs, chosen.reduction, chosen.max_paused)
     return HyperbandBrackets(rungs, chosen.reduction, chosen.brackets)

@@ -130,7 +130,7 @@ def make_sampler(
         return PriorSampler(space, seed, population)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        match search.sampler:
+        match search.chosen_sampler:
             case "curves":
                 return CurveSampler(space, epochs, seed, STARTUP_TRIALS)
             case "tpe":
@@ -186,7 +186,7 @@ def sampler_warmed_up(search: SearchConfig, space: Space) -> Iterator[None]:
     The first draw of the Gaussian process imports torch, which takes seconds. In the middle of a
     search the workers would wait for it. While Ray starts, the processor is idle anyway.
     """
-    if search.sampler != "gp" or search.trials <= STARTUP_TRIALS:
+    if search.chosen_sampler != "gp" or search.trials <= STARTUP_TRIALS:
         yield
         return
     silence_optuna()

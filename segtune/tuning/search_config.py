@@ -19,6 +19,10 @@ NO_LIMITS: dict[str, Any] = {
 }
 
 Objective = Literal["miou", "latency_ms", "params_m"]
+Sampler = Literal["curves", "tpe", "random", "grid", "cmaes", "gp", "nsga2"]
+
+# The sampler curves takes 0.1 s for a draw after 100 trials; it sees no more than 160 of them.
+MOST_FOR_CURVES = 500
 
 
 def _with_home(url: str) -> str:
@@ -53,11 +57,12 @@ class AshaConfig(Settings):
         "before. Every trial belongs to one of them. More than 1 helps if learning curves cross "
         "late.",
     )
-    pause: bool = Field(
-        default=False,
+    pause: bool | None = Field(
+        default=None,
         description="Pause a trial that is not among the best of a rung, instead of stopping it. "
         "It goes on from its checkpoint once it is among the best 1/reduction of a rung that more "
-        "trials have reached. Needs brackets 1, and another sampler than cmaes.",
+        "trials have reached. Needs brackets 1, and another sampler than cmaes. null: wherever "
+        "that is possible.",
     )
     order: Literal["expected", "score"] = Field(
         default="expected",
@@ -248,15 +253,17 @@ class SearchConfig(Settings):
         default_factory=GuardsConfig,
         description="Limits that a trial must keep to be able to win.",
     )
-    sampler: Literal["curves", "tpe", "random", "grid", "cmaes", "gp", "nsga2"] = Field(
-        default="gp",
-        description="How trials are drawn. gp: a Gaussian process, for up to a few hundred "
-        "trials. tpe: a tree-structured Parzen estimator; the time per draw does not grow, so it "
-        "suits thousands of trials. random: at random. grid: all combinations, in random order. "
-        "cmaes: CMA-ES, for two or more numbers, no choices and no conditional settings. nsga2: "
-        "the genetic algorithm NSGA-II; it learns from trials of full length only. All but random "
-        "and grid draw at random until 10 trials have ended. benchmarks/README.md compares gp "
-        "and tpe.",
+    sampler: Literal["auto", Sampler] = Field(
+        default="auto",
+        description="How trials are drawn. auto: curves, but gp if there are several objectives, "
+        f"and tpe with more than {MOST_FOR_CURVES} trials. curves: a Gaussian process over the "
+        "settings and epochs of all trials, which learns from running and paused trials too. gp: "
+        "a Gaussian process over the settings. tpe: a tree-structured Parzen estimator; the time "
+        "per draw does not grow, so it suits thousands of trials. random: at random. grid: all "
+        "combinations, in random order. cmaes: CMA-ES, for two or more numbers, no choices and no "
+        "conditional settings. nsga2: the genetic algorithm NSGA-II; it learns from trials of full "
+        "length only. All but random and grid draw at random until 10 trials have ended, curves "
+        "until 10 have a score. benchmarks/README.md compares curves, gp and tpe.",
     )
     constant_liar: bool = Field(
         default=False,
@@ -371,11 +378,12 @@ class SearchConfig(Settings):
 
     @model_validator(mode="after")
     def _pause_no_trial_of_cmaes(self) -> Self:
-        if self.pauses and self.sampler == "cmaes":
+        asha = None if self.scheduler == "none" else self.scheduler.asha
+        if asha and asha.pause and self.sampler == "cmaes":
             raise ValueError(
                 "sampler cmaes learns only from trials that have ended, and with "
                 "scheduler.asha.pause most trials wait until the end of the search; "
-                "use sampler gp or tpe, or set scheduler: {asha: {pause: false}}"
+                "use sampler curves or tpe, or remove scheduler.asha.pause"
             )
         return self
 
@@ -384,7 +392,17 @@ class SearchConfig(Settings):
         """Whether the scheduler pauses trials, which may go on later."""
         if self.scheduler == "none" or self.scheduler.asha is None:
             return False
-        return self.scheduler.asha.pause
+        asha = self.scheduler.asha
+        return asha.brackets == 1 and self.sampler != "cmaes" if asha.pause is None else asha.pause
+
+    @property
+    def chosen_sampler(self) -> Sampler:
+        """The sampler that draws the trials: `auto` is replaced by its choice."""
+        if self.sampler != "auto":
+            return self.sampler
+        if self.has_front:
+            return "gp"
+        return "curves" if self.trials <= MOST_FOR_CURVES else "tpe"
 
     @property
     def guards_of_trials(self) -> GuardsConfig:

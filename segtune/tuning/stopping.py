@@ -148,7 +148,11 @@ class PausingHalving:
     def decide(self, number: int, epoch: int, score: float) -> bool:
         """Decide as `StoppingRule.decide` describes; a rung decides only once about each trial."""
         rung = max((r for r in self.recorded if r <= epoch), default=None)
-        if rung is None or number in self.recorded[rung]:
+        if rung is None:
+            return True
+        if number in self.recorded[rung]:
+            if epoch > rung:  # told again after a kill, it shows that the trial has gone on
+                self.gone_on[rung].add(number)
             return True
         self.recorded[rung][number] = _finite_or_worst(score)
         for lower, gone_on in self.gone_on.items():

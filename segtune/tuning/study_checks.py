@@ -113,12 +113,12 @@ def _cmaes_problems(study: Study) -> list[str]:
     if unsuitable:
         return [
             "search.sampler: cmaes draws only numbers, but these are choices or conditional: "
-            f"{', '.join(unsuitable)}; choose gp or tpe"
+            f"{', '.join(unsuitable)}; choose auto or tpe"
         ]
     if len(varying) < 2:
         return [
             f"search.sampler: cmaes needs two or more numbers that vary, got {len(varying)}; "
-            "choose gp or tpe"
+            "choose auto or tpe"
         ]
     return []
 
@@ -128,9 +128,9 @@ def _objective_problems(study: Study) -> list[str]:
     if not search.has_front:
         return []
     problems = []
-    if search.sampler == "cmaes":
+    if search.sampler in ("cmaes", "curves"):
         problems.append(
-            "search.sampler: cmaes takes one objective, but search.objectives has "
+            f"search.sampler: {search.sampler} takes one objective, but search.objectives has "
             f"{len(search.objectives)}; choose gp, tpe or nsga2"
         )
     if search.stop_when.regret:

@@ -200,7 +200,7 @@ def history_for(search: SearchConfig, space: Space) -> BoundedHistory | None:
     None for samplers that draw from the record itself: CMA-ES and NSGA-II keep their state there,
     random and grid learn nothing.
     """
-    match search.sampler:
+    match search.chosen_sampler:
         case "tpe" | "curves":
             return BoundedHistory(space, search.objectives, pauses=search.pauses)
         case "gp":

@@ -30,7 +30,7 @@ SPACE = Space(
 
 
 def end_of(row: np.ndarray) -> float:
-    """Return the score at full length: best at 0.7 of the range of the first setting, without balance."""
+    """Return the score at full length: best at 0.7 of the range of lr, and without balance."""
     return float(0.6 - (row[0] - 0.7) ** 2 + 0.1 * (row[2] > row[3]))
 
 
@@ -188,7 +188,8 @@ def test_trials_with_the_highest_expected_ends_go_on() -> None:
     rule = ExpectedHalving(SPACE, [2, 6], 18, reduction=3, max_paused=100)
     rows = played(rule, 30)
     worth = rule.worth(2)
-    assert worth and worth.by_expected > 0.8 > worth.by_score
+    assert worth
+    assert worth.by_expected > 0.8 > worth.by_score
     ends = np.array([end_of(row) for row in rows])
     ranked = rule._ranked(2)
     assert spearmanr(ends[ranked], -np.arange(30))[0] > 0.9
@@ -207,7 +208,8 @@ def test_order_by_score_is_kept_if_the_model_is_worth_less() -> None:
         for epoch in EPOCHS[: 3 if n < 12 else 1]:
             rule.decide(n, epoch, scores[n])
     worth = rule.worth(2)
-    assert worth and worth.by_score > 0.9
+    assert worth
+    assert worth.by_score > 0.9
     if not worth.is_expected_better:
         assert rule._ranked(2) == sorted(range(24), key=lambda n: -scores[n])
     assert spearmanr(scores[rule._ranked(2)], -np.arange(24))[0] > 0.9
