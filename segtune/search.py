@@ -181,8 +181,7 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
 def _search(arguments: argparse.Namespace) -> int:
     if arguments.name is not None:
         check_name(arguments.name)
-    changes = _search_changes(arguments)
-    study = load_study(arguments.space, arguments.config, arguments.set, changes)
+    study = load_study(arguments.space, arguments.config, arguments.set, _search_changes(arguments))
     resume = arguments.resume or arguments.extend
     if not (resume or arguments.no_check):
         _refuse_mistakes(study)
