@@ -43,7 +43,8 @@ class SegtuneMethod:
         base = task.study if space is None else replace(task.study, space=space)
         schedule = {"schedule.epochs": task.epochs, "schedule.val_every": 1}
         of_search = dict(changes)
-        asha = {"grace_epochs": task.grace, "reduction": REDUCTION, **of_search.pop("asha", {})}
+        asha = {"grace_epochs": task.grace, "reduction": REDUCTION, "pause": False}
+        asha |= of_search.pop("asha", {})
         search = {"trials": MAX_TRIALS, "seed": seed, "scheduler": {"asha": asha}, **of_search}
         study = Study(base.config.override(schedule), base.space, SearchConfig.parse(search))
         # In memory: syncing the files to a disk would take most of the time.
