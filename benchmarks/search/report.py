@@ -34,7 +34,7 @@ from benchmarks.search.measures import (
 )
 from benchmarks.timing import Row, show_table
 
-REFERENCE = "segtune auto"
+REFERENCE = "segtune curves, pausing"  # what a search does by default
 SHARES = {"1/8": 0.125, "1/4": 0.25, "1/2": 0.5, "1": 1.0}
 RANKED_SHARES = {"1/4": 0.25, "1/2": 0.5, "1": 1.0}
 CURVE_SHARES = np.linspace(0, 1, 401)
