@@ -194,7 +194,7 @@ def test_the_disk_holds_the_checkpoints_of_the_trials_that_wait(make_study: Make
         measured = Measured(costs=[COSTS])
         return known_need(needed_disk(forecast(study, Slots(1, 1), measured), study, measured))
 
-    stopping, pausing = need(), need(pause=True, max_paused=4)
+    stopping, pausing = need(pause=False), need(pause=True, max_paused=4)
     # Four at each of the rungs 1 and 3, besides the best.
     assert pausing.checkpoints == pytest.approx(9 * stopping.checkpoints, rel=0.01)
     assert pausing.checkpoints_peak > stopping.checkpoints_peak + 7 * stopping.checkpoints

@@ -11,6 +11,7 @@ from segtune.config.schema import ExperimentConfig
 from segtune.config.yaml_io import write_yaml
 from segtune.errors import ConfigError
 from segtune.tuning.chosen_rule import stopping_rule
+from segtune.tuning.curves.halving import ExpectedHalving
 from segtune.tuning.stopping import PausingHalving, PausingRule, SuccessiveHalving
 from segtune.tuning.study import Study
 from segtune.tuning.study_reader import load_study
@@ -205,16 +206,37 @@ def test_setting_of_asha_makes_it_pause(tiny_config: ExperimentConfig, tmp_path:
     assert list(rule.pause_epochs) == [1, 3, 9]
     assert study.max_paused == 9
     assert not isinstance(SuccessiveHalving([1], 2), PausingRule)
-    default = study_with(tmp_path, config)
-    assert not isinstance(stopping_rule(default), PausingRule)
-    assert default.max_paused == 0
+    assert isinstance(stopping_rule(study_with(tmp_path, config)), ExpectedHalving)
+    by_score = {"asha": {**asha, "order": "score"}}
+    assert not isinstance(
+        stopping_rule(study_with(tmp_path, config, scheduler=by_score)), ExpectedHalving
+    )
+
+
+@pytest.mark.parametrize(
+    "search",
+    [
+        {"scheduler": {"asha": {"pause": False}}},
+        {"scheduler": {"asha": {"brackets": 2}}},
+        {"sampler": "cmaes"},
+        {"scheduler": {"median": {}}},
+        {"scheduler": "none"},
+    ],
+)
+def test_no_trial_is_paused_where_that_is_impossible_or_unwanted(
+    tiny_config: ExperimentConfig, tmp_path: Path, search: dict[str, Any]
+) -> None:
+    config = tiny_config.override({"schedule.epochs": 12})
+    study = study_with(tmp_path, config, **search)
+    assert not isinstance(stopping_rule(study), PausingRule)
+    assert study.max_paused == 0
 
 
 @pytest.mark.parametrize(
     ("search", "message"),
     [
         ({"scheduler": {"asha": {"pause": True, "brackets": 2}}}, "set brackets: 1, or pause: fal"),
-        ({"scheduler": {"asha": {"pause": True}}, "sampler": "cmaes"}, "use sampler gp or tpe"),
+        ({"scheduler": {"asha": {"pause": True}}, "sampler": "cmaes"}, "use sampler curves or tpe"),
     ],
 )
 def test_what_does_not_work_with_a_pause_is_refused(
