@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from segtune.tuning.curves.halving import ExpectedHalving
 from segtune.tuning.search_config import HyperbandConfig, MedianConfig
 from segtune.tuning.stopping import (
     HyperbandBrackets,
@@ -25,6 +24,9 @@ def stopping_rule(study: Study) -> StoppingRule:
     if isinstance(chosen, HyperbandConfig):
         return HyperbandBrackets(rungs, chosen.reduction, brackets=len(rungs) + 1)
     if study.search.pauses and chosen.order == "expected":
+        # Imports numpy and scipy, which no command needs for its --help.
+        from segtune.tuning.curves.halving import ExpectedHalving
+
         return ExpectedHalving(
             study.space, rungs, study.epochs, chosen.reduction, chosen.max_paused
         )

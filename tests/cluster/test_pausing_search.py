@@ -42,7 +42,7 @@ def study_file(tiny_config: ExperimentConfig, tmp_path: Path) -> Path:
         "search": {
             "trials": 4,
             "sampler": "random",
-            "scheduler": {"asha": {"grace_epochs": 1, "reduction": 2, "pause": True}},
+            "scheduler": {"asha": {"grace_epochs": 1, "reduction": 2, "order": "score"}},
             "corner_steps": 0,
             "cpus_per_worker": 1.0,
             "max_concurrent": 1,

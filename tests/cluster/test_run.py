@@ -46,7 +46,7 @@ def study_file(tiny_config: ExperimentConfig, tmp_path: Path) -> Path:
         },
         "search": {
             "trials": 3,
-            "scheduler": {"asha": {"grace_epochs": 1, "reduction": 2}},
+            "scheduler": {"asha": {"grace_epochs": 1, "reduction": 2, "pause": False}},
             "corner_steps": 0,  # test_corner_tasks.py has them
             "cpus_per_worker": 1.0,
         },

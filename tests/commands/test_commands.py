@@ -74,7 +74,8 @@ def files(tiny_config: ExperimentConfig, tmp_path: Path) -> Path:
     """A folder with a config, c.yaml, and a study of it, s.yaml."""
     (tmp_path / "c.yaml").write_text(write_yaml(tiny_config.dump()))
     space = {"optim.lr": {"loguniform": [1e-5, 1e-1]}}
-    search = {"trials": 3, "scheduler": {"asha": {"grace_epochs": 1, "reduction": 2}}}
+    asha = {"grace_epochs": 1, "reduction": 2, "pause": False}
+    search = {"trials": 3, "scheduler": {"asha": asha}}
     study = {"config": "c.yaml", "space": space, "search": search}
     (tmp_path / "s.yaml").write_text(write_yaml(study))
     return tmp_path

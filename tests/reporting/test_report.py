@@ -43,7 +43,10 @@ def study(tiny_config: ExperimentConfig, tmp_path: Path) -> Study:
             "optim.lr": {"loguniform": [1e-5, 1e-1]},
             "loss.focal.form": {"choice": ["sigmoid", "softmax"]},
         },
-        "search": {"trials": 4, "scheduler": {"asha": {"grace_epochs": 1, "reduction": 2}}},
+        "search": {
+            "trials": 4,
+            "scheduler": {"asha": {"grace_epochs": 1, "reduction": 2, "pause": False}},
+        },
     }
     (tmp_path / "s.yaml").write_text(write_yaml(tree))
     return load_study(tmp_path / "s.yaml")
