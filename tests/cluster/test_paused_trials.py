@@ -45,7 +45,7 @@ def make_study(tiny_config: ExperimentConfig, tmp_path: Path) -> Any:
     """Return a function that makes a study of so many trials that pauses them."""
 
     def make(trials: int, sampler: str = "random", **asha: Any) -> Study:
-        rules = {"asha": {"grace_epochs": 1, "reduction": 3, "pause": True, **asha}}
+        rules = {"asha": {"grace_epochs": 1, "reduction": 3, "order": "score", **asha}}
         tree = {
             "config": tiny_config.override({"schedule.epochs": EPOCHS}).dump(),
             "space": {

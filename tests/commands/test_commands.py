@@ -130,7 +130,7 @@ def test_dry_run_prints_the_plan_and_starts_nothing(
     plan = capsys.readouterr().out
     for part in (
         "24 training and 7 validation images, 7 classes",
-        "5, drawn by gp",
+        "5, drawn by curves",
         "2 of 3 steps",
         "rungs:      epochs 1",
         "0: {'optim.lr': 0.001}",

@@ -84,7 +84,8 @@ def test_unreadable_yaml_is_one_clear_message(text: str, expected: str) -> None:
         ("scheduler: {asha: 3}", "scheduler.asha: allowed is settings | null; got 3"),
         (
             "sampler: {gp: 1}",
-            "sampler: allowed is auto | curves | tpe | random | grid | cmaes | gp | nsga2; got {'gp': 1}",
+            "sampler: allowed is auto | curves | tpe | random | grid | cmaes | gp | nsga2; "
+            "got {'gp': 1}",
         ),
     ],
 )

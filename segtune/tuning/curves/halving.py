@@ -100,7 +100,10 @@ class ExpectedHalving(PausingHalving):
 
     def _observed(self) -> dict[int, Observed]:
         """Return the healthy trials with a score, by number."""
-        return {n: Observed(self.rows[n], s) for n, s in sorted(self.scores.items()) if s}
+        known = sorted(
+            (n, scores) for n, scores in self.scores.items() if scores and n in self.rows
+        )
+        return {n: Observed(self.rows[n], scores) for n, scores in known}
 
     def _model(self, observed: Mapping[int, Observed]) -> CurveModel:
         trials = list(observed.values())
