@@ -150,14 +150,14 @@ class PausingHalving:
         rung = max((r for r in self.recorded if r <= epoch), default=None)
         if rung is None:
             return True
+        # A trial beyond a rung has gone on there, also if the rule hears of it again after a kill.
+        # The config itself goes on in any case, so it takes no other's place.
+        for lower, gone_on in self.gone_on.items():
+            if number and lower < epoch and number in self.recorded[lower]:
+                gone_on.add(number)
         if number in self.recorded[rung]:
-            if epoch > rung:  # told again after a kill, it shows that the trial has gone on
-                self.gone_on[rung].add(number)
             return True
         self.recorded[rung][number] = _finite_or_worst(score)
-        for lower, gone_on in self.gone_on.items():
-            if lower < rung and number in self.recorded[lower]:
-                gone_on.add(number)
         continues = number in self._best(rung)
         if continues:
             self.gone_on[rung].add(number)
