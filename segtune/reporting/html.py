@@ -25,6 +25,8 @@ from segtune.reporting.format import (
     short_names,
 )
 from segtune.reporting.html_template import html_template
+from segtune.reporting.rung_lines import CAPTION as RUNG_CAPTION
+from segtune.reporting.rung_lines import rung_lines
 from segtune.reporting.what_mattered import importance_chart, mattered_record
 from segtune.runs.atomic import write_atomic
 from segtune.runs.pareto import pareto_front
@@ -89,6 +91,8 @@ class Part:
     next_steps: Mapping[str, str]
     forecast: Sequence[tuple[str, str, str, str]]  # beside the outcome; empty before the end
     forecast_caption: str
+    rungs: Sequence[Sequence[str]]  # rows of the table; empty if no rung can be judged
+    rung_caption: str
     charts: Sequence[Chart]
 
     @property
@@ -203,6 +207,8 @@ def _part(study: Study, run: SearchDir, *, title: str = "", note: str = "") -> P
         next_steps=next_steps(study, run) if best and not run.confirms else {},
         forecast=outcome_table(compare_with_outcome(study, run)),
         forecast_caption=outcome_caption(run),
+        rungs=[rung.cells for rung in rung_lines(study, run)],
+        rung_caption=RUNG_CAPTION,
         charts=[
             *_front_charts(trials, front, objectives),
             *_charts(study, run, trials, best, baseline),

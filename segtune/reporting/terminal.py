@@ -38,6 +38,7 @@ from segtune.reporting.format import (
     retrained_line,
     short_names,
 )
+from segtune.reporting.rung_lines import rung_lines
 from segtune.runs.pareto import pareto_front
 from segtune.runs.results import (
     RUNNING,
@@ -135,6 +136,7 @@ def print_summary(study: Study, run: SearchDir, console: Console) -> None:
     lines += [labelled(label, step) for label, step in next_steps(study, run).items()]
     if used := utilisation(run):
         lines.append(labelled("workers", used.summary))
+    lines += [labelled(rung.label, rung.sentence) for rung in rung_lines(study, run)]
     print_lines(console, *lines)
 
 

@@ -23,7 +23,7 @@ def stopping_rule(study: Study) -> StoppingRule:
         return MedianRule(study.grace_epochs, chosen.min_trials)
     if isinstance(chosen, HyperbandConfig):
         return HyperbandBrackets(rungs, chosen.reduction, brackets=len(rungs) + 1)
-    if study.search.pauses and chosen.order == "expected":
+    if study.search.orders_by_expected_end:
         # Imports numpy and scipy, which no command needs for its --help.
         from segtune.tuning.curves.halving import ExpectedHalving
 

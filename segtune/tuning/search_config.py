@@ -396,6 +396,13 @@ class SearchConfig(Settings):
         return asha.brackets == 1 and self.sampler != "cmaes" if asha.pause is None else asha.pause
 
     @property
+    def orders_by_expected_end(self) -> bool:
+        """Whether the trials with the highest expected ends go on, unless their scores say more."""
+        if not self.pauses or self.scheduler == "none" or self.scheduler.asha is None:
+            return False
+        return self.scheduler.asha.order == "expected"
+
+    @property
     def chosen_sampler(self) -> Sampler:
         """The sampler that draws the trials: `auto` is replaced by its choice."""
         if self.sampler != "auto":

@@ -88,6 +88,22 @@ def test_model_on_other_trials_keeps_its_parameters() -> None:
     assert len(model.predict_trials().mean) == 20
 
 
+def test_scores_after_an_epoch_are_left_out_as_if_they_did_not_exist() -> None:
+    rng = np.random.default_rng(3)
+    trials = [
+        Observed(trial.row, {epoch: rng.uniform() for epoch in trial.scores})
+        for trial in observed(20, [3, 1, 2])
+    ]
+    model = CurveModel(EPOCHS, trials)
+    for index, trial in enumerate(trials):
+        early = Observed(trial.row, {2: trial.scores[2]})
+        without = model.on([*trials[:index], early, *trials[index + 1 :]])
+        expected = without.predict_trials().mean[index]
+        assert model.expected_without_later(index, 2) == pytest.approx(expected, abs=1e-8)
+        changes = abs(expected - model.predict_trials().mean[index]) > 1e-4
+        assert changes == (len(trial.scores) > 1)
+
+
 def searched(sampler: optuna.samplers.BaseSampler | None, number: int) -> optuna.Study:
     """Return a study whose trials report a whole curve; drawn at random if there is no sampler."""
     study = optuna.create_study(sampler=sampler or optuna.samplers.RandomSampler(seed=0))

@@ -69,6 +69,23 @@ class CurveModel:
         rows = np.array([trial.row for trial in self.trials])
         return self._predict(rows, np.arange(len(rows)), level)
 
+    def expected_without_later(self, index: int, epoch: int) -> float:
+        """Return the end that is expected of a known trial if its scores after `epoch` are ignored.
+
+        `index` is that of the trial in `trials`. The scores are left out in closed form, without a
+        new factor: Rasmussen and Williams 2006, equation 5.12, here for several scores at once.
+        """
+        known, row = self._known, self.trials[index].row[None]
+        is_later = (known.trials == index) & (known.levels > self.epochs.index(epoch))
+        later = np.flatnonzero(is_later)
+        units = (np.arange(len(is_later))[:, None] == later).astype(float)
+        columns = cho_solve((self._factor, True), units)  # of the inverse of the covariance
+        # These weights are 0 for the later scores, and for the others as if those did not exist.
+        weights = self._weights - columns @ np.linalg.solve(columns[later], self._weights[later])
+        asked = Scores(row, np.array([len(self.epochs) - 1]), np.array([index]), np.empty(0))
+        mean = self.parameters.covariance(known, asked)[:, 0] @ weights + self.parameters.means[-1]
+        return float(mean * self.scale + self.centre)
+
     def _take(self, trials: Sequence[Observed], believed: Sequence[Observed] = ()) -> None:
         self.trials = trials
         self._known = self._scores(trials, believed)

@@ -37,28 +37,21 @@ def rung_worth(
 ) -> RungWorth | None:
     """Return what a rung is worth; None if fewer than MIN_TRIALS have gone beyond it.
 
-    `ends` are the expected ends of `trials` by number. The expected end of each trial is predicted
-    again without its scores after the rung ("leave one out").
+    `model` knows `trials` in this order; `ends` are their expected ends by number. The expected end
+    of each trial is predicted again without its scores after the rung ("leave one out").
     """
-    beyond = [n for n, trial in trials.items() if rung in trial.scores and max(trial.scores) > rung]
+    beyond = {
+        number: index
+        for index, (number, trial) in enumerate(trials.items())
+        if rung in trial.scores and max(trial.scores) > rung
+    }
     if len(beyond) < MIN_TRIALS:
         return None
     truth = [ends[number] for number in beyond]
     scores = [trials[number].scores[rung] for number in beyond]
-    expected = [_without_later(model, trials, number, rung) for number in beyond]
+    expected = [model.expected_without_later(index, rung) for index in beyond.values()]
     by_score, by_expected = _rank_correlation(scores, truth), _rank_correlation(expected, truth)
     return RungWorth(rung, len(beyond), by_score, by_expected)
-
-
-def _without_later(
-    model: CurveModel, trials: Mapping[int, Observed], number: int, rung: int
-) -> float:
-    """Return the expected end of a trial if nothing is known of it after a rung."""
-    trial = trials[number]
-    early = {epoch: score for epoch, score in trial.scores.items() if epoch <= rung}
-    others = [other for n, other in trials.items() if n != number]
-    alone = model.on([Observed(trial.row, early), *others])
-    return float(alone.predict_trials().mean[0])
 
 
 def _rank_correlation(a: Sequence[float], b: Sequence[float]) -> float:
