@@ -192,7 +192,7 @@ def test_search_that_was_killed_makes_the_same_decisions(
     whole = SearchDir(tmp_path / "whole")
     trained = Session(study, whole).play()
     states = {trial.state for trial in read_trials(whole)}
-    assert states == {"completed", "paused"}
+    assert {"completed", "paused"} <= states <= {"completed", "paused", "pruned"}
     # Some trial goes on after the next one has begun.
     assert any(
         epoch > 1 and (number + 1, 1) in trained[:at] for at, (number, epoch) in enumerate(trained)
