@@ -42,6 +42,10 @@ class Sight:
 
     epochs: Sequence[int]  # at which curves are read; the last one is the full length
     observed: list[Observed]  # healthy trials with a score
+    # Trials that were unhealthy or break a guard, with the lowest scores of the observed ones: the
+    # model then expects little near them. How likely that end is alone would not keep it from
+    # regions that promise much, such as the highest learning rates.
+    sick: list[Observed]
     pending: np.ndarray  # [M, width]: running trials without one
     health: HealthModel
 
@@ -58,7 +62,9 @@ class Sight:
             if scores and trial.is_healthy
         ]
         health = HealthModel(rows[~is_pending], is_healthy[~is_pending])
-        return cls(epochs, observed, rows[is_pending], health)
+        lowest = _lowest(observed)
+        sick = [Observed(row, lowest) for row in rows[~is_pending & (is_healthy == 0)] if lowest]
+        return cls(epochs, observed, sick, rows[is_pending], health)
 
     def model(self) -> CurveModel:
         """Return the model of the observed trials.
@@ -67,7 +73,8 @@ class Sight:
         et al. 2010), without noise. With noise, its neighbourhood would stay uncertain enough to be
         drawn again and again while the trial is pending.
         """
-        model = CurveModel(self.epochs, self.observed)
+        known = [*self.observed, *self.sick]
+        model = CurveModel(self.epochs, known)
         if not len(self.pending):
             return model
         levels = [model.predict(self.pending, level).mean for level in range(len(self.epochs))]
@@ -75,7 +82,7 @@ class Sight:
             Observed(row, dict(zip(self.epochs, scores, strict=True)))
             for row, scores in zip(self.pending, np.array(levels).T.tolist(), strict=True)
         ]
-        return model.on(self.observed, believed)
+        return model.on(known, believed)
 
     def highest(self, model: CurveModel, level: int) -> float:
         """Return the highest score that is expected of a trial at a level, pending ones included.
@@ -92,3 +99,9 @@ class Sight:
         """The index of the highest epoch that ENOUGH_TRIALS have reached; 0 if none has."""
         counts = [sum(epoch in trial.scores for trial in self.observed) for epoch in self.epochs]
         return max((i for i, count in enumerate(counts) if count >= ENOUGH_TRIALS), default=0)
+
+
+def _lowest(trials: Sequence[Observed]) -> dict[int, float]:
+    """Return the lowest score at each epoch that a trial has reached."""
+    epochs = {epoch for trial in trials for epoch in trial.scores}
+    return {e: min(t.scores[e] for t in trials if e in t.scores) for e in sorted(epochs)}
