@@ -30,14 +30,20 @@ class Breaker:
         self._config = config
         self._first: list[str] | None = [] if is_new and config.first else None
         self._recent: deque[str] = deque(maxlen=config.recent or 1)
+        self._paused: set[int] = set()  # numbers of trials that have paused
 
     def ended(self, trial: TrialResult) -> Break | None:
         """Take the result of a trial that has ended; return why the search must pause, or None.
 
-        An interrupted trial does not count: it goes on at a resume.
+        An interrupted trial does not count: it goes on at a resume. A trial that pauses counts as
+        healthy, and counts again only if it ends badly.
         """
-        if trial.state == "interrupted":
+        if trial.state == "interrupted" or (
+            trial.number in self._paused and trial.state not in BAD_ENDS
+        ):
             return None
+        if trial.state == "paused":
+            self._paused.add(trial.number)
         cause = trial.kind if trial.state in BAD_ENDS else ""
         self._recent.append(cause)
         return self._check_first(cause) or self._check_recent()

@@ -19,6 +19,7 @@ from segtune.tuning.curves.encoding import Encoding
 from segtune.tuning.curves.model import CurveModel, Observed
 from segtune.tuning.curves.sight import SeenTrial, Sight
 from segtune.tuning.curves.worth import MIN_TRIALS, RungWorth, rung_worth
+from segtune.tuning.space import Space
 from segtune.tuning.study import Study
 
 # Of more trials, the latest count. The time of a prediction grows with the cube of their number.
@@ -47,16 +48,16 @@ def rung_worths(study: Study, run: SearchDir) -> list[RungWorth]:
 
 def _observed(study: Study, run: SearchDir) -> list[Observed]:
     """Return the latest healthy trials with a score, by number."""
-    trials = [_seen(trial) for trial in run.trial_dirs()]
+    trials = [_seen(trial, study.space) for trial in run.trial_dirs()]
     sight = Sight.of(trials, Encoding(study.space), study.curve_epochs())
     return sight.observed[-MAX_TRIALS:]
 
 
-def _seen(trial: TrialDir) -> SeenTrial:
+def _seen(trial: TrialDir, space: Space) -> SeenTrial:
     verdict = trial.read_verdict()
     state = verdict.state if verdict else RUNNING
     return SeenTrial(
-        params=read_params(trial),
+        params=space.complete(read_params(trial)),
         scores=miou_by_epoch(validated_epochs(trial, verdict)),
         is_running=state == RUNNING,
         is_healthy=state not in BAD_ENDS,

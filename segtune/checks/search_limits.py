@@ -106,6 +106,7 @@ class SearchLimits:
         self._began = time.time()
         self._before_s = searched_s(run) if budget.hours else 0.0
         self._ended: dict[int, _EndedTrial] = {}  # by number
+        self._paused: dict[int, _EndedTrial] = {}  # the same of those that may go on
         self._next_look = 0.0  # on the monotonic clock
 
     def reached(self) -> SearchEnd | None:
@@ -116,9 +117,9 @@ class SearchLimits:
         start = time.monotonic()
         if not self._has_limits or start < self._next_look:
             return None
-        num_ended = len(self._ended)
+        before = (len(self._ended), self._paused)
         num_epochs = self._num_epochs()
-        gain = self._gain() if len(self._ended) > num_ended else None
+        gain = self._gain() if before != (len(self._ended), self._paused) else None
         self._next_look = start + PAUSE_PER_LOOK * (time.monotonic() - start)
         if len(self._ended) >= self._study.num_trials:
             return None
@@ -139,6 +140,7 @@ class SearchLimits:
     def _num_epochs(self) -> int:
         """Return how many epochs all trials have trained. Read each trial that has ended once."""
         num_epochs = 0
+        self._paused = {}
         for trial in self._run.trial_dirs():
             number = int(trial.id)
             if number not in self._ended:
@@ -146,14 +148,16 @@ class SearchLimits:
                 num_epochs += len(records)
                 if verdict is None or not verdict.is_final:
                     continue
-                self._ended[number] = _EndedTrial(len(records), _known(trial, verdict))
+                known = self._paused if verdict.state == "paused" else self._ended
+                known[number] = _EndedTrial(len(records), _known(trial, verdict))
             else:
                 num_epochs += self._ended[number].num_epochs
         return num_epochs
 
     def _gain(self) -> float | None:
         """Return what the search may still gain in mIoU; None if it is not known."""
-        known = {n: ended.known for n, ended in sorted(self._ended.items()) if ended.known}
+        told = sorted({**self._paused, **self._ended}.items())
+        known = {number: trial.known for number, trial in told if trial.known}
         return expected_gain(list(expected_mious(known).values()))
 
 

@@ -333,7 +333,8 @@ class StudySearcher(Searcher):
     def _end(self, trial: TrialDir, verdict: Verdict) -> None:
         """Tell Optuna and the rule how a trial ended."""
         self._tell(trial, verdict)
-        if self.rule and verdict.is_final:
+        # A lost trial without another retry, too: only a resume starts it again, with a new rule.
+        if self.rule and verdict.state != "interrupted":
             self.rule.end(int(trial.id), is_healthy=verdict.state not in BAD_ENDS)
 
     def _tell(self, trial: TrialDir, verdict: Verdict) -> None:

@@ -24,7 +24,8 @@ from segtune.tuning.warm_start import TELLING_STATES, WarmStart
 log = logging.getLogger(__name__)
 
 # Settings of the search block that may change at a resume. They decide how many trials there are
-# and where they run, but not which points are drawn. The storage is filled from the run folder.
+# and where they run, but not which points are drawn; only the sampler auto chooses tpe instead of
+# curves if there are many trials. The storage is filled from the run folder.
 FREE_ON_RESUME = (
     *("trials", "max_concurrent", "cpus_per_worker", "retries", "storage", "noise_floor"),
     *("corner_steps", "budget.hours", "budget.epochs", "stop_when.regret"),

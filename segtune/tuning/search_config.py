@@ -68,7 +68,8 @@ class AshaConfig(Settings):
         default="expected",
         description="With pause, what the best trials of a rung are. expected: those whose "
         "learning curves are expected to end highest, by a Gaussian process over the settings and "
-        "epochs of all trials. score: those with the highest mIoU so far.",
+        "epochs of all trials. score: those with the highest mIoU so far; also with more than "
+        f"{MOST_FOR_CURVES} trials.",
     )
     max_paused: int = Field(
         default=8,
@@ -400,7 +401,7 @@ class SearchConfig(Settings):
         """Whether the trials with the highest expected ends go on, unless their scores say more."""
         if not self.pauses or self.scheduler == "none" or self.scheduler.asha is None:
             return False
-        return self.scheduler.asha.order == "expected"
+        return self.scheduler.asha.order == "expected" and self.trials <= MOST_FOR_CURVES
 
     @property
     def chosen_sampler(self) -> Sampler:

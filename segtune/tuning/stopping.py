@@ -129,12 +129,13 @@ class PausingHalving:
     def __init__(self, rungs: Sequence[int], reduction: int, max_paused: int) -> None:
         """`rungs` are epochs in ascending order; at most `max_paused` trials wait at each.
 
-        Trials that may go on in the next free slot do not count.
+        Trials that may go on in the next free slot, while new ones are drawn, do not count.
         """
         self.reduction = reduction
         self.max_paused = max_paused
         self.recorded: dict[int, dict[int, float]] = {rung: {} for rung in rungs}
         self.paused: set[int] = set()
+        self.ended: set[int] = set()
         self.gone_on: dict[int, set[int]] = {rung: set() for rung in rungs}
 
     @property
@@ -151,7 +152,6 @@ class PausingHalving:
         if rung is None:
             return True
         # A trial beyond a rung has gone on there, also if the rule hears of it again after a kill.
-        # The config itself goes on in any case, so it takes no other's place.
         for lower, gone_on in self.gone_on.items():
             if number and lower < epoch and number in self.recorded[lower]:
                 gone_on.add(number)
@@ -166,19 +166,23 @@ class PausingHalving:
     def pause(self, number: int) -> None:
         """Let a trial wait at the last rung that it has reached."""
         self.paused.add(number)
-        self.gone_on[self._last_rung(number)].discard(number)
+        if rung := self._last_rung(number):
+            self.gone_on[rung].discard(number)
 
     def resume(self, number: int) -> None:
         """Take a trial from those that wait."""
         self.paused.discard(number)
-        self.gone_on[self._last_rung(number)].add(number)
+        if rung := self._last_rung(number):
+            self.gone_on[rung].add(number)
 
     def end(self, number: int, *, is_healthy: bool) -> None:
-        """Take a trial from those that wait; one that is not healthy leaves its rank to others."""
+        """Take a trial from those that wait; one that is not healthy leaves its place to others."""
         self.paused.discard(number)
-        for scores in self.recorded.values():
+        self.ended.add(number)
+        for rung, scores in self.recorded.items():
             if number in scores and not is_healthy:
                 scores[number] = -math.inf
+                self.gone_on[rung].discard(number)
 
     def next_paused(self, *, can_draw: bool) -> int | None:
         """Return the best trial that may go on, of the highest rung that has any; None: none."""
@@ -190,8 +194,11 @@ class PausingHalving:
         return None
 
     def given_up(self) -> list[int]:
-        """Return the worst of the trials that wait at each rung, and those without a score."""
-        given_up: list[int] = []
+        """Return the worst of the trials that wait at each rung, and those without a score.
+
+        Also those that wait before the first rung, because an extended search has other rungs.
+        """
+        given_up = [number for number in sorted(self.paused) if not self._last_rung(number)]
         for rung, scores in self.recorded.items():
             best = self._best(rung)
             others = [number for number in self._waiting(rung) if number not in best]
@@ -216,12 +223,21 @@ class PausingHalving:
         return self._scored(rung)[: max(1, len(self.recorded[rung]) // self.reduction)]
 
     def _scored(self, rung: int) -> list[int]:
-        """Return the trials that have reached a rung with a score and are healthy, best first."""
-        scores = self.recorded[rung]
-        return [number for number in self._ranked(rung) if math.isfinite(scores[number])]
+        """Return the healthy trials that have gone on after a rung or still may, best first.
+
+        Without trial 0, the config itself: it goes on in any case and takes no place of others.
+        """
+        scores, gone_on = self.recorded[rung], self.gone_on[rung]
+        return [
+            number
+            for number in self._ranked(rung)
+            if number and math.isfinite(scores[number])
+            if number in gone_on or number not in self.ended
+        ]
 
     def _last_rung(self, number: int) -> int:
-        return max(rung for rung, scores in self.recorded.items() if number in scores)
+        """Return the last rung that a trial has reached; 0 if none."""
+        return max((rung for rung, scores in self.recorded.items() if number in scores), default=0)
 
     def _waiting(self, rung: int) -> list[int]:
         """Return the trials that wait at a rung, best first."""

@@ -1,5 +1,6 @@
 """A search pauses if trial after trial ends for one cause, and proposes a narrower space."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,16 @@ def test_a_resumed_search_has_no_first_trials_and_interrupted_ones_do_not_count(
     assert breaker.ended(trial(0, "diverged")) is None
     assert breaker.ended(TrialResult(1, "interrupted", "diverged")) is None
     assert breaker.ended(trial(2, "diverged")) is not None
+
+
+def test_trial_that_pauses_again_and_again_counts_once() -> None:
+    breaker = Breaker(BreakerConfig(first=None, recent=4, share=0.6), is_new=True)
+    paused = replace(trial(0), state="paused")
+    assert not breaker.ended(paused)
+    assert ends(breaker, ["", "diverged", "diverged"])[-1] == ""
+    for _ in range(3):
+        assert not breaker.ended(paused)
+    assert "3 of the last 4 trials" in str(breaker.ended(trial(4, "diverged")))
 
 
 def test_null_turns_both_off() -> None:

@@ -135,6 +135,23 @@ def test_epochs_that_are_trained_while_the_search_runs_are_seen(
     assert end.value == 16
 
 
+def test_epochs_of_a_trial_count_that_has_paused_and_gone_on(
+    make_limited: MakeStudy, run: SearchDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("segtune.checks.search_limits.PAUSE_PER_LOOK", 0)
+    write_trial(run, 0, "paused", 3)
+    write_trial(run, 1, "paused", 3)
+    limits = SearchLimits(make_limited(epochs=10, trials=2), run)
+    assert limits.reached() is None
+    trial = run.trial(0)
+    trial.verdict.unlink()
+    for epoch in range(4, 8):
+        trial.append_epoch(EpochRecord(epoch, validation=ValidationScores(0.3, 0.1)))
+    end = limits.reached()
+    assert end is not None
+    assert (end.value, end.num_ended) == (10, 0)
+
+
 def test_a_resume_without_a_larger_budget_is_refused_with_the_way_out(
     make_limited: MakeStudy, run: SearchDir
 ) -> None:

@@ -250,7 +250,8 @@ def test_optuna_is_not_told_about_epochs_after_a_stop(study: Study, run: SearchD
 def test_trial_is_stopped_at_a_resume_if_the_crash_came_before_its_stop(
     study: Study, run: SearchDir, running: int
 ) -> None:
-    search = SearchConfig.parse({"trials": 5, "scheduler": {"asha": {"grace_epochs": 1}}})
+    asha = {"grace_epochs": 1, "pause": False}
+    search = SearchConfig.parse({"trials": 5, "scheduler": {"asha": asha}})
     halving = replace(study, config=study.config.override({"schedule.epochs": 4}), search=search)
     searcher = StudySearcher.from_run(halving, run)
     mious = [0.5] + [0.1] * running

@@ -242,3 +242,20 @@ def test_trial_without_a_score_waits_behind_all_others(score: float) -> None:
     assert rule._ranked(2)[-1] == 0
     rule.end(3, is_healthy=False)
     assert rule._ranked(2)[-2:] == [0, 3]
+
+
+def test_each_whole_number_and_each_choice_is_drawn_as_often() -> None:
+    space = Space(
+        (
+            Dimension("schedule.warmup_epochs", "int", (0, 2)),
+            Dimension("augment.extra", "choice", (True, 1)),
+        ),
+        {"schedule.warmup_epochs": 0, "augment.extra": True},
+    )
+    encoding = Encoding(space)
+    rows = encoding.draw(3000, np.random.default_rng(0))
+    points = [encoding.decode(row) for row in rows]
+    counts = [sum(p["schedule.warmup_epochs"] == value for p in points) for value in range(3)]
+    assert min(counts) > 900
+    assert sum(p["augment.extra"] is True for p in points) == pytest.approx(1500, abs=150)
+    np.testing.assert_array_equal(encoding.encode(points), rows)

@@ -91,36 +91,30 @@ def test_trial_without_a_score_never_goes_on_and_is_given_up(score: float) -> No
     assert rule.given_up() == [1, 2, 3]
 
 
-def test_unhealthy_trial_leaves_its_rank_to_another() -> None:
+def test_healthy_trial_that_has_gone_on_keeps_its_place() -> None:
     rule = PausingHalving([1], reduction=2, max_paused=8)
-    for number, score in enumerate([0.5, 0.4, 0.1]):
+    for number, score in enumerate([0.5, 0.4, 0.1], 1):
         report(rule, number, 1, score)
-    assert rule.next_paused(can_draw=True) is None
-    rule.end(0, is_healthy=False)
     assert rule.next_paused(can_draw=True) == 1
-
-
-def test_healthy_trial_that_has_ended_keeps_its_rank() -> None:
-    rule = PausingHalving([1], reduction=2, max_paused=8)
-    for number, score in enumerate([0.5, 0.4, 0.1]):
-        report(rule, number, 1, score)
-    rule.end(0, is_healthy=True)
+    rule.resume(1)
+    rule.end(1, is_healthy=True)
     assert rule.next_paused(can_draw=True) is None
 
 
 def test_the_worst_of_those_that_wait_are_given_up() -> None:
     rule = PausingHalving([1, 2], reduction=2, max_paused=1)
-    for number, score in enumerate([0.9, 0.5, 0.4, 0.3]):
-        report(rule, number, 1, score)
-    # Two of four go on: trial 0 and trial 1. Of the others, trial 2 waits.
-    assert rule.given_up() == [3]
-    rule.end(3, is_healthy=True)
-    rule.resume(1)
-    report(rule, 1, 2, 0.5)
+    for number, score in enumerate([0.9, 0.5, 0.4, 0.3], 1):
+        rule.decide(number, 1, score)
+        rule.pause(number)
+    # Two of four go on: trials 1 and 2. Of the others, trial 3 waits.
+    assert rule.given_up() == [4]
+    rule.end(4, is_healthy=True)
+    rule.resume(2)
+    report(rule, 2, 2, 0.5)
     # Each rung keeps one.
     assert rule.given_up() == []
-    report(rule, 4, 1, 0.2)
-    assert rule.given_up() == [4]
+    report(rule, 5, 1, 0.2)
+    assert rule.given_up() == [5]
 
 
 def test_trials_that_may_go_on_are_not_given_up_however_many_they_are() -> None:
@@ -244,3 +238,43 @@ def test_what_does_not_work_with_a_pause_is_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         study_with(tmp_path, tiny_config.override({"schedule.epochs": 12}), **search)
+
+
+def waiting(scores: dict[int, float], reduction: int = 3, max_paused: int = 8) -> PausingHalving:
+    """Return a rule whose trials wait at rung 1, except for trial 0."""
+    rule = PausingHalving([1, 3], reduction=reduction, max_paused=max_paused)
+    for number, score in scores.items():
+        report(rule, number, 1, score)
+    return rule
+
+
+def test_trial_that_was_given_up_takes_no_place() -> None:
+    rule = waiting({1: 0.5, 2: 0.4, 3: 0.3}, max_paused=1)
+    assert rule.given_up() == [3]
+    rule.end(3, is_healthy=True)
+    rule.recorded[1][3] = 0.6  # the order by expected ends may turn around
+    assert rule.next_paused(can_draw=True) == 1
+    assert rule.next_paused(can_draw=False) == 1
+
+
+def test_config_itself_takes_no_place_however_good_it_is() -> None:
+    rule = waiting({0: 0.9, 1: 0.5, 2: 0.4})
+    rule.decide(0, 2, 0.9)
+    assert rule.next_paused(can_draw=True) == 1
+
+
+def test_trial_that_ends_unhealthy_leaves_its_place_to_another() -> None:
+    rule = waiting({1: 0.5, 2: 0.4, 3: 0.3})
+    rule.resume(1)
+    assert rule.next_paused(can_draw=True) is None
+    rule.end(1, is_healthy=False)
+    assert rule.next_paused(can_draw=True) == 2
+
+
+def test_trial_that_waits_before_the_first_rung_is_given_up() -> None:
+    """An extended search may have other rungs than the one at which the trial was paused."""
+    rule = PausingHalving([3, 9], reduction=3, max_paused=8)
+    assert rule.decide(1, 1, 0.5)
+    rule.pause(1)
+    assert rule.given_up() == [1]
+    assert rule.next_paused(can_draw=False) is None

@@ -87,7 +87,8 @@ def coordinates(space: Space, point: Mapping[str, Any]) -> np.ndarray:
     for dimension in space.dimensions:
         value = point.get(dimension.name)
         if dimension.kind == "choice":
-            numbers += [CHOICE_SCALE * (value == option) for option in dimension.values]
+            chosen = None if value is None else dimension.index_of(value)
+            numbers += [CHOICE_SCALE * (i == chosen) for i in range(len(dimension.values))]
         else:
             numbers.append(INACTIVE if value is None else _clipped_position(dimension, value))
     return np.array(numbers)
@@ -106,5 +107,6 @@ def _decoded(dimension: Dimension, columns: np.ndarray) -> Any:
     share = float(columns[0])
     if dimension.kind == "loguniform":
         return min(max(math.exp(math.log(low) + share * math.log(high / low)), low), high)
-    value = low + share * (high - low)
-    return round(value) if dimension.kind == "int" else value
+    if dimension.kind == "int":  # each value has an equal part of 0..1
+        return min(low + int(share * (high - low + 1)), high)
+    return low + share * (high - low)

@@ -42,7 +42,8 @@ class ExpectedHalving(PausingHalving):
 
     def begin(self, number: int, params: Mapping[str, Any]) -> None:
         """Take the values of a trial."""
-        self.rows[number] = self.encoding.encode([params])[0]
+        # A trial from before an --extend lacks the new settings: there it had the config's own.
+        self.rows[number] = self.encoding.encode([self.encoding.space.complete(params)])[0]
 
     def decide(self, number: int, epoch: int, score: float) -> bool:
         """Decide as `StoppingRule.decide` describes; a rung decides only once about each trial."""

@@ -44,7 +44,7 @@ class Scores:
     # [N]: number of the trial. A negative one stands for the mean over seeds: such a score has no
     # noise, and no part of its own.
     trials: np.ndarray
-    values: np.ndarray  # [N]: standardised scores; of no use where scores are predicted
+    values: np.ndarray  # [N]: standardised scores; not used if scores are to be predicted
 
 
 @dataclass(frozen=True)
