@@ -159,7 +159,7 @@ class PausingHalving:
             return True
         self.recorded[rung][number] = _finite_or_worst(score)
         continues = number in self._best(rung)
-        if continues:
+        if continues and number:
             self.gone_on[rung].add(number)
         return continues
 
@@ -225,14 +225,14 @@ class PausingHalving:
     def _scored(self, rung: int) -> list[int]:
         """Return the healthy trials that have gone on after a rung or still may, best first.
 
-        Without trial 0, the config itself: it goes on in any case and takes no place of others.
+        Trial 0, the config itself, is one of them, although it goes on in any case.
         """
         scores, gone_on = self.recorded[rung], self.gone_on[rung]
         return [
             number
             for number in self._ranked(rung)
-            if number and math.isfinite(scores[number])
-            if number in gone_on or number not in self.ended
+            if math.isfinite(scores[number])
+            if number == 0 or number in gone_on or number not in self.ended
         ]
 
     def _last_rung(self, number: int) -> int:

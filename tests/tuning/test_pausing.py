@@ -175,6 +175,7 @@ def test_rule_that_is_told_the_end_of_a_search_in_another_order_is_the_same() ->
         if events[number][-1].startswith("paused"):
             again.pause(number)
         else:
+            again.decide(number, 9, scores[number])
             again.end(number, is_healthy=True)
     assert (again.recorded, again.paused) == (rule.recorded, rule.paused)
     assert [again.decide(20, 1, 0.5), again.next_paused(can_draw=True)] == [
@@ -255,12 +256,6 @@ def test_trial_that_was_given_up_takes_no_place() -> None:
     rule.recorded[1][3] = 0.6  # the order by expected ends may turn around
     assert rule.next_paused(can_draw=True) == 1
     assert rule.next_paused(can_draw=False) == 1
-
-
-def test_config_itself_takes_no_place_however_good_it_is() -> None:
-    rule = waiting({0: 0.9, 1: 0.5, 2: 0.4})
-    rule.decide(0, 2, 0.9)
-    assert rule.next_paused(can_draw=True) == 1
 
 
 def test_trial_that_ends_unhealthy_leaves_its_place_to_another() -> None:
