@@ -43,6 +43,22 @@ def cluster() -> Iterator[None]:
 
 
 @pytest.fixture
+def ray_internals(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[bool]:
+    """Start a local Ray whose processes may or may not use Ray's private names."""
+    import ray
+
+    from segtune.cluster.ray_internals import SWITCH
+    from segtune.cluster.ray_session import ray_connection
+
+    ray.shutdown()
+    monkeypatch.setenv(SWITCH, "1" if request.param else "0")
+    with ray_connection(None):
+        yield request.param
+
+
+@pytest.fixture
 def tiny_config(shapes_root: Path) -> ExperimentConfig:
     """Return a config that trains two epochs of mit_nano in about a second."""
     return ExperimentConfig().override(

@@ -70,8 +70,8 @@ class SearchEnd:
 
 
 @dataclass(frozen=True)
-class _EndedTrial:
-    """What counts of a trial that has ended."""
+class _ReadTrial:
+    """What counts of a trial that has ended, or that is paused."""
 
     num_epochs: int
     known: KnownTrial | None  # None if it says nothing about what the search can gain
@@ -105,8 +105,8 @@ class SearchLimits:
         self._has_limits = bool(budget.hours or budget.epochs or self._gain_limit)
         self._began = time.time()
         self._before_s = searched_s(run) if budget.hours else 0.0
-        self._ended: dict[int, _EndedTrial] = {}  # by number
-        self._paused: dict[int, _EndedTrial] = {}  # the same of those that may go on
+        self._ended: dict[int, _ReadTrial] = {}  # by number
+        self._paused: dict[int, _ReadTrial] = {}  # the same of those that may go on
         self._next_look = 0.0  # on the monotonic clock
 
     def reached(self) -> SearchEnd | None:
@@ -149,7 +149,7 @@ class SearchLimits:
                 if verdict is None or not verdict.is_final:
                     continue
                 known = self._paused if verdict.state == "paused" else self._ended
-                known[number] = _EndedTrial(len(records), _known(trial, verdict))
+                known[number] = _ReadTrial(len(records), _known(trial, verdict))
             else:
                 num_epochs += self._ended[number].num_epochs
         return num_epochs

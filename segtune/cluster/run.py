@@ -164,10 +164,10 @@ def replay_trials(scheduler: StoppingRuleScheduler, run: SearchDir) -> list[int]
     the trials that the scheduler stops at their last epoch.
     """
     stopped = []
+    rule = scheduler.rule if isinstance(scheduler.rule, PausingRule) else None
     # The unfinished ones last: the others had reported their scores by the time of the interrupt.
     for trial in sorted(run.trial_dirs(), key=is_unfinished):
         verdict = trial.read_verdict()
-        rule = scheduler.rule if isinstance(scheduler.rule, PausingRule) else None
         if rule and trial.params.exists():
             rule.begin(int(trial.id), read_params(trial))
         if not scheduler.replay(int(trial.id), miou_by_epoch(validated_epochs(trial, verdict))):

@@ -4,17 +4,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-import ray
 
 from segtune.api import run_study
-from segtune.cluster.ray_internals import SWITCH
-from segtune.cluster.ray_session import ray_connection
 from segtune.config.schema import ExperimentConfig
 from segtune.config.yaml_io import write_yaml
 from segtune.runs.records import EpochRecord
@@ -150,17 +146,6 @@ def test_checkpoints_of_hopeless_paused_trials_are_deleted(cluster: None, study_
     assert [t.state for t in read_trials(run)] == ["completed", "paused", "pruned", "paused"]
     kept = [trial.id for trial in run.trial_dirs() if trial.checkpoints.exists()]
     assert kept == ["0000", "0001", "0003"]
-
-
-@pytest.fixture
-def ray_internals(
-    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[bool]:
-    """Start a local Ray whose processes may or may not use Ray's private names."""
-    ray.shutdown()
-    monkeypatch.setenv(SWITCH, "1" if request.param else "0")
-    with ray_connection(None):
-        yield request.param
 
 
 @pytest.mark.parametrize("ray_internals", [True, False], indirect=True)

@@ -357,17 +357,6 @@ def test_workers_of_a_stopped_trial_are_released_and_train_the_next(
     assert wait_for_free_cluster(timeout_s=10)
 
 
-@pytest.fixture
-def ray_internals(
-    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[bool]:
-    """Start a local Ray whose processes may or may not use Ray's private names."""
-    ray.shutdown()
-    monkeypatch.setenv(SWITCH, "1" if request.param else "0")
-    with ray_connection(None):
-        yield request.param
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("ray_internals", [True, False], indirect=True)
 def test_search_of_worker_groups_needs_no_private_name_of_ray(
