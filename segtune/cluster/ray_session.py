@@ -42,6 +42,8 @@ ENVIRONMENT = {
 
 # What Ray's processes print is in their own logs. The terminal shows segtune's table.
 QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+# Tune prints the traceback of a lost trial with this logger. The search says it in one line.
+TUNE_LOGGER = "ray.tune.execution.tune_controller"
 
 # Without the dashboard there is no State API, and Ray cannot clean up worker groups.
 # "local": without it Ray joins the cluster that RAY_ADDRESS names, or that `ray start` has started
@@ -80,6 +82,7 @@ def ray_connection(address: str | None) -> Iterator[str]:
         return
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    logging.getLogger(TUNE_LOGGER).setLevel(logging.CRITICAL)
     with contextlib.ExitStack() as resources:
         with _interrupted_by_signals(), _as_cluster_error(address):
             if address is None:

@@ -11,7 +11,14 @@ from functools import partial
 
 from ray import tune
 
-from segtune.cluster.placement import WAITING_BUNDLE, Placement, live_nodes, place_trials
+from segtune.cluster.node_watch import NodeWatch
+from segtune.cluster.placement import (
+    WAITING_BUNDLE,
+    Placement,
+    live_nodes,
+    max_concurrent,
+    place_trials,
+)
 from segtune.cluster.ray_internals import WORKER_GROUPS, quiet_callbacks, warn_if_incomplete
 from segtune.cluster.ray_session import ray_connection
 from segtune.cluster.supervisor import (
@@ -67,6 +74,7 @@ def run_search(
         run.stop_request.unlink(missing_ok=True)
         run.end.unlink(missing_ok=True)
         placement = place_trials(study.search, live_nodes())
+        nodes = NodeWatch.begin(study, run, placement) if _is_cluster(address) else None
         if on_placement:
             on_placement(placement, dashboard)
         if before_trials:
@@ -75,15 +83,18 @@ def run_search(
         # Before the searcher reads the verdicts.
         stop_interrupted_trials(run, scheduler.rule, replay_trials(scheduler, run))
         searcher = StudySearcher.from_run(study, run, scheduler.rule)
-        supervisor = Supervisor(study, run, searcher)
+        searcher.room = placement.concurrent
+        supervisor = Supervisor(study, run, searcher, nodes)
         try:
             if searcher.has_work:
-                num_slots, num_workers = placement.concurrent, placement.workers
+                num_slots = partial(_most_slots, placement, nodes)
                 supervisor.begin_forecast(placement)
-                with stop_on_signals(supervisor), recorded(run, num_slots, num_workers):
+                with stop_on_signals(supervisor), recorded(run, num_slots, placement.workers):
                     _tuner(study, run, scheduler, placement, supervisor).fit()
                     supervisor.end_forecast()
         finally:
+            if nodes:
+                nodes.close()
             supervisor.wait_until_released(timeout_s=10.0)
             searcher.settle()
             trials = read_trials(run)
@@ -92,6 +103,16 @@ def run_search(
         if searcher.disk_problem:
             raise RunError(f"the search has stopped: {searcher.disk_problem}")
         return supervisor.stopping and not supervisor.at_limit
+
+
+def _is_cluster(address: str | None) -> bool:
+    """Whether the search may use other machines than that of the driver."""
+    return address is not None or len(live_nodes()) > 1
+
+
+def _most_slots(placement: Placement, nodes: NodeWatch | None) -> int:
+    """Return for how many trials at the same time there has been room, at most."""
+    return nodes.most_room if nodes else placement.concurrent
 
 
 def _keeps_processes(placement: Placement) -> bool:
@@ -121,6 +142,7 @@ def _tuner(
         run=str(run.path),
         placement=placement,
         pause_epochs=tuple(rule.pause_epochs) if isinstance(rule, PausingRule) else (),
+        check_node=supervisor.nodes.late_check if supervisor.nodes else None,
     )
     bundle = placement.resources if placement.workers == 1 else WAITING_BUNDLE
     return tune.Tuner(
@@ -131,7 +153,8 @@ def _tuner(
             search_alg=searcher,
             scheduler=scheduler,
             num_samples=_max_starts(study, searcher),
-            max_concurrent_trials=placement.concurrent,
+            # The searcher holds back trials for which there is no room at the moment.
+            max_concurrent_trials=max_concurrent(study.search),
             trial_dirname_creator=lambda trial: trial.trial_id,
             # Importing torch takes longer than many a trial.
             reuse_actors=_keeps_processes(placement),

@@ -27,6 +27,7 @@ from segtune.checks.forecast_record import Forecaster
 from segtune.checks.pause import explain
 from segtune.checks.search_limits import SearchLimits, write_end
 from segtune.cluster.messages import DrawnTrial
+from segtune.cluster.node_watch import NodeWatch
 from segtune.cluster.placement import Placement
 from segtune.cluster.ray_internals import kill_trial, release_orphans
 from segtune.cluster.slot_tasks import costs_in_all_slots
@@ -111,8 +112,16 @@ class HangDetector:
 class Supervisor(tune.Callback):
     """Looks after a search while Tune runs it. Tune calls it after every step of its own loop."""
 
-    def __init__(self, study: Study, run: SearchDir, searcher: StudySearcher) -> None:
+    def __init__(
+        self,
+        study: Study,
+        run: SearchDir,
+        searcher: StudySearcher,
+        nodes: NodeWatch | None = None,
+    ) -> None:
+        """`nodes` watches the nodes of a cluster; None if the only node is this machine."""
         self.study = study
+        self.nodes = nodes
         self.run = run
         self.searcher = searcher
         self.stopping = False
@@ -153,6 +162,9 @@ class Supervisor(tune.Callback):
             return
         self._last_check = time.monotonic()
         release_orphans()
+        if self.nodes:
+            self.nodes.update()
+            self.searcher.room = self.nodes.room
         self._sweep()
         for tune_trial in trials:
             if tune_trial.status == Trial.RUNNING and tune_trial.trial_id in self.searcher.numbers:

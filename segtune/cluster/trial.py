@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from segtune.cluster.messages import DrawnTrial, Measurement, TrialReport, TrialTask
+from segtune.cluster.node_watch import LateNodeCheck, UnfitNodeError
 from segtune.cluster.placement import Placement
 from segtune.cluster.ray_internals import WORKER_GROUPS, train_errors
 from segtune.cluster.worker import release_memory, train_rank
@@ -29,10 +30,12 @@ def run_trial(
     run: str,
     placement: Placement,
     pause_epochs: tuple[int, ...] = (),
+    check_node: LateNodeCheck | None = None,
 ) -> None:
     """Train one trial. Tune calls this function; `config` is that of a DrawnTrial.
 
-    `pause_epochs` are the epochs at which the search may pause the trial.
+    `pause_epochs` are the epochs at which the search may pause the trial. `check_node` checks a
+    node that has joined the cluster after the start of the search.
 
     An error ends in the trial's verdict and in its error.txt. It is not raised, because Tune would
     repeat the trial or stop the search.
@@ -41,6 +44,8 @@ def run_trial(
     trial = SearchDir(Path(run)).trial(drawn.number, drawn.attempt)
     try:
         trial.check_current()
+        if check_node:
+            check_node()
         trial_config = study.trial_config(drawn.params)
         write_atomic(trial.config, write_yaml(trial_config.dump()))
         task = TrialTask.of(
@@ -161,6 +166,10 @@ def _kind_of(cause: Exception) -> str:
         return "config"
     if isinstance(cause, OSError) and cause.errno in FULL_DISK_ERRORS:
         return DISK
-    if is_worker_loss(cause) or (isinstance(cause, OSError) and cause.errno in LOST_DISK_ERRORS):
+    if (
+        isinstance(cause, UnfitNodeError)
+        or is_worker_loss(cause)
+        or (isinstance(cause, OSError) and cause.errno in LOST_DISK_ERRORS)
+    ):
         return "lost"
     return "out-of-memory" if is_out_of_memory(cause) else "exception"

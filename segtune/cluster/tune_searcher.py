@@ -78,6 +78,7 @@ class StudySearcher(Searcher):
         self.stopping = False
         self.disk_problem = ""  # why no trial can write its files, with the way out
         self.num_started = 0  # trials that have a number
+        self.room: int | None = None  # how many trials may run at the same time; None: any number
         self.numbers: dict[str, int] = {}  # trial numbers of the running trials, by Tune's trial id
         self.unfinished: list[int] = []  # trials to be started again
         self.num_faults: Counter[int] = Counter()  # machine faults in this session, by trial number
@@ -116,6 +117,10 @@ class StudySearcher(Searcher):
         return self.study.num_trials - self.num_started + len(self.unfinished)
 
     @property
+    def _is_full(self) -> bool:
+        return self.room is not None and len(self.numbers) >= self.room
+
+    @property
     def has_work(self) -> bool:
         """Whether this session has a trial to start, new or not."""
         if self.remaining > 0:
@@ -128,7 +133,7 @@ class StudySearcher(Searcher):
         None means that there is no trial now, but perhaps later. FINISHED means that there will be
         no other trial.
         """
-        number = None if self.stopping else self._next_number()
+        number = None if self.stopping or self._is_full else self._next_number()
         if number is None:
             # A running trial may still be lost, and must then be started again. Or the scores to
             # come let a paused trial go on.

@@ -197,7 +197,7 @@ def _open_folder(
     if config.cache == "none" or not pairs:
         return None
     try:
-        home = _home() if config.cache == "auto" else Path(config.cache) / CACHE_FOLDER
+        home = cache_home() if config.cache == "auto" else Path(config.cache) / CACHE_FOLDER
         folder = home / _data_set_key(config, num_classes) / split
         folder.mkdir(parents=True, exist_ok=True)
         _mark_in_use(folder.parent)
@@ -212,7 +212,7 @@ def _open_folder(
         return None
 
 
-def _home() -> Path:
+def cache_home() -> Path:
     """Return the default cache folder, on the node's own disk.
 
     Not in the user's home folder: on a cluster it is often on a shared, slow file system.
