@@ -33,11 +33,6 @@ PATIENCE_S = 5.0
 LOW_DISK_BYTES = 2 * 10**9
 MAX_CLOCK_DIFFERENCE_S = 5.0
 GB = 10**9
-# Settings that say which files are the data set. If a trial draws one, it checks its own data set.
-DATA_PLACE = frozenset(
-    f"data.{name}"
-    for name in ("root", "layout", "train", "val", "images", "masks", "image_suffix", "mask_suffix")
-)
 
 
 @dataclass(frozen=True)
@@ -56,7 +51,7 @@ class NodeNeeds:
         write_atomic(run.node_token, token)
         data = study.config.data
         # Each node generates the shapes itself, and they are the same everywhere.
-        is_checked = data.layout != "shapes" and not DATA_PLACE & set(study.space.names)
+        is_checked = data.layout != "shapes"
         paths = (study.search.init_from, study.config.model.weights)
         # A name that is no path is an id on a hub.
         files = tuple(path for path in paths if path and os.path.exists(path))

@@ -28,7 +28,7 @@ ANSWER_TIMEOUT_S = 120.0
 CLOCK_TIMEOUT_S = 20.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Node:
     """A live node of the cluster."""
 

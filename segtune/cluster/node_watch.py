@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ray
@@ -25,7 +26,14 @@ from segtune.cluster.node_checks import (
     read_look,
     start_look,
 )
-from segtune.cluster.placement import Placement, max_concurrent, num_workers_on
+from segtune.cluster.placement import (
+    Placement,
+    live_nodes,
+    max_concurrent,
+    num_workers_on,
+    place_trials,
+)
+from segtune.cluster.scaling import NodeRequest
 from segtune.errors import ClusterError
 from segtune.runs.rundir import SearchDir
 from segtune.tuning.study import Study
@@ -60,9 +68,10 @@ class LateNodeCheck:
         """Raise UnfitNodeError if trials cannot run on this node."""
         node = ray.get_runtime_context().get_node_id()
         if node not in self.checked:
-            report = judge(f"with id {node[:8]}", inspect_node(self.needs), self.reference)
+            report = judge(node, inspect_node(self.needs), self.reference)
             if report.problems:
-                raise UnfitNodeError(report.message)
+                problems = "; ".join(report.problems)
+                raise UnfitNodeError(f"node with id {node[:8]}: {problems}")
 
 
 @dataclass
@@ -99,9 +108,17 @@ class NodeWatch:
     `room` is that number, at least 1: a search that has lost all nodes waits for others.
     """
 
-    def __init__(self, study: Study, placement: Placement, checker: NodeChecker) -> None:
+    def __init__(
+        self,
+        study: Study,
+        placement: Placement,
+        checker: NodeChecker,
+        request: NodeRequest | None = None,
+    ) -> None:
+        """`request` is what makes the cluster grow, if it scales by itself."""
         self._search = study.search
-        self._placement = placement
+        self._request = request
+        self._placement = placement  # its `concurrent` is that of the start
         self._checker = checker
         self._fit: dict[str, Node] = {}  # by id
         self._unfit: dict[str, _Unfit] = {}
@@ -111,19 +128,32 @@ class NodeWatch:
         self.most_room = self.room  # since the start of the search
 
     @classmethod
-    def begin(cls, study: Study, run: SearchDir, placement: Placement) -> NodeWatch:
+    def begin(
+        cls, study: Study, run: SearchDir, placement: Placement, request: NodeRequest | None = None
+    ) -> NodeWatch:
         """Check all nodes. Raise ClusterError if one that trials would use is not fit.
 
         Log a warning for each other node with a problem. The check is left out if the only node is
         that of the driver.
         """
-        watch = cls(study, placement, NodeChecker(NodeNeeds.of(study, run)))
+        watch = cls(study, placement, NodeChecker(NodeNeeds.of(study, run)), request)
         nodes = alive_nodes()
         if not is_alone(nodes):
             start = time.monotonic()
-            watch._refuse_unfit(nodes, watch._checker.check(nodes))
-            log.info("nodes: %d checked in %.1f s", len(nodes), time.monotonic() - start)
+            reports = watch._checker.check(nodes)
+            # A node may leave while it is checked.
+            alive = {node.id for node in alive_nodes()}
+            checked = {
+                node: report
+                for node, report in zip(nodes, reports, strict=True)
+                if node.id in alive
+            }
+            watch._refuse_unfit(checked)
+            log.info("nodes: %d checked in %.1f s", len(checked), time.monotonic() - start)
+            nodes = list(checked)
+            place_trials(study.search, [node.resources for node in nodes])  # still fits
         watch._fit = {node.id: node for node in nodes}
+        watch.room = watch.most_room = watch._count()
         return watch
 
     @property
@@ -131,11 +161,16 @@ class NodeWatch:
         """What a trial does on a node that has joined later."""
         return LateNodeCheck(self._checker.needs, self._checker.reference, frozenset(self._fit))
 
-    def update(self) -> None:
-        """Look for nodes that have joined or left. Does nothing if called again within seconds."""
+    def update(self, num_trials: int) -> None:
+        """Look for nodes that have joined or left. Does nothing if called again within seconds.
+
+        `num_trials` run or wait to be started: the cluster may shrink if there is room for more.
+        """
         if time.monotonic() - self._last < INTERVAL_S:
             return
         self._last = time.monotonic()
+        if self._request:
+            self._request.ask_for(num_trials)
         alive = {node.id: node for node in alive_nodes()}
         self._forget(alive)
         for node in alive.values():
@@ -145,30 +180,28 @@ class NodeWatch:
             del self._looks[look.node.id]
             state = read_look(look.reference)
             self._take(look.node, self._checker.report(look.node, state))
-        self._count()
+        room = self._count()
+        if room != self.room:
+            log.info("%d trials at the same time, %d before", room, self.room)
+        self.room = room
+        self.most_room = max(self.most_room, room)
 
     def close(self) -> None:
         """Release what is reserved on unfit nodes."""
         while self._unfit:
             self._unfit.popitem()[1].release()
 
-    def _refuse_unfit(self, nodes: Sequence[Node], reports: Sequence[NodeReport]) -> None:
+    def _refuse_unfit(self, reports: Mapping[Node, NodeReport]) -> None:
         unfit = []
-        for node, report in zip(nodes, reports, strict=True):
+        for node, report in reports.items():
             if report.problems and self._uses(node):
                 unfit.append(report.message)
             elif report.message:
                 log.warning("%s", report.message)
         if unfit:
-            raise ClusterError(
-                "\n".join(
-                    [
-                        f"{len(unfit)} of {len(nodes)} nodes cannot run the trials of this search:",
-                        *unfit,
-                        f"no trial was started; {LEAVE_OUT}",
-                    ]
-                )
-            )
+            head = f"{len(unfit)} of {len(reports)} nodes cannot run the trials of this search:"
+            tail = f"no trial was started; {LEAVE_OUT}"
+            raise ClusterError("\n".join([head, *unfit, tail]))
 
     def _uses(self, node: Node) -> bool:
         """Whether Ray may place a part of a trial on a node.
@@ -218,11 +251,32 @@ class NodeWatch:
             for _ in range(num_workers_on(node.resources, self._placement))
         ]
 
-    def _count(self) -> None:
-        """Count for how many trials there is room now."""
+    def _count(self) -> int:
+        """Return for how many trials there is room now."""
         slots = sum(num_workers_on(node.resources, self._placement) for node in self._fit.values())
-        room = max(1, min(slots // self._placement.workers, max_concurrent(self._search)))
-        if room != self.room:
-            log.info("%d trials at the same time, %d before", room, self.room)
-        self.room = room
-        self.most_room = max(self.most_room, room)
+        return max(1, min(slots // self._placement.workers, max_concurrent(self._search)))
+
+
+@contextmanager
+def placed_trials(
+    study: Study, run: SearchDir, address: str | None
+) -> Iterator[tuple[Placement, NodeWatch | None]]:
+    """Yield the placement of a study's trials and, on a cluster, the watch over its nodes.
+
+    Raise ClusterError if no trial fits, or if a node is not fit for trials.
+    """
+    if address is None and len(live_nodes()) == 1:
+        yield place_trials(study.search, live_nodes()), None
+        return
+    request = NodeRequest(study.search) if study.search.wait_for_nodes_s else None
+    try:
+        placement = request.wait() if request else place_trials(study.search, live_nodes())
+        watch = NodeWatch.begin(study, run, placement, request)
+        try:
+            # A node may have left while it was checked.
+            yield replace(placement, concurrent=watch.room), watch
+        finally:
+            watch.close()
+    finally:
+        if request:
+            request.withdraw()

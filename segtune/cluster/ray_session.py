@@ -15,6 +15,7 @@ from types import FrameType
 from typing import Any
 
 import ray
+from ray.exceptions import AuthenticationError
 
 from segtune.cluster.forkserver import forkserver
 from segtune.errors import ClusterError, place_problem
@@ -118,6 +119,12 @@ def _as_cluster_error(address: str | None) -> Iterator[None]:
     """Raise ClusterError if Ray does not start, or if no cluster answers."""
     try:
         yield
+    except AuthenticationError:
+        raise ClusterError(
+            f"--address {address}: the cluster asks for a token, and this process has none or "
+            "another one; set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to a file with the "
+            "token (`ray get-auth-token` prints it on the head node)"
+        ) from None
     except (ConnectionError, RuntimeError, ValueError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         if address is None:

@@ -11,14 +11,8 @@ from functools import partial
 
 from ray import tune
 
-from segtune.cluster.node_watch import NodeWatch
-from segtune.cluster.placement import (
-    WAITING_BUNDLE,
-    Placement,
-    live_nodes,
-    max_concurrent,
-    place_trials,
-)
+from segtune.cluster.node_watch import NodeWatch, placed_trials
+from segtune.cluster.placement import WAITING_BUNDLE, Placement, max_concurrent
 from segtune.cluster.ray_internals import WORKER_GROUPS, quiet_callbacks, warn_if_incomplete
 from segtune.cluster.ray_session import ray_connection
 from segtune.cluster.supervisor import (
@@ -69,12 +63,14 @@ def run_search(
     second Ctrl-C, and RunError if the disk of the run folder is full: the trials can then be
     resumed, too.
     """
-    with sampler_warmed_up(study.search, study.space), ray_connection(address) as dashboard:
+    with (
+        sampler_warmed_up(study.search, study.space),
+        ray_connection(address) as dashboard,
+        placed_trials(study, run, address) as (placement, nodes),
+    ):
         warn_if_incomplete()
         run.stop_request.unlink(missing_ok=True)
         run.end.unlink(missing_ok=True)
-        placement = place_trials(study.search, live_nodes())
-        nodes = NodeWatch.begin(study, run, placement) if _is_cluster(address) else None
         if on_placement:
             on_placement(placement, dashboard)
         if before_trials:
@@ -93,8 +89,6 @@ def run_search(
                     _tuner(study, run, scheduler, placement, supervisor).fit()
                     supervisor.end_forecast()
         finally:
-            if nodes:
-                nodes.close()
             supervisor.wait_until_released(timeout_s=10.0)
             searcher.settle()
             trials = read_trials(run)
@@ -103,11 +97,6 @@ def run_search(
         if searcher.disk_problem:
             raise RunError(f"the search has stopped: {searcher.disk_problem}")
         return supervisor.stopping and not supervisor.at_limit
-
-
-def _is_cluster(address: str | None) -> bool:
-    """Whether the search may use other machines than that of the driver."""
-    return address is not None or len(live_nodes()) > 1
 
 
 def _most_slots(placement: Placement, nodes: NodeWatch | None) -> int:

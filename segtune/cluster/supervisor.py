@@ -163,7 +163,7 @@ class Supervisor(tune.Callback):
         self._last_check = time.monotonic()
         release_orphans()
         if self.nodes:
-            self.nodes.update()
+            self.nodes.update(len(self.searcher.numbers) + self.searcher.remaining)
             self.searcher.room = self.nodes.room
         self._sweep()
         for tune_trial in trials:
@@ -227,6 +227,8 @@ class Supervisor(tune.Callback):
 
         Then no worker writes any more, and the checkpoints that are not kept can go.
         """
+        if self.nodes:
+            self.nodes.close()
         deadline = time.monotonic() + timeout_s
         while ray.is_initialized() and release_orphans() and time.monotonic() < deadline:
             time.sleep(0.2)

@@ -19,7 +19,7 @@ from segtune.config.yaml_io import write_yaml
 from segtune.errors import FULL_DISK_ERRORS, LOST_DISK_ERRORS, SegtuneError, place_problem
 from segtune.runs.atomic import write_atomic
 from segtune.runs.rundir import SearchDir, TrialDir
-from segtune.runs.verdict import DISK, Verdict
+from segtune.runs.verdict import DISK, UNFIT_NODE, Verdict
 from segtune.tuning.study import Study
 
 
@@ -42,10 +42,10 @@ def run_trial(
     """
     drawn = DrawnTrial.from_config(config)
     trial = SearchDir(Path(run)).trial(drawn.number, drawn.attempt)
+    if check_node:
+        _leave_if_unfit(check_node, trial)
     try:
         trial.check_current()
-        if check_node:
-            check_node()
         trial_config = study.trial_config(drawn.params)
         write_atomic(trial.config, write_yaml(trial_config.dump()))
         task = TrialTask.of(
@@ -67,6 +67,18 @@ def run_trial(
             trial.write_verdict(verdict)
     finally:
         release_memory()
+
+
+def _leave_if_unfit(check_node: LateNodeCheck, trial: TrialDir) -> None:
+    """End the trial if its node is not fit for trials.
+
+    The error is raised, so that Tune ends this process too and its slot can be reserved.
+    """
+    try:
+        check_node()
+    except UnfitNodeError as error:
+        trial.write_verdict(Verdict(state="failed", kind=UNFIT_NODE, evidence=str(error)[:500]))
+        raise
 
 
 def _measurement(study: Study, drawn: DrawnTrial) -> Measurement | None:
@@ -166,10 +178,6 @@ def _kind_of(cause: Exception) -> str:
         return "config"
     if isinstance(cause, OSError) and cause.errno in FULL_DISK_ERRORS:
         return DISK
-    if (
-        isinstance(cause, UnfitNodeError)
-        or is_worker_loss(cause)
-        or (isinstance(cause, OSError) and cause.errno in LOST_DISK_ERRORS)
-    ):
+    if is_worker_loss(cause) or (isinstance(cause, OSError) and cause.errno in LOST_DISK_ERRORS):
         return "lost"
     return "out-of-memory" if is_out_of_memory(cause) else "exception"

@@ -20,7 +20,7 @@ from segtune.errors import ConfigError
 from segtune.runs.atomic import write_atomic
 from segtune.runs.results import BAD_ENDS, miou_by_epoch, read_params, validated_epochs
 from segtune.runs.rundir import SearchDir, TrialDir
-from segtune.runs.verdict import DISK, Verdict
+from segtune.runs.verdict import DISK, UNFIT_NODE, Verdict
 from segtune.tuning import warm_start
 from segtune.tuning.measured import Measured, outcome_of, with_costs
 from segtune.tuning.optuna_study import OptunaStudyLog, recreate_study, to_frozen_trial
@@ -170,7 +170,8 @@ class StudySearcher(Searcher):
             self.stop()
         may_restart = self.num_faults[number] < self.study.search.retries and not self.stopping
         if verdict.is_machine_fault and may_restart:
-            self.num_faults[number] += 1
+            # It is not the trial's fault, and the node gets no other trial.
+            self.num_faults[number] += verdict.kind != UNFIT_NODE
             self.unfinished.append(number)
             log.info(
                 "trial %s: %s; it is started again from its last checkpoint",
