@@ -24,6 +24,16 @@ options, before those of the search:
 END
 }
 
+# has_option NAME WORD...: whether one of the words is the option NAME.
+has_option() {
+    local name="$1" word
+    shift
+    for word in "$@"; do
+        if [[ "$word" == "$name" || "$word" == "$name="* ]]; then return 0; fi
+    done
+    return 1
+}
+
 dashboard="${RAY_API_SERVER_ADDRESS:-http://127.0.0.1:8265}"
 token_file="${RAY_AUTH_TOKEN_PATH:-}"
 python='python'
@@ -43,10 +53,12 @@ if (($# == 0)); then
     usage >&2
     exit 2
 fi
-if [[ " $* " != *' --out'[' ='* || " $* " != *' --name'[' ='* ]]; then
-    echo 'submit.sh: --out DIR and --name NAME are needed, to resume the search' >&2
-    exit 2
-fi
+for option in --out --name; do
+    if ! has_option "$option" "$@"; then
+        echo "submit.sh: $option is needed, to resume the search" >&2
+        exit 2
+    fi
+done
 
 if [[ -z "$token_file" && -z "${RAY_AUTH_TOKEN:-}" && -f "$HOME/.ray/auth_token" ]]; then
     token_file="$HOME/.ray/auth_token"
