@@ -11,6 +11,7 @@ from functools import partial
 
 from ray import tune
 
+from segtune.cluster.live_metrics import SearchMetrics
 from segtune.cluster.node_watch import NodeWatch, placed_trials
 from segtune.cluster.placement import WAITING_BUNDLE, Placement, max_concurrent
 from segtune.cluster.ray_internals import WORKER_GROUPS, quiet_callbacks, warn_if_incomplete
@@ -152,7 +153,7 @@ def _tuner(
             name=f"tune-{time.time_ns()}",
             storage_path=str(run.ray),
             verbose=0,
-            callbacks=[supervisor, *quiet_callbacks()],
+            callbacks=[supervisor, SearchMetrics(supervisor, placement), *quiet_callbacks()],
             stop=StopWhenAsked(supervisor),
         ),
     )

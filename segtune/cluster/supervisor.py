@@ -129,7 +129,7 @@ class Supervisor(tune.Callback):
         self.at_limit = False  # whether a limit has ended the search, and not the user
         self.hang_detector = HangDetector()
         trials = read_trials(run)
-        self._best = best_trial(trials)
+        self.best = best_trial(trials)
         self._front_trials = self._of_front(trials)
         self._kept = self._kept_checkpoints(trials)
         is_new = not any(trial.state != RUNNING for trial in trials)
@@ -186,9 +186,9 @@ class Supervisor(tune.Callback):
         ended = read_trial(self.run.trial(DrawnTrial.from_config(trial.config).number))
         if ended.number == 0 and self.study.search.guards.class_iou_drop is not None:
             self._judge_again()
-        best = best_trial([ended, *([self._best] if self._best else [])])
-        if best is not self._best:
-            self._best = best
+        best = best_trial([ended, *([self.best] if self.best else [])])
+        if best is not self.best:
+            self.best = best
             write_best(self.study, self.run, best)
         self._front_trials |= self._of_front([ended])
         write_front(self.study, self.run, front_of(self.study, self._front_trials.values()))
@@ -209,9 +209,9 @@ class Supervisor(tune.Callback):
     def _judge_again(self) -> None:
         """Choose among all trials again: trial 0 has ended, and guards compare with it."""
         trials = read_trials(self.run)
-        self._best = best_trial(trials)
+        self.best = best_trial(trials)
         self._front_trials = self._of_front(trials)
-        write_best(self.study, self.run, self._best)
+        write_best(self.study, self.run, self.best)
         self._kept = self._kept_checkpoints(trials)
 
     def _of_front(self, trials: Iterable[TrialResult]) -> dict[int, TrialResult]:

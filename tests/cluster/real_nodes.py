@@ -60,7 +60,7 @@ class RealNodes:
         """Start the head node. Its dashboard, and so its job API, is on 127.0.0.1 only."""
         return self._start(
             *("--head", f"--port={self.port}", f"--ray-client-server-port={free_port()}"),
-            *(f"--temp-dir={self.folder}", *options),
+            *(f"--dashboard-port={self.dashboard_port}", f"--temp-dir={self.folder}", *options),
         )
 
     def add(self, *options: str, without: Path | None = None) -> subprocess.Popen:
