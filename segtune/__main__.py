@@ -24,6 +24,7 @@ COMMANDS = {
     ),
     "replay": ("segtune.replay", "repeat the step at which a trial died, and try remedies"),
     "report": ("segtune.report", "write the HTML page of a search run"),
+    "compare": ("segtune.compare", "compare several search runs in a table and on a page"),
     "stop": ("segtune.stop", "stop a running search; it can be resumed"),
     "export": ("segtune.export", "write the best config of a search run"),
     "train": ("segtune.train", "train one config"),

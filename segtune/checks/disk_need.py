@@ -68,7 +68,7 @@ def disk_need(
     keep = study.config.checkpoint.keep_trials
     num_kept = study.num_trials
     if keep is not None and not study.search.has_front:  # any trial may be on the front
-        num_kept = min(keep, num_kept)
+        num_kept = min(keep + 1, num_kept)  # trial 0 besides the best
     num_kept = min(study.num_trials, num_kept + study.max_paused)
     # A trial that has ended keeps its checkpoints for a while, see `KeptCheckpoints`.
     per_slot = 2 if slot_s is None else 1 + math.ceil(GRACE_S / max(slot_s, 0.1))

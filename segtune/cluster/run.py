@@ -11,6 +11,7 @@ from functools import partial
 
 from ray import tune
 
+from segtune.cluster.picture_task import draw_pictures
 from segtune.cluster.placement import WAITING_BUNDLE, Placement, live_nodes, place_trials
 from segtune.cluster.ray_internals import WORKER_GROUPS, quiet_callbacks, warn_if_incomplete
 from segtune.cluster.ray_session import ray_connection
@@ -91,7 +92,10 @@ def run_search(
             write_front(study, run, front_of(study, trials))
         if searcher.disk_problem:
             raise RunError(f"the search has stopped: {searcher.disk_problem}")
-        return supervisor.stopping and not supervisor.at_limit
+        is_stopped = supervisor.stopping and not supervisor.at_limit
+        if not is_stopped:
+            draw_pictures(study, run, placement)
+        return is_stopped
 
 
 def _keeps_processes(placement: Placement) -> bool:

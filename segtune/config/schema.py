@@ -38,8 +38,9 @@ class CheckpointConfig(Settings):
     keep_trials: int | None = Field(
         default=3,
         ge=1,
-        description="Number of a search's best trials that keep their checkpoints. Those of other "
-        "trials are deleted when the trial has ended; records are always kept. null: all.",
+        description="Number of a search's best trials that keep their checkpoints. Trial 0, the "
+        "config itself, keeps its own, too. Those of other trials are deleted when the trial has "
+        "ended; records are always kept. null: all.",
     )
 
 

@@ -23,6 +23,8 @@ Sampler = Literal["curves", "tpe", "random", "grid", "cmaes", "gp", "nsga2"]
 
 # The sampler curves takes 0.1 s for a draw after 100 trials; it sees no more than 160 of them.
 MOST_FOR_CURVES = 500
+# A report with six rows of pictures stays small.
+DEFAULT_PICTURES = 6
 
 
 def _with_home(url: str) -> str:
@@ -339,6 +341,14 @@ class SearchConfig(Settings):
         "trial, on a worker of the search: with the largest batch, the largest learning rate, both "
         "ends of focal gamma, each precision and each model. They find what does not fit into "
         "memory or becomes non-finite. 0: none.",
+    )
+    pictures: int = Field(
+        default=DEFAULT_PICTURES,
+        ge=0,
+        description="Validation images in the report on which the best trial and the config itself "
+        "differ most, and the confusion matrix of the best trial. At the end of the search, a "
+        "worker predicts all validation images with both, which takes as long as two validations. "
+        "0: none.",
     )
     noise_floor: int = Field(
         default=0,
