@@ -113,7 +113,13 @@ def study_file(tiny_config: segtune.ExperimentConfig, tmp_path: Path) -> Path:
     tree = {
         "config": tiny_config.dump(),
         "space": {"optim.lr": {"loguniform": [1e-5, 1e-1]}},
-        "search": {"trials": 2, "scheduler": "none", "sampler": "random", "max_concurrent": 1},
+        "search": {
+            "trials": 2,
+            "scheduler": "none",
+            "sampler": "random",
+            "max_concurrent": 1,
+            "pictures": 0,
+        },
     }
     (tmp_path / "s.yaml").write_text(write_yaml(tree))
     return tmp_path / "s.yaml"

@@ -184,11 +184,7 @@ def parallel_coordinates(trials: Sequence[TrialResult], dimensions: Sequence[Dim
     )
     healthy = [t for t in drawn if t.may_win]
     for trial in drawn:
-        points = [
-            (place, axis.at(coordinate(dimension, trial.params[dimension.name], axis)))
-            for place, (dimension, axis) in enumerate(zip(dimensions, axes, strict=True))
-            if has_place(trial, dimension)
-        ]
+        points = list(_places(trial, dimensions, axes))
         points.append((len(axes), score.at(100 * (trial.miou or 0.0))))
         kind = f"q{NUM_SHADES * healthy.index(trial) // len(healthy)}" if trial.may_win else "bad"
         kind = "best" if trial is best else "baseline" if trial.number == 0 else kind
@@ -204,6 +200,15 @@ def parallel_coordinates(trials: Sequence[TrialResult], dimensions: Sequence[Dim
         chosen = ", ".join(f"{n} {format_value(v)}" for n, v in best.params.items())
         words += f"; the best has {chosen}"
     return legend(entries) + scrolled(plot.svg(words), "Parallel coordinates")
+
+
+def _places(
+    trial: TrialResult, dimensions: Sequence[Dimension], axes: Sequence[Axis]
+) -> Iterator[tuple[float, float]]:
+    """Yield the number of each axis, and where the trial lies on it in 0..1."""
+    for place, (dimension, axis) in enumerate(zip(dimensions, axes, strict=True)):
+        if has_place(trial, dimension):
+            yield place, axis.at(coordinate(dimension, trial.params[dimension.name], axis))
 
 
 def slot_timeline(timeline: Timeline, states: Mapping[str, str]) -> Markup:

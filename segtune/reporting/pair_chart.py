@@ -62,15 +62,22 @@ def pair_chart(
         kind += " cross" if trial.state in BAD_ENDS else ""
         px, py = (coordinate(d, trial.params[d.name], a) for d, a in axes)
         plot.point(px, py, kind, trial.number)
-    row, column = np.unravel_index(np.nanargmax(surface), surface.shape)
-    words = f"Smoothed mIoU over {pair[0].name} and {pair[1].name}, from {levels[0]:.1f} to "
-    words += f"{levels[-1]:.1f}, {len(scored)} trials"
-    words += f"; it is highest {(column + 0.5) / counts[0]:.0%} along the first axis and "
-    words += f"{(row + 0.5) / counts[1]:.0%} along the second"
     entries = {
         f"q{i}": f"{low:.1f} to {high:.1f}" for i, (low, high) in enumerate(pairwise(levels))
     }
+    words = _words(pair, surface, len(scored))
     return legend(entries) + scrolled(plot.svg(words), "Surface of two settings")
+
+
+def _words(pair: tuple[Dimension, Dimension], surface: np.ndarray, num_trials: int) -> str:
+    rows, columns = surface.shape
+    row, column = np.unravel_index(np.nanargmax(surface), surface.shape)
+    return (
+        f"Smoothed mIoU over {pair[0].name} and {pair[1].name} of {num_trials} trials, from "
+        f"{np.nanmin(surface):.1f} to {np.nanmax(surface):.1f}; it is highest "
+        f"{(column + 0.5) / columns:.0%} along the first axis and {(row + 0.5) / rows:.0%} along "
+        "the second"
+    )
 
 
 def _surface(

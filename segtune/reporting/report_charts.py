@@ -53,6 +53,20 @@ def part_charts(
         )
         chart = charts.learning_curves(trials, scores, study.rungs())
         yield Chart("Learning curves", caption, chart)
+    yield from _setting_charts(study, trials)
+    yield from _class_chart(study, run, trials)
+    if spent := timeline(run):
+        caption = (
+            "Timeline of the trial slots. Colour: training or validating. Grey: starting, saving, "
+            "or an unfinished epoch. Empty: idle."
+        )
+        states = {f"{trial.number:04d}": trial.state for trial in trials}
+        yield Chart("Workers' time", caption, charts.slot_timeline(spent, states))
+
+
+def _setting_charts(study: Study, trials: Sequence[TrialResult]) -> Iterator[Chart]:
+    from segtune.reporting import charts
+
     dimensions = study.space.dimensions
     if dimensions and any(trial.params and trial.miou is not None for trial in trials):
         caption = (
@@ -66,14 +80,6 @@ def part_charts(
         )
         chart = charts.parallel_coordinates(trials, dimensions)
         yield Chart("Parallel coordinates", caption, chart)
-    yield from _class_chart(study, run, trials)
-    if spent := timeline(run):
-        caption = (
-            "Timeline of the trial slots. Colour: training or validating. Grey: starting, saving, "
-            "or an unfinished epoch. Empty: idle."
-        )
-        states = {f"{trial.number:04d}": trial.state for trial in trials}
-        yield Chart("Workers' time", caption, charts.slot_timeline(spent, states))
 
 
 def _curves(run: SearchDir, trials: Sequence[TrialResult]) -> dict[str, list[tuple[int, float]]]:

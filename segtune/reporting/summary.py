@@ -16,6 +16,7 @@ from segtune.reporting.format import (
     num_ended,
     retrained_line,
 )
+from segtune.runs.chosen_trial import part_of_best
 from segtune.runs.environment import Environment, read_environments
 from segtune.runs.results import BAD_ENDS, TrialResult
 from segtune.runs.rundir import SearchDir, search_of
@@ -69,9 +70,10 @@ def summary(
     sentences = [*_winner(study, trials, best)]
     if best and not run.confirms:
         verdict, problem = confirmation_words(run, best)
-        sentences.append(f"Confirmed: {verdict}." if verdict else f"Not confirmed: {problem}.")
+        sentences.append(f"Confirmation: {verdict}." if verdict else f"Not confirmed: {problem}.")
     sentences.append(_ends(study, trials))
-    if retrained := retrained_line(run):
+    whole = search_of(run.path) or run
+    if part_of_best(whole).path == run.path and (retrained := retrained_line(whole)):
         sentences.append(f"Retrained: {retrained}.")
     return sentences
 

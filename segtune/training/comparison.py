@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from segtune.config.schema import ExperimentConfig
+from segtune.config.schema import ExperimentConfig, load_config
 from segtune.data.layouts import class_names
 from segtune.data.loader import ValLoader
 from segtune.errors import CheckpointError, SegtuneError
@@ -102,11 +102,11 @@ def _write(
     if baseline.number == 0 and baseline.number != best.number:
         try:
             record["baseline"] = _described(run, baseline)
-            model, config, _ = load_model(run.trial(0).path, None, device)
+            model, config = _load(run, baseline, device)
             earlier = {p.name: p for p in _predicted(model, config, device, cpus)}
         except CheckpointError as error:
             record |= {"baseline": None, "note": f"no prediction of trial 0: {error}"}
-    model, config, _ = load_model(run.trial(best.number).path, None, device)
+    model, config = _load(run, best, device)
     names = class_names(config.data)
     matrix = ConfusionMatrix(len(names), config.data.ignore_index)
     chosen = Chosen(num)
@@ -153,6 +153,15 @@ class Chosen:
 def _described(run: SearchDir, trial: TrialResult) -> dict[str, str]:
     checkpoint = find_checkpoint(run.trial(trial.number).path)
     return {"trial": trial.id, "checkpoint": checkpoint.name}
+
+
+def _load(
+    run: SearchDir, trial: TrialResult, device: torch.device
+) -> tuple[torch.nn.Module, ExperimentConfig]:
+    folder = run.trial(trial.number)
+    # Not the config in the checkpoint, whose own code would be refused: the user may search it.
+    model, config, _ = load_model(folder.path, load_config(folder.config), device)
+    return model, config
 
 
 def _predicted(

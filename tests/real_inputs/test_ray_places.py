@@ -31,7 +31,7 @@ def study(tiny_config: ExperimentConfig, tmp_path: Path) -> Study:
     tree = {
         "config": tiny_config.dump(),
         "space": {"optim.lr": {"loguniform": [1e-4, 1e-1]}},
-        "search": {"scheduler": "none", "sampler": "random", "trials": 2},
+        "search": {"scheduler": "none", "sampler": "random", "trials": 2, "pictures": 0},
     }
     (tmp_path / "s.yaml").write_text(write_yaml(tree))
     return load_study(tmp_path / "s.yaml")
