@@ -34,6 +34,7 @@ ORDER = [
 COMMANDS = {
     "__main__",
     "check",
+    "compare",
     "config_tools",
     "confirm",
     "data_check",

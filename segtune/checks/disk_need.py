@@ -20,7 +20,7 @@ TRIAL_BYTES = 60_000
 EPOCH_BYTES = 2_500
 CLASS_BYTES = 90
 RAY_BYTES = 40_000  # per trial
-REPORT_BYTES = 5_000_000
+REPORT_BYTES = 2_000_000  # with its pictures
 # A checkpoint is written beside the earlier ones before one of them is removed; and the forecast of
 # the number of checkpoints is uncertain.
 MARGIN = 0.2

@@ -6,6 +6,7 @@ import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from segtune.reporting.format import (
@@ -167,7 +168,7 @@ def reproduction(run: SearchDir, best: TrialResult | None) -> dict[str, str]:
     sessions = [s for s in read_environments(run.environment) if s.command]
     steps: dict[str, str] = {}
     if sessions and sessions[0].command:
-        steps["This search was started with"] = shlex.join(sessions[0].command)
+        steps["This search was started with"] = _typed(sessions[0].command)
     again = ["segtune", "search", "--space", str(run.study), "--name", f"{run.path.name}-again"]
     steps["Repeat the search"] = shlex.join(again)
     if best:
@@ -177,6 +178,15 @@ def reproduction(run: SearchDir, best: TrialResult | None) -> dict[str, str]:
         words = ["segtune", "evaluate", "--checkpoint", str(run.path)]
         steps["Evaluate its checkpoint"] = shlex.join(words)
     return steps
+
+
+def _typed(command: Sequence[str]) -> str:
+    """Return a recorded command line as a user types it, without the path of the program."""
+    program = Path(command[0])
+    words = (
+        [program.name] if program.suffix != ".py" else ["python", "-m", f"segtune.{program.stem}"]
+    )
+    return shlex.join([*words, *command[1:]])
 
 
 def environment_rows(run: SearchDir) -> list[tuple[str, str]]:
