@@ -104,6 +104,18 @@ def test_text_of_the_search_run_is_never_markup(study: Study, run: SearchDir) ->
     assert "<b>9e9" not in html
 
 
+def test_names_of_classes_and_choices_are_never_markup(study: Study, run: SearchDir) -> None:
+    names = [f"<script>{label}</script>" for label in range(7)]
+    html = page(replace(study, config=study.config.override({"data.classes": names})), run)
+    assert "&lt;script&gt;0&lt;/script&gt;" in html
+    assert "<script>0" not in html
+    dimension = Dimension("x.y", "choice", ("<script>", "'\">&"))
+    trials = [TrialResult(0, "completed", miou=0.5, params={"x.y": "<script>"})]
+    for chart in (charts.miou_by_setting, charts.parallel_coordinates):
+        assert "<script>" not in chart(trials, [dimension])
+        assert ">&#x27;&quot;&gt;&amp;</text>" in chart(trials, [dimension])
+
+
 def test_page_without_a_trial_has_no_charts(study: Study, tmp_path: Path) -> None:
     run = SearchDir(tmp_path / "runs" / "empty")
     prepare_study(run, study)
