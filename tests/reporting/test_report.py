@@ -477,7 +477,9 @@ def test_trials_can_be_sorted_and_filtered_in_a_browser(study: Study, tmp_path: 
     const column = (i) => shown().map((row) => row.cells[i].textContent);
     const miou = [...table.tHead.rows[0].cells].findIndex((cell) => cell.textContent === "mIoU");
     const button = table.tHead.rows[0].cells[miou].querySelector("button");
-    table.tHead.rows[0].cells[1].querySelector("button").click(); // by number, mixes all scores
+    const last = table.tHead.rows[0].cells.length - 1;
+    table.tHead.rows[0].cells[last].querySelector("button").click();
+    const reasons = column(last).map((text) => text.trim());
     button.click();
     const up = column(miou), sort = table.tHead.rows[0].cells[miou].getAttribute("aria-sort");
     button.click();
@@ -490,9 +492,11 @@ def test_trials_can_be_sorted_and_filtered_in_a_browser(study: Study, tmp_path: 
     row.dispatchEvent(new MouseEvent("mouseover", {bubbles: true}));
     const chosen = document.querySelectorAll("svg .chosen").length;
     const counted = document.querySelector(".filter output").textContent;
-    return JSON.stringify({up, down, sort, filtered, chosen, counted, title: document.title});
+    return JSON.stringify({reasons, up, down, sort, filtered, chosen, counted, title: document.title});
     """
     result = json.loads(output_of(shown(with_script(page, script))))
+    # Trials without a reason are first by rank, and last by reason.
+    assert [bool(text) for text in result["reasons"]] == sorted(map(bool, result["reasons"]))[::-1]
     numbers = [float(text) for text in result["up"] if text != "-"]
     assert numbers == sorted(numbers)
     assert set(result["up"][len(numbers) :]) == {"-"}  # those without a score come last
