@@ -492,7 +492,8 @@ def test_trials_can_be_sorted_and_filtered_in_a_browser(study: Study, tmp_path: 
     row.dispatchEvent(new MouseEvent("mouseover", {bubbles: true}));
     const chosen = document.querySelectorAll("svg .chosen").length;
     const counted = document.querySelector(".filter output").textContent;
-    return JSON.stringify({reasons, up, down, sort, filtered, chosen, counted, title: document.title});
+    const title = document.title;
+    return JSON.stringify({reasons, up, down, sort, filtered, chosen, counted, title});
     """
     result = json.loads(output_of(shown(with_script(page, script))))
     # Trials without a reason are first by rank, and last by reason.
