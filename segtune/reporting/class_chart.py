@@ -94,8 +94,8 @@ def class_chart(names: Sequence[str], before: ClassScores, after: ClassScores) -
             margin = 100 * ((scores.margin[label] if scores.margin else None) or 0.0)
             tip = f"{names[label]}, {name}: IoU {iou:.2f}"
             if margin:
-                span = [(iou - margin, place + shift), (iou + margin, place + shift)]
-                plot.line(span, f"interval {kind}")
+                limits = (max(0.0, iou - margin), min(100.0, iou + margin))
+                plot.line([(end, place + shift) for end in limits], f"interval {kind}")
                 tip += f" ± {margin:.2f}"
             plot.point(iou, place + (shift if margin else 0.0), f"dot {kind}", tip=tip)
     words = [f"IoU of {len(rows)} classes, {CONFIG_ITSELF} and the best trial"]
