@@ -129,7 +129,8 @@ def commands(
     steps: dict[str, str] = {}
     if any(not has_ended(trial) for trial in trials) or len(trials) < study.num_trials:
         steps["Continue the search"] = _resume(whole)
-    if best is None or run.confirms:
+    # After a search on a proxy, the best config is one of those at full length.
+    if best is None or run.confirms or part_of_best(run).path != run.path:
         return steps
     record = run.read_confirmation()
     if record is None and best.number != 0:
