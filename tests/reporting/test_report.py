@@ -10,6 +10,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import axe_core_python
 import pytest
 from generated_run import write_search, write_trial
 
@@ -512,12 +513,11 @@ def test_trials_can_be_sorted_and_filtered_in_a_browser(study: Study, tmp_path: 
 
 @pytest.mark.parametrize("scheme", [0, 1])  # dark, light
 def test_page_has_no_accessibility_problem(study: Study, tmp_path: Path, scheme: int) -> None:
-    axe = pytest.importorskip("axe_core_python")
     run = many_trials(study, tmp_path, 60)
     write_pictures(run, best_trial(read_trials(run)).id)  # type: ignore[union-attr]
     page = write_report(load_study(run.study), run)
     script = (
-        (Path(axe.__file__).parent / "axe.min.js").read_text()
+        (Path(axe_core_python.__file__).parent / "axe.min.js").read_text()
         + """;
     return axe.run().then((found) => JSON.stringify({
       passed: found.passes.length,
