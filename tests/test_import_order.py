@@ -26,6 +26,7 @@ ORDER = [
     "reporting",
     "api",
     "api_confirm",
+    "api_predict",
     "api_replay",
     "api_retrain",
     "cli",
@@ -109,6 +110,7 @@ def test_every_file_belongs_to_a_package() -> None:
     assert {name for name in FILES if "." not in name} == COMMANDS | {
         "api",
         "api_confirm",
+        "api_predict",
         "api_replay",
         "api_retrain",
         "cli",
