@@ -28,6 +28,10 @@ MODULES = {module: command for command, (module, _) in COMMANDS.items()}
 LEFT_OUT = "LEFT OUT"
 # Methods of benchmarks/README.md: `segtune tpe` is no command.
 METHODS = ("curves", "gp", "tpe")
+# A setting in the text, with or without a value, and a row of the table of all settings.
+SECTIONS = "data|augment|model|loss|optim|schedule|val|health|checkpoint|search"
+SETTING = re.compile(rf"(?:{SECTIONS})(?:\.[a-z]\w*)+(?![(*\w])")
+ROW = re.compile(r"^\| `([\w.]+)` \|", re.MULTILINE)
 # What a command of segtune begins with, after variables of the environment.
 COMMAND = re.compile(
     r"^(?:\w+=\S+ )*(?:segtune (?P<name>[a-z]+)|\S*(?:python|torchrun)\S*(?: -\S+ \d+)* "
@@ -155,6 +159,22 @@ def test_commands_are_found_and_mistakes_named(parsing_only: None) -> None:
     assert mistake("search", ["--trials", "3", LEFT_OUT]) == ""
     assert unknown_options("data", ["show", "CONFIG", "--images", "--image"]) == ["--image"]
     assert sum(len(commands(block)) for page in PAGES for block in blocks(page)) > 60
+
+
+def settings() -> set[str]:
+    """Return the names of all settings and of their sections, as docs/config.md has them."""
+    config, search = (ROOT / "docs" / "config.md").read_text().split("## `search:` of a study")
+    names = ROW.findall(config) + [f"search.{name}" for name in ROW.findall(search)]
+    return {name.rsplit(".", level)[0] for name in names for level in range(name.count(".") + 1)}
+
+
+@pytest.mark.parametrize(
+    "page", [p for p in PAGES if p.name != "CHANGELOG.md"], ids=path_in_repository
+)
+def test_every_setting_in_the_text_exists(page: Path) -> None:
+    known = settings()
+    named = [(block, SETTING.match(block.text)) for block in blocks(page, inline=True)]
+    assert [str(block) + " " + m[0] for block, m in named if m and m[0] not in known] == []
 
 
 def check_yaml(tree: dict[str, Any], base: ExperimentConfig, folder: Path) -> None:
