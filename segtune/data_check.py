@@ -139,14 +139,6 @@ def _table(report: AuditReport) -> Table:
 
 def _with_progress(split: str, pairs: Sequence[Pair]) -> Iterable[Pair]:
     """Yield the pairs of a split, with a progress bar on stderr if that is a terminal."""
-    from rich.console import Console
-    from rich.progress import track
+    from segtune.reporting.progress import with_bar
 
-    console = Console(stderr=True)
-    return track(
-        pairs,
-        description=f"reading {split}",
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
+    return with_bar(pairs, f"reading {split}")

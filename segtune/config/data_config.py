@@ -19,6 +19,7 @@ VALUE = re.compile(r"0|-?[1-9][0-9]{0,9}")
 
 Side = Annotated[int, Field(ge=32)]  # in pixels
 Byte = Annotated[int, Field(ge=0, le=255)]
+Palette = Annotated[str, Field(min_length=1)] | dict[str, tuple[Byte, Byte, Byte]]
 
 
 def _check_layout(layout: str) -> str:
@@ -100,9 +101,7 @@ class DataConfig(Settings):
         "The label may be ignore_index. Values without an entry are labels themselves. null: all "
         "values are labels.",
     )
-    palette: (
-        Annotated[str, Field(min_length=1)] | dict[str, tuple[Byte, Byte, Byte]] | None
-    ) = Field(
+    palette: Palette | None = Field(
         default=None,
         description="Colours of the classes, for masks of colours: voc for PASCAL VOC's colours "
         "in the order of the labels; or {name: [r, g, b]}; or a file in root: lines such as "
