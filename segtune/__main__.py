@@ -11,6 +11,7 @@ from segtune.errors import nearest
 
 COMMANDS = {
     "init": ("segtune.init", "write a first config and a first study for a data set"),
+    "doctor": ("segtune.doctor", "check this machine: packages, GPUs, disks, limits, Ray"),
     "search": ("segtune.search", "search a space of configs"),
     "check": ("segtune.check", "check a study before it is searched"),
     "status": ("segtune.status", "show the trials of a search run, also while it is running"),

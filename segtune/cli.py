@@ -20,6 +20,7 @@ PARTLY_REFUSED = 1  # some images were refused, each with its reason; the others
 USER_ERROR = 2
 UNHEALTHY = 3  # a search without a healthy trial, or a training run that did not complete
 INTERRUPTED = 130
+BROKEN_PIPE = 141  # as a shell reports a program that SIGPIPE has ended
 
 
 def path_argument(text: str) -> str:
@@ -202,6 +203,10 @@ def run_command(command: Callable[[], int]) -> int:
     except SegtuneError as error:
         print(f"error: {error}", file=sys.stderr)
         return USER_ERROR
+    except BrokenPipeError:  # the reader of the output, such as head, has ended
+        # Python would report the same error again when it flushes stdout at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
     except (OSError, ValueError) as error:
         problem = place_problem(error)
         if problem is None:

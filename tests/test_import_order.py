@@ -42,6 +42,7 @@ COMMANDS = {
     "data_sbd",
     "data_show",
     "data_tools",
+    "doctor",
     "evaluate",
     "export",
     "import_config",

@@ -11,9 +11,9 @@ from segtune.config.schema import ExperimentConfig
 from segtune.config.yaml_io import Tree
 from segtune.data.shapes import CLASSES, ShapesSpec
 from segtune.errors import DataError, first_of
+from segtune.first_config.colours import labels_of_palette
 from segtune.first_config.commented import commented_yaml
 from segtune.first_config.comments import CONFIG_COMMENTS, STUDY_COMMENTS, config_head, study_head
-from segtune.first_config.colours import labels_of_palette
 from segtune.first_config.labels import ZERO, Choice, Labels, Meaning, labels_of_values
 from segtune.first_config.layout import FoundLayout, find_layout
 from segtune.first_config.machine import Machine
