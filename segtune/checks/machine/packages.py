@@ -36,7 +36,7 @@ def check_python(bounds: str, found: str | None = None) -> Outcome:
 
 
 def check_packages(needed: Sequence[Requirement]) -> Iterator[Outcome]:
-    """Check every package: a line for each that is absent or out of bounds, one if all are right."""
+    """Check every package: a line for each that is wrong, or one if all are right."""
     wrong = [found for need in needed if (found := _check_package(need))]
     if not wrong:
         yield Outcome("packages", "ok", f"all {len(needed)} are within their bounds")

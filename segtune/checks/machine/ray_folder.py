@@ -1,4 +1,4 @@
-"""The folder in which Ray keeps its sockets and logs: usable, and without leftovers. Imports no Ray."""
+"""The folder of Ray's sockets and logs: whether it is usable, and leftovers. Imports no Ray."""
 
 from __future__ import annotations
 
