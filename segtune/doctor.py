@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from segtune.cli import DONE, USER_ERROR, path_argument, run_command
+from segtune.cli import (
+    DONE,
+    USER_ERROR,
+    CommandParser,
+    add_json_argument,
+    path_argument,
+    prints_json,
+    run_command,
+    write_json,
+)
 
 if TYPE_CHECKING:
     from segtune.checks.machine.outcome import Outcome
@@ -20,12 +28,12 @@ FORMAT = 1  # of --json
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code: 2 if a problem would stop a search."""
     arguments = argument_parser().parse_args(argv)
-    return run_command(lambda: _doctor(arguments))
+    return run_command(lambda: _doctor(arguments), arguments)
 
 
 def argument_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="segtune doctor",
         description="Check this machine: packages, GPUs, memory, disks, limits, and what Ray "
         "needs. A line for each check says OK, warning or problem, with the remedy. Exit code 2 if "
@@ -39,7 +47,7 @@ def argument_parser() -> argparse.ArgumentParser:
         help="folder of the search runs, of which the disk is checked (default: runs)",
     )
     parser.add_argument("--ray", action="store_true", help="also start a local Ray, and stop it")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of lines")
+    add_json_argument(parser, "all outcomes")
     return parser
 
 
@@ -52,13 +60,12 @@ def _doctor(arguments: argparse.Namespace) -> int:
     outcomes = []
     for outcome in _outcomes(arguments):
         outcomes.append(outcome)
-        if not arguments.json:
+        if not prints_json(arguments):
             print_outcome_line(outcome, console)
     state = worst(outcomes)
-    if arguments.json:
-        checks = [outcome.dump() for outcome in outcomes]
-        print(json.dumps({"format": FORMAT, "state": state, "checks": checks}, indent=1))
-    else:
+    checks = [outcome.dump() for outcome in outcomes]
+    write_json(arguments, {"format": FORMAT, "state": state, "checks": checks})
+    if not prints_json(arguments):
         print(_summary(outcomes))
     return USER_ERROR if state == "problem" else DONE
 

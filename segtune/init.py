@@ -12,7 +12,15 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from segtune.cli import DONE, USER_ERROR, add_set_argument, path_argument, run_command
+from segtune.cli import (
+    DONE,
+    USER_ERROR,
+    CommandParser,
+    add_set_argument,
+    is_quiet,
+    path_argument,
+    run_command,
+)
 from segtune.errors import ConfigError, RunError
 
 if TYPE_CHECKING:
@@ -30,12 +38,12 @@ SHAPES_ROOT = Path("data/shapes")
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code: 2 if the files have an error."""
     arguments = argument_parser().parse_args(argv)
-    return run_command(lambda: _init(arguments))
+    return run_command(lambda: _init(arguments), arguments)
 
 
 def argument_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="segtune init",
         description="Look at a data set, and write a commented config and a commented study that "
         "suit it and this machine. The data set is not changed. On a terminal, a question is asked "
@@ -109,7 +117,8 @@ def _init(arguments: argparse.Namespace) -> int:
     machine = Machine.here(arguments.device)
     if arguments.data:
         answers, ask = _answers(arguments), _ask if _asks(arguments) else take_proposal
-        data = propose_data(Path(arguments.data), stem, answers, ask, _with_progress)
+        watch = None if is_quiet(arguments) else _with_progress
+        data = propose_data(Path(arguments.data), stem, answers, ask, watch)
     else:
         data = shapes_proposal(SHAPES_ROOT.absolute())
     print("\n".join(data.lines))

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from segtune.cli import DONE, add_run_argument, path_argument, run_command
+from segtune.cli import DONE, CommandParser, add_run_argument, path_argument, run_command
 from segtune.reporting.html import write_report
 from segtune.runs.rundir import SearchDir
 from segtune.tuning.study_reader import load_study
@@ -14,7 +14,13 @@ from segtune.tuning.study_reader import load_study
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    parser = argparse.ArgumentParser(
+    arguments = argument_parser().parse_args(argv)
+    return run_command(lambda: _report(arguments), arguments)
+
+
+def argument_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = CommandParser(
         prog="segtune report",
         description="Write the HTML page of a search run, also while it is running: best trial, "
         "workers' time, learning curves, settings, and how each trial ended.",
@@ -26,8 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="FILE",
         help="file to write (default: report.html in RUN)",
     )
-    arguments = parser.parse_args(argv)
-    return run_command(lambda: _report(arguments))
+    return parser
 
 
 def _report(arguments: argparse.Namespace) -> int:
