@@ -35,6 +35,7 @@ COMMANDS = {
     "data": ("segtune.data_tools", "check, generate or convert a data set"),
     "import": ("segtune.import_config", "convert a config of mmsegmentation"),
     "config": ("segtune.config_tools", "describe all settings, or show a config in full"),
+    "completion": ("segtune.completion", "print a script that completes commands in a shell"),
 }
 
 
@@ -44,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         print("usage: segtune COMMAND [--help] …\n")
         for name, (_, meaning) in COMMANDS.items():
-            print(f"  {name:10}{meaning}")
+            print(f"  {name:12}{meaning}")
         return 0 if argv else 2
     if argv[0] == "--version":
         print(f"segtune {__version__}")

@@ -35,6 +35,7 @@ ORDER = [
 COMMANDS = {
     "__main__",
     "check",
+    "completion",
     "config_tools",
     "confirm",
     "data_check",
