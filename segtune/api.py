@@ -160,7 +160,11 @@ def run_study(
             write_atomic(run.best, last.best.read_bytes())
         elif last is not run and not interrupted:
             run.best.unlink(missing_ok=True)  # no trial at full length may win
-    result = _result(study, run, last, interrupted)
+    return _told(notifier, _result(study, run, last, interrupted))
+
+
+def _told(notifier: Notifier, result: StudyResult) -> StudyResult:
+    """Tell that a search has ended; return its result."""
     notifier.tell_end(result.interrupted, result.end)
     notifier.close()
     return result
