@@ -18,6 +18,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from segtune.checks.notices import Tell, tell_nobody
+from segtune.checks.notifier import Notifier
 from segtune.checks.search_limits import SearchEnd, SearchLimits, read_end, refuse_reached_limit
 from segtune.config.schema import ExperimentConfig, absolute_paths
 from segtune.errors import ConfigError, DataError, RunError
@@ -139,6 +141,8 @@ def run_study(
     is_new = not folder.exists()
     study = with_initial_weights(study)
     check_study_data(study)
+    notifier = Notifier(study.search.notify, run, study.num_trials)
+    study = study.without_secrets()  # all that follows writes it, or sends it to other processes
     earlier = _learn_from(warm_start, study, events) if warm_start and not resume else None
     with run.locked():
         try:
@@ -150,13 +154,31 @@ def run_study(
                 raise
             last, interrupted = run, True
         else:
-            with _removed_if_refused(run, is_new=is_new):
-                last, interrupted = _run_parts(study, run, address, events)
+            with _errors_told(notifier), _removed_if_refused(run, is_new=is_new):
+                last, interrupted = _run_parts(study, run, address, events, notifier.tell)
         if last is not run and last.best.exists():
             write_atomic(run.best, last.best.read_bytes())
         elif last is not run and not interrupted:
             run.best.unlink(missing_ok=True)  # no trial at full length may win
-    return _result(study, run, last, interrupted)
+    return _told(notifier, _result(study, run, last, interrupted))
+
+
+def _told(notifier: Notifier, result: StudyResult) -> StudyResult:
+    """Tell that a search has ended; return its result."""
+    notifier.tell_end(result.interrupted, result.end)
+    notifier.close()
+    return result
+
+
+@contextmanager
+def _errors_told(notifier: Notifier) -> Iterator[None]:
+    """Tell of an error that ends the block."""
+    try:
+        yield
+    except Exception as error:
+        notifier.tell_error(error)
+        notifier.close()
+        raise
 
 
 @contextmanager
@@ -253,7 +275,7 @@ def _best(study: Study, run: SearchDir) -> BestTrial | None:
 
 
 def _run_parts(
-    study: Study, run: SearchDir, address: str | None, events: SearchEvents
+    study: Study, run: SearchDir, address: str | None, events: SearchEvents, tell: Tell
 ) -> tuple[SearchDir, bool]:
     """Run the parts of a study. Return the folder of the last one, and whether it was stopped."""
     part_run = run
@@ -267,7 +289,7 @@ def _run_parts(
         for part, part_run in _parts(study, run):
             if SearchLimits(part, part_run).reached():
                 continue
-            if run_part(part, part_run, address, events, before_trials):
+            if run_part(part, part_run, address, events, before_trials, tell):
                 return part_run, True
     except KeyboardInterrupt:  # the second Ctrl-C, or the first while Ray starts
         return part_run, True
@@ -332,11 +354,12 @@ def run_part(
     address: str | None,
     events: SearchEvents,
     before_trials: BeforeTrials | None = None,
+    tell: Tell = tell_nobody,
 ) -> bool:
     """Run the trials that `run` does not hold yet. Return whether the search was stopped.
 
     The caller holds `run.locked()`, and has prepared the folder. `before_trials` is called once Ray
-    runs; what it raises ends the search.
+    runs; what it raises ends the search. `tell` receives notices.
     """
     from segtune.cluster.run import run_search
 
@@ -345,7 +368,12 @@ def run_part(
 
     with events.watching(study, run):
         return run_search(
-            study, run, address=address, on_placement=on_placement, before_trials=before_trials
+            study,
+            run,
+            address=address,
+            on_placement=on_placement,
+            before_trials=before_trials,
+            tell=tell,
         )
 
 

@@ -7,7 +7,14 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from segtune.cli import DONE, add_run_argument, add_set_argument, path_argument, run_command
+from segtune.cli import (
+    DONE,
+    CommandParser,
+    add_run_argument,
+    add_set_argument,
+    path_argument,
+    run_command,
+)
 from segtune.config.yaml_io import parse_assignments, write_yaml
 from segtune.errors import RunError
 from segtune.reporting.format import broken_words, confirmation_line, format_miou
@@ -21,7 +28,13 @@ log = logging.getLogger("segtune.export")  # under `python -m` __name__ is __mai
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    parser = argparse.ArgumentParser(
+    arguments = argument_parser().parse_args(argv)
+    return run_command(lambda: _export(arguments), arguments)
+
+
+def argument_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = CommandParser(
         prog="segtune export",
         description="Write the config of the best trial of a search run, at full length.",
     )
@@ -37,8 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--trial", type=int, metavar="N", help="export this trial instead of the best"
     )
     add_set_argument(parser)
-    arguments = parser.parse_args(argv)
-    return run_command(lambda: _export(arguments))
+    return parser
 
 
 def _export(arguments: argparse.Namespace) -> int:
