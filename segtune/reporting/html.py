@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from segtune.checks.confirmed_best import confirmation_line
 from segtune.checks.forecast_outcome import compare_with_outcome
 from segtune.checks.search_limits import read_end
 from segtune.errors import RunError
 from segtune.reporting.forecast_lines import outcome_caption, outcome_table
 from segtune.reporting.format import (
     baseline_note,
-    confirmation_line,
     measured_columns,
     next_steps,
     num_ended,
