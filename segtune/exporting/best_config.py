@@ -94,10 +94,7 @@ def trial_config_text(
     were searched, and the changed ones.
     """
     config = study.config.override(trial.params)
-    comments = {
-        name: f"chosen by the search; the config itself has {inline_yaml(study.config.get(name))}"
-        for name in trial.params
-    }
+    comments = {name: _comment(study, name, value) for name, value in trial.params.items()}
     if changes:
         config = config.override(*changes)
         comments |= dict.fromkeys(changes[0], "changed at the export")
@@ -108,6 +105,13 @@ def trial_config_text(
         else short_text(config, _of_values(config, comments))
     )
     return "".join(f"# {line}\n" for line in head) + text
+
+
+def _comment(study: Study, name: str, value: Any) -> str:
+    own_value = study.config.get(name)
+    if value == own_value:
+        return "searched; as in the config itself"
+    return f"chosen by the search; the config itself has {inline_yaml(own_value)}"
 
 
 def _of_values(config: ExperimentConfig, comments: Mapping[str, str]) -> dict[str, str]:
@@ -136,7 +140,9 @@ def _standing(
         return ["The search was still running when this was written."]
     ended = [other for other in trials if other.state not in (RUNNING, "interrupted")]
     itself = next((other for other in trials if other.number == 0), None)
-    own = f"; the config itself (trial 0): {score_words(itself)}" if itself else ""
+    own = ""
+    if itself and trial.number:
+        own = f"; the config itself (trial 0): {score_words(itself)}"
     lines = [f"{len(ended)} of {study.num_trials} trials have ended{own}"]
     best = best_trial(trials)
     if best is None or best.number != trial.number:

@@ -17,14 +17,22 @@ from segtune.models.mmseg_weights import mmseg_settings, to_mmseg
 from segtune.models.segformer import SegFormer
 from segtune.training.windows import Windows
 
+# Its widths are no multiples of its attention heads, as mmseg's MixVisionTransformer has them.
+OWN_MIT = "mit_nano"
+
 
 def check_has_counterpart(config: ExperimentConfig) -> None:
-    """Raise RunError for an architecture whose weights have no names in mmseg here."""
+    """Raise RunError for an architecture that mmseg does not have."""
+    other = "use --onnx or --pt2, or --hf for a folder that segtune or transformers load"
     if config.model.name != "segformer":
         raise RunError(
             f"--mmseg: the model is {config.model.name}, but only segformer has a counterpart in "
-            "mmsegmentation with the same weights; use --onnx or --pt2, or --hf for a folder that "
-            "segtune or transformers load"
+            f"mmsegmentation with the same weights; {other}"
+        )
+    if config.model.encoder == OWN_MIT:
+        raise RunError(
+            f"--mmseg: {OWN_MIT} is segtune's own and has other widths than mmsegmentation's MiT "
+            f"can have; mit_b0 to mit_b5 have a counterpart; {other}"
         )
 
 

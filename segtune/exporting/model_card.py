@@ -172,7 +172,8 @@ def _summary(source: ExportSource, card: Card) -> str:
     num_classes = len(source.classes)
     text = (
         f"Semantic segmentation of {_name(source.config)} into {num_classes} classes: {model.name} "
-        f"with the encoder {model.encoder}, trained by segtune for {source.manifest.epoch} epochs."
+        f"with the encoder {model.encoder}, trained by segtune (checkpoint of epoch "
+        f"{source.manifest.epoch} of {source.config.schedule.epochs})."
     )
     if card.scores:
         text += f" mIoU {100 * card.scores.miou:.2f} on the validation images."

@@ -15,7 +15,7 @@ from segtune.errors import CheckpointError, RunError
 from segtune.models.segmentation_model import SegmentationModel
 from segtune.runs.chosen_trial import choose_trial, open_chosen
 from segtune.runs.results import BAD_ENDS
-from segtune.runs.rundir import TrialDir
+from segtune.runs.rundir import SearchDir, TrialDir
 from segtune.training import checkpoint
 from segtune.training.label_images import colours_of_classes
 from segtune.training.locate import find_checkpoint
@@ -74,6 +74,9 @@ def _checkpoint_of(path: Path, trial: int | None) -> Path:
         run, number = open_chosen(path, trial, "export")
         path = run.trial(choose_trial(run, number, "exports").number).path
     folder = find_checkpoint(path)
+    if trial is None and checkpoint.newest_best(SearchDir(path).retrained.checkpoints):
+        retrained = SearchDir(path).retrained.path
+        log.info("%s: holds the winner of this search, retrained; export it by its name", retrained)
     training_run = TrialDir(folder.absolute().parent.parent)
     verdict = training_run.read_verdict()
     if verdict and verdict.state in BAD_ENDS:
