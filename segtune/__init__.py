@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from segtune.api import StudyResult, TrainResult, run_study, run_training
     from segtune.api_confirm import ConfirmResult, confirm_run
+    from segtune.api_export import ExportedFile, export_model
     from segtune.api_retrain import RetrainChanges, RetrainResult, retrain_run
     from segtune.config.schema import ExperimentConfig, load_config
     from segtune.runs.verdict import Verdict
@@ -22,6 +23,7 @@ __version__ = "0.1.0"
 __all__ = [
     "ConfirmResult",
     "ExperimentConfig",
+    "ExportedFile",
     "RetrainChanges",
     "RetrainResult",
     "Study",
@@ -30,6 +32,7 @@ __all__ = [
     "Verdict",
     "__version__",
     "confirm_run",
+    "export_model",
     "load_config",
     "load_study",
     "retrain_run",
@@ -40,6 +43,7 @@ __all__ = [
 _MODULES = {
     "ConfirmResult": "segtune.api_confirm",
     "ExperimentConfig": "segtune.config.schema",
+    "ExportedFile": "segtune.api_export",
     "RetrainChanges": "segtune.api_retrain",
     "RetrainResult": "segtune.api_retrain",
     "Study": "segtune.tuning.study",
@@ -47,6 +51,7 @@ _MODULES = {
     "TrainResult": "segtune.api",
     "Verdict": "segtune.runs.verdict",
     "confirm_run": "segtune.api_confirm",
+    "export_model": "segtune.api_export",
     "load_config": "segtune.config.schema",
     "load_study": "segtune.tuning.study_reader",
     "retrain_run": "segtune.api_retrain",

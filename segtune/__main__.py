@@ -28,7 +28,7 @@ COMMANDS = {
     "report": ("segtune.report", "write the HTML page of a search run"),
     "compare": ("segtune.compare", "compare several search runs in a table and on a page"),
     "stop": ("segtune.stop", "stop a running search; it can be resumed"),
-    "export": ("segtune.export", "write the best config of a search run"),
+    "export": ("segtune.export", "write the best config, or the trained model for other programs"),
     "train": ("segtune.train", "train one config"),
     "evaluate": ("segtune.evaluate", "print a checkpoint's scores per class: IoU, Dice, F-score"),
     "predict": ("segtune.predict", "write a checkpoint's predictions: overlays and labels"),

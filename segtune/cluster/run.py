@@ -21,14 +21,13 @@ from segtune.cluster.supervisor import (
     Supervisor,
     front_of,
     stop_on_signals,
-    write_best,
-    write_front,
 )
 from segtune.cluster.trial import run_trial
 from segtune.cluster.tune_scheduler import StoppingRuleScheduler
 from segtune.cluster.tune_searcher import StudySearcher, is_unfinished
 from segtune.cluster.verdict_scheduler import VerdictScheduler
 from segtune.errors import RunError
+from segtune.exporting.best_config import write_best, write_front
 from segtune.runs.results import (
     BAD_ENDS,
     best_trial,
@@ -90,8 +89,8 @@ def run_search(
             supervisor.wait_until_released(timeout_s=10.0)
             searcher.settle()
             trials = read_trials(run)
-            write_best(study, run, best_trial(trials))
-            write_front(study, run, front_of(study, trials))
+            write_best(study, run, best_trial(trials), trials)
+            write_front(study, run, front_of(study, trials), trials)
         if searcher.disk_problem:
             raise RunError(f"the search has stopped: {searcher.disk_problem}")
         is_stopped = supervisor.stopping and not supervisor.at_limit

@@ -14,7 +14,6 @@ import signal
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -32,8 +31,7 @@ from segtune.cluster.placement import Placement
 from segtune.cluster.ray_internals import kill_trial, release_orphans
 from segtune.cluster.slot_tasks import costs_in_all_slots
 from segtune.cluster.tune_searcher import StudySearcher, is_unfinished
-from segtune.config.yaml_io import write_yaml
-from segtune.runs.atomic import write_atomic
+from segtune.exporting.best_config import write_best, write_front
 from segtune.runs.kept_checkpoints import GRACE_S, KeptCheckpoints
 from segtune.runs.pareto import pareto_front
 from segtune.runs.results import RUNNING, TrialResult, best_trial, read_trial, read_trials
@@ -45,34 +43,6 @@ log = logging.getLogger(__name__)
 
 # How often the supervisor looks at trials, placement groups and the stop request.
 SUPERVISION_INTERVAL_S = 1.0
-
-
-def write_best(study: Study, run: SearchDir, best: TrialResult | None) -> None:
-    """Write the config of the best trial that may win, at full length, to best.yaml if it differs.
-
-    A confirmation has none: its trials differ in the seed, and the best seed is luck.
-    """
-    if best and not run.confirms:
-        _write_config(study, best, run.best)
-    elif study.search.guards.limits:
-        run.best.unlink(missing_ok=True)  # trial 0 has ended since, and now no trial may win
-
-
-def write_front(study: Study, run: SearchDir, front: Sequence[TrialResult]) -> None:
-    """Write the config of each trial of the Pareto front to the folder pareto/, and no other."""
-    for trial in front:
-        _write_config(study, trial, run.pareto / f"{trial.id}.yaml")
-    kept = {trial.id for trial in front}
-    for config in run.pareto.glob("*.yaml"):
-        if config.stem not in kept:
-            config.unlink()
-
-
-def _write_config(study: Study, trial: TrialResult, path: Path) -> None:
-    """Write the config of a trial at full length, if the file differs."""
-    config = write_yaml(study.config.override(trial.params).dump())
-    if not path.exists() or path.read_text() != config:
-        write_atomic(path, config)
 
 
 def front_of(study: Study, trials: Iterable[TrialResult]) -> list[TrialResult]:

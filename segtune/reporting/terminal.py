@@ -19,12 +19,12 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from segtune.checks.confirmed_best import confirmation_line
 from segtune.checks.forecast_record import read_forecast
 from segtune.checks.search_limits import limit_words
 from segtune.reporting.forecast_lines import forecast_summary, left_words
 from segtune.reporting.format import (
     baseline_note,
-    confirmation_line,
     format_duration,
     format_miou,
     format_profile,
