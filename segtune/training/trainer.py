@@ -9,18 +9,14 @@ from __future__ import annotations
 import json
 import logging
 import math
-import shutil
 import time
 from collections.abc import Callable, Container, Generator, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from segtune.config.schema import ExperimentConfig
-from segtune.config.yaml_io import write_yaml
 from segtune.data.loader import Batch, TrainLoader, ValLoader
 from segtune.data.statistics import check_at_the_start
 from segtune.losses.segmentation import build_loss
@@ -29,7 +25,6 @@ from segtune.runs.atomic import write_atomic
 from segtune.runs.records import EpochRecord, ValidationScores
 from segtune.runs.rundir import TrialDir
 from segtune.runs.verdict import Verdict
-from segtune.training import checkpoint
 from segtune.training.checkpoint import Manifest
 from segtune.training.completed_config import completed
 from segtune.training.distributed import Ranks
@@ -46,7 +41,6 @@ from segtune.training.probes import weight_norm
 from segtune.training.replay_bundle import BundleWriter
 from segtune.training.schedule import lr_factor, plan_in_words
 from segtune.training.step_summary import summary_of_steps
-from segtune.training.tensorboard import ScalarLog
 from segtune.training.train_step import OutOfMemory, PendingStep, StepResult, TrainStep, with_lag
 from segtune.training.training_state import TrainingState
 from segtune.training.weight_average import WeightAverage
@@ -82,8 +76,7 @@ class Trainer(TrainingState):
         checkpoint is written after the epochs `full_checkpoints`, besides each `checkpoint.every`
         epochs. Raises SegtuneError if data or pretrained weights do not fit the config.
         """
-        super().__init__(config, out, ranks)
-        self.full_checkpoints = full_checkpoints
+        super().__init__(config, out, ranks, full_checkpoints)
         self.verdict: Verdict | None = None
         self.heartbeat = Heartbeat(out if ranks.is_first else None, config.health)
         self.train_data = TrainLoader(config, ranks.rank, ranks.world_size, cpus=cpus)
@@ -195,7 +188,7 @@ class Trainer(TrainingState):
                 init_miou=init_miou,
                 validation=scores,
             )
-            self._save(record)
+            self.save(record)
             verdict = self.health.validation(record)
             if verdict:
                 verdict = self.bundle.write(verdict, self.train_step, self.loss_factors)
@@ -322,7 +315,7 @@ class Trainer(TrainingState):
         # The batch norms of each rank have averaged other images. All ranks score the model that is
         # saved, which is that of rank 0.
         self.ranks.broadcast(self.network.buffers())
-        with self._averaged():
+        with self.averaged():
             matrix = evaluate(
                 self.network,
                 self.heartbeat.wrap(self.val_data),
@@ -357,7 +350,7 @@ class Trainer(TrainingState):
         # read the epochs after rank 0 has removed those that are not in the checkpoint.
         self.ranks.barrier()
         if self.ranks.is_first:
-            self._prepare_folder()
+            self.prepare_folder()
         self.ranks.barrier()
         self.health.replay(self.out.read_epochs(self.epoch))
         if self.config.optim.ema and not self.average:
@@ -377,7 +370,7 @@ class Trainer(TrainingState):
         if init_from and self.ranks.is_first:
             # A resume before the first epoch has ended must not start from other weights.
             manifest = Manifest(0, 0, 0.0, None, self.config.dump(), classes=self.classes)
-            self._save_checkpoint("last", self.state(), manifest)
+            self.save_checkpoint("last", self.state(), manifest)
         self._log_plan()
 
     def _balance_loss(self) -> None:
@@ -395,55 +388,6 @@ class Trainer(TrainingState):
             write_atomic(self.out.loss_factors, json.dumps(self.loss_factors, indent=1) + "\n")
             factors = ", ".join(f"{name} x {f:.3g}" for name, f in self.loss_factors.items())
             log.info("loss.balance: %s (as strong as cross-entropy at the start)", factors)
-
-    def _prepare_folder(self) -> None:
-        """Remove epochs and checkpoints after the last finished epoch, and write the config."""
-        self.out.check_current()
-        checkpoint.remove_incomplete(self.out.checkpoints)
-        checkpoint.remove_after(self.out.checkpoints, self.epoch)
-        self.out.cut_epochs(self.epoch)
-        self.out.verdict.unlink(missing_ok=True)
-        checkpoint.remove_incomplete(self.out.path)
-        shutil.rmtree(self.out.replay, ignore_errors=True)
-        self.precision.write()
-        write_atomic(self.out.config, write_yaml(self.config.dump()))
-        self.scalars = ScalarLog(self.out.tensorboard, self.classes, self.epoch)
-
-    def _save(self, record: EpochRecord) -> None:
-        """Write an epoch, on rank 0: checkpoints first, so no record is ahead of its weights."""
-        improved = record.miou is not None and record.miou > self.best_miou
-        if record.miou is not None:
-            self.best_miou = max(self.best_miou, record.miou)
-        if not self.ranks.is_first:
-            return
-        self.out.check_current()
-        manifest = Manifest(
-            record.epoch,
-            self.step,
-            self.lr,
-            record.miou,
-            self.config.dump(),
-            classes=self.classes,
-        )
-        if improved:
-            self._save_checkpoint("best", None, manifest)
-        epoch, config = record.epoch, self.config
-        is_due = epoch % config.checkpoint.every == 0 or epoch in self.full_checkpoints
-        if is_due or epoch == config.schedule.epochs:
-            self._save_checkpoint("last", self.state(), manifest)
-        self.out.append_epoch(record)
-        self.scalars.add(record)
-
-    def _save_checkpoint(
-        self, kind: checkpoint.Kind, state: dict[str, Any] | None, manifest: Manifest
-    ) -> None:
-        with self._averaged():
-            weights = self.network.state_dict()
-            checkpoint.save(self.out.checkpoints, kind, weights, state, manifest)
-
-    def _averaged(self) -> AbstractContextManager[None]:
-        """Return a context in which the network has the averaged weights, if there are any."""
-        return self.average.applied() if self.average else nullcontext()
 
     def _log_plan(self) -> None:
         if self.ranks.is_first:
