@@ -75,6 +75,7 @@ def _argument_parser() -> argparse.ArgumentParser:
 
 
 def _retrain(arguments: argparse.Namespace) -> int:
+    from segtune.reporting.training_progress import training_progress
     from segtune.training.memory import keep_freed_memory
 
     keep_freed_memory()
@@ -91,6 +92,7 @@ def _retrain(arguments: argparse.Namespace) -> int:
         resume=arguments.resume,
         overwrite=arguments.overwrite,
         on_begin=lambda record, folder: print_lines(console, *_plan_lines(record, folder)),
+        listeners=[training_progress()],
     )
     lines = [labelled("result", result.record["sentence"])]
     if result.training.checkpoint:

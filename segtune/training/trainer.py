@@ -32,6 +32,7 @@ from segtune.training.evaluation import evaluate, validation_scores
 from segtune.training.health import out_of_memory
 from segtune.training.heartbeat import Heartbeat
 from segtune.training.initial_weights import load_initial_weights
+from segtune.training.listener import Listeners, TrainingListener, TrainingRun
 from segtune.training.loss_balance import balance_factors, balanced_loss, term_losses
 from segtune.training.memory import OutOfMemoryError
 from segtune.training.network import build_network, seeded
@@ -69,15 +70,18 @@ class Trainer(TrainingState):
         *,
         cpus: float | None = None,
         full_checkpoints: Container[int] = (),
+        listeners: Sequence[TrainingListener] = (),
     ) -> None:
         """Build data loaders, model and optimiser. Reads and writes nothing in `out`.
 
         `cpus` is this rank's share of the cores; default: all cores of the process. A full
         checkpoint is written after the epochs `full_checkpoints`, besides each `checkpoint.every`
-        epochs. Raises SegtuneError if data or pretrained weights do not fit the config.
+        epochs. The `listeners` follow `epochs` on rank 0. Raises SegtuneError if data or pretrained
+        weights do not fit the config.
         """
         super().__init__(config, out, ranks, full_checkpoints)
         self.verdict: Verdict | None = None
+        self.listeners = Listeners(listeners if ranks.is_first else ())
         self.heartbeat = Heartbeat(out if ranks.is_first else None, config.health)
         self.train_data = TrainLoader(config, ranks.rank, ranks.world_size, cpus=cpus)
         self.val_data = ValLoader(config, ranks.rank, ranks.world_size, cpus=cpus)
@@ -102,6 +106,7 @@ class Trainer(TrainingState):
         overwrite: bool = False,
         cpus: float | None = None,
         full_checkpoints: Container[int] = (),
+        listeners: Sequence[TrainingListener] = (),
     ) -> Trainer:
         """Start a training run in `out`.
 
@@ -113,7 +118,14 @@ class Trainer(TrainingState):
         if not overwrite:
             out.check_unused()
         config = completed(config, is_quiet=not ranks.is_first)
-        trainer = cls(config, out, ranks, cpus=cpus, full_checkpoints=full_checkpoints)
+        trainer = cls(
+            config,
+            out,
+            ranks,
+            cpus=cpus,
+            full_checkpoints=full_checkpoints,
+            listeners=listeners,
+        )
         trainer._set_up(init_from)
         return trainer
 
@@ -128,6 +140,7 @@ class Trainer(TrainingState):
         init_from: Path | None = None,
         cpus: float | None = None,
         full_checkpoints: Container[int] = (),
+        listeners: Sequence[TrainingListener] = (),
     ) -> Trainer:
         """Continue the training run in `out` from its last good checkpoint.
 
@@ -136,7 +149,14 @@ class Trainer(TrainingState):
         Raises CheckpointError if the config differs from that of the checkpoint.
         """
         config = completed(config, is_quiet=not ranks.is_first)
-        trainer = cls(config, out, ranks, cpus=cpus, full_checkpoints=full_checkpoints)
+        trainer = cls(
+            config,
+            out,
+            ranks,
+            cpus=cpus,
+            full_checkpoints=full_checkpoints,
+            listeners=listeners,
+        )
         trainer._set_up(None if trainer.load_checkpoint(epoch) else init_from)
         return trainer
 
@@ -153,18 +173,27 @@ class Trainer(TrainingState):
         fit into the memory of one of several ranks; a single rank ends with a verdict instead.
         """
         try:
+            self.listeners.on_start(self._as_run())
             self.verdict = yield from self._epochs(should_stop)
         finally:  # also if the caller stops iterating before the last epoch
-            self.close()
-        if self.ranks.is_first:
+            self.listeners.on_end(self.verdict)
+        if self.ranks.is_first and self.verdict:
             self.out.write_verdict(self.verdict)
         # No rank may read the files of the training run before they are complete.
         self.ranks.barrier()
 
-    def close(self) -> None:
-        """Close the files that are open; `epochs` does so at its end."""
-        if self.ranks.is_first:
-            self.scalars.close()
+    def _as_run(self) -> TrainingRun:
+        names = [pair.name for pair in self.val_data.pairs[:: self.ranks.world_size]]
+        return TrainingRun(
+            self.config,
+            self.out,
+            self.classes,
+            self.ranks.device,
+            self.epoch,
+            self.step,
+            self.train_data.steps_per_epoch,
+            tuple(names),
+        )
 
     def _epochs(self, should_stop: ShouldStop) -> Generator[EpochRecord, None, Verdict]:
         """Train the remaining epochs; return how the training run ended."""
@@ -189,6 +218,7 @@ class Trainer(TrainingState):
                 validation=scores,
             )
             self.save(record)
+            self.listeners.on_epoch(record)
             verdict = self.health.validation(record)
             if verdict:
                 verdict = self.bundle.write(verdict, self.train_step, self.loss_factors)
@@ -206,6 +236,7 @@ class Trainer(TrainingState):
         batches = self.train_data.epoch(epoch)
         results: list[StepResult] = []
         first_step = self.step
+        self.listeners.on_epoch_start(epoch, first_step)
         self.model.train()
         seed = np.random.SeedSequence((self.config.seed, epoch, self.ranks.rank))
         with seeded(int(seed.generate_state(1)[0]), self.ranks.device):
@@ -215,6 +246,7 @@ class Trainer(TrainingState):
                 result = outcome.read()
                 if result.cancelled:
                     raise TrialCancelled
+                self.listeners.on_step(epoch, result)
                 if verdict := self.judge(result):
                     return self.bundle.write(verdict, self.train_step, self.loss_factors)
                 results.append(result)
@@ -323,6 +355,7 @@ class Trainer(TrainingState):
                 self.config,
                 len(self.classes),
                 self.precision.validation_dtype,
+                on_batch=self.listeners.on_validation_batch,
             )
         return validation_scores(matrix, self.classes)
 

@@ -25,7 +25,6 @@ from segtune.training.checkpoint import Manifest
 from segtune.training.distributed import Ranks
 from segtune.training.health import HealthMonitor
 from segtune.training.precision import TrainingPrecision
-from segtune.training.tensorboard import ScalarLog
 from segtune.training.weight_average import WeightAverage
 
 log = logging.getLogger(__name__)
@@ -127,7 +126,6 @@ class TrainingState:
         shutil.rmtree(self.out.replay, ignore_errors=True)
         self.precision.write()
         write_atomic(self.out.config, write_yaml(self.config.dump()))
-        self.scalars = ScalarLog(self.out.tensorboard, self.classes, self.epoch)
 
     def save(self, record: EpochRecord) -> None:
         """Write an epoch, on rank 0: checkpoints first, so no record is ahead of its weights."""
@@ -152,7 +150,6 @@ class TrainingState:
         if is_due or epoch == config.schedule.epochs:
             self.save_checkpoint("last", self.state(), manifest)
         self.out.append_epoch(record)
-        self.scalars.add(record)
 
     def save_checkpoint(
         self, kind: checkpoint.Kind, state: dict[str, Any] | None, manifest: Manifest
