@@ -28,7 +28,7 @@ from segtune.runs.pareto import pareto_front
 from segtune.runs.results import best_trial, miou_by_epoch, read_trials, to_frame
 from segtune.runs.rundir import SearchDir, TrialDir, check_name
 from segtune.runs.verdict import Verdict
-from segtune.tracking.open import check_trackers
+from segtune.tracking.open import check_trackers, prepare_trackers
 from segtune.tuning import warm_start as earlier_runs
 from segtune.tuning.guards import check_guard_classes
 from segtune.tuning.preparation import prepare_study
@@ -343,6 +343,9 @@ def run_part(
     runs; what it raises ends the search.
     """
     from segtune.cluster.run import run_search
+
+    check_trackers(study.config.log)
+    prepare_trackers(study.config.log, run)
 
     def on_placement(placement: Placement, dashboard_url: str) -> None:
         events.on_placement(study, placement.describe(), dashboard_url)

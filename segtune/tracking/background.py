@@ -19,25 +19,31 @@ log = logging.getLogger(__name__)
 MAX_WAITING = 1000
 # How long the end of a training run waits for what is still to be sent.
 END_TIMEOUT_S = 60.0
+MAX_MESSAGE = 300  # characters of an error
 
 
 class BackgroundTracker(Tracker):
     """Calls another tracker in a thread. If that fails, it warns once and drops everything else."""
 
-    def __init__(
-        self, name: str, tracker: Tracker, *, end_timeout_s: float = END_TIMEOUT_S
-    ) -> None:
-        """`name` is the one of `log.to`, for the warning."""
+    def __init__(self, name: str, tracker: Tracker, *, begins_here: bool = False) -> None:
+        """`name` is the one of `log.to`, for the warning.
+
+        With `begins_here`, it begins in the thread that trains: it may ask for a password.
+        """
         self._name = name
         self._tracker = tracker
-        self._end_timeout_s = end_timeout_s
+        self._begins_here = begins_here
         self._has_failed = False
         self._calls: queue.Queue[Callable[[], None] | None] = queue.Queue(MAX_WAITING)
         self._thread = threading.Thread(target=self._work, daemon=True, name=f"tracker-{name}")
 
     def begin(self, run: TrackedRun) -> None:
-        """Begin in this thread: a tracker may ask for a password, or say where it writes."""
-        self._try(partial(self._tracker.begin, run))
+        """Begin, and pass everything else on in the thread."""
+        call = partial(self._tracker.begin, run)
+        if self._begins_here:
+            self._try(call)
+        else:
+            self._later(call)
         self._thread.start()
 
     def add(self, values: Mapping[str, float], axis: Axis, position: int) -> None:
@@ -54,15 +60,11 @@ class BackgroundTracker(Tracker):
 
     def end(self, summary: Mapping[str, float], verdict: Verdict | None) -> None:
         """Wait until everything is passed on, but not for longer than the time limit."""
-        if not self._thread.is_alive():
-            return
         self._later(partial(self._tracker.end, summary, verdict))
         self._later(None)
-        self._thread.join(self._end_timeout_s)
+        self._thread.join(END_TIMEOUT_S)
         if self._thread.is_alive():
-            log.warning(
-                "log.to: %s does not answer; its last points may be missing there", self._name
-            )
+            self._fail("does not answer")
 
     def _later(self, call: Callable[[], None] | None) -> None:
         try:
@@ -80,13 +82,14 @@ class BackgroundTracker(Tracker):
         try:
             call()
         except Exception as error:  # whatever it is: curves elsewhere are worth no training run
-            self._fail(f"has failed: {type(error).__name__}: {error}")
+            message = f"{type(error).__name__}: {error}"
+            self._fail(f"has failed: {' '.join(message.split())[:MAX_MESSAGE]}")
 
     def _fail(self, what: str) -> None:
         if not self._has_failed:
             self._has_failed = True
             log.warning(
-                "log.to: %s %s; training goes on without it, and epochs.jsonl has every epoch",
+                "log.to: %s %s; nothing more is sent there; epochs.jsonl has every epoch",
                 self._name,
                 what,
             )

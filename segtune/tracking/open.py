@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 from typing import TYPE_CHECKING
 
 from segtune.config.log_config import LogConfig
 from segtune.errors import ConfigError
+from segtune.runs.rundir import SearchDir
 
 if TYPE_CHECKING:
     from segtune.tracking.tracker import Tracker
     from segtune.training.listener import TrainingListener
+
+log = logging.getLogger(__name__)
 
 # Trackers that are no dependency of segtune: their package and extra have their name.
 EXTRAS = ("wandb", "mlflow")
@@ -26,6 +30,19 @@ def check_trackers(config: LogConfig) -> None:
     ]
     if missing:
         raise ConfigError(missing)
+
+
+def prepare_trackers(config: LogConfig, run: SearchDir) -> None:
+    """Create the database of MLflow before the trials, which would all create one of their own."""
+    if "mlflow" not in config.to:
+        return
+    from segtune.tracking.mlflow_run import quiet, tracking_places
+
+    quiet()
+    try:
+        tracking_places(config, run.path)
+    except Exception as error:  # whatever it is: the trials say so, too, and train without MLflow
+        log.warning("log.to: mlflow has no database: %s", error)
 
 
 def recorders(config: LogConfig) -> list[TrainingListener]:
@@ -46,7 +63,7 @@ def _tracker(name: str) -> Tracker:
     if name == "wandb":
         from segtune.tracking.wandb_run import WandbRun
 
-        return BackgroundTracker(name, WandbRun())
+        return BackgroundTracker(name, WandbRun(), begins_here=True)
     if name == "mlflow":
         from segtune.tracking.mlflow_run import MlflowRun
 

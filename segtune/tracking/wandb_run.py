@@ -47,7 +47,8 @@ class WandbRun(Tracker):
         for first in EPOCH_CURVES:
             self._run.define_metric(f"{first}/*", step_metric="epoch")
         self._run.summary.update({f"hparams/{k}": v for k, v in run.hyperparameters.items()})
-        log.info("wandb: %s", self._run.url or f"offline, in {self._run.settings.sync_dir}")
+        where = self._run.url if not self._run.offline else f"offline in {self._run.dir}"
+        log.info("wandb: %s", where)
 
     def add(self, values: Mapping[str, float], axis: Axis, position: int) -> None:
         """Add a point of several curves."""
