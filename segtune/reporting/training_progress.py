@@ -53,7 +53,8 @@ class _Progress(TrainingListener):
 
     def on_start(self, run: TrainingRun) -> None:
         """Begin to count."""
-        self.pace = TrainingPace(run.config.schedule, run.steps_per_epoch, len(run.val_names))
+        schedule, num_images = run.config.schedule, len(run.val_names)
+        self.pace = TrainingPace(schedule, run.steps_per_epoch, num_images, self._clock)
         self._shown = self._clock()
 
     def on_epoch_start(self, epoch: int, step: int) -> None:

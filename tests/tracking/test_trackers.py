@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from mlflow.tracking import MlflowClient
-from recorded import events, train
+from recorded import events, points, train
 from wandb.proto import wandb_internal_pb2
 
 from segtune.api import run_study, run_training
@@ -27,6 +27,16 @@ from segtune.tuning.study_reader import load_study
 # A file of wandb begins with 7 bytes, and then is a log of LevelDB: blocks of 32768 bytes with
 # records of checksum, length and kind (1: whole, 2: first part, 3: middle, 4: last part).
 BLOCK = 32768
+
+
+CHANGED_LOG = {
+    "to": ["tensorboard"],
+    "every_s": 5.0,
+    "every_steps": 1,
+    "images": 3,
+    "project": "other",
+    "mlflow_uri": "http://server",
+}
 
 
 @pytest.fixture
@@ -115,6 +125,21 @@ def runs_of(client: MlflowClient, experiment: str) -> list[Any]:
     found = client.get_experiment_by_name(experiment)
     assert found is not None
     return list(client.search_runs([found.experiment_id]))
+
+
+def test_settings_of_the_log_may_change_at_a_resume_and_may_be_absent_before(
+    logged: ExperimentConfig, tmp_path: Path
+) -> None:
+    train(logged.override({"log.to": []}), tmp_path, last=1)
+    # As a version of segtune without these settings has written it.
+    (manifest,) = tmp_path.glob("checkpoints/last-*/manifest.json")
+    content = json.loads(manifest.read_text())
+    del content["config"]["log"]
+    manifest.write_text(json.dumps(content))
+    changes = {f"log.{name}": value for name, value in CHANGED_LOG.items()}
+    train(logged.override(changes), tmp_path, how="resume")
+    assert [record.epoch for record in TrialDir(tmp_path).read_epochs()] == [1, 2]
+    assert points(TrialDir(tmp_path).tensorboard_steps, "lr") == [4, 5, 6]
 
 
 def test_mlflow_takes_every_name_of_a_class() -> None:
