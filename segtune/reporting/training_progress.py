@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -36,8 +35,8 @@ REFRESH_S = 0.5
 def training_progress() -> TrainingListener:
     """Return what shows the progress on stderr: a bar if that is a terminal, otherwise lines."""
     console = Console(stderr=True)
-    # `is_interactive` alone is true for a file, too, if FORCE_COLOR is set.
-    has_bar = sys.stderr.isatty() and console.is_interactive and os.environ.get("TERM") != "dumb"
+    # `is_interactive` is false with TERM=dumb. It is true for a file if FORCE_COLOR is set.
+    has_bar = sys.stderr.isatty() and console.is_interactive
     return ProgressBarOfTraining(console) if has_bar else ProgressLines()
 
 
