@@ -30,6 +30,7 @@ from segtune.runs.pareto import pareto_front
 from segtune.runs.results import best_trial, miou_by_epoch, read_trials, to_frame
 from segtune.runs.rundir import SearchDir, TrialDir, check_name
 from segtune.runs.verdict import Verdict
+from segtune.tracking.open import check_trackers, prepare_trackers
 from segtune.tuning import warm_start as earlier_runs
 from segtune.tuning.guards import check_guard_classes
 from segtune.tuning.preparation import prepare_study
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     import pandas
 
     from segtune.cluster.placement import Placement
+    from segtune.training.listener import TrainingListener
 
 log = logging.getLogger(__name__)
 
@@ -237,12 +239,14 @@ def with_initial_weights(study: Study) -> Study:
 def check_study_data(study: Study) -> None:
     """Raise DataError if the config's training masks have fewer than two classes.
 
-    Raise ConfigError if a guard names a class that the data set does not have. Otherwise every
+    Raise ConfigError if a guard names a class that the data set does not have, or if a package of
+    `log.to` is missing. Otherwise every
     trial would fail with these messages, after reading all masks. Warn of an ignored
     class, and of validation images that are also training images. Do nothing if this machine does
     not have the data set, or if the study searches settings of the data set: then each trial checks
     its own.
     """
+    check_trackers(study.config.log)
     data = study.config.data
     is_searched = any(name.startswith("data.") for name in study.space.names)
     if study.search.guards.least_ious:
@@ -363,6 +367,9 @@ def run_part(
     """
     from segtune.cluster.run import run_search
 
+    check_trackers(study.config.log)
+    prepare_trackers(study.config.log, run)
+
     def on_placement(placement: Placement, dashboard_url: str) -> None:
         events.on_placement(study, placement.describe(), dashboard_url)
 
@@ -384,29 +391,39 @@ def run_training(
     resume: bool = False,
     overwrite: bool = False,
     init_from: str | Path | None = None,
+    listeners: Sequence[TrainingListener] = (),
 ) -> TrainResult:
     """Train a config in this process, or as one rank under torchrun, and return the outcome.
 
     `resume` continues the training run in `out`, and `overwrite` replaces it. `init_from` is a
-    checkpoint whose weights a new training run starts from.
+    checkpoint whose weights a new training run starts from. The `listeners` follow the training run
+    on rank 0, besides those that `log.to` asks for.
 
     A training run that ends unhealthy is a result: see `verdict`. A process group that the caller
     has opened stays open. Raise RunError if `out` holds a training run and neither `resume` nor
     `overwrite` is set, and SegtuneError if data, weights or checkpoint do not fit the config.
     """
+    from segtune.tracking.open import recorders
     from segtune.training.distributed import Ranks
     from segtune.training.trainer import Trainer
 
     _check_start(resume, overwrite, init_from)
     trial = TrialDir(Path(out).absolute())
     config = absolute_paths(config)
+    followers = [*recorders(config.log), *listeners]
     ranks = Ranks.join()
     try:
         if resume:
-            trainer = Trainer.resume(config, trial, ranks)
+            trainer = Trainer.resume(config, trial, ranks, listeners=followers)
         else:
-            weights = Path(init_from) if init_from else None
-            trainer = Trainer.start(config, trial, ranks, init_from=weights, overwrite=overwrite)
+            trainer = Trainer.start(
+                config,
+                trial,
+                ranks,
+                init_from=Path(init_from) if init_from else None,
+                overwrite=overwrite,
+                listeners=followers,
+            )
         if ranks.is_first:
             _record_environment(trial, config=config.seed)
         for record in trainer.epochs():
@@ -430,15 +447,19 @@ def run_training_on_workers(
     resume: bool = False,
     overwrite: bool = False,
     init_from: str | Path | None = None,
+    listeners: Sequence[TrainingListener] = (),
 ) -> TrainResult:
     """Train a config on a Ray worker group of `workers` ranks; otherwise as `run_training` does.
 
-    One worker trains in this process, without Ray.
+    One worker trains in this process, without Ray. `listeners` follow only that one: the others are
+    in other processes.
     """
     if workers == 1:
         start: dict[str, Any] = {"resume": resume, "overwrite": overwrite, "init_from": init_from}
-        return run_training(config, out, **start)
+        return run_training(config, out, **start, listeners=listeners)
     from segtune.cluster.train_group import train_on_workers
+
+    check_trackers(config.log)
 
     _check_start(resume, overwrite, init_from)
     trial = TrialDir(Path(out).absolute())

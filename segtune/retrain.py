@@ -77,6 +77,7 @@ def argument_parser() -> argparse.ArgumentParser:
 
 
 def _retrain(arguments: argparse.Namespace) -> int:
+    from segtune.reporting.training_progress import training_progress
     from segtune.training.memory import keep_freed_memory
 
     keep_freed_memory()
@@ -93,6 +94,7 @@ def _retrain(arguments: argparse.Namespace) -> int:
         resume=arguments.resume,
         overwrite=arguments.overwrite,
         on_begin=lambda record, folder: print_lines(console, *_plan_lines(record, folder)),
+        listeners=[training_progress()],
     )
     lines = [labelled("result", result.record["sentence"])]
     if result.training.checkpoint:

@@ -46,6 +46,8 @@ def argument_parser() -> argparse.ArgumentParser:
 
 
 def _train(arguments: argparse.Namespace) -> int:
+    from segtune.reporting.training_progress import training_progress
+
     config = load_config(arguments.config, arguments.set)
     workers = arguments.workers or 1
     if workers == 1:
@@ -54,7 +56,12 @@ def _train(arguments: argparse.Namespace) -> int:
         keep_freed_memory()
     start = {name: getattr(arguments, name) for name in ("resume", "overwrite", "init_from")}
     result = run_training_on_workers(
-        config, arguments.out, workers=workers, address=arguments.address, **start
+        config,
+        arguments.out,
+        workers=workers,
+        address=arguments.address,
+        **start,
+        listeners=[training_progress()],
     )
     if result.verdict.state != "completed":
         log.error("%s: %s", result.verdict.state, result.verdict.reason)

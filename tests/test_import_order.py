@@ -21,6 +21,7 @@ ORDER = [
     "models",
     "losses",
     "training",
+    "tracking",
     "checks",
     "first_config",
     "exporting",
@@ -64,13 +65,16 @@ COMMANDS = {
 }
 OWNERS = {
     "albumentations": ("config.transforms", "data.augment"),
+    "mlflow": ("tracking.mlflow_run",),
     "optuna": ("tuning", "cluster.tune_searcher"),
     "ray": ("cluster",),
     "rich": ("reporting", "config_tools", "data_check"),
     "segmentation_models_pytorch": ("models",),
     "timm": ("models",),
+    "tensorboard": ("tracking.tensorboard",),
     "torchvision": ("models",),
     "transformers": ("models",),
+    "wandb": ("tracking.wandb_run",),
 }
 # The only file that may use private names of a library; each such name has a fallback there.
 FENCES = {"ray": "cluster.ray_internals", "optuna": "tuning.optuna_study"}

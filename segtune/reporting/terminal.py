@@ -37,6 +37,7 @@ from segtune.reporting.format import (
     reason_of,
     retrained_line,
     short_names,
+    tensorboard_command,
 )
 from segtune.reporting.rung_lines import rung_lines
 from segtune.runs.pareto import pareto_front
@@ -269,13 +270,14 @@ class SearchPrinter:
     @contextmanager
     def watching(self, study: Study, run: SearchDir) -> Iterator[None]:
         """Print the folder of the search run, then show its trials as they run."""
-        status = shlex.join(["segtune", "status", str(run.path)])
-        tensorboard = shlex.join(["tensorboard", "--logdir", str(run.trials)])
+        watch = [shlex.join(["segtune", "status", str(run.path)])]
+        if "tensorboard" in study.config.log.to:
+            watch.append(tensorboard_command(run))
         label = "noise floor" if run.confirms else "search run"
         print_lines(
             self.console,
             labelled(label, str(run.path)),
-            labelled("watch it", f"{status}, {tensorboard}"),
+            labelled("watch it", ", ".join(watch)),
         )
         with live_table(study, run, self.console):
             yield
