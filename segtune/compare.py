@@ -6,14 +6,20 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from segtune.cli import DONE, path_argument, run_command
+from segtune.cli import DONE, CommandParser, path_argument, run_command
 
 DEFAULT_OUT = "comparison.html"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    parser = argparse.ArgumentParser(
+    arguments = argument_parser().parse_args(argv)
+    return run_command(lambda: _compare(arguments), arguments)
+
+
+def argument_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = CommandParser(
         prog="segtune compare",
         description="Compare search runs: their winners and whether these are confirmed, the best "
         "mIoU over trials and over worker-hours, and the settings that differ. Prints a table and "
@@ -29,8 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="FILE",
         help=f"page to write (default: {DEFAULT_OUT})",
     )
-    arguments = parser.parse_args(argv)
-    return run_command(lambda: _compare(arguments))
+    return parser
 
 
 def _compare(arguments: argparse.Namespace) -> int:

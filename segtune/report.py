@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from segtune.cli import DONE, add_run_argument, path_argument, run_command
+from segtune.cli import DONE, CommandParser, add_run_argument, path_argument, run_command
 from segtune.reporting.html import write_report
 from segtune.runs.rundir import SearchDir
 from segtune.tuning.search_config import DEFAULT_PICTURES
@@ -16,7 +16,13 @@ from segtune.tuning.study_reader import load_study
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    parser = argparse.ArgumentParser(
+    arguments = argument_parser().parse_args(argv)
+    return run_command(lambda: _report(arguments), arguments)
+
+
+def argument_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = CommandParser(
         prog="segtune report",
         description="Write the HTML page of a search run, also while it is running: the outcome "
         "in sentences, what to do next, charts of trials and settings, what went wrong, pictures "
@@ -35,8 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="first predict the validation images with the best trial and the config itself, in "
         "this process; a search does this at its end (search.pictures)",
     )
-    arguments = parser.parse_args(argv)
-    return run_command(lambda: _report(arguments))
+    return parser
 
 
 def _report(arguments: argparse.Namespace) -> int:

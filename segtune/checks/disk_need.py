@@ -14,10 +14,11 @@ from segtune.runs.rundir import SearchDir
 from segtune.tuning.study import Study
 
 # Sizes of the files of a search run that do not depend on the network, measured in searches on the
-# generated shapes: config, parameters, verdict and event file of a trial; an epoch's record and
-# TensorBoard events, and the same for one class; Ray's own files; the page of the report.
-TRIAL_BYTES = 60_000
-EPOCH_BYTES = 2_500
+# generated shapes: config, parameters, verdict and event files of a trial; an epoch's record and
+# TensorBoard events, with one point over steps, and the same for one class; Ray's own files; the
+# page of the report.
+TRIAL_BYTES = 63_000
+EPOCH_BYTES = 2_900
 CLASS_BYTES = 90
 RAY_BYTES = 40_000  # per trial
 REPORT_BYTES = 2_000_000  # with its pictures

@@ -9,9 +9,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from segtune.checks.confirmed_best import confirmation_words
 from segtune.errors import RunError
 from segtune.reporting.format import (
-    confirmation_words,
     format_miou,
     format_value,
     has_ended,

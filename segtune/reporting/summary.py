@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from segtune.checks.confirmed_best import confirmation_words
 from segtune.reporting.format import (
-    confirmation_words,
     format_miou,
     format_value,
     has_ended,

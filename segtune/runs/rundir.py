@@ -65,7 +65,9 @@ class TrialDir:
         self.profile = path / "profile.json"  # with guards or several objectives only
         self.guards = path / "guards.json"  # with guards only
         self.checkpoints = path / "checkpoints"
-        self.tensorboard = path / "tb"
+        self.tensorboard = path / "tb"  # over epochs
+        self.tensorboard_steps = self.tensorboard / "steps"  # over optimiser steps
+        self.trackers = path / "trackers.json"  # ids of the run in wandb and mlflow, if log.to asks
         self.replay = path / "replay"  # the bundle of a training run that was not finite
 
     @property

@@ -6,7 +6,7 @@ Trains nothing and writes nothing.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -32,18 +32,22 @@ def evaluate(
     num_classes: int,
     precision: torch.dtype,
     tta: AugmentedInference | None = None,
+    on_batch: Callable[[ValBatch, Tensor], None] | None = None,
 ) -> ConfusionMatrix:
     """Return the confusion matrix over the images of all ranks, at the size of the labels.
 
     `data` yields the batches of this rank; all ranks together have each image once. `precision` is
-    the dtype of autocast. `tta` None: the windows of `config.val`, or whole images. Leaves the
-    model in evaluation mode.
+    the dtype of autocast. `tta` None: the windows of `config.val`, or whole images. `on_batch`
+    is called with each batch and its predicted labels [B, H, W]. Leaves the model in evaluation
+    mode.
     """
     tta = tta or AugmentedInference.of(config)
     confusion = ConfusionMatrix(num_classes, config.data.ignore_index)
     confusion.matrix = confusion.matrix.to(ranks.device)
-    for _, labels, masks in predictions(model, data, ranks.device, num_classes, precision, tta):
+    for batch, labels, masks in predictions(model, data, ranks.device, num_classes, precision, tta):
         confusion.update(labels, masks)
+        if on_batch:
+            on_batch(batch, labels)
     ranks.sum(confusion.matrix)
     return confusion
 

@@ -30,6 +30,8 @@ FREE_ON_RESUME = (
     *("trials", "max_concurrent", "cpus_per_worker", "retries", "storage", "noise_floor"),
     *("corner_steps", "pictures", "budget.hours", "budget.epochs", "stop_when.regret"),
     *("breaker.first", "breaker.recent", "breaker.share"),
+    *("notify.command", "notify.webhook", "notify.events", "notify.unhealthy_share"),
+    "notify.timeout_s",
 )
 
 

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from segtune.config.settings import PathText, Settings
 from segtune.tuning.guards_config import GuardsConfig
+from segtune.tuning.notify_config import NotifyConfig
 from segtune.tuning.proxy import ProxyConfig
 
 # Changes to the search block of a study whose trials are those of a list, and all of them count.
@@ -322,6 +323,10 @@ class SearchConfig(Settings):
     breaker: BreakerConfig = Field(
         default_factory=BreakerConfig,
         description="When the search pauses because trials end for one cause.",
+    )
+    notify: NotifyConfig = Field(
+        default_factory=NotifyConfig,
+        description="Whom the search tells that it has ended or needs attention.",
     )
     storage: Annotated[str, AfterValidator(_with_home)] | None = Field(
         default=None,
