@@ -16,6 +16,7 @@ from shipped import ROOT
 import segtune
 from segtune import data_tools
 from segtune.__main__ import COMMANDS
+from segtune.cli import CommandParser
 from segtune.config.schema import ExperimentConfig, load_config
 from segtune.config.yaml_io import Source
 from segtune.errors import SegtuneError
@@ -77,7 +78,7 @@ def parsing_only(monkeypatch: pytest.MonkeyPatch) -> None:
         raise ValueError(message)
 
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", only_parse)
-    monkeypatch.setattr(argparse.ArgumentParser, "error", fail)
+    monkeypatch.setattr(CommandParser, "error", fail)
 
 
 def commands(block: Block) -> list[tuple[str, list[str]]]:
