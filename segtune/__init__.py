@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from segtune.api import StudyResult, TrainResult, run_study, run_training
     from segtune.api_confirm import ConfirmResult, confirm_run
     from segtune.api_export import ExportedFile, export_model
+    from segtune.api_predict import predict_labels
     from segtune.api_retrain import RetrainChanges, RetrainResult, retrain_run
     from segtune.config.schema import ExperimentConfig, load_config
     from segtune.runs.verdict import Verdict
@@ -35,6 +36,7 @@ __all__ = [
     "export_model",
     "load_config",
     "load_study",
+    "predict_labels",
     "retrain_run",
     "run_study",
     "run_training",
@@ -54,6 +56,7 @@ _MODULES = {
     "export_model": "segtune.api_export",
     "load_config": "segtune.config.schema",
     "load_study": "segtune.tuning.study_reader",
+    "predict_labels": "segtune.api_predict",
     "retrain_run": "segtune.api_retrain",
     "run_study": "segtune.api",
     "run_training": "segtune.api",

@@ -8,7 +8,13 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from segtune.cli import DONE, add_set_argument, path_argument, run_command
+from segtune.cli import (
+    DONE,
+    CommandParser,
+    add_set_argument,
+    path_argument,
+    run_command,
+)
 from segtune.config.yaml_io import parse_assignments
 from segtune.errors import RunError
 
@@ -20,18 +26,19 @@ MODEL_FORMS = ("hf", "onnx", "pt2", "mmseg", "card")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    parser = _argument_parser()
+    parser = argument_parser()
     arguments = parser.parse_args(argv)
     has_model = any(getattr(arguments, form) for form in MODEL_FORMS)
     if arguments.full and has_model and not arguments.out:
         parser.error("argument --full: belongs to the config; add --out FILE")
     if arguments.onnx_output != "logits" and not arguments.onnx:
         parser.error("argument --onnx-output: add --onnx FILE")
-    return run_command(lambda: _export(arguments, has_model=has_model))
+    return run_command(lambda: _export(arguments, has_model=has_model), arguments)
 
 
-def _argument_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def argument_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = CommandParser(
         prog="segtune export",
         description="Write the config of the best trial of a search run, at full length, or a "
         "trained model in a form that other programs load (docs/export.md). Each form of the model "

@@ -17,7 +17,7 @@ import argparse
 import json
 from collections.abc import Collection
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,8 @@ SETTINGS = (
     Setting("model.drop_path", "max_dropout", 0.0, 1.0),
 )
 HIGHEST_SHARE = 0.999  # segtune's own setting may be below 1 only
+# The model takes so many configs at a time: it keeps the memory of its largest input.
+POINTS_AT_A_TIME = 20
 
 
 def lcbench_study() -> Study:
@@ -101,17 +103,12 @@ class LCBenchTask(Task):
         self.best, self.middle = reference_scores(self._random_means().max(1).tolist())
         self.noise = NOISE * (self.best - self.middle)
 
-    @cached_property
-    def _model(self) -> Any:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        file = self.folder / "lcbench_model.onnx"
-        return onnxruntime.InferenceSession(str(file), options)
-
     def _means(self, points: np.ndarray) -> np.ndarray:
         """Return the accuracy in 0..1 [N, epochs] of points [N, 7] in 0..1."""
+        parts = [points[i : i + POINTS_AT_A_TIME] for i in range(0, len(points), POINTS_AT_A_TIME)]
+        return np.concatenate([self._means_of_few(part) for part in parts])
+
+    def _means_of_few(self, points: np.ndarray) -> np.ndarray:
         values = [
             [setting.value(x) for setting, x in zip(SETTINGS, point, strict=True)]
             for point in points
@@ -122,7 +119,7 @@ class LCBenchTask(Task):
             "x_cat": np.full((len(rows), 1), self.code, dtype=np.int32),
             "x_cont": np.column_stack([epochs, rows]).astype(np.float32),
         }
-        accuracy = self._model.run(None, inputs)[0][:, ACCURACY]
+        accuracy = _model(self.folder).run(None, inputs)[0][:, ACCURACY]
         return np.clip(accuracy.reshape(len(points), EPOCHS) / 100, 0.0, 1.0)
 
     def _random_means(self) -> np.ndarray:
@@ -162,6 +159,16 @@ class LCBenchTask(Task):
 
     def truth(self, config: Config) -> float:
         return float(self._mean(config).max())
+
+
+@cache
+def _model(folder: Path) -> Any:
+    """Return the model of all data sets."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(str(folder / "lcbench_model.onnx"), options)
 
 
 def _random_points() -> np.ndarray:

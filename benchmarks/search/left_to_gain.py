@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.search.clock import Step, VirtualSearch
-from benchmarks.search.methods.method import End
+from benchmarks.search.methods.method import Decision, End, Job
+from benchmarks.search.methods.registry import PAUSING
 from benchmarks.search.methods.segtune_method import SegtuneMethod
 from benchmarks.search.runs import make_task
 from benchmarks.search.tasks import Task
@@ -58,15 +59,33 @@ class Watched:
 
 
 class WatchedMethod(SegtuneMethod):
-    """A search of segtune that notes what it expects to gain whenever a trial has ended."""
+    """A search of segtune that notes what it expects to gain whenever a trial ends or is paused.
+
+    With the sampler curves, trials are paused, as by default; with the others, they are stopped.
+    """
 
     def __init__(self, task: Task, seed: int, sampler: str) -> None:
-        super().__init__(task, seed, {"sampler": sampler})
+        asha = PAUSING["pausing"] if sampler == "curves" else {}
+        super().__init__(task, seed, {"sampler": sampler, "asha": asha})
         self.known: dict[int, KnownTrial] = {}
-        self.gains: list[float] = []  # of the trials that have ended since the last look
+        self.gains: list[float] = []  # at the looks since the last note
+
+    def next_job(self) -> Job:
+        job = super().next_job()
+        self.known.pop(job.number, None)  # it was paused, and runs again
+        return job
+
+    def report(self, number: int, epoch: int, score: float) -> Decision:
+        decision = super().report(number, epoch, score)
+        if decision == Decision.PAUSE:
+            self._look(number, "paused")
+        return decision
 
     def end(self, number: int, state: End) -> None:
         super().end(number, state)
+        self._look(number, state)
+
+    def _look(self, number: int, state: str) -> None:
         mious = miou_by_epoch(self.run.trial(number).read_epochs())
         self.known[number] = KnownTrial.of({}, state, mious)
         scores = expected_mious(dict(sorted(self.known.items())))
@@ -129,7 +148,7 @@ def main() -> None:
     )
     parser.add_argument("--lcbench", type=Path, required=True, help="see lcbench.py")
     parser.add_argument("--tasks", nargs="+", default=TASKS, metavar="NUMBER")
-    parser.add_argument("--samplers", nargs="+", default=["gp", "tpe", "random"])
+    parser.add_argument("--samplers", nargs="+", default=["curves", "gp", "tpe", "random"])
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--trainings", type=int, default=20, help="budget in full training runs")
     parser.add_argument("--out", type=Path, help="write the table as JSON")

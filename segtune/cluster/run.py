@@ -11,6 +11,8 @@ from functools import partial
 
 from ray import tune
 
+from segtune.checks.notices import Tell, tell_nobody
+from segtune.cluster.picture_task import draw_pictures
 from segtune.cluster.placement import WAITING_BUNDLE, Placement, live_nodes, place_trials
 from segtune.cluster.ray_internals import WORKER_GROUPS, quiet_callbacks, warn_if_incomplete
 from segtune.cluster.ray_session import ray_connection
@@ -50,16 +52,17 @@ def run_search(
     address: str | None = None,
     on_placement: Callable[[Placement, str], None] | None = None,
     before_trials: Callable[[Placement], None] | None = None,
+    tell: Tell = tell_nobody,
 ) -> bool:
     """Run the trials of a study that the search run does not hold yet; return if it was stopped.
 
     The caller holds `run.locked()`. `on_placement` is called with the placement and the URL of the
     Ray dashboard before the first trial, then `before_trials` with the placement; the search ends
-    with the error that this raises. Ctrl-C, SIGTERM and the stop request of `segtune stop` end
-    the search gracefully: running trials can be resumed. So does a budget that is used up, but then
-    the search was not stopped, and RUN/end.json says why it has ended. Raise KeyboardInterrupt at a
-    second Ctrl-C, and RunError if the disk of the run folder is full: the trials can then be
-    resumed, too.
+    with the error that this raises. `tell` receives notices while the trials run. Ctrl-C, SIGTERM
+    and the stop request of `segtune stop` end the search gracefully: running trials can be resumed.
+    So does a budget that is used up, but then the search was not stopped, and RUN/end.json says why
+    it has ended. Raise KeyboardInterrupt at a second Ctrl-C, and RunError if the disk of the run
+    folder is full: the trials can then be resumed, too.
     """
     with sampler_warmed_up(study.search, study.space), ray_connection(address) as dashboard:
         warn_if_incomplete()
@@ -74,7 +77,7 @@ def run_search(
         # Before the searcher reads the verdicts.
         stop_interrupted_trials(run, scheduler.rule, replay_trials(scheduler, run))
         searcher = StudySearcher.from_run(study, run, scheduler.rule)
-        supervisor = Supervisor(study, run, searcher)
+        supervisor = Supervisor(study, run, searcher, tell)
         try:
             if searcher.has_work:
                 num_slots, num_workers = placement.concurrent, placement.workers
@@ -90,7 +93,10 @@ def run_search(
             write_front(study, run, front_of(study, trials), trials)
         if searcher.disk_problem:
             raise RunError(f"the search has stopped: {searcher.disk_problem}")
-        return supervisor.stopping and not supervisor.at_limit
+        is_stopped = supervisor.stopping and not supervisor.at_limit
+        if not is_stopped:
+            draw_pictures(study, run, placement)
+        return is_stopped
 
 
 def _keeps_processes(placement: Placement) -> bool:

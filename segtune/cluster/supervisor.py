@@ -23,6 +23,7 @@ from ray.tune.experiment import Trial
 from segtune.checks.breaker import Breaker
 from segtune.checks.forecast import Slots
 from segtune.checks.forecast_record import Forecaster
+from segtune.checks.notices import Notice, Tell, UnhealthyShare, tell_nobody
 from segtune.checks.pause import explain
 from segtune.checks.search_limits import SearchLimits, write_end
 from segtune.cluster.messages import DrawnTrial
@@ -81,7 +82,9 @@ class HangDetector:
 class Supervisor(tune.Callback):
     """Looks after a search while Tune runs it. Tune calls it after every step of its own loop."""
 
-    def __init__(self, study: Study, run: SearchDir, searcher: StudySearcher) -> None:
+    def __init__(
+        self, study: Study, run: SearchDir, searcher: StudySearcher, tell: Tell = tell_nobody
+    ) -> None:
         self.study = study
         self.run = run
         self.searcher = searcher
@@ -95,6 +98,8 @@ class Supervisor(tune.Callback):
         self._kept = self._kept_checkpoints(trials)
         is_new = not any(trial.state != RUNNING for trial in trials)
         self._breaker = Breaker(study.search.breaker, is_new=is_new)
+        self._tell = tell
+        self._unhealthy = UnhealthyShare(study.search.notify.unhealthy_share)
         self._forecaster: Forecaster | None = None
         self._last_check = 0.0
 
@@ -152,7 +157,10 @@ class Supervisor(tune.Callback):
         write_front(self.study, self.run, front_of(self.study, self._front_trials.values()))
         self._kept.ended(ended)
         reason = None if self.stopping else self._breaker.ended(ended)
+        if notice := self._unhealthy.ended(ended.number, ended.state):
+            self._tell(notice)
         if reason:
+            self._tell(Notice("pause", f"the search pauses: {reason}"))
             for line in explain(self.study, self.run, read_trials(self.run), reason):
                 log.warning("%s", line)
             self.stop()

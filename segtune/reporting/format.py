@@ -173,12 +173,18 @@ def next_steps(study: Study, run: SearchDir) -> dict[str, str]:
     # After a search on a proxy, this is the folder of the trials at full length.
     whole_run = search_of(run.path) or run
     storage = hide_password(study.search.storage or str(run.journal))
+    curves = {"curves": tensorboard_command(run)}
     return {
         "best config": str(run.best),
         "retrain it": shlex.join(["segtune", "retrain", str(whole_run.path)]),
-        "curves": shlex.join(["tensorboard", "--logdir", str(run.trials)]),
+        **(curves if "tensorboard" in study.config.log.to else {}),
         "study": shlex.join(["optuna-dashboard", storage]),
     }
+
+
+def tensorboard_command(run: SearchDir) -> str:
+    """Return the command that shows the curves of all trials."""
+    return shlex.join(["tensorboard", "--logdir", str(run.trials)])
 
 
 def retrained_line(run: SearchDir) -> str:

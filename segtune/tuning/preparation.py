@@ -6,14 +6,14 @@ Draws no trial and starts nothing.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from segtune.config.schema import CHANGEABLE_ON_RESUME
 from segtune.config.settings import Difference, differences
 from segtune.config.yaml_io import write_yaml
 from segtune.errors import RunError
 from segtune.runs.atomic import write_atomic
-from segtune.runs.results import read_trials
+from segtune.runs.results import TrialResult, read_trials
 from segtune.runs.rundir import SearchDir
 from segtune.tuning import warm_start
 from segtune.tuning.measured import warn_of_unmeasured
@@ -28,8 +28,10 @@ log = logging.getLogger(__name__)
 # curves if there are many trials. The storage is filled from the run folder.
 FREE_ON_RESUME = (
     *("trials", "max_concurrent", "cpus_per_worker", "retries", "storage", "noise_floor"),
-    *("corner_steps", "budget.hours", "budget.epochs", "stop_when.regret"),
+    *("corner_steps", "pictures", "budget.hours", "budget.epochs", "stop_when.regret"),
     *("breaker.first", "breaker.recent", "breaker.share"),
+    *("notify.command", "notify.webhook", "notify.events", "notify.unhealthy_share"),
+    "notify.timeout_s",
 )
 
 
@@ -110,6 +112,28 @@ def _check_extension(run: SearchDir, study: Study) -> None:
             num_outside,
             len(drawn),
         )
+    _warn_of_other_rungs(begun, study, trials)
+
+
+def _warn_of_other_rungs(begun: Study, study: Study, trials: Sequence[TrialResult]) -> None:
+    """Say what other rungs mean for the trials that the search run has, if they are others."""
+    before, now = begun.rungs(), study.rungs()
+    if before == now:
+        return
+    paused = [trial for trial in trials if trial.state == "paused"]
+    lost = [trial for trial in paused if not study.search.pauses or trial.epoch < min(now)]
+    log.warning(
+        "the rungs were epochs %s and are now %s; earlier trials count at the new ones, and %d of "
+        "%d paused trials can no longer go on",
+        _listed(before),
+        _listed(now),
+        len(lost),
+        len(paused),
+    )
+
+
+def _listed(epochs: Sequence[int]) -> str:
+    return ", ".join(map(str, epochs)) or "none"
 
 
 def _config_differences(ours: Study, theirs: Study) -> list[Difference]:

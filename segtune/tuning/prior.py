@@ -48,31 +48,14 @@ class TruncatedNormal:
     mean: float  # in 0..1
     std: float  # above 0
 
-    @property
-    def _normal(self) -> NormalDist:
-        return NormalDist(self.mean, self.std)
-
-    @property
-    def _kept(self) -> float:
-        """The probability of 0..1 under the whole normal density."""
-        return self._normal.cdf(1.0) - self._normal.cdf(0.0)
-
-    def mass(self, low: float, high: float) -> float:
-        """Return the probability of the part of 0..1 from `low` to `high`."""
-        return (self._normal.cdf(high) - self._normal.cdf(low)) / self._kept
-
-    def log_density(self, position: float) -> float:
-        """Return the logarithm of the density at a position in 0..1; the uniform density has 0."""
-        distance = (position - self.mean) / self.std
-        # Not the logarithm of NormalDist.pdf, which is 0 far away from a narrow mean.
-        return -(distance**2) / 2 - math.log(self.std * math.sqrt(2 * math.pi) * self._kept)
-
     def quantile(self, share: float) -> float:
         """Return the position below which `share` (0..1) of the probability lies."""
-        probability = self._normal.cdf(0.0) + share * self._kept
+        normal = NormalDist(self.mean, self.std)
+        low, high = normal.cdf(0.0), normal.cdf(1.0)
+        probability = low + share * (high - low)
         # The inverse is not defined at 0 and 1, to which a share near an end may be rounded.
         inside = min(max(probability, math.ulp(0.0)), 1.0 - math.ulp(0.5))
-        return min(max(self._normal.inv_cdf(inside), 0.0), 1.0)
+        return min(max(normal.inv_cdf(inside), 0.0), 1.0)
 
 
 def option_at(probabilities: Sequence[float], share: float) -> int:

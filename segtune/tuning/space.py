@@ -132,27 +132,6 @@ class Dimension:
             return min(max(low * (high / low) ** position, low), high)
         return min(low + position * (high - low), high)
 
-    def log_prior(self, value: Any) -> float:
-        """Return log(p / u) of a value: p is its density under the prior, u the uniform density.
-
-        For choices and whole numbers, p and u are probabilities. 0 without a prior; -inf if the
-        value lies outside of the dimension.
-        """
-        if self.prior is None:
-            return 0.0
-        if not self.contains(value):
-            return -math.inf
-        if self.kind == "choice":
-            index = self.index_of(value)
-            assert index is not None
-            return math.log(self._probabilities()[index] * len(self.values))
-        density = self.prior.on_range(self._middle)
-        if self.kind != "int":
-            return density.log_density(self.unit_value(value))
-        low, high = self.values
-        count = high - low + 1
-        return math.log(density.mass((value - low) / count, (value - low + 1) / count) * count)
-
     @property
     def _middle(self) -> float:
         """The position of the prior's value in a range, in 0..1: of a whole number, its middle."""
@@ -226,18 +205,6 @@ class Space:
     def has_priors(self) -> bool:
         """Whether any setting has a prior."""
         return any(dimension.prior for dimension in self.dimensions)
-
-    def log_prior(self, point: Mapping[str, Any]) -> float:
-        """Return the log density of a point under the priors, relative to the uniform density.
-
-        The sum of log(p_i / u_i) over the settings of the point, see `Dimension.log_prior`; 0
-        without priors, -inf if a value lies outside of a range with a prior. piBO (Hvarfner et al.
-        2022, "piBO: augmenting acquisition functions with user beliefs for Bayesian optimization")
-        multiplies the acquisition at the n-th draw by p^(beta / n): add
-        beta / n * log_prior(point) to the logarithm of the acquisition. The uniform density is a
-        constant factor, which does not move the maximum.
-        """
-        return sum(d.log_prior(point[d.name]) for d in self.dimensions if d.name in point)
 
     def distributions(
         self, point: Mapping[str, Any]

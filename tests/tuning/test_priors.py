@@ -1,5 +1,6 @@
-"""Priors of settings: how they are read, what density they are, and which trials they draw."""
+"""Priors of settings: how they are read, what they draw, and which trials they draw."""
 
+import itertools
 import math
 import statistics
 from collections.abc import Callable
@@ -88,44 +89,49 @@ def test_a_prior_of_a_choice_must_be_one_of_its_options(make_study: MakeStudy) -
         make_study({"schedule.batch_size": body})
 
 
-def test_the_density_of_a_range_is_a_normal_one_cut_off_at_the_ends() -> None:
+def test_a_range_is_drawn_from_a_normal_density_cut_off_at_the_ends() -> None:
     dimension = Dimension("a", "uniform", (0.0, 4.0), prior=Prior(2.0, "medium"))
     # Mean 0.5 and standard deviation 0.25 on 0..1: the ends are 2 standard deviations away.
     normal = statistics.NormalDist(0.5, 0.25)
     inside = normal.cdf(1.0) - normal.cdf(0.0)
-    assert dimension.log_prior(2.0) == pytest.approx(math.log(normal.pdf(0.5) / inside))
-    assert dimension.log_prior(3.0) - dimension.log_prior(2.0) == pytest.approx(-0.5)
-    assert dimension.log_prior(4.1) == -math.inf
     assert dimension.quantile(0.5) == pytest.approx(2.0)
     assert dimension.quantile(0.0) == pytest.approx(0.0)
+    share_below_3 = (normal.cdf(0.75) - normal.cdf(0.0)) / inside
+    assert dimension.quantile(share_below_3) == pytest.approx(3.0)
 
 
-def test_the_density_of_a_logarithmic_range_is_normal_in_the_logarithm() -> None:
+def test_a_logarithmic_range_is_drawn_from_a_density_that_is_normal_in_the_logarithm() -> None:
     dimension = Dimension("a", "loguniform", (1e-4, 1.0), prior=Prior(1e-2, "high"))
     assert dimension.quantile(0.5) == pytest.approx(1e-2)
-    # A factor of 10 is a quarter of the range: 2 standard deviations.
-    for value in (1e-3, 1e-1):
-        difference = dimension.log_prior(value) - dimension.log_prior(1e-2)
-        assert difference == pytest.approx(-2.0)
+    # A factor of 10 is a quarter of the range: 2 standard deviations, the ends are 4.
+    below = statistics.NormalDist().cdf(-2.0)
+    assert dimension.quantile(below) == pytest.approx(1e-3, rel=1e-2)
+    assert dimension.quantile(1 - below) == pytest.approx(1e-1, rel=1e-2)
 
 
-@pytest.mark.parametrize("confidence", ["low", "medium", "high"])
-@pytest.mark.parametrize(
-    ("kind", "values", "prior"),
-    [("int", (3, 9), 9), ("choice", ("a", "b", "c"), "b"), ("int", (0, 1), 0)],
-)
-def test_the_density_of_separate_values_sums_to_the_whole(
-    kind: str, values: tuple[Any, ...], prior: Any, confidence: str
+@pytest.mark.parametrize(("confidence", "times"), [("low", 2), ("medium", 4), ("high", 6)])
+def test_the_prior_option_is_drawn_so_many_times_as_often_as_each_other(
+    confidence: str, times: int
 ) -> None:
-    dimension = Dimension("a", kind, values, prior=Prior(prior, confidence))
-    every = list(range(values[0], values[1] + 1)) if kind == "int" else list(values)
-    densities = [math.exp(dimension.log_prior(value)) for value in every]
-    assert statistics.mean(densities) == pytest.approx(1.0)
-    assert every[densities.index(max(densities))] == prior
-    # As often as its density says: the share of 10,000 equal steps that fall on a value.
+    dimension = Dimension("a", "choice", ("a", "b", "c"), prior=Prior("b", confidence))
+    drawn = [dimension.quantile(step / 8000) for step in range(8000)]
+    assert drawn.count("b") == pytest.approx(times * drawn.count("a"), abs=8)
+    assert drawn.count("a") == pytest.approx(drawn.count("c"), abs=2)
+
+
+@pytest.mark.parametrize(("low", "high", "prior"), [(3, 9, 9), (0, 1, 0), (1, 5, 3)])
+def test_a_whole_number_is_drawn_more_rarely_the_farther_it_is_from_the_prior(
+    low: int, high: int, prior: int
+) -> None:
+    dimension = Dimension("a", "int", (low, high), prior=Prior(prior, "medium"))
     drawn = [dimension.quantile(step / 10_000) for step in range(10_000)]
-    shares = [drawn.count(value) / 10_000 * len(every) for value in every]
-    assert shares == pytest.approx(densities, abs=2e-3)
+    counts = [drawn.count(value) for value in range(low, high + 1)]
+    assert sum(counts) == 10_000
+    by_distance = sorted(range(low, high + 1), key=lambda value: abs(value - prior))
+    ordered = [counts[value - low] for value in by_distance]
+    # Values on both sides of the prior are equally frequent, up to the steps.
+    assert all(nearer >= farther - 2 for nearer, farther in itertools.pairwise(ordered))
+    assert ordered[0] > ordered[-1]
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0])
@@ -134,19 +140,6 @@ def test_values_drawn_from_a_prior_at_an_end_stay_in_the_range(value: float) -> 
     drawn = [dimension.quantile(share) for share in (0.0, 1e-16, 0.5, 1 - 2**-53)]
     assert drawn == sorted(drawn)
     assert all(0.0 <= position <= 1.0 for position in drawn)
-    assert math.isfinite(dimension.log_prior(1.0 - value))
-
-
-def test_log_prior_of_a_point_is_the_sum_over_its_settings_and_0_without_priors() -> None:
-    first = Dimension("a", "uniform", (0.0, 1.0), prior=Prior(0.5))
-    second = Dimension("b", "choice", ("x", "y"), {"c": 1}, Prior("x", "high"))
-    space = Space((first, second, Dimension("c", "choice", (0, 1))), {})
-    # Option x has 6 of 7 parts, twice 6/7 of the uniform density.
-    assert second.log_prior("x") == pytest.approx(math.log(12 / 7))
-    together = first.log_prior(0.5) + second.log_prior("x")
-    assert space.log_prior({"a": 0.5, "b": "x", "c": 1}) == together
-    assert space.log_prior({"a": 0.5, "c": 0}) == first.log_prior(0.5)
-    assert Space((Dimension("a", "uniform", (0.0, 1.0)),), {}).log_prior({"a": 7.0}) == 0.0
 
 
 def test_the_share_of_trials_from_the_priors_falls_with_their_number() -> None:

@@ -10,8 +10,11 @@ from optuna.trial import TrialState
 
 from segtune.cluster.tune_searcher import StudySearcher
 from segtune.errors import RunError
+from segtune.runs.atomic import write_atomic
+from segtune.runs.records import EpochRecord, ValidationScores
 from segtune.runs.results import read_trials
 from segtune.runs.rundir import SearchDir
+from segtune.runs.verdict import Verdict
 from segtune.tuning import warm_start
 from segtune.tuning.preparation import prepare_study
 from segtune.tuning.study import Study
@@ -21,6 +24,7 @@ MakeStudy = Callable[..., Study]
 Play = Callable[..., list[dict[str, Any]]]
 FinishedRun = Callable[..., SearchDir]
 
+SOME_SCORES = ValidationScores(0.5, 0.5)
 LR = {"optim.lr": {"loguniform": [1e-5, 1e-1]}}
 LR_AND_GAMMA = {**LR, "loss.focal.gamma": {"uniform": [0.0, 4.0]}}
 
@@ -163,3 +167,31 @@ def test_space_that_lacks_the_config_itself_may_be_widened(
     with_config = make_study({"optim.lr": {"loguniform": [1e-6, 1e-2]}}, trials=6)
     prepare_study(run, with_config, resume=True, extend=True)
     assert len(StudySearcher.from_run(with_config, run).study_log.study.trials) == 6
+
+
+def test_extension_with_other_rungs_says_which_paused_trials_are_lost(
+    make_study: MakeStudy, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    def study(grace_epochs: int, trials: int) -> Study:
+        asha = {"grace_epochs": grace_epochs, "reduction": 3}
+        return make_study(
+            LR,
+            {"schedule.epochs": 9, "schedule.val_every": 1},
+            trials=trials,
+            sampler="random",
+            scheduler={"asha": asha},
+        )
+
+    run = SearchDir(tmp_path / "other-rungs")
+    prepare_study(run, study(1, trials=3))
+    for number, epochs in enumerate((9, 1, 3)):
+        trial = run.trial(number)
+        write_atomic(trial.params, json.dumps({"optim.lr": 1e-3}))
+        for epoch in range(1, epochs + 1):
+            trial.append_epoch(EpochRecord(epoch, epoch, 1.0, validation=SOME_SCORES))
+        trial.write_verdict(Verdict(state="paused" if number else "completed", epoch=epochs))
+    prepare_study(run, study(1, trials=4), resume=True, extend=True)
+    assert "rungs" not in caplog.text
+    prepare_study(run, study(2, trials=5), resume=True, extend=True)
+    assert "epochs 1, 3 and are now 2, 6" in caplog.text
+    assert "1 of 2 paused trials can no longer go on" in caplog.text
