@@ -97,6 +97,10 @@ def _write(source: ExportSource, targets: ExportTargets) -> list[ExportedFile]:
 
     if targets.mmseg:  # before the other forms, which take longer
         mmseg_file.check_has_counterpart(source.config)
+    if targets.onnx or targets.pt2:
+        from segtune.exporting.program import check_has_free_sizes
+
+        check_has_free_sizes(source)
     written: list[ExportedFile] = []
     if targets.hf:
         from segtune.exporting.hf_folder import write_hf

@@ -22,7 +22,7 @@ from segtune.errors import RunError
 from segtune.exporting.preprocessing import description
 from segtune.exporting.source import ExportSource
 from segtune.exporting.targets import new_file
-from segtune.models.exportable import Sides, exportable, sides_of
+from segtune.models.exportable import Sides, exportable, has_free_sizes, sides_of
 from segtune.training.evaluation import predict_labels
 
 # Largest difference of the logits that is taken for rounding. Labels: share of other pixels.
@@ -69,6 +69,21 @@ class Network(nn.Module):
         return F.interpolate(logits, size=size, mode="bilinear", align_corners=False).argmax(1)
 
 
+def check_has_free_sizes(source: ExportSource) -> None:
+    """Raise RunError for a network that torch.export takes at a fixed size only."""
+    if not has_free_sizes(source.model):
+        raise _fixed_size(source, "its windows depend on the size")
+
+
+def _fixed_size(source: ExportSource, reason: str) -> RunError:
+    model = source.config.model
+    return RunError(
+        f"model.encoder: torch.export does not take {model.name} with {model.encoder} at free "
+        f"sizes ({reason}), so there is no --onnx and no --pt2 of it; --hf writes a folder that "
+        "segtune or transformers load"
+    )
+
+
 def export_program(source: ExportSource, output: str = "logits") -> ExportedProgram:
     """Return the network of a checkpoint as a program with free batch, height and width.
 
@@ -84,11 +99,7 @@ def export_program(source: ExportSource, output: str = "logits") -> ExportedProg
             return torch.export.export(network, (images,), dynamic_shapes={"images": free})
     except (RuntimeError, ValueError, AssertionError, NotImplementedError) as error:
         reason = str(error).strip().splitlines()[0][:200]
-        raise RunError(
-            f"model.name: torch.export does not take {source.config.model.name} with "
-            f"{source.config.model.encoder} at free sizes ({reason}); --hf writes a folder that "
-            "segtune or transformers load"
-        ) from error
+        raise _fixed_size(source, reason) from error
 
 
 def _free_side(name: str, sides: Sides) -> Dim:

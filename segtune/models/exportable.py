@@ -35,6 +35,15 @@ def sides_of(model: SegmentationModel) -> Sides:
     return Sides(multiple, max(MIN_SIDE, getattr(model, "smallest", 1)))
 
 
+def has_free_sizes(model: SegmentationModel) -> bool:
+    """Whether torch.export can leave height and width free.
+
+    How a Swin pads and masks its windows depends on the size in so many ways that torch.export does
+    not come to an end.
+    """
+    return not (isinstance(model, UPerNet) and model.maps.channels_last)
+
+
 def exportable(model: SegmentationModel) -> SegmentationModel:
     """Return a copy that needs no gradient and computes the same with operators of free sizes."""
     model = copy.deepcopy(model).requires_grad_(False).eval()

@@ -227,7 +227,7 @@ def test_confirmation_on_ray_continues_the_noise_floor_and_can_be_stopped(
     assert status.main([str(run.path)]) == 0
     assert "mIoU (standard deviation of 2 fresh seeds); confirm it: " in capsys.readouterr().out
 
-    best = run.best.read_text()
+    best = load_config(run.best)
     assert confirm_run(run.path, seeds=2, events=StopAtOnce(run)).record is None
     assert not run.confirmation.exists()
     result = confirm_run(run.path, seeds=2)
@@ -242,5 +242,6 @@ def test_confirmation_on_ray_continues_the_noise_floor_and_can_be_stopped(
     # The training runs of the noise floor were complete, and are not repeated.
     assert [len(run.confirm.trial(number).read_attempts()) for number in (0, 1)] == [1, 1]
     # The best config stays that of the search, and the best seed is not the best of anything.
-    assert run.best.read_text() == best
+    assert load_config(run.best) == best
+    assert result.record["sentence"] in run.best.read_text()
     assert not run.confirm.best.exists()

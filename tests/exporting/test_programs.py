@@ -9,6 +9,8 @@ import torch
 from torch import nn
 
 from segtune import api_export
+from segtune.api_export import export_model
+from segtune.config.schema import ExperimentConfig
 from segtune.errors import RunError
 from segtune.exporting import program as programs
 from segtune.exporting.onnx_file import OPSET, write_onnx
@@ -21,7 +23,9 @@ from segtune.exporting.program import (
     write_pt2,
 )
 from segtune.exporting.source import ExportSource, open_source
+from segtune.models.build import build_model
 from segtune.models.exportable import PoolByMatmul, Sides, exportable
+from segtune.training import checkpoint
 from segtune.training.evaluation import predict_labels
 
 onnx = pytest.importorskip("onnx")
@@ -130,12 +134,29 @@ def test_network_that_fixes_a_size_is_refused(
         export_program(segformer_source)
 
 
+def test_encoder_with_windows_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    config = ExperimentConfig().override(
+        {
+            "model.name": "upernet",
+            "model.encoder": "swin_tiny_patch4_window7_224",
+            "model.decoder_channels": 8,
+            "data.classes": ["a", "b"],
+        }
+    )
+    weights = build_model(config.model, 2).state_dict()
+    manifest = checkpoint.Manifest(1, 1, 1e-3, None, config.dump(), classes=("a", "b"))
+    folder = checkpoint.save(tmp_path / "run" / "checkpoints", "best", weights, None, manifest)
+    with pytest.raises(RunError, match="its windows depend on the size"):
+        export_model(folder, onnx=tmp_path / "a.onnx", hf=tmp_path / "hf")
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
 def test_missing_extra_is_named(
     segformer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(api_export, "ONNX_LIBRARIES", ("onnx", "no_such_library"))
     with pytest.raises(RunError, match=r"--onnx: needs no_such_library; .* \"segtune\[export\]\""):
-        api_export.export_model(segformer, onnx=tmp_path / "a.onnx")
+        export_model(segformer, onnx=tmp_path / "a.onnx")
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 6, (2, 5), (None, 3)])
