@@ -8,7 +8,7 @@ PROCESSES ?= 2
 # Of the target test-ray: the version of Ray to test on.
 RAY ?= 2.60
 
-.PHONY: search test test-ray lint clean
+.PHONY: search test test-ray lint docs docs-serve clean
 
 search: .venv/installed
 	$(BIN)/python -m segtune.search --space configs/loss_weights.yaml
@@ -26,6 +26,15 @@ lint: .venv/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
+# The documentation as a site, in site/. Fails if a link leads nowhere.
+docs: .venv/installed-docs
+	$(BIN)/python scripts/site_pages.py build/site-pages
+	$(BIN)/zensical build --strict --clean
+
+docs-serve: .venv/installed-docs
+	$(BIN)/python scripts/site_pages.py build/site-pages
+	$(BIN)/zensical serve
+
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
 
@@ -37,10 +46,14 @@ lint: .venv/installed-dev
 	$(BIN)/pip install --quiet -e ".[dev]"
 	touch $@ .venv/installed
 
+.venv/installed-docs: pyproject.toml | .venv/bin/python
+	$(BIN)/pip install --quiet -e ".[docs]"
+	touch $@ .venv/installed
+
 .venv-ray-%/installed: pyproject.toml
 	$(PYTHON) -m venv $(@D)
 	$(@D)/bin/pip install --quiet -e ".[dev]" "ray[default,train,tune]==$*.*"
 	touch $@
 
 clean:
-	rm -rf .venv .venv-ray-* .pytest_cache .ruff_cache
+	rm -rf .venv .venv-ray-* .pytest_cache .ruff_cache build site

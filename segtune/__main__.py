@@ -10,6 +10,8 @@ from segtune import __version__
 from segtune.errors import nearest
 
 COMMANDS = {
+    "init": ("segtune.init", "write a first config and a first study for a data set"),
+    "doctor": ("segtune.doctor", "check this machine: packages, GPUs, disks, limits, Ray"),
     "search": ("segtune.search", "search a space of configs"),
     "check": ("segtune.check", "check a study before it is searched"),
     "status": ("segtune.status", "show the trials of a search run, also while it is running"),
@@ -24,8 +26,9 @@ COMMANDS = {
     ),
     "replay": ("segtune.replay", "repeat the step at which a trial died, and try remedies"),
     "report": ("segtune.report", "write the HTML page of a search run"),
+    "compare": ("segtune.compare", "compare several search runs in a table and on a page"),
     "stop": ("segtune.stop", "stop a running search; it can be resumed"),
-    "export": ("segtune.export", "write the best config of a search run"),
+    "export": ("segtune.export", "write the best config, or the trained model for other programs"),
     "train": ("segtune.train", "train one config"),
     "evaluate": ("segtune.evaluate", "print a checkpoint's scores per class: IoU, Dice, F-score"),
     "predict": ("segtune.predict", "write a checkpoint's predictions: overlays and labels"),
@@ -33,6 +36,7 @@ COMMANDS = {
     "data": ("segtune.data_tools", "check, generate or convert a data set"),
     "import": ("segtune.import_config", "convert a config of mmsegmentation"),
     "config": ("segtune.config_tools", "describe all settings, or show a config in full"),
+    "completion": ("segtune.completion", "print a script that completes commands in a shell"),
 }
 
 
@@ -42,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         print("usage: segtune COMMAND [--help] …\n")
         for name, (_, meaning) in COMMANDS.items():
-            print(f"  {name:10}{meaning}")
+            print(f"  {name:12}{meaning}")
         return 0 if argv else 2
     if argv[0] == "--version":
         print(f"segtune {__version__}")

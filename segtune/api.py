@@ -18,6 +18,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from segtune.checks.notices import Tell, tell_nobody
+from segtune.checks.notifier import Notifier
 from segtune.checks.search_limits import SearchEnd, SearchLimits, read_end, refuse_reached_limit
 from segtune.config.schema import ExperimentConfig, absolute_paths
 from segtune.errors import ClusterError, ConfigError, DataError, RunError
@@ -28,6 +30,7 @@ from segtune.runs.pareto import pareto_front
 from segtune.runs.results import best_trial, miou_by_epoch, read_trials, to_frame
 from segtune.runs.rundir import SearchDir, TrialDir, check_name
 from segtune.runs.verdict import Verdict
+from segtune.tracking.open import check_trackers, prepare_trackers
 from segtune.tuning import warm_start as earlier_runs
 from segtune.tuning.guards import check_guard_classes
 from segtune.tuning.preparation import prepare_study
@@ -39,6 +42,7 @@ if TYPE_CHECKING:
     import pandas
 
     from segtune.cluster.placement import Placement
+    from segtune.training.listener import TrainingListener
 
 log = logging.getLogger(__name__)
 
@@ -139,6 +143,8 @@ def run_study(
     is_new = not folder.exists()
     study = with_initial_weights(study)
     check_study_data(study)
+    notifier = Notifier(study.search.notify, run, study.num_trials)
+    study = study.without_secrets()  # all that follows writes it, or sends it to other processes
     earlier = _learn_from(warm_start, study, events) if warm_start and not resume else None
     with run.locked():
         try:
@@ -150,13 +156,31 @@ def run_study(
                 raise
             last, interrupted = run, True
         else:
-            with _removed_if_refused(run, is_new=is_new):
-                last, interrupted = _run_parts(study, run, address, events)
+            with _errors_told(notifier), _removed_if_refused(run, is_new=is_new):
+                last, interrupted = _run_parts(study, run, address, events, notifier.tell)
         if last is not run and last.best.exists():
             write_atomic(run.best, last.best.read_bytes())
         elif last is not run and not interrupted:
             run.best.unlink(missing_ok=True)  # no trial at full length may win
-    return _result(study, run, last, interrupted)
+    return _told(notifier, _result(study, run, last, interrupted))
+
+
+def _told(notifier: Notifier, result: StudyResult) -> StudyResult:
+    """Tell that a search has ended; return its result."""
+    notifier.tell_end(result.interrupted, result.end)
+    notifier.close()
+    return result
+
+
+@contextmanager
+def _errors_told(notifier: Notifier) -> Iterator[None]:
+    """Tell of an error that ends the block."""
+    try:
+        yield
+    except Exception as error:
+        notifier.tell_error(error)
+        notifier.close()
+        raise
 
 
 @contextmanager
@@ -215,12 +239,14 @@ def with_initial_weights(study: Study) -> Study:
 def check_study_data(study: Study) -> None:
     """Raise DataError if the config's training masks have fewer than two classes.
 
-    Raise ConfigError if a guard names a class that the data set does not have. Otherwise every
+    Raise ConfigError if a guard names a class that the data set does not have, or if a package of
+    `log.to` is missing. Otherwise every
     trial would fail with these messages, after reading all masks. Warn of an ignored
     class, and of validation images that are also training images. Do nothing if this machine does
     not have the data set, or if the study searches settings of the data set: then each trial checks
     its own.
     """
+    check_trackers(study.config.log)
     data = study.config.data
     is_searched = any(name.startswith("data.") for name in study.space.names)
     if study.search.guards.least_ious:
@@ -253,7 +279,7 @@ def _best(study: Study, run: SearchDir) -> BestTrial | None:
 
 
 def _run_parts(
-    study: Study, run: SearchDir, address: str | None, events: SearchEvents
+    study: Study, run: SearchDir, address: str | None, events: SearchEvents, tell: Tell
 ) -> tuple[SearchDir, bool]:
     """Run the parts of a study. Return the folder of the last one, and whether it was stopped."""
     part_run = run
@@ -267,7 +293,7 @@ def _run_parts(
         for part, part_run in _parts(study, run):
             if SearchLimits(part, part_run).reached():
                 continue
-            if run_part(part, part_run, address, events, before_trials):
+            if run_part(part, part_run, address, events, before_trials, tell):
                 return part_run, True
     except KeyboardInterrupt:  # the second Ctrl-C, or the first while Ray starts
         return part_run, True
@@ -332,20 +358,29 @@ def run_part(
     address: str | None,
     events: SearchEvents,
     before_trials: BeforeTrials | None = None,
+    tell: Tell = tell_nobody,
 ) -> bool:
     """Run the trials that `run` does not hold yet. Return whether the search was stopped.
 
     The caller holds `run.locked()`, and has prepared the folder. `before_trials` is called once Ray
-    runs; what it raises ends the search.
+    runs; what it raises ends the search. `tell` receives notices.
     """
     from segtune.cluster.run import run_search
+
+    check_trackers(study.config.log)
+    prepare_trackers(study.config.log, run)
 
     def on_placement(placement: Placement, dashboard_url: str) -> None:
         events.on_placement(study, placement.describe(), dashboard_url)
 
     with events.watching(study, run):
         return run_search(
-            study, run, address=address, on_placement=on_placement, before_trials=before_trials
+            study,
+            run,
+            address=address,
+            on_placement=on_placement,
+            before_trials=before_trials,
+            tell=tell,
         )
 
 
@@ -356,29 +391,39 @@ def run_training(
     resume: bool = False,
     overwrite: bool = False,
     init_from: str | Path | None = None,
+    listeners: Sequence[TrainingListener] = (),
 ) -> TrainResult:
     """Train a config in this process, or as one rank under torchrun, and return the outcome.
 
     `resume` continues the training run in `out`, and `overwrite` replaces it. `init_from` is a
-    checkpoint whose weights a new training run starts from.
+    checkpoint whose weights a new training run starts from. The `listeners` follow the training run
+    on rank 0, besides those that `log.to` asks for.
 
     A training run that ends unhealthy is a result: see `verdict`. A process group that the caller
     has opened stays open. Raise RunError if `out` holds a training run and neither `resume` nor
     `overwrite` is set, and SegtuneError if data, weights or checkpoint do not fit the config.
     """
+    from segtune.tracking.open import recorders
     from segtune.training.distributed import Ranks
     from segtune.training.trainer import Trainer
 
     _check_start(resume, overwrite, init_from)
     trial = TrialDir(Path(out).absolute())
     config = absolute_paths(config)
+    followers = [*recorders(config.log), *listeners]
     ranks = Ranks.join()
     try:
         if resume:
-            trainer = Trainer.resume(config, trial, ranks)
+            trainer = Trainer.resume(config, trial, ranks, listeners=followers)
         else:
-            weights = Path(init_from) if init_from else None
-            trainer = Trainer.start(config, trial, ranks, init_from=weights, overwrite=overwrite)
+            trainer = Trainer.start(
+                config,
+                trial,
+                ranks,
+                init_from=Path(init_from) if init_from else None,
+                overwrite=overwrite,
+                listeners=followers,
+            )
         if ranks.is_first:
             _record_environment(trial, config=config.seed)
         for record in trainer.epochs():
@@ -402,15 +447,19 @@ def run_training_on_workers(
     resume: bool = False,
     overwrite: bool = False,
     init_from: str | Path | None = None,
+    listeners: Sequence[TrainingListener] = (),
 ) -> TrainResult:
     """Train a config on a Ray worker group of `workers` ranks; otherwise as `run_training` does.
 
-    One worker trains in this process, without Ray.
+    One worker trains in this process, without Ray. `listeners` follow only that one: the others are
+    in other processes.
     """
     if workers == 1:
         start: dict[str, Any] = {"resume": resume, "overwrite": overwrite, "init_from": init_from}
-        return run_training(config, out, **start)
+        return run_training(config, out, **start, listeners=listeners)
     from segtune.cluster.train_group import train_on_workers
+
+    check_trackers(config.log)
 
     _check_start(resume, overwrite, init_from)
     trial = TrialDir(Path(out).absolute())

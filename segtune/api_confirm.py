@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from segtune.api import SearchEvents, run_part
 from segtune.errors import RunError
+from segtune.exporting.best_config import rewrite_best
 from segtune.reporting.format import num_ended
 from segtune.runs.atomic import write_atomic
 from segtune.runs.results import read_trials
@@ -145,4 +146,5 @@ def _write_record(study: Study, run: SearchDir, plan: ConfirmPlan) -> Mapping[st
     trained = retrained(study, run, plan)
     record = confirmation_record(study, plan, trained, run.read_confirmation())
     write_atomic(run.confirmation, json.dumps(record, indent=1) + "\n")
+    rewrite_best(study, run)
     return record

@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from segtune.api import TrainResult, run_training_on_workers, train_result
 from segtune.config.schema import ExperimentConfig
@@ -23,6 +23,9 @@ from segtune.runs.rundir import SearchDir, TrialDir
 from segtune.tuning.retraining import plan_retraining
 from segtune.tuning.search_config import SearchConfig
 from segtune.tuning.study_reader import load_study
+
+if TYPE_CHECKING:
+    from segtune.training.listener import TrainingListener
 
 
 @dataclass(frozen=True)
@@ -55,13 +58,15 @@ def retrain_run(
     resume: bool = False,
     overwrite: bool = False,
     on_begin: Callable[[Mapping[str, Any], Path], None] | None = None,
+    listeners: Sequence[TrainingListener] = (),
 ) -> RetrainResult:
     """Train the best trial of a search run, or `trial`, at full length, in `out`.
 
     The default of `out` is RUN/retrained, and that of `workers` is as in the search. `resume`
     continues the training run in `out` with the config that it began with, of which `overrides` may
     change what changes no numbers; if it is complete, only the comparison is made again.
-    `overwrite` replaces it. `on_begin` receives the record and the folder before the training.
+    `overwrite` replaces it. `on_begin` receives the record and the folder before the training,
+    and `listeners` follow it, as in `run_training_on_workers`.
 
     Raise RunError if there is no such search run or trial, or if `out` is in use, and SegtuneError
     if data, weights or checkpoint do not fit the config. KeyboardInterrupt leaves a training run
@@ -90,6 +95,7 @@ def retrain_run(
             resume=resume and folder.is_used(),
             overwrite=overwrite,
             init_from=record["init_from"] or None,
+            listeners=listeners,
         )
     training = train_result(folder)
     record = _compared(run, record, training)

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 from collections.abc import Sequence
-from pathlib import Path
 
 from segtune.checks.findings import Section, errors_of, relaxed
-from segtune.cli import DONE, USER_ERROR, add_set_argument, path_argument, run_command
+from segtune.cli import (
+    DONE,
+    USER_ERROR,
+    CommandParser,
+    add_json_argument,
+    add_set_argument,
+    path_argument,
+    prints_json,
+    run_command,
+    write_json,
+)
 from segtune.reporting.findings_table import print_sections, summary
 from segtune.reporting.terminal import wide_console
-from segtune.runs.atomic import write_atomic
 from segtune.tuning.study import Study
 from segtune.tuning.study_reader import load_study
 
@@ -23,12 +30,12 @@ SEARCH_SETTINGS = ("trials", "workers_per_trial", "seed")
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code: 2 if the study has an error."""
     arguments = argument_parser().parse_args(argv)
-    return run_command(lambda: _check(arguments))
+    return run_command(lambda: _check(arguments), arguments)
 
 
 def argument_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="segtune check",
         description="Check a study before it is searched: settings that change nothing, values "
         "that cannot work, and wrong labels. Takes a few real steps, and trains nothing else.",
@@ -60,9 +67,7 @@ def argument_parser() -> argparse.ArgumentParser:
         help="take the steps on a worker of this Ray cluster: auto or host:port; default: in this "
         "process, or on a local Ray if a trial has several workers",
     )
-    parser.add_argument(
-        "--json", type=path_argument, metavar="FILE", help="write all findings into this file"
-    )
+    add_json_argument(parser, "all findings")
     return parser
 
 
@@ -79,11 +84,10 @@ def _check(arguments: argparse.Namespace) -> int:
         labels=not arguments.no_labels,
         address=arguments.address,
     )
-    console = wide_console()
-    print_sections(sections, console)
-    print(_last_line(arguments, sections))
-    if arguments.json:
-        write_atomic(Path(arguments.json), json.dumps(_tree(arguments.study, sections), indent=2))
+    write_json(arguments, _tree(arguments.study, sections))
+    if not prints_json(arguments):
+        print_sections(sections, wide_console())
+        print(_last_line(arguments, sections))
     findings = [finding for section in sections for finding in section.findings]
     return USER_ERROR if errors_of(findings) else DONE
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import json
 import logging
 import os
 import re
@@ -11,15 +12,95 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
 
 from segtune.config.settings import expand_path
-from segtune.errors import ConfigError, SegtuneError, place_problem
+from segtune.errors import ConfigError, SegtuneError, nearest, place_problem
+from segtune.runs.atomic import write_atomic
 
 DONE = 0
 PARTLY_REFUSED = 1  # some images were refused, each with its reason; the others are done
 USER_ERROR = 2
 UNHEALTHY = 3  # a search without a healthy trial, or a training run that did not complete
 INTERRUPTED = 130
+BROKEN_PIPE = 141  # as a shell reports a program that SIGPIPE has ended
+# Of segtune's own messages on stderr, by the option.
+LEVELS = {"quiet": logging.ERROR, "": logging.INFO, "verbose": logging.DEBUG}
+
+
+class CommandParser(argparse.ArgumentParser):
+    """The parser of a command: with --quiet and --verbose, and errors as every command prints."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        group = self.add_mutually_exclusive_group()
+        for flag, meaning in (
+            ("quiet", "print only results and errors"),
+            ("verbose", "print what segtune does in detail"),
+        ):
+            # Without a default: that of a subcommand would replace the value of its command.
+            group.add_argument(
+                f"--{flag}",
+                dest="verbosity",
+                action="store_const",
+                const=flag,
+                default=argparse.SUPPRESS,
+                help=meaning,
+            )
+
+    def parse_known_args(self, *arguments: Any, **options: Any) -> Any:
+        """Refuse words that are not known here, also in a subcommand, with its own options."""
+        parsed, unknown = super().parse_known_args(*arguments, **options)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return parsed, unknown
+
+    def error(self, message: str) -> NoReturn:
+        """End the program with one message on stderr, as `run_command` prints those of segtune."""
+        print(f"error: {message}{self._nearest(message)}; see {self.prog} --help", file=sys.stderr)
+        raise SystemExit(USER_ERROR)
+
+    def _nearest(self, message: str) -> str:
+        """Return the option or the choice that a message of argparse may be about."""
+        if match := re.match(r"unrecognized arguments: (--[\w-]+)", message):
+            return nearest(match[1], [o for a in self._actions for o in a.option_strings])
+        if match := re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message):
+            return nearest(match[1], re.findall(r"[\w.-]+", match[2]))
+        return ""
+
+
+def is_quiet(arguments: argparse.Namespace) -> bool:
+    """Whether a command prints only results and errors."""
+    return getattr(arguments, "verbosity", "") == "quiet"
+
+
+def add_json_argument(parser: argparse.ArgumentParser, what: str) -> None:
+    """Add --json: without a file, and for `-`, the JSON is printed in place of anything else."""
+    parser.add_argument(
+        "--json",
+        nargs="?",
+        const="-",
+        type=path_argument,
+        metavar="FILE",
+        help=f"write {what} into this file as JSON; without a file, or with -, print only that",
+    )
+
+
+def prints_json(arguments: argparse.Namespace) -> bool:
+    """Whether --json asks for JSON on stdout, and for nothing else there."""
+    return arguments.json == "-"
+
+
+def write_json(arguments: argparse.Namespace, tree: Any) -> None:
+    """Write or print plain values as --json asks; do nothing without --json."""
+    if not arguments.json:
+        return
+    text = json.dumps(tree, ensure_ascii=False, indent=1, allow_nan=False) + "\n"
+    if prints_json(arguments):
+        sys.stdout.write(text)
+    else:
+        write_atomic(Path(arguments.json), text)
 
 
 def path_argument(text: str) -> str:
@@ -181,8 +262,8 @@ def _offset(text: str) -> int:
     return int(text)
 
 
-def run_command(command: Callable[[], int]) -> int:
-    """Run a command and return its exit code.
+def run_command(command: Callable[[], int], arguments: argparse.Namespace) -> int:
+    """Run a command and return its exit code. `arguments` may have --quiet or --verbose.
 
     An error that the user can repair is one message on stderr, without a traceback. These are
     SegtuneError, and a path that the operating system refuses (see `errors.place_problem`): only
@@ -190,18 +271,27 @@ def run_command(command: Callable[[], int]) -> int:
     """
     handler = logging.StreamHandler(sys.stderr)
     handler.addFilter(_Once("segtune.data"))
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
+    verbosity = getattr(arguments, "verbosity", "")
+    style = "%(asctime)s %(name)s: %(message)s" if verbosity == "verbose" else "%(message)s"
+    logging.basicConfig(level=logging.WARNING, format=style, handlers=[handler])
     # Warnings and notes are the same on all ranks.
-    logging.getLogger("segtune").setLevel(logging.INFO if _is_rank_0() else logging.ERROR)
+    level = LEVELS[verbosity] if _is_rank_0() else logging.ERROR
+    logging.getLogger("segtune").setLevel(level)
     _print_every_name()
     if threading.current_thread() is threading.main_thread():
         # As Ctrl-C: files are closed, temporary ones removed, and the way to resume is printed.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        return command()
+        code = command()
+        sys.stdout.flush()  # here, where a reader that has ended is no error
+        return code
     except SegtuneError as error:
         print(f"error: {error}", file=sys.stderr)
         return USER_ERROR
+    except BrokenPipeError:  # the reader of the output, such as head, has ended
+        # Python would report the same error again when it flushes stdout at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
     except (OSError, ValueError) as error:
         problem = place_problem(error)
         if problem is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from segtune.cli import add_set_argument, run_command
+from segtune.cli import CommandParser, add_set_argument, run_command
 from segtune.config.describe import describe, markdown
 from segtune.config.schema import ExperimentConfig, load_config
 from segtune.config.yaml_io import write_yaml
@@ -17,7 +17,13 @@ BLOCKS = {"Config": ExperimentConfig, "`search:` of a study": SearchConfig}
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    parser = argparse.ArgumentParser(
+    arguments = argument_parser().parse_args(argv)
+    return run_command(lambda: _config(arguments), arguments)
+
+
+def argument_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = CommandParser(
         prog="segtune config",
         description="Describe all settings, or check a config and show it in full.",
     )
@@ -34,8 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--markdown", action="store_true", help="print the same as Markdown (docs/config.md)"
     )
     add_set_argument(parser)
-    arguments = parser.parse_args(argv)
-    return run_command(lambda: _config(arguments))
+    return parser
 
 
 def _config(arguments: argparse.Namespace) -> int:

@@ -9,7 +9,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from segtune.api_confirm import confirm_run
-from segtune.cli import DONE, INTERRUPTED, UNHEALTHY, add_run_argument, path_argument, run_command
+from segtune.cli import (
+    DONE,
+    INTERRUPTED,
+    UNHEALTHY,
+    CommandParser,
+    add_run_argument,
+    is_quiet,
+    path_argument,
+    run_command,
+)
 from segtune.reporting.confirmation import ConfirmPrinter, print_confirmation
 from segtune.reporting.html import written_report
 from segtune.reporting.terminal import labelled, print_lines, wide_console
@@ -19,18 +28,19 @@ from segtune.tuning.study_reader import load_study
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    parser = _argument_parser()
+    parser = argument_parser()
     arguments = parser.parse_args(argv)
     for name, smallest in (("top", 1), ("seeds", 2), ("max_concurrent", 1)):
         value = getattr(arguments, name)
         if value is not None and value < smallest:
             option = f"--{name.replace('_', '-')}"
             parser.error(f"argument {option}: allowed is whole number >= {smallest}; got {value}")
-    return run_command(lambda: _confirm(arguments))
+    return run_command(lambda: _confirm(arguments), arguments)
 
 
-def _argument_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def argument_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = CommandParser(
         prog="segtune confirm",
         description="Train the best trials of a search run and the config itself again, each with "
         "the same fresh seeds, and test whether the trials are better. The same command continues "
@@ -77,7 +87,7 @@ def _confirm(arguments: argparse.Namespace) -> int:
         seeds=arguments.seeds,
         address=arguments.address,
         max_concurrent=arguments.max_concurrent,
-        events=ConfirmPrinter(console),
+        events=None if is_quiet(arguments) else ConfirmPrinter(console),
     )
     if result.record is None:
         print_lines(console, f"interrupted; continue it with: {resume_command(arguments)}")

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from segtune.cli import add_set_argument, path_argument
+from segtune.cli import (
+    add_json_argument,
+    add_set_argument,
+    is_quiet,
+    prints_json,
+    write_json,
+)
 from segtune.config.schema import load_config
 from segtune.errors import DataError, first_of
-from segtune.runs.atomic import write_atomic
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -39,12 +42,7 @@ def add_parser(commands: Any) -> None:
         "check", help="read every image and mask; print class frequencies and all findings"
     )
     parser.add_argument("config", help="config file")
-    parser.add_argument(
-        "--json",
-        type=path_argument,
-        metavar="FILE",
-        help="also write all counts, findings and duplicates into this file",
-    )
+    add_json_argument(parser, "all counts, findings and duplicates")
     add_set_argument(parser)
     parser.set_defaults(run=run)
 
@@ -55,17 +53,17 @@ def run(arguments: argparse.Namespace) -> int:
     from segtune.reporting.terminal import wide_console
 
     config = load_config(arguments.config, arguments.set).data
-    report = audit(config, _with_progress)
-    wide_console().print(_table(report), markup=False)
-    print(
-        f"{report.train.num_images} training and {report.val.num_images} validation images, "
-        f"{len(report.classes)} classes"
-    )
-    for line in _lines(report):
-        print(line)
-    if arguments.json:
-        tree = report.dump()
-        write_atomic(Path(arguments.json), json.dumps(tree, ensure_ascii=False, indent=1) + "\n")
+    report = audit(config, None if is_quiet(arguments) else _with_progress)
+    write_json(arguments, report.dump())
+    if not prints_json(arguments):
+        wide_console().print(_table(report), markup=False)
+        print(
+            f"{report.train.num_images} training and {report.val.num_images} validation images, "
+            f"{len(report.classes)} classes"
+        )
+        for line in _lines(report):
+            print(line)
+    if arguments.json and not prints_json(arguments):
         print(f"report: {arguments.json}")
     if errors := report.of("error"):
         number = "1 error" if len(errors) == 1 else f"{len(errors)} errors"
@@ -139,14 +137,6 @@ def _table(report: AuditReport) -> Table:
 
 def _with_progress(split: str, pairs: Sequence[Pair]) -> Iterable[Pair]:
     """Yield the pairs of a split, with a progress bar on stderr if that is a terminal."""
-    from rich.console import Console
-    from rich.progress import track
+    from segtune.reporting.progress import with_bar
 
-    console = Console(stderr=True)
-    return track(
-        pairs,
-        description=f"reading {split}",
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
+    return with_bar(pairs, f"reading {split}")

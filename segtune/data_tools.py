@@ -7,13 +7,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from segtune import data_check, data_labelme, data_sbd, data_show
-from segtune.cli import path_argument, run_command
+from segtune.cli import CommandParser, path_argument, run_command
 from segtune.errors import ConfigError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code: 2 if the data set has a problem."""
-    parser = argparse.ArgumentParser(
+    arguments = argument_parser().parse_args(argv)
+    return run_command(lambda: arguments.run(arguments), arguments)
+
+
+def argument_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = CommandParser(
         prog="segtune data", description="Check, show, generate or convert a data set."
     )
     commands = parser.add_subparsers(dest="command", required=True)
@@ -26,8 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     shapes.set_defaults(run=_shapes)
     for subcommand in (data_sbd, data_labelme, data_show):
         subcommand.add_parser(commands)
-    arguments = parser.parse_args(argv)
-    return run_command(lambda: arguments.run(arguments))
+    return parser
 
 
 def _shapes(arguments: argparse.Namespace) -> int:

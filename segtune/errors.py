@@ -41,6 +41,8 @@ ADVICE = {
     errno.ESTALE: "the network file system has lost this file; check its connection",
     errno.EIO: "the disk or the network file system reports an error; check its connection",
 }
+# A setting in a message, as `setting` writes it.
+PROPOSED = re.compile(r"""--set ('[^']*'(?:"'"'[^']*')*|[^\s']+)""")
 # Longer paths are shortened in messages.
 MAX_SHOWN = 300
 
@@ -101,6 +103,11 @@ def setting(name: str, value: str | Sequence[str] | Mapping[int, int | str]) -> 
     elif not isinstance(value, str):
         value = "[" + ", ".join(map(_list_item, value)) + "]"
     return f"--set {shlex.quote(f'{name}={value}')}"
+
+
+def settings_in(message: str) -> list[str]:
+    """Return each `name=value` that a message proposes with `--set`, without a shell's quotes."""
+    return [shlex.split(word)[0].rstrip(";,:") for word in PROPOSED.findall(message)]
 
 
 def _list_item(text: str) -> str:

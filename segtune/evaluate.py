@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from segtune.cli import (
     DONE,
     PARTLY_REFUSED,
+    CommandParser,
     add_checkpoint_argument,
     add_label_arguments,
     add_set_argument,
@@ -43,7 +44,13 @@ METRICS = ("iou", "dice", "fscore")  # the keys of metrics.METRICS, which needs 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    parser = argparse.ArgumentParser(
+    arguments = argument_parser().parse_args(argv)
+    return run_command(lambda: _evaluate(arguments), arguments)
+
+
+def argument_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = CommandParser(
         prog="segtune evaluate",
         description="Print scores per class on the validation images, as mmsegmentation does. By "
         "default each image goes through the model as in the validations of the training run: at "
@@ -63,8 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_label_arguments(parser)
     _add_augmentation_arguments(parser)
     add_set_argument(parser)
-    arguments = parser.parse_args(argv)
-    return run_command(lambda: _evaluate(arguments))
+    return parser
 
 
 def _add_score_arguments(parser: argparse.ArgumentParser) -> None:

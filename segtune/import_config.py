@@ -7,13 +7,19 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from segtune.cli import DONE, PARTLY_REFUSED, path_argument, run_command
+from segtune.cli import DONE, PARTLY_REFUSED, CommandParser, path_argument, run_command
 from segtune.errors import ConfigError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code: 1 if something was not carried over."""
-    parser = argparse.ArgumentParser(
+    arguments = argument_parser().parse_args(argv)
+    return run_command(lambda: _import(arguments), arguments)
+
+
+def argument_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = CommandParser(
         prog="segtune import",
         description="Convert a config of mmsegmentation (0.x or 1.x) to a config of segtune. The "
         "file is read with its _base_ files and never executed. The report on stderr names every "
@@ -49,8 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         action="store_true",
         help="write no config if something that changes the numbers was not carried over",
     )
-    arguments = parser.parse_args(argv)
-    return run_command(lambda: _import(arguments))
+    return parser
 
 
 def _count(text: str) -> int:

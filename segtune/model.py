@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from segtune.cli import DONE, add_set_argument, path_argument, run_command
+from segtune.cli import DONE, CommandParser, add_set_argument, path_argument, run_command
 from segtune.config.import_path import is_import_path
 from segtune.config.schema import ExperimentConfig, load_config
 from segtune.errors import ConfigError
@@ -21,7 +21,13 @@ MAX_CLASSES = 255  # labels of a byte, of which one is ignored
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    parser = argparse.ArgumentParser(
+    arguments = argument_parser().parse_args(argv)
+    return run_command(lambda: _model(arguments), arguments)
+
+
+def argument_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = CommandParser(
         prog="segtune model",
         description="Build a config's model with random weights and print its parameters, its "
         "FLOPs at data.crop, and its memory and speed in training steps and predictions on this "
@@ -43,8 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--json", action="store_true", help="print the numbers as JSON")
     add_set_argument(parser)
-    arguments = parser.parse_args(argv)
-    return run_command(lambda: _model(arguments))
+    return parser
 
 
 def _model(arguments: argparse.Namespace) -> int:

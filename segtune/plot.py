@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from segtune.cli import DONE, path_argument, run_command
+from segtune.cli import DONE, CommandParser, path_argument, run_command
 from segtune.errors import ConfigError, RunError
 from segtune.runs.atomic import write_atomic
 
@@ -29,12 +29,12 @@ prints the keys that the runs have.
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     arguments = argument_parser().parse_args(argv)
-    return run_command(lambda: _plot(arguments))
+    return run_command(lambda: _plot(arguments), arguments)
 
 
 def argument_parser() -> argparse.ArgumentParser:
     """Return the parser of the command's arguments."""
-    parser = argparse.ArgumentParser(prog="segtune plot", description=DESCRIPTION)
+    parser = CommandParser(prog="segtune plot", description=DESCRIPTION)
     add = parser.add_argument
     add("runs", nargs="*", type=path_argument, metavar="RUN", help="a training run, see above")
     add("--keys", nargs="+", default=["loss", "miou"], metavar="KEY", help=KEYS_HELP)

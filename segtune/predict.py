@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 from segtune.cli import (
     DONE,
     PARTLY_REFUSED,
+    CommandParser,
     add_checkpoint_argument,
     add_label_arguments,
     check_output_folders,
+    is_quiet,
     path_argument,
     run_command,
 )
@@ -29,7 +31,13 @@ DEFAULT_OUT = "predictions"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    parser = argparse.ArgumentParser(
+    arguments = argument_parser().parse_args(argv)
+    return run_command(lambda: _predict(arguments), arguments)
+
+
+def argument_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = CommandParser(
         prog="segtune predict",
         description="Blend each image with the colours of its predicted classes, or write its "
         "labels. An image that cannot be read is refused in one line; the others are predicted, "
@@ -63,8 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="IMAGE",
         help="image files, or folders, which stand for all images in them and in their subfolders",
     )
-    arguments = parser.parse_args(argv)
-    return run_command(lambda: _predict(arguments))
+    return parser
 
 
 def _predict(arguments: argparse.Namespace) -> int:
@@ -113,7 +120,8 @@ def _predict_on(
     problems = write_predictions(
         model, config, images, outputs, ranks.device, window=arguments.window
     )
-    counts = follow(problems, len(images), "predict", shows_bar=ranks.is_first)
+    shows_bar = ranks.is_first and not is_quiet(arguments)
+    counts = follow(problems, len(images), "predict", shows_bar=shows_bar)
     unread = int(ranks.sum(torch.tensor(counts, device=ranks.device)))
     if ranks.is_first:
         for line in outputs.describe(len(inputs.images) - unread, config.data):

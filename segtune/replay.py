@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from segtune.api_replay import find_trial, replay_trial
-from segtune.cli import DONE, add_set_argument, path_argument, run_command
+from segtune.cli import DONE, CommandParser, add_set_argument, path_argument, run_command
 from segtune.reporting.replay import print_replay
 from segtune.reporting.terminal import wide_console
 from segtune.runs.atomic import write_atomic
@@ -19,7 +19,13 @@ log = logging.getLogger("segtune.replay")  # under `python -m` __name__ is __mai
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    parser = argparse.ArgumentParser(
+    arguments = argument_parser().parse_args(argv)
+    return run_command(lambda: _replay(arguments), arguments)
+
+
+def argument_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = CommandParser(
         prog="segtune replay",
         description="Repeat the step at which a training run ended as non-finite or diverged, in "
         "one process and without Ray. Name the first layer and operation whose result is not "
@@ -41,8 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="FILE",
         help="also write all numbers to this file, with those of every layer",
     )
-    arguments = parser.parse_args(argv)
-    return run_command(lambda: _replay(arguments))
+    return parser
 
 
 def _replay(arguments: argparse.Namespace) -> int:

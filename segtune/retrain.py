@@ -12,6 +12,7 @@ from segtune.api_retrain import RetrainChanges, retrain_run
 from segtune.cli import (
     DONE,
     UNHEALTHY,
+    CommandParser,
     add_run_argument,
     add_set_argument,
     add_training_arguments,
@@ -27,7 +28,7 @@ log = logging.getLogger("segtune.retrain")  # under `python -m` __name__ is __ma
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    parser = _argument_parser()
+    parser = argument_parser()
     arguments = parser.parse_args(argv)
     check_training_arguments(parser, arguments)
     for name, smallest in (("epochs", 1), ("seed", 0)):
@@ -40,11 +41,12 @@ def main(argv: Sequence[str] | None = None) -> int:
                 f"argument --{name}: not allowed with argument --resume, which continues what the "
                 "retraining began with"
             )
-    return run_command(lambda: _retrain(arguments))
+    return run_command(lambda: _retrain(arguments), arguments)
 
 
-def _argument_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def argument_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = CommandParser(
         prog="segtune retrain",
         description="Train the best trial of a search run at full length with a fresh seed, and "
         "say whether it reaches the mIoU that the search estimated.",
@@ -75,6 +77,7 @@ def _argument_parser() -> argparse.ArgumentParser:
 
 
 def _retrain(arguments: argparse.Namespace) -> int:
+    from segtune.reporting.training_progress import training_progress
     from segtune.training.memory import keep_freed_memory
 
     keep_freed_memory()
@@ -91,6 +94,7 @@ def _retrain(arguments: argparse.Namespace) -> int:
         resume=arguments.resume,
         overwrite=arguments.overwrite,
         on_begin=lambda record, folder: print_lines(console, *_plan_lines(record, folder)),
+        listeners=[training_progress()],
     )
     lines = [labelled("result", result.record["sentence"])]
     if result.training.checkpoint:

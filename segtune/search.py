@@ -16,7 +16,9 @@ from segtune.cli import (
     DONE,
     INTERRUPTED,
     UNHEALTHY,
+    CommandParser,
     add_set_argument,
+    is_quiet,
     path_argument,
     run_command,
 )
@@ -56,12 +58,12 @@ SEARCH_SETTINGS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     arguments = argument_parser().parse_args(argv)
-    return run_command(lambda: _search(arguments))
+    return run_command(lambda: _search(arguments), arguments)
 
 
 def argument_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="segtune search", description="Search a space of configs with Ray and Optuna."
     )
     _add_study_arguments(parser)
@@ -212,7 +214,7 @@ def _search(arguments: argparse.Namespace) -> int:
         extend=arguments.extend,
         warm_start=arguments.warm_start,
         address=arguments.address,
-        events=SearchPrinter(console),
+        events=None if is_quiet(arguments) else SearchPrinter(console),
     )
     run = SearchDir(result.run)
     print_outcome(study, run, console)

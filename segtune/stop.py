@@ -5,21 +5,26 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from segtune.cli import DONE, add_run_argument, run_command
+from segtune.cli import DONE, CommandParser, add_run_argument, run_command
 from segtune.runs.atomic import write_atomic
 from segtune.runs.rundir import SearchDir, search_of
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    parser = argparse.ArgumentParser(
+    arguments = argument_parser().parse_args(argv)
+    return run_command(lambda: _stop(arguments.run), arguments)
+
+
+def argument_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = CommandParser(
         prog="segtune stop",
         description="Stop a running search gracefully. It can be resumed with "
         "`segtune search --resume`.",
     )
     add_run_argument(parser)
-    arguments = parser.parse_args(argv)
-    return run_command(lambda: _stop(arguments.run))
+    return parser
 
 
 def _stop(path: str) -> int:

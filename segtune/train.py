@@ -10,6 +10,7 @@ from segtune.api import run_training_on_workers
 from segtune.cli import (
     DONE,
     UNHEALTHY,
+    CommandParser,
     add_config_arguments,
     add_training_arguments,
     check_training_arguments,
@@ -23,14 +24,15 @@ log = logging.getLogger("segtune.train")  # under `python -m` __name__ is __main
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    parser = _argument_parser()
+    parser = argument_parser()
     arguments = parser.parse_args(argv)
     check_training_arguments(parser, arguments)
-    return run_command(lambda: _train(arguments))
+    return run_command(lambda: _train(arguments), arguments)
 
 
-def _argument_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="segtune train", description="Train one config.")
+def argument_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = CommandParser(prog="segtune train", description="Train one config.")
     add_config_arguments(parser)
     parser.add_argument(
         "--out",
@@ -44,6 +46,8 @@ def _argument_parser() -> argparse.ArgumentParser:
 
 
 def _train(arguments: argparse.Namespace) -> int:
+    from segtune.reporting.training_progress import training_progress
+
     config = load_config(arguments.config, arguments.set)
     workers = arguments.workers or 1
     if workers == 1:
@@ -52,12 +56,17 @@ def _train(arguments: argparse.Namespace) -> int:
         keep_freed_memory()
     start = {name: getattr(arguments, name) for name in ("resume", "overwrite", "init_from")}
     result = run_training_on_workers(
-        config, arguments.out, workers=workers, address=arguments.address, **start
+        config,
+        arguments.out,
+        workers=workers,
+        address=arguments.address,
+        **start,
+        listeners=[training_progress()],
     )
     if result.verdict.state != "completed":
         log.error("%s: %s", result.verdict.state, result.verdict.reason)
         return UNHEALTHY
-    log.info("best mIoU %.2f; checkpoint %s", 100 * result.best_miou, result.checkpoint)
+    print(f"best mIoU {100 * result.best_miou:.2f}; checkpoint {result.checkpoint}")
     return DONE
 
 

@@ -13,11 +13,13 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from PIL import Image
 
 import segtune
+from segtune import predict
 from segtune.api import SearchEvents
 from segtune.config.yaml_io import write_yaml
-from segtune.errors import RunError
+from segtune.errors import DataError, RunError
 from segtune.runs.environment import read_environments
 from segtune.runs.rundir import SearchDir, TrialDir
 from segtune.tuning.study import Study
@@ -108,12 +110,36 @@ def test_training_run_is_replaced_only_on_request(
         segtune.run_training(shorter, out, resume=True, overwrite=True)
 
 
+def test_predicted_labels_are_those_of_the_command(
+    tiny_config: segtune.ExperimentConfig, tmp_path: Path
+) -> None:
+    training = segtune.run_training(tiny_config.override({"schedule.epochs": 1}), tmp_path / "run")
+    assert training.checkpoint
+    folder = Path(tiny_config.data.root) / "JPEGImages"
+    images = sorted(folder.iterdir())[:2]
+    command = ["--checkpoint", str(tmp_path / "run"), "--labels", str(tmp_path / "labels")]
+    assert predict.main([*command, *map(str, images)]) == 0
+    labels = segtune.predict_labels(training.checkpoint, images)
+    for path, predicted in zip(images, labels, strict=True):
+        written = np.asarray(Image.open(tmp_path / "labels" / f"{path.stem}.png"))
+        assert predicted.dtype == np.uint8
+        assert np.array_equal(predicted, written)
+    with pytest.raises(DataError, match=r"none\.png"):
+        segtune.predict_labels(training.checkpoint, [tmp_path / "none.png"])
+
+
 @pytest.fixture
 def study_file(tiny_config: segtune.ExperimentConfig, tmp_path: Path) -> Path:
     tree = {
         "config": tiny_config.dump(),
         "space": {"optim.lr": {"loguniform": [1e-5, 1e-1]}},
-        "search": {"trials": 2, "scheduler": "none", "sampler": "random", "max_concurrent": 1},
+        "search": {
+            "trials": 2,
+            "scheduler": "none",
+            "sampler": "random",
+            "max_concurrent": 1,
+            "pictures": 0,
+        },
     }
     (tmp_path / "s.yaml").write_text(write_yaml(tree))
     return tmp_path / "s.yaml"

@@ -21,11 +21,16 @@ ORDER = [
     "models",
     "losses",
     "training",
+    "tracking",
     "checks",
+    "first_config",
+    "exporting",
     "cluster",
     "reporting",
     "api",
     "api_confirm",
+    "api_export",
+    "api_predict",
     "api_replay",
     "api_retrain",
     "cli",
@@ -34,6 +39,8 @@ ORDER = [
 COMMANDS = {
     "__main__",
     "check",
+    "compare",
+    "completion",
     "config_tools",
     "confirm",
     "data_check",
@@ -41,9 +48,11 @@ COMMANDS = {
     "data_sbd",
     "data_show",
     "data_tools",
+    "doctor",
     "evaluate",
     "export",
     "import_config",
+    "init",
     "model",
     "plot",
     "predict",
@@ -57,13 +66,16 @@ COMMANDS = {
 }
 OWNERS = {
     "albumentations": ("config.transforms", "data.augment"),
+    "mlflow": ("tracking.mlflow_run",),
     "optuna": ("tuning", "cluster.tune_searcher"),
     "ray": ("cluster",),
     "rich": ("reporting", "config_tools", "data_check"),
     "segmentation_models_pytorch": ("models",),
     "timm": ("models",),
+    "tensorboard": ("tracking.tensorboard",),
     "torchvision": ("models",),
     "transformers": ("models",),
+    "wandb": ("tracking.wandb_run",),
 }
 # The only file that may use private names of a library; each such name has a fallback there.
 FENCES = {"ray": "cluster.ray_internals", "optuna": "tuning.optuna_study"}
@@ -108,6 +120,8 @@ def test_every_file_belongs_to_a_package() -> None:
     assert {name for name in FILES if "." not in name} == COMMANDS | {
         "api",
         "api_confirm",
+        "api_export",
+        "api_predict",
         "api_replay",
         "api_retrain",
         "cli",

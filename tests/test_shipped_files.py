@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+from pages import PAGES, path_in_repository
 from shipped import CONFIGS, ROOT, STUDIES
 
 from segtune.config.describe import markdown
@@ -14,17 +15,10 @@ from segtune.tuning.study_reader import load_study
 SPACES = sorted((ROOT / "search_spaces").glob("*.yaml"))
 # The values of the others are those of one experiment, for example a warmup of 20 epochs.
 GENERAL_SPACES = [path for path in SPACES if path.stem not in ("v3_ideas", "ade20k_stability")]
-PAGES = [
-    *sorted(ROOT.glob("*.md")),
-    *sorted((ROOT / "docs").glob("*.md")),
-    ROOT / "benchmarks" / "README.md",
-]
 # A path from the root of the repository, such as `segtune/errors.py`.
 NAMED_FILE = re.compile(
     r"(?<![\w/.])((?:configs|search_spaces|docs|segtune|benchmarks|tests)/[\w./-]*\.\w+)"
 )
-# The target of a link or of a picture, without its anchor: [text](target#anchor).
-LINK = re.compile(r"\]\(([^)#\s]+)[^)]*\)")
 
 
 def stem(path: Path) -> str:
@@ -58,10 +52,6 @@ def test_table_of_settings_is_current() -> None:
     assert (ROOT / "docs" / "config.md").read_text() == markdown(BLOCKS) + "\n"
 
 
-def path_in_repository(page: Path) -> str:
-    return str(page.relative_to(ROOT))
-
-
 def named_files(page: Path) -> set[str]:
     return set(NAMED_FILE.findall(page.read_text()))
 
@@ -74,12 +64,6 @@ def test_page_names_only_files_that_exist(page: Path) -> None:
 def test_readme_and_contributing_name_files() -> None:
     assert "configs/loss_weights.yaml" in named_files(ROOT / "README.md")
     assert "segtune/losses/banded.py" in named_files(ROOT / "CONTRIBUTING.md")
-
-
-@pytest.mark.parametrize("page", PAGES, ids=path_in_repository)
-def test_every_link_target_exists(page: Path) -> None:
-    targets = {link for link in LINK.findall(page.read_text()) if "://" not in link}
-    assert {target for target in targets if not (page.parent / target).exists()} == set()
 
 
 def files_of_tree(readme: str) -> list[str]:

@@ -14,13 +14,14 @@ from segtune.runs.rundir import SearchDir
 from segtune.tuning.study import Study
 
 # Sizes of the files of a search run that do not depend on the network, measured in searches on the
-# generated shapes: config, parameters, verdict and event file of a trial; an epoch's record and
-# TensorBoard events, and the same for one class; Ray's own files; the page of the report.
-TRIAL_BYTES = 60_000
-EPOCH_BYTES = 2_500
+# generated shapes: config, parameters, verdict and event files of a trial; an epoch's record and
+# TensorBoard events, with one point over steps, and the same for one class; Ray's own files; the
+# page of the report.
+TRIAL_BYTES = 63_000
+EPOCH_BYTES = 2_900
 CLASS_BYTES = 90
 RAY_BYTES = 40_000  # per trial
-REPORT_BYTES = 5_000_000
+REPORT_BYTES = 2_000_000  # with its pictures
 # A checkpoint is written beside the earlier ones before one of them is removed; and the forecast of
 # the number of checkpoints is uncertain.
 MARGIN = 0.2
@@ -68,7 +69,7 @@ def disk_need(
     keep = study.config.checkpoint.keep_trials
     num_kept = study.num_trials
     if keep is not None and not study.search.has_front:  # any trial may be on the front
-        num_kept = min(keep, num_kept)
+        num_kept = min(keep + 1, num_kept)  # trial 0 besides the best
     num_kept = min(study.num_trials, num_kept + study.max_paused)
     # A trial that has ended keeps its checkpoints for a while, see `KeptCheckpoints`.
     per_slot = 2 if slot_s is None else 1 + math.ceil(GRACE_S / max(slot_s, 0.1))

@@ -18,6 +18,7 @@ from segtune.checks.drawn_trials import accepted, conditions, random_points
 from segtune.checks.findings import Finding, shown_value
 from segtune.checks.gates import GATES, PROXY_SETS, Gate
 from segtune.checks.observations import Observation, Workbench
+from segtune.config.log_config import LogConfig
 from segtune.config.schema import ExperimentConfig
 from segtune.errors import ConfigError, WeightsError, setting
 from segtune.tuning.space import Dimension
@@ -35,6 +36,7 @@ SPEED_ONLY = {
     "data.cache_gb": "how fast images are loaded",
     "checkpoint.every": "how often checkpoints are written",
     "checkpoint.keep_trials": "how many checkpoints are kept",
+    **dict.fromkeys(LogConfig.names("log."), "what is shown and recorded of the progress"),
 }
 # By setting, or by the beginning of its name, the part of training in which it shows; None if it
 # does not show in what can be built here, as is assumed of every setting that has no entry. The

@@ -149,18 +149,15 @@ def _measure(
 ) -> Verdict | None:
     """Take the steps and the validation, unless a guard is broken; add the costs to `numbers`."""
     numbers["num_val_images"] = trainer.val_data.num_images
-    try:
-        if guards and (broken := _broken_guard(trainer, guards)):
-            return broken
-        steps = few_steps(trainer, num_steps)
-        if steps.seconds:
-            numbers["step_s"] = statistics.median(steps.seconds[1:] or steps.seconds)
-        numbers["checkpoint_bytes"] = checkpoint_bytes(trainer)
-        if not steps.verdict:
-            numbers["val_image_s"] = seconds_per_val_image(trainer)
-        return steps.verdict
-    finally:
-        trainer.scalars.close()
+    if guards and (broken := _broken_guard(trainer, guards)):
+        return broken
+    steps = few_steps(trainer, num_steps)
+    if steps.seconds:
+        numbers["step_s"] = statistics.median(steps.seconds[1:] or steps.seconds)
+    numbers["checkpoint_bytes"] = checkpoint_bytes(trainer)
+    if not steps.verdict:
+        numbers["val_image_s"] = seconds_per_val_image(trainer)
+    return steps.verdict
 
 
 def _of_one_worker(config: ExperimentConfig, workers: int) -> ExperimentConfig:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import tempfile
 import time
 import uuid
@@ -17,8 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from segtune.checks.disk_need import free_bytes
 from segtune.config.data_config import DataConfig
-from segtune.data.cache import cache_home
+from segtune.data.cache import cache_folder
 from segtune.data.same_data import DataContent, data_content
 from segtune.errors import SegtuneError, place_problem, shown_path
 from segtune.runs.atomic import write_atomic
@@ -179,14 +179,13 @@ def _absent_files(files: tuple[str, ...]) -> Iterator[str]:
 
 def _low_disks(data: dict[str, Any] | None) -> Iterator[str]:
     """Yield a warning for each of the node's own disks that is nearly full."""
-    places = {tempfile.gettempdir(): "for the files of Ray"}
+    places = {Path(tempfile.gettempdir()): "for the files of Ray"}
     cache = data["cache"] if data else "auto"
     if cache != "none":
-        with contextlib.suppress(OSError):  # a trial warns of it
-            places[str(cache_home() if cache == "auto" else cache)] = "for decoded images"
+        places[cache_folder() if cache == "auto" else Path(cache)] = "for decoded images"
     for place, use in places.items():
-        with contextlib.suppress(OSError):
-            free = shutil.disk_usage(place).free
+        with contextlib.suppress(OSError):  # a trial says so
+            free = free_bytes(place)
             if free < LOW_DISK_BYTES:
                 yield f"{place}: only {free / GB:.1f} GB of disk are free {use}"
 

@@ -206,11 +206,12 @@ def pairs_words(record: Mapping[str, Any]) -> str:
 def unhealthy_words(record: Mapping[str, Any]) -> str:
     """Return what the test of the unhealthy ends shows, in one line."""
     number = record["num_unhealthy"]
+    ended = f"{number} trial{'' if number == 1 else 's'} ended unhealthy"
     if not record["unhealthy"]:
         return (
-            f"{number} trials ended unhealthy. At least {MIN_UNHEALTHY} of one kind are needed to "
-            "say which settings are related to it."
+            f"{ended}. At least {MIN_UNHEALTHY} of one kind are needed to say which settings are "
+            "related to it."
         )
     if not any(row["shown"] for row in record["unhealthy"]):
-        return f"{number} trials ended unhealthy. No setting could be shown to be related to it."
-    return f"{number} trials ended unhealthy. These values go together with it:"
+        return f"{ended}. No setting could be shown to be related to it."
+    return f"{ended}. These values go together with it:"

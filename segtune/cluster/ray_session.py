@@ -9,14 +9,20 @@ import signal
 import socket
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import ray
 from ray.exceptions import AuthenticationError
 
+from segtune.checks.machine.ray_folder import (
+    MAX_RAY_FOLDER,
+    RAY_FOLDERS,
+    folder_problem,
+    ray_folder,
+)
 from segtune.cluster.forkserver import forkserver
 from segtune.errors import ClusterError, place_problem
 
@@ -55,12 +61,7 @@ LOCAL: dict[str, Any] = {
     "dashboard_host": "127.0.0.1",
 }
 
-
-# A socket's path has at most 107 bytes on Linux and 103 on macOS. To its folder Ray adds
-# /ray/session_2026-01-01_00-00-00_123456_1234567/sockets/plasma_store, 70 bytes.
-MAX_RAY_FOLDER = 103 - 70
 ANSWER_TIMEOUT_S = 10.0
-RAY_FOLDERS = ("RAY_TMPDIR", "TMPDIR")  # the variables that Ray reads, in this order
 
 
 @contextlib.contextmanager
@@ -100,6 +101,23 @@ def ray_connection(address: str | None) -> Iterator[str]:
         yield _dashboard_url(context)
 
 
+def measured_start() -> tuple[str, float]:
+    """Start a local Ray, run a task in a process of it, and stop it.
+
+    Return the URL of the dashboard, and the seconds until the task has ended. Raise ClusterError as
+    `ray_connection` does.
+    """
+    start = time.monotonic()
+    with ray_connection(None) as url:
+        ray.get(_no_work.remote())
+        return url, time.monotonic() - start
+
+
+@ray.remote(num_cpus=0)
+def _no_work() -> None:
+    """Return at once."""
+
+
 def _check_answer(address: str) -> None:
     """Raise ConnectionError if nothing answers at `address`, HOST:PORT. Ray itself waits a minute.
 
@@ -130,7 +148,7 @@ def _as_cluster_error(address: str | None) -> Iterator[None]:
         if address is None:
             raise ClusterError(
                 f"Ray does not start on this machine ({reason}); its logs are in "
-                f"{_ray_folder()}/ray/session_latest/logs"
+                f"{ray_folder()}/ray/session_latest/logs"
             ) from None
         raise ClusterError(
             f"--address {address}: no Ray cluster answers ({reason}); "
@@ -142,13 +160,8 @@ def _as_cluster_error(address: str | None) -> Iterator[None]:
             raise
         raise ClusterError(
             f"Ray does not start on this machine: {problem}; it writes into the home folder and "
-            f"into {_ray_folder()}: set HOME and RAY_TMPDIR to folders that can be written"
+            f"into {ray_folder()}: set HOME and RAY_TMPDIR to folders that can be written"
         ) from None
-
-
-def _ray_folder() -> str:
-    """Return the folder in which Ray makes its own, `ray`."""
-    return next((os.environ[name] for name in RAY_FOLDERS if name in os.environ), "/tmp")
 
 
 @contextlib.contextmanager
@@ -158,7 +171,7 @@ def _short_folder() -> Iterator[str | None]:
     Otherwise it is a new folder in /tmp, which is removed at the end. Raise ClusterError if /tmp
     cannot be written either.
     """
-    problem = _folder_problem(_ray_folder())
+    problem = folder_problem(ray_folder())
     if not problem:
         yield None
         return
@@ -168,11 +181,11 @@ def _short_folder() -> Iterator[str | None]:
         )
     except OSError as error:
         raise ClusterError(
-            f"{_ray_folder()}: {problem}, and /tmp cannot be written ({error.strerror}); set "
+            f"{ray_folder()}: {problem}, and /tmp cannot be written ({error.strerror}); set "
             f"RAY_TMPDIR to a folder of at most {MAX_RAY_FOLDER} characters that can be written"
         ) from None
     with folder as path:
-        log.info("%s: %s; Ray's files are in %s", _ray_folder(), problem, path)
+        log.info("%s: %s; Ray's files are in %s", ray_folder(), problem, path)
         yield path
 
 
@@ -195,20 +208,6 @@ def _temporary_files_in(folder: str | None, runtime_env: dict[str, Any]) -> Iter
         for name in RAY_FOLDERS:
             os.environ.pop(name)
         os.environ.update(earlier)
-
-
-def _folder_problem(folder: str) -> str:
-    """Return why Ray cannot make its sockets in `folder`, or "" if it can."""
-    if len(os.fsencode(folder)) > MAX_RAY_FOLDER:
-        return "too long for the paths of Ray's sockets"
-    if not os.path.isabs(folder):
-        return "not an absolute path"
-    try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            return ""
-    except OSError as error:
-        return f"cannot be written ({error.strerror})"
 
 
 @contextlib.contextmanager

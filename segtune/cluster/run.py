@@ -11,8 +11,10 @@ from functools import partial
 
 from ray import tune
 
+from segtune.checks.notices import Tell, tell_nobody
 from segtune.cluster.live_metrics import SearchMetrics
 from segtune.cluster.node_watch import NodeWatch, placed_trials
+from segtune.cluster.picture_task import draw_pictures
 from segtune.cluster.placement import WAITING_BUNDLE, Placement, max_concurrent
 from segtune.cluster.ray_internals import WORKER_GROUPS, quiet_callbacks, warn_if_incomplete
 from segtune.cluster.ray_session import ray_connection
@@ -21,14 +23,13 @@ from segtune.cluster.supervisor import (
     Supervisor,
     front_of,
     stop_on_signals,
-    write_best,
-    write_front,
 )
 from segtune.cluster.trial import run_trial
 from segtune.cluster.tune_scheduler import StoppingRuleScheduler
 from segtune.cluster.tune_searcher import StudySearcher, is_unfinished
 from segtune.cluster.verdict_scheduler import VerdictScheduler
 from segtune.errors import RunError
+from segtune.exporting.best_config import write_best, write_front
 from segtune.runs.results import (
     BAD_ENDS,
     best_trial,
@@ -53,16 +54,17 @@ def run_search(
     address: str | None = None,
     on_placement: Callable[[Placement, str], None] | None = None,
     before_trials: Callable[[Placement], None] | None = None,
+    tell: Tell = tell_nobody,
 ) -> bool:
     """Run the trials of a study that the search run does not hold yet; return if it was stopped.
 
     The caller holds `run.locked()`. `on_placement` is called with the placement and the URL of the
     Ray dashboard before the first trial, then `before_trials` with the placement; the search ends
-    with the error that this raises. Ctrl-C, SIGTERM and the stop request of `segtune stop` end
-    the search gracefully: running trials can be resumed. So does a budget that is used up, but then
-    the search was not stopped, and RUN/end.json says why it has ended. Raise KeyboardInterrupt at a
-    second Ctrl-C, and RunError if the disk of the run folder is full: the trials can then be
-    resumed, too.
+    with the error that this raises. `tell` receives notices while the trials run. Ctrl-C, SIGTERM
+    and the stop request of `segtune stop` end the search gracefully: running trials can be resumed.
+    So does a budget that is used up, but then the search was not stopped, and RUN/end.json says why
+    it has ended. Raise KeyboardInterrupt at a second Ctrl-C, and RunError if the disk of the run
+    folder is full: the trials can then be resumed, too.
     """
     with (
         sampler_warmed_up(study.search, study.space),
@@ -81,7 +83,7 @@ def run_search(
         stop_interrupted_trials(run, scheduler.rule, replay_trials(scheduler, run))
         searcher = StudySearcher.from_run(study, run, scheduler.rule)
         searcher.room = placement.concurrent
-        supervisor = Supervisor(study, run, searcher, nodes)
+        supervisor = Supervisor(study, run, searcher, tell, nodes)
         try:
             if searcher.has_work:
                 num_slots = partial(_most_slots, placement, nodes)
@@ -93,11 +95,14 @@ def run_search(
             supervisor.wait_until_released(timeout_s=10.0)
             searcher.settle()
             trials = read_trials(run)
-            write_best(study, run, best_trial(trials))
-            write_front(study, run, front_of(study, trials))
+            write_best(study, run, best_trial(trials), trials)
+            write_front(study, run, front_of(study, trials), trials)
         if searcher.disk_problem:
             raise RunError(f"the search has stopped: {searcher.disk_problem}")
-        return supervisor.stopping and not supervisor.at_limit
+        is_stopped = supervisor.stopping and not supervisor.at_limit
+        if not is_stopped:
+            draw_pictures(study, run, placement)
+        return is_stopped
 
 
 def _most_slots(placement: Placement, nodes: NodeWatch | None) -> int:

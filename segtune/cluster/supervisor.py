@@ -14,7 +14,6 @@ import signal
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -24,6 +23,7 @@ from ray.tune.experiment import Trial
 from segtune.checks.breaker import Breaker
 from segtune.checks.forecast import Slots
 from segtune.checks.forecast_record import Forecaster
+from segtune.checks.notices import Notice, Tell, UnhealthyShare, tell_nobody
 from segtune.checks.pause import explain
 from segtune.checks.search_limits import SearchLimits, write_end
 from segtune.cluster.messages import DrawnTrial
@@ -32,8 +32,7 @@ from segtune.cluster.placement import Placement
 from segtune.cluster.ray_internals import kill_trial, release_orphans
 from segtune.cluster.slot_tasks import costs_in_all_slots
 from segtune.cluster.tune_searcher import StudySearcher, is_unfinished
-from segtune.config.yaml_io import write_yaml
-from segtune.runs.atomic import write_atomic
+from segtune.exporting.best_config import write_best, write_front
 from segtune.runs.kept_checkpoints import GRACE_S, KeptCheckpoints
 from segtune.runs.pareto import pareto_front
 from segtune.runs.results import RUNNING, TrialResult, best_trial, read_trial, read_trials
@@ -45,34 +44,6 @@ log = logging.getLogger(__name__)
 
 # How often the supervisor looks at trials, placement groups and the stop request.
 SUPERVISION_INTERVAL_S = 1.0
-
-
-def write_best(study: Study, run: SearchDir, best: TrialResult | None) -> None:
-    """Write the config of the best trial that may win, at full length, to best.yaml if it differs.
-
-    A confirmation has none: its trials differ in the seed, and the best seed is luck.
-    """
-    if best and not run.confirms:
-        _write_config(study, best, run.best)
-    elif study.search.guards.limits:
-        run.best.unlink(missing_ok=True)  # trial 0 has ended since, and now no trial may win
-
-
-def write_front(study: Study, run: SearchDir, front: Sequence[TrialResult]) -> None:
-    """Write the config of each trial of the Pareto front to the folder pareto/, and no other."""
-    for trial in front:
-        _write_config(study, trial, run.pareto / f"{trial.id}.yaml")
-    kept = {trial.id for trial in front}
-    for config in run.pareto.glob("*.yaml"):
-        if config.stem not in kept:
-            config.unlink()
-
-
-def _write_config(study: Study, trial: TrialResult, path: Path) -> None:
-    """Write the config of a trial at full length, if the file differs."""
-    config = write_yaml(study.config.override(trial.params).dump())
-    if not path.exists() or path.read_text() != config:
-        write_atomic(path, config)
 
 
 def front_of(study: Study, trials: Iterable[TrialResult]) -> list[TrialResult]:
@@ -117,6 +88,7 @@ class Supervisor(tune.Callback):
         study: Study,
         run: SearchDir,
         searcher: StudySearcher,
+        tell: Tell = tell_nobody,
         nodes: NodeWatch | None = None,
     ) -> None:
         """`nodes` watches the nodes of a cluster; None if the only node is this machine."""
@@ -134,6 +106,8 @@ class Supervisor(tune.Callback):
         self._kept = self._kept_checkpoints(trials)
         is_new = not any(trial.state != RUNNING for trial in trials)
         self._breaker = Breaker(study.search.breaker, is_new=is_new)
+        self._tell = tell
+        self._unhealthy = UnhealthyShare(study.search.notify.unhealthy_share)
         self._forecaster: Forecaster | None = None
         self._last_check = 0.0
 
@@ -194,7 +168,10 @@ class Supervisor(tune.Callback):
         write_front(self.study, self.run, front_of(self.study, self._front_trials.values()))
         self._kept.ended(ended)
         reason = None if self.stopping else self._breaker.ended(ended)
+        if notice := self._unhealthy.ended(ended.number, ended.state):
+            self._tell(notice)
         if reason:
+            self._tell(Notice("pause", f"the search pauses: {reason}"))
             for line in explain(self.study, self.run, read_trials(self.run), reason):
                 log.warning("%s", line)
             self.stop()

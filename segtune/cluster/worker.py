@@ -103,6 +103,7 @@ def train_rank(
     """
     import torch
 
+    from segtune.tracking.open import recorders
     from segtune.training.distributed import Ranks
     from segtune.training.memory import keep_freed_memory
     from segtune.training.trainer import Trainer, TrialCancelled
@@ -117,13 +118,13 @@ def train_rank(
     options: dict[str, Any] = {"init_from": init_from, "cpus": task.cpus}
     # A paused trial goes on from the epoch at which it was paused.
     options["full_checkpoints"] = task.pause_epochs
+    options["listeners"] = recorders(config.log)
     if task.resume:
         trainer = Trainer.resume(config, task.trial, ranks, epoch=task.resume_epoch, **options)
     else:
         trainer = Trainer.start(config, task.trial, ranks, overwrite=task.overwrite, **options)
     with contextlib.suppress(TrialCancelled):
         if task.measurement and breaks_guard(trainer, task.trial, task.measurement):
-            trainer.close()
             return
         metrics = _metrics_of(task, trainer)
         for record in trainer.epochs(should_cancel):

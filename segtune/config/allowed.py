@@ -47,6 +47,8 @@ def _type_in_words(annotation: Any, constraints: Sequence[Any] = ()) -> str:
 def _plain_type(annotation: Any, origin: Any, arguments: Sequence[Any]) -> str:
     if origin is dict and arguments == (int, int):
         return "{value: label}"
+    if origin is dict and get_origin(arguments[1]) is tuple:
+        return "{name: [r, g, b]}"
     if origin is dict:
         return "{name: number}" if arguments == (str, float) else "{name: value}"
     if origin is tuple and arguments[-1] is Ellipsis:

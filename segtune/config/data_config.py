@@ -18,6 +18,8 @@ MAX_LABEL = 65_535  # labels have at most 16 bits
 VALUE = re.compile(r"0|-?[1-9][0-9]{0,9}")
 
 Side = Annotated[int, Field(ge=32)]  # in pixels
+Byte = Annotated[int, Field(ge=0, le=255)]
+Palette = Annotated[str, Field(min_length=1)] | dict[str, tuple[Byte, Byte, Byte]]
 
 
 def _check_layout(layout: str) -> str:
@@ -99,13 +101,13 @@ class DataConfig(Settings):
         "The label may be ignore_index. Values without an entry are labels themselves. null: all "
         "values are labels.",
     )
-    palette: str | None = Field(
+    palette: Palette | None = Field(
         default=None,
-        min_length=1,
         description="Colours of the classes, for masks of colours: voc for PASCAL VOC's colours "
-        "in the order of the labels, or a file in root: lines such as 'road 128 64 128', CVAT's "
-        "labelmap.txt, or a JSON or YAML file {name: [r, g, b]}. Palette images are then read by "
-        "their colours. null: masks hold labels; a palette image holds them as its indices.",
+        "in the order of the labels; or {name: [r, g, b]}; or a file in root: lines such as "
+        "'road 128 64 128', CVAT's labelmap.txt, or a JSON or YAML file {name: [r, g, b]}. Palette "
+        "images are then read by their colours. null: masks hold labels; a palette image holds "
+        "them as its indices.",
     )
     allow_lossy_masks: bool = Field(
         default=False,
@@ -223,6 +225,23 @@ class DataConfig(Settings):
                 f"0..{MAX_LABEL}, such as {{255: 1}}; got {_entry(key, label)}{more}{blank}"
             )
         return {int(key): label for key, label in mapping.items()}
+
+    @field_validator("palette", mode="before")
+    @classmethod
+    def _read_palette(cls, palette: Any) -> Any:
+        """Turn the colours into tuples: strict mode accepts lists only directly from JSON."""
+        if not isinstance(palette, dict):
+            return palette
+        if not palette:
+            raise ValueError("has no colour; allowed is {name: [r, g, b]}, or null")
+        for name, colour in palette.items():
+            is_colour = isinstance(colour, list | tuple) and len(colour) == 3
+            if not (isinstance(name, str) and is_colour):
+                raise ValueError(
+                    "allowed is {name: [r, g, b]} with names as text and numbers of 0..255, voc, "
+                    f"or a file in root; got {{{name!r}: {colour!r}}}"
+                )
+        return {name: tuple(colour) for name, colour in palette.items()}
 
     @model_validator(mode="after")
     def _check_translation(self) -> Self:

@@ -15,6 +15,7 @@ from segtune.config.augment_config import AugmentConfig
 from segtune.config.data_config import DataConfig
 from segtune.config.file_kinds import check_is_config
 from segtune.config.health_config import HealthConfig
+from segtune.config.log_config import SQLITE, LogConfig
 from segtune.config.loss_config import LossConfig
 from segtune.config.model_config import ModelConfig
 from segtune.config.optim_config import OptimConfig
@@ -38,8 +39,9 @@ class CheckpointConfig(Settings):
     keep_trials: int | None = Field(
         default=3,
         ge=1,
-        description="Number of a search's best trials that keep their checkpoints. Those of other "
-        "trials are deleted when the trial has ended; records are always kept. null: all.",
+        description="Number of a search's best trials that keep their checkpoints. Trial 0, the "
+        "config itself, keeps its own, too. Those of other trials are deleted when the trial has "
+        "ended; records are always kept. null: all.",
     )
 
 
@@ -72,6 +74,9 @@ class ExperimentConfig(Settings):
     health: HealthConfig = Field(
         default_factory=HealthConfig, description="When a training run ends early."
     )
+    log: LogConfig = Field(
+        default_factory=LogConfig, description="What is shown and recorded of the progress."
+    )
 
     def notes(self) -> list[str]:
         """Return a line for each setting that has no effect, or a doubtful one."""
@@ -98,6 +103,7 @@ CHANGEABLE_ON_RESUME = (
     "data.cache_gb",
     "checkpoint.every",
     "checkpoint.keep_trials",
+    *LogConfig.names("log."),
 )
 
 
@@ -120,6 +126,9 @@ def absolute_paths(config: ExperimentConfig) -> ExperimentConfig:
         changes["data.cache"] = str(Path(config.data.cache).absolute())
     if config.model.weights:
         changes["model.weights"] = absolute_weights(config.model.weights)
+    database = config.log.mlflow_uri or ""
+    if database.startswith(SQLITE):
+        changes["log.mlflow_uri"] = f"{SQLITE}{Path(database.removeprefix(SQLITE)).absolute()}"
     return config.override(changes)
 
 

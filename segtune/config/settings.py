@@ -234,8 +234,8 @@ class Difference:
 
 def differences(ours: Settings, theirs: Settings) -> list[Difference]:
     """Return every setting in which two blocks of the same class differ."""
-    our_values = _values_by_name(ours.dump())
-    their_values = _values_by_name(theirs.dump())
+    our_values = values_by_name(ours.dump())
+    their_values = values_by_name(theirs.dump())
     return [
         Difference(name, our_values.get(name), their_values.get(name))
         for name in our_values | their_values
@@ -243,14 +243,14 @@ def differences(ours: Settings, theirs: Settings) -> list[Difference]:
     ]
 
 
-def _values_by_name(tree: Tree, prefix: str = "") -> Tree:
+def values_by_name(tree: Tree, prefix: str = "") -> Tree:
     """Return {dotted name: value} of everything in a tree except sections."""
     values: Tree = {}
     for name, value in tree.items():
         # The keys of a section are names; a setting that is a mapping has whole numbers.
         plain = with_numbers_as_keys(value) if isinstance(value, dict) else value
         if isinstance(plain, dict) and all(isinstance(key, str) for key in plain):
-            values |= _values_by_name(plain, f"{prefix}{name}.")
+            values |= values_by_name(plain, f"{prefix}{name}.")
         else:
             values[prefix + name] = plain
     return values

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -231,15 +232,45 @@ def _files_in(folder: Path, usual: Sequence[str]) -> str:
     return f"; it holds {', '.join(files[:3])}" if files else ""
 
 
-def write_yaml(tree: Tree) -> str:
-    """Return `tree` as YAML text. Keys keep their order; lists of plain values take one line."""
+def write_yaml(tree: Tree, *, flow: bool = False) -> str:
+    """Return `tree` as YAML text. Keys keep their order; lists of plain values take one line.
+
+    With `flow`, everything is on one line.
+    """
     return yaml.dump(
         json.loads(json.dumps(tree), object_hook=with_numbers_as_keys),
         Dumper=_Dumper,
         sort_keys=False,
-        default_flow_style=False,
-        width=140,
+        default_flow_style=flow,
+        width=math.inf if flow else 140,
     )
+
+
+def inline_yaml(value: Any) -> str:
+    """Return a plain value as YAML on one line, such as `0.03` or `[a, b]`."""
+    # A value alone ends with the mark `...` on a line of its own.
+    text = write_yaml({"value": value}, flow=True).strip()
+    return text.removeprefix("{value: ").removesuffix("}")
+
+
+def comment_lines(text: str, comments: Mapping[str, str]) -> str:
+    """Return the YAML text of a mapping with a comment for each of some dotted names.
+
+    The comment is at the end of the line of the name. It is a line of its own above it if the line
+    has 100 columns or more, because the value may go on in the next line. Names that the text does
+    not have get no comment.
+    """
+    _, source = parse_yaml(text, "")
+    lines = text.splitlines()
+    for dotted, comment in comments.items():
+        if number := source.lines.get(dotted):
+            line = lines[number - 1]
+            indent = " " * (len(line) - len(line.lstrip()))
+            is_short = len(line) < 100
+            lines[number - 1] = (
+                f"{line}  # {comment}" if is_short else f"{indent}# {comment}\n{line}"
+            )
+    return "".join(f"{line}\n" for line in lines)
 
 
 def with_numbers_as_keys(tree: Tree) -> dict[Any, Any]:

@@ -197,7 +197,7 @@ def _open_folder(
     if config.cache == "none" or not pairs:
         return None
     try:
-        home = cache_home() if config.cache == "auto" else Path(config.cache) / CACHE_FOLDER
+        home = _home() if config.cache == "auto" else Path(config.cache) / CACHE_FOLDER
         folder = home / _data_set_key(config, num_classes) / split
         folder.mkdir(parents=True, exist_ok=True)
         _mark_in_use(folder.parent)
@@ -212,14 +212,19 @@ def _open_folder(
         return None
 
 
-def cache_home() -> Path:
-    """Return the default cache folder, on the node's own disk.
+def cache_folder() -> Path:
+    """Return the default cache folder, on the node's own disk. It need not exist yet.
 
     Not in the user's home folder: on a cluster it is often on a shared, slow file system.
     """
     xdg = os.environ.get("XDG_CACHE_HOME")
     shared = Path(tempfile.gettempdir()) / f"{CACHE_FOLDER}-{os.getuid()}"
-    home = Path(xdg) / CACHE_FOLDER if xdg else shared
+    return Path(xdg) / CACHE_FOLDER if xdg else shared
+
+
+def _home() -> Path:
+    """Return the default cache folder, and make it if it does not exist."""
+    home = cache_folder()
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
     if home.stat().st_uid != os.getuid():
         raise PermissionError(errno.EPERM, "belongs to another user", str(home))

@@ -103,8 +103,11 @@ def read_label_colours(config: DataConfig, num_classes: int) -> LabelColours:
         for label, (red, green, blue) in enumerate(voc_colours(num_classes).tolist()):
             labels[red, green, blue] = label
         return LabelColours.of(labels, "data.palette voc")
-    path = palette_file(config)
     names = class_names(config)
+    if not isinstance(config.palette, str):
+        entries = tuple(config.palette.items())
+        return _of_entries(entries, names, "data.palette", config.ignore_index)
+    path = palette_file(config)
     return _read_cached(str(path), path.stat().st_mtime_ns, names, config.ignore_index)
 
 
@@ -128,12 +131,21 @@ def _read_cached(
     path: str, modified_ns: int, names: tuple[str, ...], ignore_index: int
 ) -> LabelColours:
     """Read and match the file; `modified_ns` makes a changed file a new entry of the cache."""
-    entries = read_colour_file(Path(path))
+    return _of_entries(tuple(read_colour_file(Path(path))), names, path, ignore_index)
+
+
+@functools.lru_cache(maxsize=8)
+def _of_entries(
+    entries: tuple[Entry, ...], names: tuple[str, ...], source: str, ignore_index: int
+) -> LabelColours:
+    """Return the label of each colour; `source` is the file or the setting, for messages."""
     labels: dict[Colour, int] = {}
-    for label, colour in _labelled(entries, names, path, ignore_index):
+    for label, colour in _labelled(entries, names, source, ignore_index):
         if labels.setdefault(colour, label) != label:
-            raise DataError(f"{path}: the colour {colour} belongs to two classes; use two colours")
-    return LabelColours.of(labels, path)
+            raise DataError(
+                f"{source}: the colour {colour} belongs to two classes; use two colours"
+            )
+    return LabelColours.of(labels, source)
 
 
 def _labelled(
@@ -320,7 +332,7 @@ def describe_colours(path: str | Path, rgb: np.ndarray, config: DataConfig) -> s
             "is a mask of the full ADE20K release, with classes in red / 10 * 256 + green; use "
             "the release with 150 classes (ADEChallengeData2016), or convert it to a 16-bit PNG"
         )
-    file = _find_colour_file(Path(config.root), most_first)
+    file = find_colour_file(Path(config.root), most_first)
     way_out = (
         f"{file} has colours of classes: {setting('data.palette', file)}"
         if file
@@ -333,8 +345,11 @@ def describe_colours(path: str | Path, rgb: np.ndarray, config: DataConfig) -> s
     )
 
 
-def _find_colour_file(root: Path, colours: np.ndarray) -> str | None:
-    """Return the file in the root, or in a folder of it, that names most of the colours."""
+def find_colour_file(root: Path, colours: np.ndarray) -> str | None:
+    """Return the file in the root, or in a folder of it, that names most of the colours.
+
+    `colours` is uint8 [K, 3]. Return None if no file names two of them.
+    """
     known = set(map(tuple, colours.tolist()))
     best: tuple[int, str] | None = None
     for path in sorted((*root.glob("*.*"), *root.glob("*/*.*"))):

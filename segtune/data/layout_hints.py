@@ -107,18 +107,18 @@ def other_folder(root: Path, kind: str, wanted: str, *, deeper: bool = False) ->
     """
     names = folder_names(root)
     same = [name for name in names if name.casefold() == wanted.casefold()]
-    folder = same[0] if same else _usual_folder(names, kind)
-    if not folder and kind == "image" and _usual_folder(names, "mask"):
+    folder = same[0] if same else usual_folder(names, kind)
+    if not folder and kind == "image" and usual_folder(names, "mask"):
         # Images in `train`, masks in `train_masks`.
         others = [name for name in names if not _has_word(name, MASK_WORDS + NOT_MASK_WORDS)]
         folder = next((name for name in others if _image_files(root / name)), "")
     if deeper and not folder:
         below = [f"{name}/{child}" for name in names for child in folder_names(root / name)]
-        folder = _usual_folder(below[:MAX_FOLDERS], kind)
+        folder = usual_folder(below[:MAX_FOLDERS], kind)
     return setting(f"data.{kind}s", folder) if folder else ""
 
 
-def _usual_folder(names: list[str], kind: str) -> str:
+def usual_folder(names: list[str], kind: str) -> str:
     """Return the name that most likely is the folder of the images or of the masks, or ""."""
     if kind == "image":
         likely = _in_order(IMAGE_FOLDERS, names)
@@ -271,7 +271,7 @@ def _pair_of_folders(folder: Path, wanted: tuple[str, str]) -> tuple[str, str]:
     """Return the folders of images and of masks in a folder; each may be empty."""
     below = folder_names(folder)
     images, masks = (
-        usual if (folder / usual).is_dir() else _usual_folder(below, kind)
+        usual if (folder / usual).is_dir() else usual_folder(below, kind)
         for kind, usual in zip(("image", "mask"), wanted, strict=True)
     )
     return images, masks

@@ -103,17 +103,31 @@ def _check_one_mask_each(pairs: Sequence[Pair]) -> None:
             )
 
 
-def pairs_by_list(config: DataConfig, split: str) -> list[tuple[str, list[Pair]]]:
+def complete_pairs(config: DataConfig, split: str) -> tuple[list[Pair], list[str]]:
+    """Return the pairs of a split, and the images without a mask.
+
+    Raises DataError as `open_split` does; for images without a mask only if they are half of all
+    images or more.
+    """
+    unpaired: list[str] = []
+    by_list = pairs_by_list(config, split, unpaired)
+    return list(dict.fromkeys(pair for _, pairs in by_list for pair in pairs)), unpaired
+
+
+def pairs_by_list(
+    config: DataConfig, split: str, unpaired: list[str] | None = None
+) -> list[tuple[str, list[Pair]]]:
     """Return the name and the pairs of each list or folder of `train` or `val`.
 
-    A pair that is listed twice is there twice. Raises DataError as `open_split` does.
+    A pair that is listed twice is there twice. If there is a list `unpaired`, images without a mask
+    are added to it: see `complete_pairs`. Raises DataError as `open_split` does.
     """
     root = root_folder(config)
     names = config.train if split == "train" else (config.val,)
     if config.layout == "ade20k" and len(names) > 1:
         log.warning("data.train: the layout ade20k uses only the first split, %s", names[0])
         names = names[:1]
-    splits = None if is_own(config) else _Splits(root, config, split)
+    splits = None if is_own(config) else _Splits(root, config, split, unpaired)
     by_list = [
         (name, splits.pairs(name) if splits else own_pairs(config, split, name)) for name in names
     ]
@@ -136,11 +150,14 @@ def pairs_by_list(config: DataConfig, split: str) -> list[tuple[str, list[Pair]]
 class _Splits:
     """The named parts of `train` or `val` in a data set, and the folders that were listed."""
 
-    def __init__(self, root: Path, config: DataConfig, split: str) -> None:
+    def __init__(
+        self, root: Path, config: DataConfig, split: str, unpaired: list[str] | None
+    ) -> None:
         # Absolute, so that paths in lists can be compared with it.
         self.root = os.path.abspath(root)
         self.config = config
         self.split = split
+        self._unpaired = unpaired
         images, masks = FOLDERS[config.layout]
         # SegmentationClassAug holds the masks of VOC and of SBD. So validation uses this folder,
         # too, if the training uses it.
@@ -168,7 +185,7 @@ class _Splits:
                 lists = os.path.join(self.root, "ImageSets", "Segmentation")
                 return self._of_list(Path(lists, f"{name.removesuffix('.txt')}.txt"))
             case "ade20k":
-                return folder_pairs(*self._open(*self._ade20k_folders(name)))
+                return folder_pairs(*self._open(*self._ade20k_folders(name)), self._unpaired)
             case _:
                 return self._of_folder_layout(name)
 
@@ -183,7 +200,7 @@ class _Splits:
         there = [[os.path.isdir(os.path.join(self.root, path)) for path in pair] for pair in places]
         best = max((0, 1), key=lambda place: (sum(there[place]), -place))
         if there[best][0]:
-            pairs = folder_pairs(*self._open(*places[best]))
+            pairs = folder_pairs(*self._open(*places[best]), self._unpaired)
             # Several folders may have images of one name.
             several = self.split == "train" and len(self.config.train) > 1
             return [p._replace(relative=f"{name}/{p.name}") if several else p for p in pairs]
@@ -241,7 +258,7 @@ class _Splits:
             raise DataError(f"{path}: no such split list{self._list_hint(path)}")
         trees = self._trees_of(self.images, self.masks)
         try:
-            return list_pairs(path, *trees)
+            return list_pairs(path, *trees, self._unpaired)
         except DataError:
             # A list that names files from the root on needs none of these folders.
             self._check_folders(*trees)

@@ -27,7 +27,11 @@ from segtune.config.schema import ExperimentConfig
 from segtune.data.crop import fit_scale
 from segtune.data.decode import as_stored_note, pair_size
 from segtune.data.loader_errors import CollateOrError, ErrorsAsValues, raise_errors
-from segtune.data.loader_limits import fitting_loaders, shorten_socket_paths
+from segtune.data.loader_limits import (
+    MAX_AUTO_LOADERS,
+    fitting_loaders,
+    shorten_socket_paths,
+)
 from segtune.data.samples import Sample, SampleKey, TrainSamples, ValSamples, epoch_keys
 from segtune.errors import ConfigError
 
@@ -43,8 +47,6 @@ VAL_BATCH = 8
 # Pixels per validation batch on a CPU: a batch that does not fit into the CPU's caches takes one
 # and a half times as long as its images one by one.
 VAL_PIXELS_ON_CPU = 400_000
-# Loader processes of a rank, if `data.num_loaders` is auto.
-MAX_AUTO_LOADERS = 4
 
 
 @dataclass

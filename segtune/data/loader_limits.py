@@ -16,6 +16,8 @@ log = logging.getLogger(__name__)
 # Linux allows 107 bytes for the path of a socket, macOS 103. multiprocessing adds two names of its
 # own to the folder for temporary files: /pymp-xxxxxxxx/listener-xxxxxxxx, 32 bytes.
 MAX_TEMPORARY_FOLDER = 103 - 32
+# Loader processes of a rank, if `data.num_loaders` is auto.
+MAX_AUTO_LOADERS = 4
 SHARED_MEMORY = Path("/dev/shm")
 
 

@@ -125,10 +125,13 @@ def check_mask_settings(config: DataConfig) -> None:
 
 
 def palette_content(config: DataConfig) -> bytes:
-    """Return the content of the file `data.palette` and the order of the classes.
+    """Return the colours of `data.palette` and the order of the classes.
 
     It is a part of keys for caches: both decide which label a colour has.
     """
     if not config.palette or config.palette == "voc":
         return b""
-    return repr(class_names(config)).encode() + palette_file(config).read_bytes()
+    names = repr(class_names(config)).encode()
+    if not isinstance(config.palette, str):
+        return names + repr(config.palette).encode()
+    return names + palette_file(config).read_bytes()

@@ -45,12 +45,23 @@ class Pair(NamedTuple):
         return self.relative or Path(self.image).stem
 
 
-def folder_pairs(images: FileTree, masks: FileTree) -> list[Pair]:
-    """Pair every image of a folder with the mask of the same name. Raises DataError."""
-    return _with_masks(list(images.walk()), images, masks)
+def folder_pairs(
+    images: FileTree, masks: FileTree, unpaired: list[str] | None = None
+) -> list[Pair]:
+    """Pair every image of a folder with the mask of the same name.
+
+    If less than half of the images have no mask, their paths are added to `unpaired`. Raises
+    DataError if more have none, or if there is no such list.
+    """
+    return _with_masks(list(images.walk()), images, masks, unpaired)
 
 
-def _with_masks(found: Sequence[Found], images: FileTree, masks: FileTree) -> list[Pair]:
+def _with_masks(
+    found: Sequence[Found],
+    images: FileTree,
+    masks: FileTree,
+    unpaired: list[str] | None = None,
+) -> list[Pair]:
     plain = masks.plain_names()
     pairs = [
         Pair(image, mask, name)
@@ -58,20 +69,23 @@ def _with_masks(found: Sequence[Found], images: FileTree, masks: FileTree) -> li
         if (mask := plain.get(name) or masks.named(name)) is not None
     ]
     if len(pairs) < len(found):
-        names = [name for name, _ in found]
-        missing = [name for name in names if masks.named(name) is None]
-        raise no_mask(names, missing, images, masks)
+        missing = {name: image for name, image in found if masks.named(name) is None}
+        if unpaired is None or len(missing) * 2 >= len(found):
+            raise no_mask([name for name, _ in found], list(missing), images, masks)
+        unpaired += missing.values()
     return pairs
 
 
-def list_pairs(path: Path, images: FileTree, masks: FileTree) -> list[Pair]:
-    """Return the pairs of a split list, in its order.
+def list_pairs(
+    path: Path, images: FileTree, masks: FileTree, unpaired: list[str] | None = None
+) -> list[Pair]:
+    """Return the pairs of a split list, in its order. `unpaired` is as in `folder_pairs`.
 
     A line is the name of an image, or its path under the root; or an image and its mask, separated
     by a tab, a comma, a semicolon or a blank. Lines that begin with # are comments unless an image
     has that name. Raises DataError that names the line.
     """
-    return _SplitList(path, images, masks).pairs()
+    return _SplitList(path, images, masks).pairs(unpaired)
 
 
 class _SplitList:
@@ -82,7 +96,7 @@ class _SplitList:
         self.numbered: list[Line] = []  # lines with numbers behind the name
         self.skipped: list[Line] = []  # comments without a blank, and names of columns
 
-    def pairs(self) -> list[Pair]:
+    def pairs(self, unpaired: list[str] | None) -> list[Pair]:
         """Return the pairs of all lines."""
         singles: list[Found] = []
         first_single = 0
@@ -114,7 +128,7 @@ class _SplitList:
                 "only an image; give the mask in every line, or in none"
             )
         self._say_what_is_not_used()
-        return list(doubles.values()) or _with_masks(singles, self.images, self.masks)
+        return list(doubles.values()) or _with_masks(singles, self.images, self.masks, unpaired)
 
     def _image(self, text: str) -> Found | None:
         found = self.images.find(text)

@@ -20,6 +20,7 @@ from segtune.data.image_files import INVERSE, SWAPS_SIDES, turn_upright
 from segtune.data.images import read_image
 from segtune.data.layouts import open_split
 from segtune.data.leaks import Content, leak_warning
+from segtune.data.masks import read_mask
 from segtune.data.pairs import Pair
 from segtune.data.refused import RefusedFiles, RefusedPair
 from segtune.errors import DataError
@@ -124,6 +125,21 @@ def read_split(
             _refuse(refused, pair, RefusedPair(text, "all-ignored"))
     groups = list(refused.values())
     return SplitStatistics(len(pairs), pixels, images, groups, content, as_stored, turned, edges)
+
+
+def count_masks(config: DataConfig, split: str, num_classes: int) -> LabelCounts:
+    """Return how often each label occurs in a split; reads its masks, not its images.
+
+    Raises DataError if the split or one of its masks cannot be read.
+    """
+    num_labels = max(256, num_classes, config.ignore_index + 1)
+    pixels, images = np.zeros(num_labels, np.int64), np.zeros(num_labels, np.int64)
+    pairs = open_split(config, split)
+    for pair in pairs:
+        counts = count_labels(read_mask(pair.mask, config, num_classes), num_labels)
+        pixels += counts
+        images += counts > 0
+    return LabelCounts(len(pairs), pixels, images)
 
 
 def _image_alone(pair: Pair, config: DataConfig) -> list[Content]:

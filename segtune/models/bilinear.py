@@ -24,7 +24,9 @@ def interpolation_matrix(source_size: int, target_size: int, like: Tensor) -> Te
 
 def resize(maps_nhwc: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
     """Return maps [N, h, w, C], channels last, at `size` (H, W)."""
-    if maps_nhwc.device.type == "cpu" and not torch.compiler.is_compiling():
+    if maps_nhwc.device.type == "cpu" and (
+        torch.compiler.is_exporting() or not torch.compiler.is_compiling()
+    ):
         # PyTorch's kernel for channels last in memory is vectorised. Its kernel for channels first
         # takes three times as long, and so does the code that torch.compile makes of this call.
         maps_nchw = maps_nhwc.permute(0, 3, 1, 2)

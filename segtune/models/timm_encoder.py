@@ -157,6 +157,14 @@ def load_timm(encoder: nn.Module, encoder_name: str, source: str) -> None:
     load_encoder(encoder, pretrained.state_dict(), source)
 
 
+def timm_licence(encoder_name: str) -> str:
+    """Return the licence of timm's own weights of an encoder, or "" if timm names none."""
+    import timm
+
+    pretrained = timm.get_pretrained_cfg(encoder_name)
+    return (pretrained and pretrained.license) or ""
+
+
 def _features_name(name: str, expected: Collection[str]) -> str:
     """Return the name that a parameter has in an encoder that timm built with `features_only`.
 

@@ -1,187 +1,148 @@
-"""The charts of a search run's page, as plotly figures. Reads no file; `html.py` makes the page."""
+"""The charts of a search run's page, as inline SVG. Reads no file; `html.py` makes the page."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from typing import Any, TypedDict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
-import plotly.graph_objects as go
-from plotly.subplots import make_subplots
+from markupsafe import Markup, escape
 
 from segtune.reporting.format import format_miou, format_value, short_names, time_unit
+from segtune.reporting.svg import Axis, Plot, shortened
 from segtune.runs.results import BAD_ENDS, RUNNING, TrialResult, best_trial
-from segtune.runs.timeline import Timeline, TrialInterval
+from segtune.runs.timeline import Timeline
 from segtune.tuning.space import Dimension
 
-# The palette of Okabe and Ito (2008), which people with colour blindness can tell apart.
-STATE_COLOURS = {
-    "completed": "#009e73",
-    "pruned": "#e69f00",
-    "paused": "#f0e442",
-    "unhealthy": "#d55e00",
-    "failed": "#cc79a7",
-    "interrupted": "#56b4e9",
-    RUNNING: "#0072b2",
-}
-INK = "#1b1f24"
-GREY = "#6a737d"
-PALE = "#c8ccd2"
+STATES = ("completed", "pruned", "paused", "unhealthy", "failed", "interrupted", RUNNING)
 CONFIG_ITSELF = "the config itself"
-# Charts of settings side by side.
-COLUMNS = 3
-# A chart with more classes than this cannot be read.
-MAX_CLASSES = 40
 # Epochs less than this apart are drawn as one bar, in seconds.
 MAX_GAP_S = 1.0
 # The part of a trial outside its finished epochs.
 OTHER = "starting and other"
+# More curves than this are drawn thin and without points.
+MANY = 200
+NUM_SHADES = 5
 
 Curve = Sequence[tuple[int, float]]
 
 
-class Cell(TypedDict):
-    """The position of a chart in a grid of charts, from 1."""
+def legend(entries: Mapping[str, str]) -> Markup:
+    """Return a legend from {class of the mark: words}."""
+    items = (f'<li><span class="key {kind}"></span>{escape(e)}</li>' for kind, e in entries.items())
+    return Markup(f'<ul class="legend">{"".join(items)}</ul>')
 
-    row: int
-    col: int
+
+def _legend_of_states(trials: Sequence[TrialResult]) -> dict[str, str]:
+    drawn = {trial.state for trial in trials}
+    return {f"s-{state}": state for state in STATES if state in drawn}
 
 
-def learning_curves(trials: Sequence[TrialResult], scores: Mapping[str, Curve]) -> go.Figure:
-    """Return mIoU over epochs, with a line for each trial.
+def learning_curves(
+    trials: Sequence[TrialResult], scores: Mapping[str, Curve], rungs: Sequence[int]
+) -> Markup:
+    """Return mIoU over epochs, with a line for each trial and a dotted line at each rung.
 
     `scores` are (epoch, mIoU in 0..1) by trial id. The best trial and the config itself have a line
     of their own on top.
     """
-    figure = _figure(420)
+    drawn = [trial for trial in trials if scores.get(trial.id)]
+    epochs = [epoch for trial in drawn for epoch, _ in scores[trial.id]]
+    mious = [100 * miou for trial in drawn for _, miou in scores[trial.id]]
+    x = replace(Axis.over(epochs, "epoch", margin=0.02), low=0.0)
+    plot = Plot(x, Axis.over(mious, "mIoU", from_zero=True), 1100, 400)
+    for rung in rungs:
+        plot.upright(rung, f"rung {rung}")
     best = best_trial(trials)
-    for state in STATE_COLOURS:
-        _add_curves_of_state(figure, state, [t for t in trials if t.state == state], scores)
-    for trial in trials:
-        if trial is best:
-            _add_highlight(figure, f"best (trial {trial.id})", "solid", scores.get(trial.id))
-        elif trial.number == 0:
-            name = f"{CONFIG_ITSELF} (trial {trial.id})"
-            _add_highlight(figure, name, "dash", scores.get(trial.id))
-    figure.update_xaxes(title="epoch", rangemode="tozero")
-    return figure.update_yaxes(title="mIoU", rangemode="tozero")
+    for trial in drawn:
+        kind = f"curve s-{trial.state}{' thin' if len(drawn) > MANY else ''}"
+        _add_curve(plot, trial, scores[trial.id], kind, has_points=len(drawn) <= MANY)
+    entries = _legend_of_states(drawn)
+    for trial in drawn:
+        if trial.number == 0 and trial is not best:
+            _add_curve(plot, trial, scores[trial.id], "curve baseline", has_points=False)
+            entries["baseline"] = f"{CONFIG_ITSELF} (trial {trial.id})"
+    if best and best in drawn:
+        _add_curve(plot, best, scores[best.id], "curve best", has_points=False)
+        entries["best"] = f"best (trial {best.id})"
+    words = f"Learning curves of {len(drawn)} trials over {max(epochs)} epochs"
+    if best:
+        words += f"; the best, trial {best.id}, reaches mIoU {format_miou(best.miou)}"
+        words += f" at epoch {best.best_epoch}"
+    return legend(entries) + scrolled(plot.svg(words), "Learning curves")
 
 
-def _add_curves_of_state(
-    figure: go.Figure, state: str, trials: Sequence[TrialResult], scores: Mapping[str, Curve]
+def _add_curve(
+    plot: Plot, trial: TrialResult, curve: Curve, kind: str, *, has_points: bool
 ) -> None:
-    # One trace with gaps for all trials of a state: thousands of traces would stall the browser.
-    points: list[tuple[int | None, float | None, str]] = []
-    for trial in trials:
-        if curve := scores.get(trial.id):
-            points += [(epoch, 100 * miou, trial.id) for epoch, miou in curve]
-            points.append((None, None, trial.id))
-    if points:
-        epochs, mious, ids = zip(*points, strict=True)
-        figure.add_scatter(
-            x=epochs,
-            y=mious,
-            customdata=ids,
-            name=state,
-            mode="lines+markers",
-            opacity=0.75,
-            line_color=STATE_COLOURS[state],
-            marker_size=7,
-            hovertemplate="trial %{customdata}, epoch %{x}: mIoU %{y:.2f}<extra></extra>",
-        )
+    points = [(epoch, 100 * miou) for epoch, miou in curve]
+    plot.line(points, kind, trial.number)
+    if has_points or len(points) == 1:
+        for x, y in points:
+            plot.point(x, y, f"{kind} dot", trial.number)
 
 
-def _add_highlight(figure: go.Figure, name: str, dash: str, curve: Curve | None) -> None:
-    if curve:
-        figure.add_scatter(
-            x=[epoch for epoch, _ in curve],
-            y=[100 * miou for _, miou in curve],
-            name=name,
-            mode="lines+markers",
-            hoverinfo="skip",
-            line={"color": INK, "width": 2.5, "dash": dash},
-            marker={"size": 9, "symbol": "circle-open"},
-        )
+def scrolled(html: str, name: str) -> Markup:
+    """Return a chart in a box that scrolls on a narrow screen."""
+    label = escape(name)
+    return Markup(f'<div class="wide" tabindex="0" role="region" aria-label="{label}">{html}</div>')
 
 
-def miou_by_setting(trials: Sequence[TrialResult], dimensions: Sequence[Dimension]) -> go.Figure:
+def miou_by_setting(trials: Sequence[TrialResult], dimensions: Sequence[Dimension]) -> Markup:
     """Return a chart for each searched setting: best mIoU over its value, with a point per trial.
 
     The best trial is a star. Unhealthy and failed trials are crosses, at 0 if they have no mIoU.
     """
-    rows = math.ceil(len(dimensions) / COLUMNS)
-    figure = make_subplots(
-        rows,
-        COLUMNS,
-        subplot_titles=list(short_names([d.name for d in dimensions]).values()),
-        shared_yaxes=True,
-        horizontal_spacing=0.03,
-        vertical_spacing=0.32 / rows,
-    )
-    styled(figure, 90 + 230 * rows)
     best = best_trial(trials)
-    in_legend = set[str]()
-    for index, dimension in enumerate(dimensions):
-        cell = Cell(row=index // COLUMNS + 1, col=index % COLUMNS + 1)
-        values = [t.params[dimension.name] for t in trials if dimension.name in t.params]
-        figure.update_xaxes(_axis(dimension, values), **cell)
-        for state in STATE_COLOURS:
-            drawn = [t for t in trials if t.state == state and _has_point(t, dimension)]
-            if drawn:
-                points = _points(state, drawn, dimension, best)
-                figure.add_scatter(**points, showlegend=state not in in_legend, **cell)
-                in_legend.add(state)
-    return figure.update_yaxes(rangemode="tozero").update_yaxes(title="mIoU", col=1)
+    top = max((100 * trial.miou for trial in trials if trial.miou is not None), default=1.0)
+    charts = []
+    for name, title in short_names([d.name for d in dimensions]).items():
+        dimension = next(d for d in dimensions if d.name == name)
+        drawn = [t for t in trials if _has_point(t, dimension)]
+        x = setting_axis(dimension, [t.params[name] for t in trials if name in t.params], title)
+        plot = Plot(x, Axis("mIoU", 0.0, 1.05 * top or 1.0), 360, 240)
+        for trial in sorted(drawn, key=lambda t: t is best):
+            kind = "star best" if trial is best else f"s-{trial.state}"
+            kind += " cross" if trial.state in BAD_ENDS else ""
+            place = coordinate(dimension, trial.params[name], x)
+            plot.point(place, 100 * (trial.miou or 0.0), kind, trial.number)
+        charts.append(plot.svg(_setting_words(name, drawn, best)))
+    entries = _legend_of_states(trials) | ({"best": "best"} if best else {})
+    return legend(entries) + Markup(f'<div class="grid-of-charts">{"".join(charts)}</div>')
+
+
+def _setting_words(name: str, drawn: Sequence[TrialResult], best: TrialResult | None) -> str:
+    words = f"mIoU over {name}: {len(drawn)} trials"
+    if best and name in best.params:
+        value = format_value(best.params[name])
+        words += f"; the best has {value} and mIoU {format_miou(best.miou)}"
+    return words
 
 
 def _has_point(trial: TrialResult, dimension: Dimension) -> bool:
-    return dimension.name in trial.params and (trial.miou is not None or trial.state in BAD_ENDS)
+    return has_place(trial, dimension) and (trial.miou is not None or trial.state in BAD_ENDS)
 
 
-def _points(
-    state: str, trials: Sequence[TrialResult], dimension: Dimension, best: TrialResult | None
-) -> dict[str, Any]:
-    """Return the arguments of a scatter trace with the trials of one state."""
-    symbol = "x" if state in BAD_ENDS else "circle"
-    return {
-        "x": [_coordinate(dimension, trial.params[dimension.name]) for trial in trials],
-        "y": [100 * (trial.miou or 0.0) for trial in trials],
-        "customdata": [(trial.id, _score(trial)) for trial in trials],
-        "mode": "markers",
-        "cliponaxis": False,  # points on an axis are drawn whole
-        "name": state,
-        "legendgroup": state,
-        "marker": {
-            "color": STATE_COLOURS[state],
-            "opacity": 0.8,
-            "symbol": ["star" if trial is best else symbol for trial in trials],
-            "size": [15 if trial is best else 8 for trial in trials],
-        },
-        "hovertemplate": "trial %{customdata[0]}: %{customdata[1]} at %{x}<extra></extra>",
-    }
+def has_place(trial: TrialResult, dimension: Dimension) -> bool:
+    """Whether a trial has the setting, with a value that its axis can show."""
+    if dimension.name not in trial.params:
+        return False
+    # A config outside the space may have 0, for which a logarithmic axis has no place.
+    return dimension.kind != "loguniform" or trial.params[dimension.name] > 0
 
 
-def _score(trial: TrialResult) -> str:
-    return "no mIoU" if trial.miou is None else f"mIoU {format_miou(trial.miou)}"
-
-
-def _axis(dimension: Dimension, drawn: Sequence[Any]) -> dict[str, Any]:
+def setting_axis(dimension: Dimension, drawn: Sequence[Any], title: str = "") -> Axis:
     """Return an axis that shows the whole range of a setting, also parts without a trial.
 
     `drawn` are the values of the trials: that of the config itself may lie outside the range.
     """
     if dimension.kind == "choice":
-        return {"type": "category", "categoryorder": "array", "categoryarray": _labels(dimension)}
+        labels = _labels(dimension)
+        others = (format_value(v) for v in drawn if dimension.index_of(v) is None)
+        return Axis.categories(list(dict.fromkeys([*labels, *others])), title)
+    numbers = [v for v in drawn if isinstance(v, int | float)]
     is_log = dimension.kind == "loguniform"
-    numbers = [v for v in drawn if isinstance(v, int | float) and (v > 0 or not is_log)]
-    ends = min(*dimension.values, *numbers), max(*dimension.values, *numbers)
-    low, high = (math.log10(end) if is_log else end for end in ends)
-    margin = 0.05 * (high - low)
-    axis: dict[str, Any] = {"range": [low - margin, high + margin]}
-    if not is_log:
-        return axis | {"type": "linear"}
-    # Below 1.5 decades, powers of ten alone are too few marks. D2 adds marks at 2 and at 5.
-    return axis | {"type": "log", "exponentformat": "e", "dtick": "D2" if high - low < 1.5 else 1}
+    return Axis.over([*dimension.values, *numbers], title, is_log=is_log)
 
 
 def _labels(dimension: Dimension) -> list[str]:
@@ -192,131 +153,99 @@ def _labels(dimension: Dimension) -> list[str]:
     return labels
 
 
-def _coordinate(dimension: Dimension, value: Any) -> Any:
-    """Return where a value lies on the axis of a setting: a number, or the label of a choice."""
+def coordinate(dimension: Dimension, value: Any, axis: Axis) -> float:
+    """Return where a value lies on the axis of a setting: a number, or the place of a choice."""
     if dimension.kind != "choice":
         return value
-    for label, choice in zip(_labels(dimension), dimension.values, strict=True):
-        if choice == value:
-            return label
-    return format_value(value)  # a choice that an extended space does not have any more
+    index = dimension.index_of(value)
+    return list(axis.labels).index(format_value(value)) if index is None else index
 
 
-def class_ious(
-    names: Sequence[str], of_config: Sequence[float | None], of_best: Sequence[float | None]
-) -> go.Figure:
-    """Return the IoU of each class for the config itself and for the best trial.
+def parallel_coordinates(trials: Sequence[TrialResult], dimensions: Sequence[Dimension]) -> Markup:
+    """Return a line for each trial through its values of all settings, to its mIoU.
 
-    IoUs are in 0..1, or None for a class that is neither labelled nor predicted; such classes are
-    left out. The largest gain is at the top. Only the MAX_CLASSES with the largest differences are
-    drawn.
+    The colour is the fifth of the trials to which its mIoU belongs. Trials that went wrong are
+    dashed, and end at 0 if they have no mIoU.
     """
-    pairs = [
-        (100 * before, 100 * after, name)
-        for name, before, after in zip(names, of_config, of_best, strict=True)
-        if before is not None and after is not None
-    ]
-    pairs.sort(key=lambda pair: -abs(pair[1] - pair[0]))
-    pairs = sorted(pairs[:MAX_CLASSES], key=lambda pair: pair[1] - pair[0])
-    figure = _figure(110 + 24 * len(pairs))
-    for row, (before, after, _) in enumerate(pairs):
-        figure.add_scatter(
-            x=[before, after],
-            y=[row, row],
-            mode="lines",
-            line={"color": PALE, "width": 3},
-            showlegend=False,
-            hoverinfo="skip",
-        )
-    labels = [name for _, _, name in pairs]
-    green = STATE_COLOURS["completed"]
-    _add_ious(figure, CONFIG_ITSELF, [before for before, _, _ in pairs], labels, GREY)
-    _add_ious(figure, "best", [after for _, after, _ in pairs], labels, green)
-    figure.update_xaxes(title="IoU", rangemode="tozero")
-    return figure.update_yaxes(tickvals=list(range(len(labels))), ticktext=labels)
-
-
-def _add_ious(
-    figure: go.Figure, name: str, ious: Sequence[float], labels: Sequence[str], colour: str
-) -> None:
-    figure.add_scatter(
-        x=ious,
-        y=list(range(len(ious))),
-        customdata=labels,
-        mode="markers",
-        cliponaxis=False,
-        name=name,
-        marker={"color": colour, "size": 10},
-        hovertemplate="%{customdata}: IoU %{x:.2f}<extra>" + name + "</extra>",
+    drawn = [t for t in trials if t.params and (t.miou is not None or t.state in BAD_ENDS)]
+    drawn.sort(key=lambda t: (t.may_win, t.miou or 0.0))
+    best = best_trial(trials)
+    values = {d.name: [t.params[d.name] for t in drawn if d.name in t.params] for d in dimensions}
+    axes = [setting_axis(d, values[d.name]) for d in dimensions]
+    top = max((100 * (t.miou or 0.0) for t in drawn), default=1.0)
+    score = Axis("mIoU", 0.0, 1.05 * top or 1.0)
+    width = max(1100, 130 * len(axes) + 130)
+    plot = Plot(
+        Axis.categories([*short_names([d.name for d in dimensions]).values(), "mIoU"]),
+        Axis("", 0.0, 1.0, labels=[""]),
+        width,
+        340,
+        left=10,
     )
+    healthy = [t for t in drawn if t.may_win]
+    for trial in drawn:
+        points = list(_places(trial, dimensions, axes))
+        points.append((len(axes), score.at(100 * (trial.miou or 0.0))))
+        kind = f"q{NUM_SHADES * healthy.index(trial) // len(healthy)}" if trial.may_win else "bad"
+        kind = "best" if trial is best else "baseline" if trial.number == 0 else kind
+        plot.line(points, f"curve thin {kind}", trial.number)
+    for place, axis in enumerate((*axes, score)):
+        plot.line([(place, 0.0), (place, 1.0)], "axis")
+        for value, label in axis.ticks(4):
+            plot.text(place + 0.03, axis.at(value), shortened(label, 80), "start")
+    entries = {f"q{i}": f"{i + 1}. fifth of mIoU" for i in (0, NUM_SHADES // 2, NUM_SHADES - 1)}
+    entries |= {"bad": "cannot win", "baseline": CONFIG_ITSELF, "best": "best"}
+    words = f"Parallel coordinates of {len(drawn)} trials and {len(axes)} settings"
+    if best:
+        chosen = ", ".join(f"{n} {format_value(v)}" for n, v in best.params.items())
+        words += f"; the best has {chosen}"
+    return legend(entries) + scrolled(plot.svg(words), "Parallel coordinates")
 
 
-def slot_timeline(timeline: Timeline, states: Mapping[str, str]) -> go.Figure:
+def _places(
+    trial: TrialResult, dimensions: Sequence[Dimension], axes: Sequence[Axis]
+) -> Iterator[tuple[float, float]]:
+    """Yield the number of each axis, and where the trial lies on it in 0..1."""
+    for place, (dimension, axis) in enumerate(zip(dimensions, axes, strict=True)):
+        if has_place(trial, dimension):
+            yield place, axis.at(coordinate(dimension, trial.params[dimension.name], axis))
+
+
+def slot_timeline(timeline: Timeline, states: Mapping[str, str]) -> Markup:
     """Return what ran in each slot over the time of the search; `states` are by trial id.
 
     A trial's finished epochs have the colour of its state. The rest of its time is grey.
     """
     unit, unit_s = time_unit(timeline.seconds)
-    figure = _figure(150 + 34 * timeline.num_slots)
-    whole = [(trial, trial.began, trial.ended) for trial in timeline.intervals]
-    _add_bars(figure, OTHER, PALE, whole, unit_s)
-    for state, colour in STATE_COLOURS.items():
-        epochs = [
-            (trial, began, ended)
-            for trial in timeline.intervals
-            if states.get(trial.trial, RUNNING) == state
-            for began, ended in _without_gaps(trial.epochs)
-        ]
-        _add_bars(figure, state, colour, epochs, unit_s)
-    figure.update_layout(barmode="overlay", bargap=0.15)
-    figure.update_xaxes(title=f"time of the search ({unit})", range=[0, timeline.seconds / unit_s])
-    return figure.update_yaxes(title="slot", dtick=1, range=[timeline.num_slots + 0.5, 0.5])
+    slots = [str(slot) for slot in range(1, timeline.num_slots + 1)][::-1]
+    height = 70 + 34 * timeline.num_slots
+    x = Axis(f"time of the search ({unit})", 0.0, timeline.seconds / unit_s)
+    plot = Plot(x, replace(Axis.categories(slots), title="slot"), 1100, height)
+    drawn: set[str] = set()
+    for trial in timeline.intervals:
+        row, state = timeline.num_slots - trial.slot, states.get(trial.trial, RUNNING)
+        bars = [(trial.began, trial.ended, "other")]
+        bars += [(*span, f"s-{state}") for span in without_gaps(trial.epochs)]
+        drawn |= {kind for *_, kind in bars}
+        for began, ended, kind in bars:
+            low, high = (began / unit_s, row - 0.42), (ended / unit_s, row + 0.42)
+            plot.bar(low, high, f"span {kind}", int(trial.trial))
+    entries = {"other": OTHER, **{f"s-{state}": state for state in STATES}}
+    words = f"{len(timeline.intervals)} intervals of trials in {timeline.num_slots} slots over "
+    words += f"{timeline.seconds / unit_s:.3g} {unit}"
+    kept = {kind: words for kind, words in entries.items() if kind in drawn}
+    return legend(kept) + scrolled(plot.svg(words), "Workers' time")
 
 
-def _add_bars(
-    figure: go.Figure,
-    name: str,
-    colour: str,
-    bars: Sequence[tuple[TrialInterval, float, float]],
-    unit_s: int,
-) -> None:
-    """Add a bar from `began` to `ended`, both in seconds, in the slot of each trial."""
-    if bars:
-        figure.add_bar(
-            orientation="h",
-            name=name,
-            marker={"color": colour, "line": {"color": "white", "width": 1}},
-            y=[trial.slot for trial, _, _ in bars],
-            base=[began / unit_s for _, began, _ in bars],
-            x=[(ended - began) / unit_s for _, began, ended in bars],
-            customdata=[(trial.trial, ended - began) for trial, began, ended in bars],
-            hovertemplate="trial %{customdata[0]}: %{customdata[1]:.1f} s<extra>"
-            + name
-            + "</extra>",
-        )
-
-
-def _without_gaps(epochs: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Join epochs that follow one another within MAX_GAP_S; return (start, end) of each group."""
-    joined: list[tuple[float, float]] = []
+def without_gaps(epochs: Sequence[tuple[float, float]]) -> Iterator[tuple[float, float]]:
+    """Join epochs that follow one another within MAX_GAP_S; yield (start, end) of each group."""
+    group: tuple[float, float] | None = None
     for began, ended in epochs:
-        if joined and began - joined[-1][1] < MAX_GAP_S:
-            began, _ = joined.pop()
-        joined.append((began, ended))
-    return joined
-
-
-def _figure(height: int) -> go.Figure:
-    return styled(go.Figure(), height)
-
-
-def styled(figure: go.Figure, height: int) -> go.Figure:
-    """Set the fonts, margins and legend that all charts share; `height` is in pixels."""
-    return figure.update_layout(
-        template="plotly_white",
-        height=height,
-        margin={"l": 60, "r": 20, "t": 40, "b": 50},
-        font={"family": "system-ui, sans-serif", "size": 13},
-        legend={"orientation": "h", "yanchor": "bottom", "y": 1.0 + 24 / height, "x": 0},
-        hovermode="closest",
-    )
+        if group and began - group[1] < MAX_GAP_S:
+            group = group[0], ended
+            continue
+        if group:
+            yield group
+        group = began, ended
+    if group:
+        yield group

@@ -19,9 +19,6 @@ SWATCH = 16
 LEGEND_COLUMN = 190
 BACKGROUND, INK, FAINT = (255, 255, 255), (20, 20, 20), (110, 110, 110)
 FRAME = (205, 205, 205)
-# Ignored pixels are stripes, which no class colour can be mistaken for.
-STRIPES = ((255, 255, 255), (150, 150, 150))
-STRIPE = 4
 # A legend of more classes has only those that the sheet shows.
 MAX_LEGEND = 48
 
@@ -133,6 +130,8 @@ def _paste(sheet: Image.Image, tile: Tile, x: int, y: int) -> None:
     import numpy as np
     from PIL import Image
 
+    from segtune.data.mask_colours import stripes
+
     height, width = tile_size(*tile.ignored.shape)
     shrinks = height < tile.ignored.shape[0]
     how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
@@ -145,14 +144,6 @@ def _paste(sheet: Image.Image, tile: Tile, x: int, y: int) -> None:
     for part, top in ((image, y), (mask, y + height + GAP // 2)):
         framed = cv2.copyMakeBorder(part, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=FRAME)
         sheet.paste(Image.fromarray(framed), (x - 1, top - 1))
-
-
-def stripes(height: int, width: int) -> np.ndarray:
-    """Return diagonal stripes, uint8 [height, width, 3]."""
-    import numpy as np
-
-    rows, columns = np.indices((height, width))
-    return np.array(STRIPES, np.uint8)[(rows + columns) // STRIPE % 2]
 
 
 def _per_row(width: int) -> int:
@@ -168,6 +159,8 @@ def _draw_legend(
 ) -> None:
     import numpy as np
     from PIL import Image
+
+    from segtune.data.mask_colours import stripes
 
     for entry, (x, y) in zip(legend, _positions(len(legend), sheet.width, top), strict=True):
         if entry.colour is None:

@@ -7,10 +7,9 @@ import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from segtune.checks.noise_floor import noise_words
 from segtune.runs.chosen_trial import part_of_best
 from segtune.runs.records import EpochRecord, NetworkProfile
-from segtune.runs.results import RUNNING, TrialResult
+from segtune.runs.results import BAD_ENDS, RUNNING, TrialResult
 from segtune.runs.rundir import SearchDir, search_of
 from segtune.tuning.guards import GUARD
 from segtune.tuning.study import Study
@@ -129,6 +128,18 @@ def broken_words(trial: TrialResult) -> str:
     return f"breaks a guard: {'; '.join(trial.broken_guards)}"
 
 
+def why_not_again(trial: TrialResult) -> str:
+    """Return why a trial that may not win should not be trained again without a change."""
+    if trial.state in BAD_ENDS:
+        reason = f": {trial.reason}" if trial.reason else ""
+        return f"trial {trial.id} is {trial.state}{reason}; its config may end the same way again"
+    if trial.broken_guards:
+        return f"trial {trial.id} {broken_words(trial)}"
+    if trial.healthy and not trial.is_judged:
+        return f"trial {trial.id} is {trial.state}: guards on classes judge only completed trials"
+    return f"trial {trial.id} is {trial.state} and has no validation yet"
+
+
 def reason_of(trial: TrialResult) -> str:
     """Return the reason of a trial's verdict and the guards that it breaks; empty without any.
 
@@ -162,32 +173,18 @@ def next_steps(study: Study, run: SearchDir) -> dict[str, str]:
     # After a search on a proxy, this is the folder of the trials at full length.
     whole_run = search_of(run.path) or run
     storage = hide_password(study.search.storage or str(run.journal))
+    curves = {"curves": tensorboard_command(run)}
     return {
         "best config": str(run.best),
         "retrain it": shlex.join(["segtune", "retrain", str(whole_run.path)]),
-        "curves": shlex.join(["tensorboard", "--logdir", str(run.trials)]),
+        **(curves if "tensorboard" in study.config.log.to else {}),
         "study": shlex.join(["optuna-dashboard", storage]),
     }
 
 
-def confirmation_line(run: SearchDir, winner: TrialResult) -> str:
-    """Return whether the trial that is named as the best was confirmed, in one line.
-
-    This is the verdict of `segtune confirm`, or the command if there is none. Raise RunError if its
-    record cannot be read.
-    """
-    command = shlex.join(["segtune", "confirm", str(run.path)])
-    record = run.read_confirmation()
-    if record is None:
-        noise = run.read_noise_floor()
-        words = f"; {noise_words(noise)}" if noise else ""
-        return (
-            f"no: one training run each, so a difference below the noise means nothing{words}; "
-            f"confirm it: {command}"
-        )
-    if winner.number == 0 or winner.id in {row["trial"] for row in record["candidates"]}:
-        return record["sentence"]
-    return f"no: trial {winner.id} became the best after the confirmation; repeat it: {command}"
+def tensorboard_command(run: SearchDir) -> str:
+    """Return the command that shows the curves of all trials."""
+    return shlex.join(["tensorboard", "--logdir", str(run.trials)])
 
 
 def retrained_line(run: SearchDir) -> str:

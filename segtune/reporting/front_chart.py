@@ -1,82 +1,51 @@
-"""The chart of a Pareto front, as a plotly figure."""
+"""The chart of a Pareto front, as inline SVG."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-import plotly.graph_objects as go
-from plotly.subplots import make_subplots
+from markupsafe import Markup
 
-from segtune.reporting.charts import GREY, INK, PALE, STATE_COLOURS, Cell, styled
-from segtune.reporting.format import format_miou
+from segtune.reporting.charts import legend
+from segtune.reporting.svg import Axis, Plot
 from segtune.runs.pareto import MIOU, objective_values
 from segtune.runs.results import TrialResult
 
 TITLES = {"latency_ms": "latency (ms)", "params_m": "parameters (millions)"}
-ON_FRONT = "on the Pareto front"
+# By class of the mark.
+GROUPS = {"s-completed": "on the Pareto front", "baseline": "dominated", "cross": "cannot win"}
 
 
 def front_chart(
     trials: Sequence[TrialResult], front: Sequence[TrialResult], objectives: Sequence[str]
-) -> go.Figure:
+) -> Markup:
     """Return mIoU over each other objective, with a point for each trial that has both.
 
     The trials of the front are joined by a line if there are two objectives. Trials that cannot win
     are crosses.
     """
     others = [name for name in objectives if name != MIOU]
-    figure = make_subplots(1, len(others), shared_yaxes=True, horizontal_spacing=0.03)
-    styled(figure, 420)
-    chosen = {trial.id for trial in front}
-    rest = [trial for trial in trials if trial.id not in chosen]
-    groups = {
-        "dominated": [trial for trial in rest if trial.may_win],
-        "cannot win": [trial for trial in rest if not trial.may_win],
-        ON_FRONT: front,
-    }
-    for column, name in enumerate(others, 1):
-        cell = Cell(row=1, col=column)
-        for group, members in groups.items():
-            _add_points(figure, group, members, name, joined=len(others) == 1, cell=cell)
-        figure.update_xaxes(title=TITLES.get(name, name), rangemode="tozero", **cell)
-    return figure.update_yaxes(title="mIoU", col=1)
-
-
-def _add_points(
-    figure: go.Figure,
-    group: str,
-    trials: Sequence[TrialResult],
-    objective: str,
-    *,
-    joined: bool,
-    cell: Cell,
-) -> None:
-    points = [
-        (cost, 100 * miou, trial.id, format_miou(miou))
-        for trial in trials
-        if (values := objective_values(trial, (objective, MIOU)))
-        for cost, miou in [values]
-    ]
-    if not points:
-        return
-    is_front = group == ON_FRONT
-    points.sort()
-    colours = {ON_FRONT: STATE_COLOURS["completed"], "dominated": GREY}
-    figure.add_scatter(
-        x=[point[0] for point in points],
-        y=[point[1] for point in points],
-        customdata=[point[2:] for point in points],
-        name=group,
-        legendgroup=group,
-        showlegend=cell["col"] == 1,
-        mode="lines+markers" if is_front and joined else "markers",
-        line={"color": INK, "width": 1.5, "dash": "dot"},
-        cliponaxis=False,
-        marker={
-            "color": colours.get(group, PALE),
-            "size": 12 if is_front else 8,
-            "symbol": "circle" if group in colours else "x",
-        },
-        hovertemplate="trial %{customdata[0]}: mIoU %{customdata[1]} at %{x:.4g}<extra></extra>",
-        **cell,
+    charts = [_chart(trials, front, name, is_joined=len(others) == 1) for name in others]
+    return legend(GROUPS) + Markup(
+        f'<div class="grid-of-charts wide-charts">{"".join(charts)}</div>'
     )
+
+
+def _chart(
+    trials: Sequence[TrialResult], front: Sequence[TrialResult], name: str, *, is_joined: bool
+) -> str:
+    chosen = {trial.id for trial in front}
+    points: list[tuple[float, float, TrialResult]] = []
+    for trial in trials:
+        if values := objective_values(trial, (name, MIOU)):
+            points.append((values[0], 100 * values[1], trial))
+    points.sort(key=lambda point: point[:2])
+    x = Axis.over((cost for cost, _, _ in points), TITLES.get(name, name), from_zero=True)
+    plot = Plot(x, Axis.over((miou for _, miou, _ in points), "mIoU"), 560, 360)
+    on_front = [(cost, miou) for cost, miou, trial in points if trial.id in chosen]
+    if is_joined and on_front:
+        plot.line(on_front, "curve baseline")
+    for cost, miou, trial in points:
+        kind = "baseline" if trial.may_win else "cross"
+        plot.point(cost, miou, "s-completed" if trial.id in chosen else kind, trial.number)
+    return plot.svg(f"mIoU over {name}: {len(points)} trials, {len(front)} on the Pareto front")

@@ -3,10 +3,28 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    track,
+)
+
+Item = TypeVar("Item")
+
+
+def with_bar(items: Sequence[Item], label: str) -> Iterable[Item]:
+    """Yield items, with a progress bar on stderr if that is a terminal. The bar then vanishes."""
+    console = Console(stderr=True)
+    return track(
+        items, description=label, console=console, transient=True, disable=not console.is_terminal
+    )
 
 
 def follow(problems: Iterable[str], total: int, label: str, *, shows_bar: bool = True) -> int:

@@ -19,12 +19,13 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from segtune.checks.confirmed_best import confirmation_line
 from segtune.checks.forecast_record import read_forecast
 from segtune.checks.search_limits import limit_words
+from segtune.reporting.dashboard import dashboard_lines
 from segtune.reporting.forecast_lines import forecast_summary, left_words
 from segtune.reporting.format import (
     baseline_note,
-    confirmation_line,
     format_duration,
     format_miou,
     format_profile,
@@ -37,6 +38,7 @@ from segtune.reporting.format import (
     reason_of,
     retrained_line,
     short_names,
+    tensorboard_command,
 )
 from segtune.reporting.rung_lines import rung_lines
 from segtune.runs.pareto import pareto_front
@@ -259,23 +261,21 @@ class SearchPrinter:
         print_lines(self.console, labelled("warm start", earlier.summary))
 
     def on_placement(self, study: Study, placement: str, dashboard_url: str) -> None:
-        """Print how many trials run at the same time, and the address of the Ray dashboard."""
-        print_lines(
-            self.console,
-            labelled("trials", f"{study.num_trials}, {placement}"),
-            labelled("dashboard", dashboard_url),
-        )
+        """Print how many trials run at the same time, and how to reach the Ray dashboard."""
+        lines = {"trials": f"{study.num_trials}, {placement}", **dashboard_lines(dashboard_url)}
+        print_lines(self.console, *(labelled(label, text) for label, text in lines.items()))
 
     @contextmanager
     def watching(self, study: Study, run: SearchDir) -> Iterator[None]:
         """Print the folder of the search run, then show its trials as they run."""
-        status = shlex.join(["segtune", "status", str(run.path)])
-        tensorboard = shlex.join(["tensorboard", "--logdir", str(run.trials)])
+        watch = [shlex.join(["segtune", "status", str(run.path)])]
+        if "tensorboard" in study.config.log.to:
+            watch.append(tensorboard_command(run))
         label = "noise floor" if run.confirms else "search run"
         print_lines(
             self.console,
             labelled(label, str(run.path)),
-            labelled("watch it", f"{status}, {tensorboard}"),
+            labelled("watch it", ", ".join(watch)),
         )
         with live_table(study, run, self.console):
             yield
@@ -284,17 +284,23 @@ class SearchPrinter:
 class Progress:
     """How many trials have ended, and the time left: by the forecast, or else at this pace."""
 
-    def __init__(self, study: Study, run: SearchDir, ended_before: int) -> None:
-        """Start the clock. `ended_before` trials of earlier sessions do not count for the pace."""
+    def __init__(
+        self, study: Study, run: SearchDir, ended_before: int, began: float | None = None
+    ) -> None:
+        """Start the clock. `ended_before` trials of earlier sessions do not count for the pace.
+
+        `began` is the Unix time at which the session started; None: now.
+        """
         self.num_trials = study.num_trials
         self.run = run
-        self.began = time.time()
+        self.began = time.time() if began is None else began
+        self.before_s = max(0.0, time.time() - self.began)  # of the session, before this clock
         self.ended_before = ended_before
         self.start = time.monotonic()
 
     @property
     def elapsed_s(self) -> float:
-        """Seconds since the session started."""
+        """Seconds since the clock was started."""
         return time.monotonic() - self.start
 
     def seconds_left(self, ended: int) -> float | None:
@@ -306,7 +312,8 @@ class Progress:
 
     def line(self, ended: int) -> str:
         """Return the progress in words."""
-        line = f"{ended} of {self.num_trials} trials, {format_duration(self.elapsed_s)} so far"
+        so_far = format_duration(self.before_s + self.elapsed_s)
+        line = f"{ended} of {self.num_trials} trials, {so_far} so far"
         if words := self.words_left(ended):
             line += f", {words}"
         return line
@@ -322,19 +329,30 @@ class Progress:
 
 
 @contextmanager
-def live_table(study: Study, run: SearchDir, console: Console) -> Iterator[None]:
+def live_table(
+    study: Study,
+    run: SearchDir,
+    console: Console,
+    *,
+    began: float | None = None,
+    refresh_s: float = REFRESH_S,
+) -> Iterator[None]:
     """Show the search run while the block runs.
 
-    A terminal shows a table that is redrawn. Other outputs get a line for each trial that ends.
+    A terminal shows a table that is redrawn, at most every `refresh_s` seconds. Other outputs get a
+    line for each trial that ends. `began` is the Unix time at which the session started, if it is
+    not now.
     """
     reader = trial_reader(run)
     ended = {trial.number: trial.epoch for trial in reader.read() if has_ended(trial)}
-    progress = Progress(study, run, ended_before=len(ended))
+    progress = Progress(study, run, ended_before=len(ended), began=began)
     stop = threading.Event()
     if console.is_terminal:
-        show = partial(_redraw, study, reader, progress, console, stop)
+        show = partial(_redraw, study, reader, progress, console, stop, refresh_s)
     else:
-        show = partial(_print_events, study, reader, progress, console, stop, printed=ended)
+        show = partial(
+            _print_events, study, reader, progress, console, stop, refresh_s, printed=ended
+        )
     thread = threading.Thread(target=show, daemon=True)
     thread.start()
     try:
@@ -344,13 +362,18 @@ def live_table(study: Study, run: SearchDir, console: Console) -> Iterator[None]
         thread.join()
 
 
-def _pause_s(scan_start: float) -> float:
+def _pause_s(scan_start: float, refresh_s: float) -> float:
     """Return how many seconds to wait after a scan of all trials that began at `scan_start`."""
-    return max(REFRESH_S, PAUSE_PER_SCAN * (time.monotonic() - scan_start))
+    return max(refresh_s, PAUSE_PER_SCAN * (time.monotonic() - scan_start))
 
 
 def _redraw(
-    study: Study, reader: TrialReader, progress: Progress, console: Console, stop: threading.Event
+    study: Study,
+    reader: TrialReader,
+    progress: Progress,
+    console: Console,
+    stop: threading.Event,
+    refresh_s: float,
 ) -> None:
     """Redraw the table until the search stops."""
 
@@ -364,7 +387,7 @@ def _redraw(
 
     scan_start = time.monotonic()
     with Live(view(), console=console, auto_refresh=False, transient=True) as live:
-        while not stop.wait(_pause_s(scan_start)):
+        while not stop.wait(_pause_s(scan_start, refresh_s)):
             scan_start = time.monotonic()
             live.update(view(), refresh=True)
 
@@ -375,6 +398,7 @@ def _print_events(
     progress: Progress,
     console: Console,
     stop: threading.Event,
+    refresh_s: float,
     printed: dict[int, int],
 ) -> None:
     """Print a line for each trial that ends until the search stops.
@@ -384,7 +408,7 @@ def _print_events(
     scan_start = time.monotonic()
     stopped = False
     while not stopped:
-        stopped = stop.wait(_pause_s(scan_start))
+        stopped = stop.wait(_pause_s(scan_start, refresh_s))
         # Once more after the stop: trials end with the search, or are interrupted by the stop.
         scan_start = time.monotonic()
         trials = reader.read()

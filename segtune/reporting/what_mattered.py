@@ -10,7 +10,7 @@ from segtune.runs.rundir import SearchDir
 from segtune.tuning.study import Study
 
 if TYPE_CHECKING:
-    from plotly.graph_objects import Figure
+    from markupsafe import Markup
 
 
 def mattered_record(study: Study, run: SearchDir) -> dict[str, Any] | None:
@@ -22,37 +22,40 @@ def mattered_record(study: Study, run: SearchDir) -> dict[str, Any] | None:
         return None
     from segtune.checks.what_mattered import what_mattered
 
-    epochs = {trial.id: validated_epochs(trial, trial.read_verdict()) for trial in run.trial_dirs()}
-    curves = {trial: miou_by_epoch(records) for trial, records in epochs.items()}
-    return what_mattered(study, read_trials(run), curves)
+    return what_mattered(study, read_trials(run), _curves(run))
 
 
-def importance_chart(settings: Sequence[Mapping[str, Any]]) -> Figure:
+def importance_chart(settings: Sequence[Mapping[str, Any]]) -> Markup:
     """Return a bar for each setting with its interval, the most important at the top.
 
     `settings` are the rows of the record. Settings that cannot be told apart from noise are pale.
     """
-    import plotly.graph_objects as go
-
-    from segtune.reporting.charts import GREY, PALE, STATE_COLOURS, styled
+    from segtune.reporting.charts import legend, scrolled
+    from segtune.reporting.svg import LETTER, Axis, Plot
 
     rows = list(reversed(settings))
-    bars = go.Bar(
-        orientation="h",
-        y=[row["name"] for row in rows],
-        x=[100 * row["share"] for row in rows],
-        error_x={
-            "type": "data",
-            "symmetric": False,
-            "array": [100 * (row["high"] - row["share"]) for row in rows],
-            "arrayminus": [100 * (row["share"] - row["low"]) for row in rows],
-            "color": GREY,
-        },
-        marker_color=[STATE_COLOURS["completed"] if row["shown"] else PALE for row in rows],
-        customdata=[[100 * row["low"], 100 * row["high"], row["p"]] for row in rows],
-        hovertemplate="%{y}: %{x:.0f} %, 95 % interval %{customdata[0]:.0f} to "
-        "%{customdata[1]:.0f} %, p %{customdata[2]:.2g}<extra></extra>",
-    )
-    figure = styled(go.Figure(bars), 90 + 34 * len(rows))
-    figure.update_yaxes(automargin=True)
-    return figure.update_xaxes(title="share of the importance (%)", rangemode="tozero")
+    left = 20 + int(LETTER * max(len(row["name"]) for row in rows))
+    x = Axis("share of the importance (%)", 0.0, 100 * max(row["high"] for row in rows) + 2)
+    plot = Plot(x, Axis.categories([row["name"] for row in rows]), 900, 70 + 30 * len(rows), left)
+    words = []
+    for place, row in enumerate(rows):
+        share, low, high = (100 * row[key] for key in ("share", "low", "high"))
+        plot.bar((0.0, place - 0.35), (share, place + 0.35), "shown" if row["shown"] else "pale")
+        plot.line([(low, place), (high, place)], "interval")
+        words.append(f"{row['name']} {share:.0f} % ({low:.0f} to {high:.0f})")
+    entries = {"shown": "p below 0.05", "pale": "cannot be told apart from noise"}
+    chart = plot.svg(f"Importance for mIoU: {'; '.join(reversed(words))}")
+    return legend(entries) + scrolled(chart, "Importance for mIoU")
+
+
+def scores_to_compare(run: SearchDir) -> dict[str, float]:
+    """Return {trial id: estimated mIoU at full length, in 0..1} of the trials that have ended."""
+    from segtune.checks.what_mattered import comparable_scores
+
+    return comparable_scores(read_trials(run), _curves(run))
+
+
+def _curves(run: SearchDir) -> dict[str, dict[int, float]]:
+    """Return {epoch: mIoU in 0..1} of each trial by its id."""
+    epochs = {trial.id: validated_epochs(trial, trial.read_verdict()) for trial in run.trial_dirs()}
+    return {trial: miou_by_epoch(records) for trial, records in epochs.items()}

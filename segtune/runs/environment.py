@@ -60,7 +60,7 @@ class Environment:
         """Return the environment of this process. Takes some tenths of a second on a GPU host."""
         revision, is_changed = _source()
         query = "--query-gpu=name,memory.total,driver_version"
-        gpus = _output("nvidia-smi", query, "--format=csv,noheader") or ""
+        gpus = output_of("nvidia-smi", query, "--format=csv,noheader") or ""
         return cls(
             began=round(time.time(), 3),
             host=socket.gethostname(),
@@ -138,11 +138,11 @@ def _source() -> tuple[str | None, bool | None]:
     """
     if not (SOURCE.parent / ".git").exists():
         return None, None
-    changes = _output("git", "-C", str(SOURCE), "status", "--porcelain", "--", ".")
-    return _output("git", "-C", str(SOURCE), "rev-parse", "HEAD"), bool(changes)
+    changes = output_of("git", "-C", str(SOURCE), "status", "--porcelain", "--", ".")
+    return output_of("git", "-C", str(SOURCE), "rev-parse", "HEAD"), bool(changes)
 
 
-def _output(*command: str) -> str | None:
+def output_of(*command: str) -> str | None:
     """Return the output of a program; None if it is absent, fails or hangs."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=True)

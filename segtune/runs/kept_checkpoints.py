@@ -34,7 +34,8 @@ class KeptCheckpoints:
     ) -> None:
         """`keep` is the number of best trials; None: all. `trials` are those so far.
 
-        With several objectives, the trials of the Pareto front are kept, too.
+        With several objectives, the trials of the Pareto front are kept, too. Trial 0 is kept if it
+        is healthy: the report compares its predictions with those of the best trial.
         """
         self._run = run
         self._keep = keep
@@ -61,7 +62,7 @@ class KeptCheckpoints:
         for kept in self._best:
             self._dropped.pop(kept.number, None)
         for other in candidates:
-            if other not in self._best:
+            if other not in self._best and not (other.number == 0 and other.healthy):
                 self._dropped[other.number] = time.monotonic()
 
     def sweep(self, grace_s: float = GRACE_S) -> None:

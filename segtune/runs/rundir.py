@@ -65,7 +65,9 @@ class TrialDir:
         self.profile = path / "profile.json"  # with guards or several objectives only
         self.guards = path / "guards.json"  # with guards only
         self.checkpoints = path / "checkpoints"
-        self.tensorboard = path / "tb"
+        self.tensorboard = path / "tb"  # over epochs
+        self.tensorboard_steps = self.tensorboard / "steps"  # over optimiser steps
+        self.trackers = path / "trackers.json"  # ids of the run in wandb and mlflow, if log.to asks
         self.replay = path / "replay"  # the bundle of a training run that was not finite
 
     @property
@@ -254,6 +256,8 @@ class SearchDir:
         self.noise_floor = self.path / "noise_floor.json"
         self.corners = self.path / "corners.json"
         self.forecast = self.path / "forecast.json"
+        self.pictures = self.path / "pictures"  # of the report, with pictures.json
+        self.confusion = self.path / "confusion.json"  # of the best trial, on the validation images
         self.end = self.path / "end.json"  # if a limit has ended the search before its last trial
 
     @property
@@ -292,6 +296,15 @@ class SearchDir:
     def read_what_mattered(self) -> dict[str, Any] | None:
         """Return what mattered in the search at its last report, or None if there is none."""
         return _read_record(self.what_mattered, f"segtune report {self.path}")
+
+    def read_pictures(self) -> dict[str, Any] | None:
+        """Return the record of the report's pictures, or None if there are none."""
+        command = f"segtune report {self.path} --pictures"
+        return _read_record(self.pictures / "pictures.json", command)
+
+    def read_confusion(self) -> dict[str, Any] | None:
+        """Return the best trial's confusion matrix and what it belongs to, or None."""
+        return _read_record(self.confusion, f"segtune report {self.path} --pictures")
 
     @classmethod
     def open(cls, path: str | Path) -> SearchDir:

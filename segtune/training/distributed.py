@@ -39,7 +39,7 @@ class Ranks:
         process's GPU, or to the CPU if there is none.
         """
         local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-        chosen = torch.device(device) if device else _default_device(local_rank)
+        chosen = torch.device(device) if device else default_device(local_rank)
         if chosen.type == "cuda":
             torch.cuda.set_device(chosen)
         under_torchrun = int(os.environ.get("WORLD_SIZE", "1")) > 1 and "MASTER_ADDR" in os.environ
@@ -103,7 +103,8 @@ class Ranks:
         )
 
 
-def _default_device(local_rank: int) -> torch.device:
+def default_device(local_rank: int = 0) -> torch.device:
+    """Return the GPU of a local rank, or the CPU if there is no GPU."""
     if not torch.cuda.is_available():
         return torch.device("cpu")
     return torch.device("cuda", local_rank % torch.cuda.device_count())

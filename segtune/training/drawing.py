@@ -158,9 +158,7 @@ def draw(
     `opacity` in 0..1 is the share of the class colours. An overlay overwrites `rgb` if it is
     writable: a copy of an image of 300 million pixels takes 0.9 GB.
     """
-    resized = resize_to_fit(rgb, config.data.resize).transpose(2, 0, 1)
-    batch = torch.from_numpy(np.ascontiguousarray(resized))[None].to(device)
-    logits = _logits(model, batch, views)
+    logits = _logits(model, _as_batch(rgb, config, device), views)
     num_classes = logits[0].shape[1]
     colours = colours_of_classes(config.data, names_in(config), num_classes)
     bgr_colours = np.ascontiguousarray(colours[:, ::-1])
@@ -177,6 +175,25 @@ def draw(
         if stored is not None:
             stored[rows] = labels + outputs.label_offset
     return Drawing(colours, blended, stored)
+
+
+@torch.no_grad()
+def predicted_labels(
+    model: torch.nn.Module, config: ExperimentConfig, rgb: np.ndarray, device: torch.device
+) -> np.ndarray:
+    """Return the predicted labels of an image uint8 [H, W, 3], uint8 or uint16 [H, W]."""
+    views = AugmentedInference(windows=windows_for(rgb.shape[:2], config))
+    logits = _logits(model, _as_batch(rgb, config, device), views)
+    labels = np.empty(rgb.shape[:2], label_dtype(logits[0].shape[1], 0))
+    for rows, band in label_bands(logits, rgb.shape[:2]):
+        labels[rows] = band.cpu().numpy()
+    return labels
+
+
+def _as_batch(rgb: np.ndarray, config: ExperimentConfig, device: torch.device) -> Tensor:
+    """Return an image at `data.resize` as a batch uint8 [1, 3, h, w]."""
+    resized = resize_to_fit(rgb, config.data.resize).transpose(2, 0, 1)
+    return torch.from_numpy(np.ascontiguousarray(resized))[None].to(device)
 
 
 def _logits(model: torch.nn.Module, images: Tensor, views: AugmentedInference) -> list[Tensor]:

@@ -6,7 +6,7 @@ Trains nothing and writes nothing.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -24,9 +24,6 @@ from segtune.training.tta import AugmentedInference
 WIDE_VALUES = 1 << 27
 
 
-# Images come in many sizes, and torch.compile would compile the network again for each size.
-@torch.compiler.set_stance("force_eager")
-@torch.no_grad()
 def evaluate(
     model: torch.nn.Module,
     data: Iterable[ValBatch],
@@ -35,27 +32,59 @@ def evaluate(
     num_classes: int,
     precision: torch.dtype,
     tta: AugmentedInference | None = None,
+    on_batch: Callable[[ValBatch, Tensor], None] | None = None,
 ) -> ConfusionMatrix:
     """Return the confusion matrix over the images of all ranks, at the size of the labels.
 
     `data` yields the batches of this rank; all ranks together have each image once. `precision` is
-    the dtype of autocast. `tta` None: the windows of `config.val`, or whole images. Leaves the
-    model in evaluation mode.
+    the dtype of autocast. `tta` None: the windows of `config.val`, or whole images. `on_batch`
+    is called with each batch and its predicted labels [B, H, W]. Leaves the model in evaluation
+    mode.
     """
-    model.eval()
     tta = tta or AugmentedInference.of(config)
     confusion = ConfusionMatrix(num_classes, config.data.ignore_index)
     confusion.matrix = confusion.matrix.to(ranks.device)
-    for batch in _parts(data, tta, num_classes):
-        images = normalize(batch.images.to(ranks.device, non_blocking=True))
-        with torch.autocast(
-            ranks.device.type, dtype=precision, enabled=precision is not torch.float32
-        ):
-            logits = tta.logits(model, images)
-        masks = batch.masks.to(ranks.device, non_blocking=True).long()
-        confusion.update(predict_labels(logits, masks.shape[-2:]), masks)
+    for batch, labels, masks in predictions(model, data, ranks.device, num_classes, precision, tta):
+        confusion.update(labels, masks)
+        if on_batch:
+            on_batch(batch, labels)
     ranks.sum(confusion.matrix)
     return confusion
+
+
+def predictions(
+    model: torch.nn.Module,
+    data: Iterable[ValBatch],
+    device: torch.device,
+    num_classes: int,
+    precision: torch.dtype,
+    tta: AugmentedInference,
+) -> Iterator[tuple[ValBatch, Tensor, Tensor]]:
+    """Yield the batches with their predicted and true labels on `device`, int64 [B, H, W].
+
+    A batch may be split into parts. Leaves the model in evaluation mode.
+    """
+    model.eval()
+    for batch in _parts(data, tta, num_classes):
+        masks = batch.masks.to(device, non_blocking=True).long()
+        yield batch, _predict(model, batch, masks.shape[-2:], device, precision, tta), masks
+
+
+# Images come in many sizes, and torch.compile would compile the network again for each size.
+@torch.compiler.set_stance("force_eager")
+@torch.no_grad()
+def _predict(
+    model: torch.nn.Module,
+    batch: ValBatch,
+    size: torch.Size,
+    device: torch.device,
+    precision: torch.dtype,
+    tta: AugmentedInference,
+) -> Tensor:
+    images = normalize(batch.images.to(device, non_blocking=True))
+    with torch.autocast(device.type, dtype=precision, enabled=precision is not torch.float32):
+        logits = tta.logits(model, images)
+    return predict_labels(logits, size)
 
 
 def _parts(

@@ -73,7 +73,7 @@ def _what_is_there(path: Path) -> str:
     if TrialDir(path).params.is_file() and TrialDir(path).verdict.is_file():
         return (
             "its checkpoints are deleted: a search keeps those of its best trials "
-            "(checkpoint.keep_trials). Repeat the trial: segtune train --config "
+            "(checkpoint.keep_trials) and of trial 0. Repeat the trial: segtune train --config "
             f"{shlex.quote(str(TrialDir(path).config))} --out DIR"
         )
     found = sorted(inner.parent.name for inner in path.glob("*/checkpoints"))

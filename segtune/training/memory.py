@@ -93,6 +93,16 @@ class PeakMemory:
         return None if peak is None or self._before is None else max(0, peak - self._before)
 
 
+def memory_used(device: torch.device) -> int | None:
+    """Return the largest number of bytes that torch has allocated on a GPU so far.
+
+    On a CPU, return the resident memory of this process; None if the system does not tell it.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return _resident_bytes("VmRSS")
+
+
 def _resident_bytes(name: str) -> int | None:
     """Return a field of /proc/self/status in bytes; None on systems without it."""
     with contextlib.suppress(OSError):

@@ -9,18 +9,14 @@ from __future__ import annotations
 import json
 import logging
 import math
-import shutil
 import time
 from collections.abc import Callable, Container, Generator, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from segtune.config.schema import ExperimentConfig
-from segtune.config.yaml_io import write_yaml
 from segtune.data.loader import Batch, TrainLoader, ValLoader
 from segtune.data.statistics import check_at_the_start
 from segtune.losses.segmentation import build_loss
@@ -29,7 +25,6 @@ from segtune.runs.atomic import write_atomic
 from segtune.runs.records import EpochRecord, ValidationScores
 from segtune.runs.rundir import TrialDir
 from segtune.runs.verdict import Verdict
-from segtune.training import checkpoint
 from segtune.training.checkpoint import Manifest
 from segtune.training.completed_config import completed
 from segtune.training.distributed import Ranks
@@ -37,6 +32,7 @@ from segtune.training.evaluation import evaluate, validation_scores
 from segtune.training.health import out_of_memory
 from segtune.training.heartbeat import Heartbeat
 from segtune.training.initial_weights import load_initial_weights
+from segtune.training.listener import Listeners, TrainingListener, TrainingRun
 from segtune.training.loss_balance import balance_factors, balanced_loss, term_losses
 from segtune.training.memory import OutOfMemoryError
 from segtune.training.network import build_network, seeded
@@ -46,7 +42,6 @@ from segtune.training.probes import weight_norm
 from segtune.training.replay_bundle import BundleWriter
 from segtune.training.schedule import lr_factor, plan_in_words
 from segtune.training.step_summary import summary_of_steps
-from segtune.training.tensorboard import ScalarLog
 from segtune.training.train_step import OutOfMemory, PendingStep, StepResult, TrainStep, with_lag
 from segtune.training.training_state import TrainingState
 from segtune.training.weight_average import WeightAverage
@@ -75,16 +70,18 @@ class Trainer(TrainingState):
         *,
         cpus: float | None = None,
         full_checkpoints: Container[int] = (),
+        listeners: Sequence[TrainingListener] = (),
     ) -> None:
         """Build data loaders, model and optimiser. Reads and writes nothing in `out`.
 
         `cpus` is this rank's share of the cores; default: all cores of the process. A full
         checkpoint is written after the epochs `full_checkpoints`, besides each `checkpoint.every`
-        epochs. Raises SegtuneError if data or pretrained weights do not fit the config.
+        epochs. The `listeners` follow `epochs` on rank 0. Raises SegtuneError if data or pretrained
+        weights do not fit the config.
         """
-        super().__init__(config, out, ranks)
-        self.full_checkpoints = full_checkpoints
+        super().__init__(config, out, ranks, full_checkpoints)
         self.verdict: Verdict | None = None
+        self.listeners = Listeners(listeners if ranks.is_first else ())
         self.heartbeat = Heartbeat(out if ranks.is_first else None, config.health)
         self.train_data = TrainLoader(config, ranks.rank, ranks.world_size, cpus=cpus)
         self.val_data = ValLoader(config, ranks.rank, ranks.world_size, cpus=cpus)
@@ -109,6 +106,7 @@ class Trainer(TrainingState):
         overwrite: bool = False,
         cpus: float | None = None,
         full_checkpoints: Container[int] = (),
+        listeners: Sequence[TrainingListener] = (),
     ) -> Trainer:
         """Start a training run in `out`.
 
@@ -120,7 +118,14 @@ class Trainer(TrainingState):
         if not overwrite:
             out.check_unused()
         config = completed(config, is_quiet=not ranks.is_first)
-        trainer = cls(config, out, ranks, cpus=cpus, full_checkpoints=full_checkpoints)
+        trainer = cls(
+            config,
+            out,
+            ranks,
+            cpus=cpus,
+            full_checkpoints=full_checkpoints,
+            listeners=listeners,
+        )
         trainer._set_up(init_from)
         return trainer
 
@@ -135,6 +140,7 @@ class Trainer(TrainingState):
         init_from: Path | None = None,
         cpus: float | None = None,
         full_checkpoints: Container[int] = (),
+        listeners: Sequence[TrainingListener] = (),
     ) -> Trainer:
         """Continue the training run in `out` from its last good checkpoint.
 
@@ -143,7 +149,14 @@ class Trainer(TrainingState):
         Raises CheckpointError if the config differs from that of the checkpoint.
         """
         config = completed(config, is_quiet=not ranks.is_first)
-        trainer = cls(config, out, ranks, cpus=cpus, full_checkpoints=full_checkpoints)
+        trainer = cls(
+            config,
+            out,
+            ranks,
+            cpus=cpus,
+            full_checkpoints=full_checkpoints,
+            listeners=listeners,
+        )
         trainer._set_up(None if trainer.load_checkpoint(epoch) else init_from)
         return trainer
 
@@ -160,18 +173,27 @@ class Trainer(TrainingState):
         fit into the memory of one of several ranks; a single rank ends with a verdict instead.
         """
         try:
+            self.listeners.on_start(self._as_run())
             self.verdict = yield from self._epochs(should_stop)
         finally:  # also if the caller stops iterating before the last epoch
-            self.close()
-        if self.ranks.is_first:
+            self.listeners.on_end(self.verdict)
+        if self.ranks.is_first and self.verdict:
             self.out.write_verdict(self.verdict)
         # No rank may read the files of the training run before they are complete.
         self.ranks.barrier()
 
-    def close(self) -> None:
-        """Close the files that are open; `epochs` does so at its end."""
-        if self.ranks.is_first:
-            self.scalars.close()
+    def _as_run(self) -> TrainingRun:
+        names = [pair.name for pair in self.val_data.pairs[:: self.ranks.world_size]]
+        return TrainingRun(
+            self.config,
+            self.out,
+            self.classes,
+            self.ranks.device,
+            self.epoch,
+            self.step,
+            self.train_data.steps_per_epoch,
+            tuple(names),
+        )
 
     def _epochs(self, should_stop: ShouldStop) -> Generator[EpochRecord, None, Verdict]:
         """Train the remaining epochs; return how the training run ended."""
@@ -195,7 +217,8 @@ class Trainer(TrainingState):
                 init_miou=init_miou,
                 validation=scores,
             )
-            self._save(record)
+            self.save(record)
+            self.listeners.on_epoch(record)
             verdict = self.health.validation(record)
             if verdict:
                 verdict = self.bundle.write(verdict, self.train_step, self.loss_factors)
@@ -213,6 +236,7 @@ class Trainer(TrainingState):
         batches = self.train_data.epoch(epoch)
         results: list[StepResult] = []
         first_step = self.step
+        self.listeners.on_epoch_start(epoch, first_step)
         self.model.train()
         seed = np.random.SeedSequence((self.config.seed, epoch, self.ranks.rank))
         with seeded(int(seed.generate_state(1)[0]), self.ranks.device):
@@ -222,6 +246,7 @@ class Trainer(TrainingState):
                 result = outcome.read()
                 if result.cancelled:
                     raise TrialCancelled
+                self.listeners.on_step(epoch, result)
                 if verdict := self.judge(result):
                     return self.bundle.write(verdict, self.train_step, self.loss_factors)
                 results.append(result)
@@ -322,7 +347,7 @@ class Trainer(TrainingState):
         # The batch norms of each rank have averaged other images. All ranks score the model that is
         # saved, which is that of rank 0.
         self.ranks.broadcast(self.network.buffers())
-        with self._averaged():
+        with self.averaged():
             matrix = evaluate(
                 self.network,
                 self.heartbeat.wrap(self.val_data),
@@ -330,6 +355,7 @@ class Trainer(TrainingState):
                 self.config,
                 len(self.classes),
                 self.precision.validation_dtype,
+                on_batch=self.listeners.on_validation_batch,
             )
         return validation_scores(matrix, self.classes)
 
@@ -357,7 +383,7 @@ class Trainer(TrainingState):
         # read the epochs after rank 0 has removed those that are not in the checkpoint.
         self.ranks.barrier()
         if self.ranks.is_first:
-            self._prepare_folder()
+            self.prepare_folder()
         self.ranks.barrier()
         self.health.replay(self.out.read_epochs(self.epoch))
         if self.config.optim.ema and not self.average:
@@ -377,7 +403,7 @@ class Trainer(TrainingState):
         if init_from and self.ranks.is_first:
             # A resume before the first epoch has ended must not start from other weights.
             manifest = Manifest(0, 0, 0.0, None, self.config.dump(), classes=self.classes)
-            self._save_checkpoint("last", self.state(), manifest)
+            self.save_checkpoint("last", self.state(), manifest)
         self._log_plan()
 
     def _balance_loss(self) -> None:
@@ -395,55 +421,6 @@ class Trainer(TrainingState):
             write_atomic(self.out.loss_factors, json.dumps(self.loss_factors, indent=1) + "\n")
             factors = ", ".join(f"{name} x {f:.3g}" for name, f in self.loss_factors.items())
             log.info("loss.balance: %s (as strong as cross-entropy at the start)", factors)
-
-    def _prepare_folder(self) -> None:
-        """Remove epochs and checkpoints after the last finished epoch, and write the config."""
-        self.out.check_current()
-        checkpoint.remove_incomplete(self.out.checkpoints)
-        checkpoint.remove_after(self.out.checkpoints, self.epoch)
-        self.out.cut_epochs(self.epoch)
-        self.out.verdict.unlink(missing_ok=True)
-        checkpoint.remove_incomplete(self.out.path)
-        shutil.rmtree(self.out.replay, ignore_errors=True)
-        self.precision.write()
-        write_atomic(self.out.config, write_yaml(self.config.dump()))
-        self.scalars = ScalarLog(self.out.tensorboard, self.classes, self.epoch)
-
-    def _save(self, record: EpochRecord) -> None:
-        """Write an epoch, on rank 0: checkpoints first, so no record is ahead of its weights."""
-        improved = record.miou is not None and record.miou > self.best_miou
-        if record.miou is not None:
-            self.best_miou = max(self.best_miou, record.miou)
-        if not self.ranks.is_first:
-            return
-        self.out.check_current()
-        manifest = Manifest(
-            record.epoch,
-            self.step,
-            self.lr,
-            record.miou,
-            self.config.dump(),
-            classes=self.classes,
-        )
-        if improved:
-            self._save_checkpoint("best", None, manifest)
-        epoch, config = record.epoch, self.config
-        is_due = epoch % config.checkpoint.every == 0 or epoch in self.full_checkpoints
-        if is_due or epoch == config.schedule.epochs:
-            self._save_checkpoint("last", self.state(), manifest)
-        self.out.append_epoch(record)
-        self.scalars.add(record)
-
-    def _save_checkpoint(
-        self, kind: checkpoint.Kind, state: dict[str, Any] | None, manifest: Manifest
-    ) -> None:
-        with self._averaged():
-            weights = self.network.state_dict()
-            checkpoint.save(self.out.checkpoints, kind, weights, state, manifest)
-
-    def _averaged(self) -> AbstractContextManager[None]:
-        """Return a context in which the network has the averaged weights, if there are any."""
-        return self.average.applied() if self.average else nullcontext()
 
     def _log_plan(self) -> None:
         if self.ranks.is_first:

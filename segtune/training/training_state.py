@@ -1,17 +1,27 @@
-"""What a training run has reached, and what a resume restores. `trainer.py` trains."""
+"""What a training run has reached: saved after an epoch, restored at a resume.
+
+Trains nothing: `trainer.py` does.
+"""
 
 from __future__ import annotations
 
 import logging
+import shutil
+from collections.abc import Container
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 
 from segtune.config.schema import ExperimentConfig
+from segtune.config.yaml_io import write_yaml
 from segtune.data.layouts import class_names
 from segtune.models.segmentation_model import SegmentationModel
+from segtune.runs.atomic import write_atomic
+from segtune.runs.records import EpochRecord
 from segtune.runs.rundir import TrialDir
 from segtune.training import checkpoint
+from segtune.training.checkpoint import Manifest
 from segtune.training.distributed import Ranks
 from segtune.training.health import HealthMonitor
 from segtune.training.precision import TrainingPrecision
@@ -27,11 +37,22 @@ class TrainingState:
     optimizer: torch.optim.Optimizer
     first_weight_norm: float
 
-    def __init__(self, config: ExperimentConfig, out: TrialDir, ranks: Ranks) -> None:
-        """Begin at epoch 0; the trainer builds network and optimiser."""
+    def __init__(
+        self,
+        config: ExperimentConfig,
+        out: TrialDir,
+        ranks: Ranks,
+        full_checkpoints: Container[int] = (),
+    ) -> None:
+        """Begin at epoch 0; the trainer builds network and optimiser.
+
+        A full checkpoint is written after the epochs `full_checkpoints`, besides each
+        `checkpoint.every` epochs.
+        """
         self.config = config
         self.out = out
         self.ranks = ranks
+        self.full_checkpoints = full_checkpoints
         self.epoch = 0  # the last finished epoch
         self.step = 0  # optimiser steps so far
         self.lr = 0.0  # the encoder's learning rate at the last step
@@ -93,3 +114,51 @@ class TrainingState:
         self.lr = manifest.lr
         log.info("resumed from %s: epoch %d, step %d", path, self.epoch, self.step)
         return True
+
+    def prepare_folder(self) -> None:
+        """Remove epochs and checkpoints after the last finished epoch, and write the config."""
+        self.out.check_current()
+        checkpoint.remove_incomplete(self.out.checkpoints)
+        checkpoint.remove_after(self.out.checkpoints, self.epoch)
+        self.out.cut_epochs(self.epoch)
+        self.out.verdict.unlink(missing_ok=True)
+        checkpoint.remove_incomplete(self.out.path)
+        shutil.rmtree(self.out.replay, ignore_errors=True)
+        self.precision.write()
+        write_atomic(self.out.config, write_yaml(self.config.dump()))
+
+    def save(self, record: EpochRecord) -> None:
+        """Write an epoch, on rank 0: checkpoints first, so no record is ahead of its weights."""
+        improved = record.miou is not None and record.miou > self.best_miou
+        if record.miou is not None:
+            self.best_miou = max(self.best_miou, record.miou)
+        if not self.ranks.is_first:
+            return
+        self.out.check_current()
+        manifest = Manifest(
+            record.epoch,
+            self.step,
+            self.lr,
+            record.miou,
+            self.config.dump(),
+            classes=self.classes,
+        )
+        if improved:
+            self.save_checkpoint("best", None, manifest)
+        epoch, config = record.epoch, self.config
+        is_due = epoch % config.checkpoint.every == 0 or epoch in self.full_checkpoints
+        if is_due or epoch == config.schedule.epochs:
+            self.save_checkpoint("last", self.state(), manifest)
+        self.out.append_epoch(record)
+
+    def save_checkpoint(
+        self, kind: checkpoint.Kind, state: dict[str, Any] | None, manifest: Manifest
+    ) -> None:
+        """Write a checkpoint; with `state`, one from which a training run can resume."""
+        with self.averaged():
+            weights = self.network.state_dict()
+            checkpoint.save(self.out.checkpoints, kind, weights, state, manifest)
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """Return a context in which the network has the averaged weights, if there are any."""
+        return self.average.applied() if self.average else nullcontext()

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from segtune.config.settings import PathText, Settings
 from segtune.tuning.guards_config import GuardsConfig
+from segtune.tuning.notify_config import NotifyConfig
 from segtune.tuning.proxy import ProxyConfig
 
 # Changes to the search block of a study whose trials are those of a list, and all of them count.
@@ -23,6 +24,8 @@ Sampler = Literal["curves", "tpe", "random", "grid", "cmaes", "gp", "nsga2"]
 
 # The sampler curves takes 0.1 s for a draw after 100 trials; it sees no more than 160 of them.
 MOST_FOR_CURVES = 500
+# A report with six rows of pictures stays small.
+DEFAULT_PICTURES = 6
 
 
 def _with_home(url: str) -> str:
@@ -328,6 +331,10 @@ class SearchConfig(Settings):
         default_factory=BreakerConfig,
         description="When the search pauses because trials end for one cause.",
     )
+    notify: NotifyConfig = Field(
+        default_factory=NotifyConfig,
+        description="Whom the search tells that it has ended or needs attention.",
+    )
     storage: Annotated[str, AfterValidator(_with_home)] | None = Field(
         default=None,
         description="Where Optuna stores the study: a database URL such as sqlite:///study.db or "
@@ -346,6 +353,14 @@ class SearchConfig(Settings):
         "trial, on a worker of the search: with the largest batch, the largest learning rate, both "
         "ends of focal gamma, each precision and each model. They find what does not fit into "
         "memory or becomes non-finite. 0: none.",
+    )
+    pictures: int = Field(
+        default=DEFAULT_PICTURES,
+        ge=0,
+        description="Validation images in the report on which the best trial and the config itself "
+        "differ most, and the confusion matrix of the best trial. At the end of the search, a "
+        "worker predicts all validation images with both, which takes as long as two validations. "
+        "0: none.",
     )
     noise_floor: int = Field(
         default=0,

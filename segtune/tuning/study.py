@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from segtune.config.schema import ExperimentConfig
 from segtune.config.yaml_io import Tree
+from segtune.tuning.notify_config import hide_secrets
 from segtune.tuning.proxy import shorten
 from segtune.tuning.search_config import MedianConfig, SearchConfig
 from segtune.tuning.space import Space
@@ -25,6 +26,13 @@ class Study:
     config: ExperimentConfig
     space: Space
     search: SearchConfig
+
+    def without_secrets(self) -> Study:
+        """Return the study as a run folder may hold it: without the secret part of a webhook."""
+        webhook = self.search.notify.webhook
+        if webhook is None:
+            return self
+        return replace(self, search=self.search.override({"notify.webhook": hide_secrets(webhook)}))
 
     def trial_config(self, params: Mapping[str, Any]) -> ExperimentConfig:
         """Return the config that a trial with these values trains, at the proxy's size if any.

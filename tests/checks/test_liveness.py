@@ -198,6 +198,7 @@ def test_averages_that_a_short_trial_cannot_tell_apart_are_dead(make_study: Make
         ("optim.compile", [True, False]),
         ("data.num_loaders", [0, 1]),
         ("data.cache", ["auto", "none"]),
+        ("log.every_steps", [10, 100]),
         ("checkpoint.every", [1, 2]),
         ("health.patience", [1, 2]),
     ],

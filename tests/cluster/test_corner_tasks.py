@@ -35,7 +35,7 @@ def make_file(tiny_config: ExperimentConfig, tmp_path: Path) -> MakeFile:
         tree = {
             "config": tiny_config.override({"schedule.epochs": 1, **config}).dump(),
             "space": {"optim.lr": {"loguniform": [1e-4, high]}},
-            "search": {"trials": 1, "scheduler": "none", "cpus_per_worker": 1.0},
+            "search": {"trials": 1, "scheduler": "none", "cpus_per_worker": 1.0, "pictures": 0},
         }
         (tmp_path / "study.yaml").write_text(write_yaml(tree))
         return tmp_path / "study.yaml"

@@ -42,7 +42,13 @@ def study_file(tiny_config: ExperimentConfig, tmp_path: Path) -> Path:
     tree = {
         "config": tiny_config.override(changes).dump(),
         "space": {"optim.lr": {"loguniform": [1e-5, 1e-1]}},
-        "search": {"trials": 1, "scheduler": "none", "cpus_per_worker": 1.0, "corner_steps": 0},
+        "search": {
+            "trials": 1,
+            "scheduler": "none",
+            "cpus_per_worker": 1.0,
+            "corner_steps": 0,
+            "pictures": 0,
+        },
     }
     (tmp_path / "s.yaml").write_text(write_yaml(tree))
     return tmp_path / "s.yaml"

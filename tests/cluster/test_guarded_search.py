@@ -317,7 +317,7 @@ def test_no_checkpoint_is_deleted_while_trial_0_may_change_the_best(
         (run.trial(start(searcher, name)).checkpoints / "best-0001").mkdir(parents=True)
     assert end_and_sweep("b", 1, 0.3, 0.9) == [0, 1, 2]  # the best so far, but its class fell
     assert end_and_sweep("c", 2, 0.5, 0.55) == [0, 1, 2]
-    assert end_and_sweep("a", 0, 0.5, 0.5) == [2]
+    assert end_and_sweep("a", 0, 0.5, 0.5) == [0, 2]  # and the config itself
 
 
 def test_a_stopped_trial_is_told_at_once_and_breaks_no_class_guard(

@@ -40,6 +40,7 @@ def study_file(tiny_config: ExperimentConfig, tmp_path: Path) -> Path:
             "sampler": "random",
             "scheduler": {"asha": {"grace_epochs": 1, "reduction": 2, "order": "score"}},
             "corner_steps": 0,
+            "pictures": 0,
             "cpus_per_worker": 1.0,
             "max_concurrent": 1,
         },

@@ -88,7 +88,7 @@ def test_a_search_on_a_full_disk_starts_no_trial_unless_it_is_not_checked(
         run_study(study, tmp_path, "a")
     assert not (tmp_path / "a").exists()
     # With --no-check, under the same name.
-    search = study.search.override({"corner_steps": 0, "trials": 1})
+    search = study.search.override({"corner_steps": 0, "pictures": 0, "trials": 1})
     unchecked = Study(study.config, study.space, search)
     assert len(run_study(unchecked, tmp_path, "a").trials) == 1
 

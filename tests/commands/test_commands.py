@@ -36,6 +36,7 @@ HEAVY = (
     "cv2",
     "numpy",
     "plotly",
+    "matplotlib",
     "jinja2",
 )
 IMPORTED_BY_HELP = """

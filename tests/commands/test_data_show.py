@@ -14,10 +14,10 @@ from segtune.data.known_classes import voc_colours
 from segtune.data.label_colours import drawing_colours
 from segtune.data.layouts import class_names
 from segtune.data.loader import TrainLoader
+from segtune.data.mask_colours import STRIPES
 from segtune.data.samples import TrainSamples, epoch_keys
 from segtune.reporting.contact_sheet import (
     GAP,
-    STRIPES,
     TILE,
     SheetColumn,
     Tile,

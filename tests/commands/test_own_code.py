@@ -12,6 +12,7 @@ import pytest
 from segtune.__main__ import main
 from segtune.config.schema import ExperimentConfig, load_config
 from segtune.config.yaml_io import write_yaml
+from segtune.runs.rundir import SearchDir
 
 ROOT = Path(__file__).parents[2]
 MODEL = """
@@ -136,7 +137,12 @@ def test_trials_of_a_search_find_the_package_of_the_folder_that_it_was_started_i
     study = {
         "config": config,
         "space": {"optim.lr": {"loguniform": [1e-5, 1e-1]}},
-        "search": {"trials": 1, "scheduler": "none", "cpus_per_worker": 1.0, "corner_steps": 0},
+        "search": {
+            "trials": 1,
+            "scheduler": "none",
+            "cpus_per_worker": 1.0,
+            "corner_steps": 0,
+        },
     }
     (folder / "study.yaml").write_text(write_yaml(study))
     script = "import sys; from segtune.__main__ import main; raise SystemExit(main(sys.argv[1:]))"
@@ -149,4 +155,8 @@ def test_trials_of_a_search_find_the_package_of_the_folder_that_it_was_started_i
         check=False,
     )
     assert searched.returncode == 0, searched.stderr + searched.stdout
-    assert list((folder / "runs" / "own" / "trials").glob("*/checkpoints/best-*"))
+    run = SearchDir(folder / "runs" / "own")
+    assert list(run.trials.glob("*/checkpoints/best-*"))
+    pictures = run.read_pictures()
+    assert pictures is not None
+    assert "problem" not in pictures, pictures

@@ -29,7 +29,7 @@ def write_study(folder: Path, config: ExperimentConfig, **search: Any) -> Study:
     tree = {
         "config": config.dump(),
         "space": {"optim.lr": {"loguniform": [1e-4, 1e-2]}},
-        "search": {"trials": 2, "scheduler": "none", "sampler": "random", **search},
+        "search": {"trials": 2, "scheduler": "none", "sampler": "random", "pictures": 0, **search},
     }
     (folder / "s.yaml").write_text(write_yaml(tree))
     return load_study(folder / "s.yaml")
@@ -95,7 +95,7 @@ def test_winner_of_a_proxy_is_trained_at_full_length(
         assert (plan.part.path, plan.searched.schedule.epochs) == (run.path, 2)
     assert status.main([str(run.path)]) == 0
     assert f"retrained:   trial {winner.id} cannot be judged: " in capsys.readouterr().out
-    assert f"retrained: trial {winner.id} cannot be judged: " in page(study, run)
+    assert f"Retrained: trial {winner.id} cannot be judged: " in page(study, run)
 
 
 def test_score_below_the_noise_falls_short_and_a_later_confirmation_is_used(

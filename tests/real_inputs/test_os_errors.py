@@ -1,5 +1,6 @@
 """What a command says if the operating system refuses a path."""
 
+import argparse
 import errno
 import os
 import resource
@@ -191,7 +192,7 @@ def test_an_error_without_a_path_is_a_bug_and_stays_a_traceback() -> None:
 
     for command, kind in ((bug, OSError), (value_bug, ValueError)):
         with pytest.raises(kind):
-            run_command(command)
+            run_command(command, argparse.Namespace())
     own = Path(place_problem.__code__.co_filename).parent / "absent.jinja"
     assert place_problem(FileNotFoundError(errno.ENOENT, "no such file", str(own))) is None
     assert place_problem(OSError("no number")) is None

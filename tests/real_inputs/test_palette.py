@@ -311,3 +311,21 @@ def test_colours_of_no_class_are_the_reason_if_a_class_is_absent(
     assert "25 % of all pixels are ignored: their colours are in no class (data.palette" in str(
         audit(data).problems
     )
+
+
+def test_colours_in_the_config_give_the_same_labels_as_a_file(tmp_path: Path) -> None:
+    palette = {"road": list(ROAD), "sky": list(SKY)}
+    tree = {"data": {"layout": "folder", "root": str(tmp_path), "classes": CLASSES}}
+    (tmp_path / "c.yaml").write_text(write_yaml({"data": {**tree["data"], "palette": palette}}))
+    config = load_config(tmp_path / "c.yaml").data
+    assert labels_of(tmp_path, config, COLOURS).tolist() == LABELS.tolist()
+    assert config.override({"palette": config.dump()["palette"]}) == config
+    other = config.override({"palette": {"road": list(SKY), "sky": list(ROAD)}})
+    assert palette_content(config) != palette_content(other)
+
+
+@pytest.mark.parametrize("palette", [{"road": [1, 2]}, {"road": [1, 2, 256]}, {7: [1, 2, 3]}, {}])
+def test_wrong_colours_in_the_config_are_refused(palette: dict, tmp_path: Path) -> None:
+    config = config_of(tmp_path, "")
+    with pytest.raises(SegtuneError, match="palette"):
+        check_mask_settings(config.override({"palette": palette}))

@@ -76,8 +76,8 @@ def test_a_folder_whose_name_is_not_utf_8_is_refused_with_its_name(
 def test_names_that_a_terminal_cannot_print_do_not_end_a_command(tmp_path: Path) -> None:
     path = tmp_path / "ümlaut"
     program = (
-        "import sys; from segtune.cli import run_command;"
-        "sys.exit(run_command(lambda: print(sys.argv[1]) or 0))"
+        "import argparse, sys; from segtune.cli import run_command;"
+        "sys.exit(run_command(lambda: print(sys.argv[1]) or 0, argparse.Namespace()))"
     )
     environment = {
         **os.environ,

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from segtune.checks.machine.ray_folder import folder_problem, ray_folder
 from segtune.cluster import ray_session
 from segtune.cluster.placement import Placement
 from segtune.cluster.ray_session import ray_connection
@@ -31,7 +32,7 @@ def study(tiny_config: ExperimentConfig, tmp_path: Path) -> Study:
     tree = {
         "config": tiny_config.dump(),
         "space": {"optim.lr": {"loguniform": [1e-4, 1e-1]}},
-        "search": {"scheduler": "none", "sampler": "random", "trials": 2},
+        "search": {"scheduler": "none", "sampler": "random", "trials": 2, "pictures": 0},
     }
     (tmp_path / "s.yaml").write_text(write_yaml(tree))
     return load_study(tmp_path / "s.yaml")
@@ -98,7 +99,7 @@ def test_sigterm_while_ray_starts_says_how_to_resume(study: Study, tmp_path: Pat
     ],
 )
 def test_a_folder_in_which_ray_cannot_make_sockets_is_found(folder: str, problem: str) -> None:
-    found = ray_session._folder_problem(folder)
+    found = folder_problem(folder)
     assert problem in found
     assert bool(found) == bool(problem)
 
@@ -106,9 +107,9 @@ def test_a_folder_in_which_ray_cannot_make_sockets_is_found(folder: str, problem
 def test_ray_tmpdir_comes_before_tmpdir(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TMPDIR", "/b")
     monkeypatch.setenv("RAY_TMPDIR", "/a")
-    assert ray_session._ray_folder() == "/a"
+    assert ray_folder() == "/a"
     monkeypatch.delenv("RAY_TMPDIR")
-    assert ray_session._ray_folder() == "/b"
+    assert ray_folder() == "/b"
 
 
 def test_trials_keep_the_folder_for_temporary_files_of_the_user(

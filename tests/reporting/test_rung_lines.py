@@ -45,7 +45,7 @@ def make_study(tiny_config: ExperimentConfig, tmp_path: Path) -> MakeStudy:
         tree = {
             "config": tiny_config.override({"schedule.epochs": EPOCHS}).dump(),
             "space": {"loss.focal.gamma": {"uniform": [0.0, 4.0]}},
-            "search": {"trials": 16, "scheduler": scheduler, "corner_steps": 0},
+            "search": {"trials": 16, "scheduler": scheduler, "corner_steps": 0, "pictures": 0},
         }
         (tmp_path / "s.yaml").write_text(write_yaml(tree))
         return load_study(tmp_path / "s.yaml")

@@ -18,9 +18,14 @@ def kept(run: SearchDir, keeper: KeptCheckpoints) -> list[str]:
 
 def test_the_best_trials_keep_theirs_as_better_ones_end(search_run: SearchDir) -> None:
     keeper = KeptCheckpoints(search_run, 2, [])
-    for number, miou in enumerate([0.3, 0.5, 0.4, 0.2]):
+    for number, miou in enumerate([0.3, 0.5, 0.4, 0.2], 1):
         keeper.ended(trial(search_run, number, miou))
-    assert kept(search_run, keeper) == ["0001", "0002"]
+    assert kept(search_run, keeper) == ["0002", "0003"]
+
+
+def test_the_config_itself_keeps_its_own_besides_the_best(search_run: SearchDir) -> None:
+    trials = [trial(search_run, number, miou) for number, miou in enumerate([0.1, 0.3, 0.2])]
+    assert kept(search_run, KeptCheckpoints(search_run, 1, trials)) == ["0000", "0001"]
 
 
 def test_a_trial_that_cannot_win_keeps_none(search_run: SearchDir) -> None:
@@ -54,9 +59,9 @@ def test_a_paused_trial_keeps_its_own_until_it_is_given_up(search_run: SearchDir
 
 
 def test_a_resume_deletes_what_a_crash_has_left(search_run: SearchDir) -> None:
-    trials = [trial(search_run, number, miou) for number, miou in enumerate([0.1, 0.3, 0.2])]
+    trials = [trial(search_run, number, miou) for number, miou in enumerate([0.1, 0.3, 0.2], 1)]
     keeper = KeptCheckpoints(search_run, 1, trials)
-    assert kept(search_run, keeper) == ["0001"]
+    assert kept(search_run, keeper) == ["0002"]
 
 
 def test_none_keeps_all(search_run: SearchDir) -> None:

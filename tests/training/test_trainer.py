@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 
 from segtune.api import run_training
@@ -140,21 +139,6 @@ def test_overwrite_replaces_the_training_run_in_the_folder(
     names = [path.name for path in sorted(trial.checkpoints.iterdir())]
     assert names == ["best-00001", "last-00001"]
     assert trial.config.read_text() == write_yaml(shorter.dump())
-
-
-@pytest.mark.parametrize(("after", "epochs"), [("overwrite", [1]), ("resume", [1, 2, 3, 4])])
-def test_tensorboard_shows_every_epoch_once(
-    tiny_config: ExperimentConfig, tmp_path: Path, after: str, epochs: list[int]
-) -> None:
-    # The checkpoint is that of epoch 2; epoch 3 is trained again.
-    longer = tiny_config.override({"schedule.epochs": 4, "checkpoint.every": 2})
-    trainer = train(start(longer, tmp_path), last_epoch=3)
-    if after == "resume":
-        train(resume(longer, tmp_path))
-    else:
-        train(start(tiny_config.override({"schedule.epochs": 1}), tmp_path, overwrite=True))
-    events = EventAccumulator(str(trainer.out.tensorboard)).Reload()
-    assert [event.step for event in events.Scalars("train/loss")] == epochs
 
 
 def test_resume_in_an_empty_folder_starts_from_the_beginning(

@@ -47,7 +47,8 @@ def write_study(folder: Path, config: ExperimentConfig, lr: Sequence[float]) -> 
             "trials": 4,
             "proxy": {"epochs": 2, "carry": 3},
             "scheduler": {"asha": {"grace_epochs": 1, "reduction": 2}},
-            "corner_steps": 0,  # test_corner_tasks.py has them
+            "corner_steps": 0,
+            "pictures": 0,  # test_corner_tasks.py has them
         },
     }
     (folder / "s.yaml").write_text(write_yaml(tree))
