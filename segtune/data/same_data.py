@@ -56,7 +56,7 @@ def _split_content(config: DataConfig, pairs: Sequence[Pair]) -> SplitContent:
     names = hashlib.sha256()
     for pair in pairs:
         names.update(f"{relative(pair.image)}\0{relative(pair.mask)}\0".encode(errors="replace"))
-    step = max(1, len(pairs) // NUM_SIZED_PAIRS)
+    step = max(1, -(-len(pairs) // NUM_SIZED_PAIRS))
     files = [path for pair in pairs[::step] for path in (pair.image, pair.mask)]
     sizes = {relative(path): os.stat(path).st_size for path in files}
     return SplitContent(len(pairs), names.hexdigest(), sizes)
