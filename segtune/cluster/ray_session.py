@@ -137,13 +137,13 @@ def _as_cluster_error(address: str | None) -> Iterator[None]:
     """Raise ClusterError if Ray does not start, or if no cluster answers."""
     try:
         yield
-    except AuthenticationError:
-        raise ClusterError(
-            f"--address {address}: the cluster asks for a token, and this process has none or "
-            "another one; set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to a file with the "
-            "token (`ray get-auth-token` prints it on the head node)"
-        ) from None
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (AuthenticationError, ConnectionError, RuntimeError, ValueError) as error:
+        if address and _is_about_the_token(error):
+            raise ClusterError(
+                f"--address {address}: the cluster asks for a token, and this process has none or "
+                "another one; set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to a file with the "
+                "token (`ray get-auth-token` prints it on the head node)"
+            ) from None
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         if address is None:
             raise ClusterError(
@@ -162,6 +162,14 @@ def _as_cluster_error(address: str | None) -> Iterator[None]:
             f"Ray does not start on this machine: {problem}; it writes into the home folder and "
             f"into {ray_folder()}: set HOME and RAY_TMPDIR to folders that can be written"
         ) from None
+
+
+def _is_about_the_token(error: BaseException | None) -> bool:
+    """Whether a wrong token is the cause of an error. Ray may pass it on as text."""
+    if error is None:
+        return False
+    is_it = isinstance(error, AuthenticationError) or "AuthenticationError" in str(error)
+    return is_it or _is_about_the_token(error.__cause__)
 
 
 @contextlib.contextmanager

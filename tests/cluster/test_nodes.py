@@ -49,9 +49,22 @@ def study_file(tiny_config: ExperimentConfig, tmp_path: Path) -> Path:
     return tmp_path / "s.yaml"
 
 
-def start_search(nodes: RealNodes, study: Path, name: str, *options: str) -> subprocess.Popen:
+def search_command(nodes: RealNodes, study: Path, name: str, *options: str) -> list[str]:
     command = [sys.executable, "-m", "segtune.search", "--space", str(study), "--no-check"]
-    command += ["--address", nodes.address, "--out", str(study.parent), "--name", name, *options]
+    return [
+        *command,
+        "--address",
+        nodes.address,
+        "--out",
+        str(study.parent),
+        "--name",
+        name,
+        *options,
+    ]
+
+
+def start_search(nodes: RealNodes, study: Path, name: str, *options: str) -> subprocess.Popen:
+    command = search_command(nodes, study, name, *options)
     with (study.parent / f"{name}.log").open("w") as log:
         return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=nodes.environ)
 
@@ -59,6 +72,21 @@ def start_search(nodes: RealNodes, study: Path, name: str, *options: str) -> sub
 def output_of(search: subprocess.Popen, study: Path, name: str) -> str:
     search.wait(timeout=400)
     return (study.parent / f"{name}.log").read_text()
+
+
+def test_search_without_the_token_is_told_how_to_get_it(nodes: RealNodes, study_file: Path) -> None:
+    done = subprocess.run(
+        search_command(nodes, study_file, "unauthorised"),
+        env={k: v for k, v in nodes.environ.items() if not k.startswith("RAY_AUTH")},
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr
+    error = done.stderr.splitlines()[-1]
+    assert error.startswith(f"error: --address {nodes.address}: the cluster asks for a token")
+    assert "ray get-auth-token" in error
 
 
 def test_node_without_the_data_set_ends_the_search_with_one_message(
