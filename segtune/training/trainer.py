@@ -175,10 +175,11 @@ class Trainer(TrainingState):
         try:
             self.listeners.on_start(self._as_run())
             self.verdict = yield from self._epochs(should_stop)
+            if self.ranks.is_first:
+                # Before the listeners end: a tracker may take a minute to send the rest.
+                self.out.write_verdict(self.verdict)
         finally:  # also if the caller stops iterating before the last epoch
             self.listeners.on_end(self.verdict)
-        if self.ranks.is_first and self.verdict:
-            self.out.write_verdict(self.verdict)
         # No rank may read the files of the training run before they are complete.
         self.ranks.barrier()
 

@@ -32,7 +32,8 @@ from segtune.reporting.training_progress import (
 )
 from segtune.runs.records import EpochRecord
 from segtune.runs.rundir import TrialDir
-from segtune.training.listener import TrainingRun
+from segtune.runs.verdict import Verdict
+from segtune.training.listener import TrainingListener, TrainingRun
 from segtune.training.train_step import StepResult
 
 COLUMNS = 80
@@ -239,7 +240,6 @@ def test_listener_of_the_caller_sees_every_event_in_order(
     tiny_config: ExperimentConfig, tmp_path: Path
 ) -> None:
     from segtune.runs.verdict import Verdict
-    from segtune.training.listener import TrainingListener
 
     class Events(TrainingListener):
         def __init__(self) -> None:
@@ -273,3 +273,18 @@ def test_listener_of_the_caller_sees_every_event_in_order(
         *("validated 7", "record 1", "end completed"),
     ]
     assert not TrialDir(tmp_path).tensorboard.exists()
+
+
+def test_verdict_is_on_disk_before_a_listener_may_wait_at_the_end(
+    tiny_config: ExperimentConfig, tmp_path: Path
+) -> None:
+    class Impatient(TrainingListener):
+        """Stands for Ctrl-C while a tracker sends the rest."""
+
+        def on_end(self, verdict: Verdict | None) -> None:
+            raise KeyboardInterrupt
+
+    config = tiny_config.override({"schedule.epochs": 1, "log.to": []})
+    with pytest.raises(KeyboardInterrupt):
+        run_training(config, tmp_path, listeners=[Impatient()])
+    assert json.loads((tmp_path / "verdict.json").read_text())["state"] == "completed"
