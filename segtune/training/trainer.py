@@ -89,9 +89,8 @@ class Trainer(TrainingState):
         self.bundle = BundleWriter(config, out, ranks, self.train_data, self.classes)
         self._check_data()
         with seeded(config.seed, ranks.device):
-            self.network = build_network(
-                config, len(self.classes), ranks
-            )  # without DDP; `model` is the network in DDP
+            # Without DDP; `model` is the network in DDP.
+            self.network = build_network(config, len(self.classes), ranks)
         self.first_weight_norm = weight_norm(self.network)
         self.optimizer = build_optimizer(self.network, config.optim, head_parameters(self.network))
 
