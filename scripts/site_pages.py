@@ -8,9 +8,8 @@ its cells. `make docs` runs this before it builds the site.
 
 from __future__ import annotations
 
-import contextlib
+import argparse
 import importlib
-import io
 import json
 import os
 import re
@@ -24,8 +23,6 @@ from segtune.__main__ import COMMANDS
 ROOT = Path(__file__).parent.parent
 # The target of a link or a picture without its anchor, and the anchor.
 LINK = re.compile(r"\]\(([^)#\s]+)(#[^)\s]*)?")
-# The subcommands in the usage of a command.
-SUBCOMMANDS = re.compile(r"\{([a-z]+(?:,[a-z]+)*)\} \.\.\.")
 
 
 def copy_pages(out: Path) -> None:
@@ -62,26 +59,22 @@ def split_readme(out: Path) -> None:
     write(out / "manual.md", f"# Manual\n\n## {manual}".encode())
 
 
-def help_text(command: str, *words: str) -> str:
-    """Return what `segtune COMMAND WORDS --help` prints."""
-    printed = io.StringIO()
-    main = importlib.import_module(COMMANDS[command][0]).main
-    with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
-        main([*words, "--help"])
-    return printed.getvalue()
-
-
 def command_page() -> str:
     """Return the page on the command line: the help of every command."""
     parts = ["# Command line\n", "What `--help` prints for each command.\n"]
-    for command in COMMANDS:
-        text = help_text(command)
-        parts.append(f"## segtune {command}\n\n```text\n{text}```\n")
-        subcommands = SUBCOMMANDS.search(text)
-        for name in subcommands.group(1).split(",") if subcommands else []:
-            text = help_text(command, name)
-            parts.append(f"### segtune {command} {name}\n\n```text\n{text}```\n")
+    for name, (module, _) in COMMANDS.items():
+        parser = importlib.import_module(module).argument_parser()
+        parts.append(help_section("##", f"segtune {name}", parser))
+        for action in parser._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                for subcommand, its_parser in action.choices.items():
+                    parts.append(help_section("###", f"segtune {name} {subcommand}", its_parser))
     return "\n".join(parts)
+
+
+def help_section(level: str, title: str, parser: argparse.ArgumentParser) -> str:
+    """Return a section with what a parser prints for --help."""
+    return f"{level} {title}\n\n```text\n{parser.format_help()}```\n"
 
 
 def python_page() -> str:

@@ -11,6 +11,7 @@ from segtune.config.settings import Settings
 TrackerName = Literal["tensorboard", "wandb", "mlflow"]
 # `log.images: auto` in a training run of its own; a trial of a search then has none.
 AUTO_IMAGES = 4
+SQLITE = "sqlite:///"  # of MLflow, followed by the path of a database file
 
 
 class LogConfig(Settings):

@@ -15,7 +15,7 @@ from segtune.config.augment_config import AugmentConfig
 from segtune.config.data_config import DataConfig
 from segtune.config.file_kinds import check_is_config
 from segtune.config.health_config import HealthConfig
-from segtune.config.log_config import LogConfig
+from segtune.config.log_config import SQLITE, LogConfig
 from segtune.config.loss_config import LossConfig
 from segtune.config.model_config import ModelConfig
 from segtune.config.optim_config import OptimConfig
@@ -126,6 +126,9 @@ def absolute_paths(config: ExperimentConfig) -> ExperimentConfig:
         changes["data.cache"] = str(Path(config.data.cache).absolute())
     if config.model.weights:
         changes["model.weights"] = absolute_weights(config.model.weights)
+    database = config.log.mlflow_uri or ""
+    if database.startswith(SQLITE):
+        changes["log.mlflow_uri"] = f"{SQLITE}{Path(database.removeprefix(SQLITE)).absolute()}"
     return config.override(changes)
 
 

@@ -208,8 +208,8 @@ def _loading(source: ExportSource, place: str, library: Library) -> str:
 def _intended_use(source: ExportSource) -> str:
     return (
         f"Images like those of {data_set_name(source.config)}, as they come from the same source. "
-        f"Every pixel gets one of the classes {', '.join(source.classes)}; there is no answer for a "
-        "pixel of no class."
+        f"Every pixel gets one of the classes {', '.join(source.classes)}; there is no answer for "
+        "a pixel of no class."
     )
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from segtune.config.log_config import LogConfig
+from segtune.config.log_config import SQLITE, LogConfig
 from segtune.config.settings import values_by_name
 from segtune.runs.rundir import search_of
 from segtune.runs.verdict import Verdict
@@ -27,7 +27,6 @@ log = logging.getLogger(__name__)
 
 NAME = "mlflow"
 URI_VARIABLE = "MLFLOW_TRACKING_URI"
-SQLITE = "sqlite:///"  # followed by the path of a database file
 # By default, MLflow tries for four minutes to reach a server.
 RETRIES_VARIABLE = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
 NUM_RETRIES = 3

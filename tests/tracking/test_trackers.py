@@ -14,7 +14,7 @@ from recorded import events, points, train
 from wandb.proto import wandb_internal_pb2
 
 from segtune.api import run_study, run_training
-from segtune.config.schema import ExperimentConfig
+from segtune.config.schema import ExperimentConfig, absolute_paths
 from segtune.errors import ConfigError
 from segtune.runs.rundir import SearchDir, TrialDir
 from segtune.tracking import open as trackers
@@ -206,6 +206,12 @@ def test_database_of_mlflow_lies_in_the_folder_of_the_whole_search(
     uri, images = tracking_places(ExperimentConfig().log, trial)
     assert uri == f"sqlite:///{tmp_path}/first/mlflow.db"
     assert images == (tmp_path / "first" / "mlartifacts").as_uri()
+
+
+def test_relative_database_is_that_of_the_folder_in_which_the_command_runs() -> None:
+    config = ExperimentConfig().override({"log.mlflow_uri": "sqlite:///all.db"})
+    # Workers of Ray run in other folders.
+    assert absolute_paths(config).log.mlflow_uri == f"sqlite:///{Path.cwd()}/all.db"
 
 
 def test_missing_package_ends_training_before_it_begins(

@@ -47,7 +47,10 @@ def _segtune(search: dict[str, Any], task: Task, seed: int) -> SearchMethod:
 
 def _segtune_with_prior(sampler: str, is_good: bool, task: Task, seed: int) -> SearchMethod:
     space = space_with_priors(task, seed, is_good=is_good)
-    return SegtuneMethod(task, seed, {"sampler": sampler}, space)
+    search: dict[str, Any] = {"sampler": sampler}
+    if sampler == "curves":  # as by default
+        search["asha"] = PAUSING["pausing"]
+    return SegtuneMethod(task, seed, search, space)
 
 
 # Settings of asha under which trials are paused, by the words for them.
@@ -86,7 +89,7 @@ METHODS: dict[str, MakeMethod] = {
 # Not fair beside the others: they are told where the best config lies, or the worst.
 WITH_PRIORS: dict[str, MakeMethod] = {
     f"segtune {sampler}, {word} prior": partial(_segtune_with_prior, sampler, word == "good")
-    for sampler in ("gp", "tpe")
+    for sampler in ("curves", "gp", "tpe")
     for word in ("good", "bad")
 }
 
