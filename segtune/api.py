@@ -22,7 +22,7 @@ from segtune.checks.notices import Tell, tell_nobody
 from segtune.checks.notifier import Notifier
 from segtune.checks.search_limits import SearchEnd, SearchLimits, read_end, refuse_reached_limit
 from segtune.config.schema import ExperimentConfig, absolute_paths
-from segtune.errors import ConfigError, DataError, RunError
+from segtune.errors import ClusterError, ConfigError, DataError, RunError
 from segtune.reporting.format import epoch_line
 from segtune.runs.atomic import write_atomic
 from segtune.runs.environment import record_environment
@@ -191,7 +191,7 @@ def _removed_if_refused(run: SearchDir, *, is_new: bool) -> Iterator[None]:
     """
     try:
         yield
-    except (ConfigError, RunError):
+    except (ClusterError, ConfigError, RunError):
         # The trials of a noise floor are trained first.
         if is_new and not (run.trial_dirs() or run.confirm.trial_dirs()):
             shutil.rmtree(run.path, ignore_errors=True)

@@ -50,6 +50,7 @@ SEARCH_SETTINGS = {
     "workers_per_trial": "workers_per_trial",
     "gpus_per_worker": "gpus_per_worker",
     "max_concurrent": "max_concurrent",
+    "wait_for_nodes": "wait_for_nodes_s",
     "seed": "seed",
 }
 
@@ -131,6 +132,13 @@ def _add_resource_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--address", help="Ray cluster to join: auto or host:port; default: start a local Ray"
+    )
+    group.add_argument(
+        "--wait-for-nodes",
+        type=float,
+        metavar="S",
+        help="on a cluster that starts nodes by itself: request nodes for the trials, and wait up "
+        "to S seconds for the first one; needs --gpus-per-worker (0 for none)",
     )
 
 

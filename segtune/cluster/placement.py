@@ -64,8 +64,17 @@ def place_trials(search: SearchConfig, nodes: Sequence[Mapping[str, float]]) -> 
             f"on {len(nodes)} nodes, which have room for {num_slots} such workers; "
             "lower --workers-per-trial, search.cpus_per_worker or --gpus-per-worker, or add nodes"
         )
-    concurrent = min(num_slots // workers, search.trials, search.max_concurrent or search.trials)
-    return Placement(workers, cpus, gpus, concurrent)
+    return Placement(workers, cpus, gpus, min(num_slots // workers, max_concurrent(search)))
+
+
+def max_concurrent(search: SearchConfig) -> int:
+    """Return how many trials may run at the same time on a cluster that is large enough."""
+    return min(search.trials, search.max_concurrent or search.trials)
+
+
+def num_workers_on(node: Mapping[str, float], placement: Placement) -> int:
+    """Return how many workers of a placement fit on a node, if nothing else runs there."""
+    return _num_slots(node, placement.cpus, placement.gpus)
 
 
 def _default_cpus(gpus: float, nodes: Sequence[Mapping[str, float]]) -> float:

@@ -15,6 +15,7 @@ from types import FrameType
 from typing import Any
 
 import ray
+from ray.exceptions import AuthenticationError
 
 from segtune.checks.machine.ray_folder import (
     MAX_RAY_FOLDER,
@@ -48,6 +49,8 @@ ENVIRONMENT = {
 
 # What Ray's processes print is in their own logs. The terminal shows segtune's table.
 QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+# Tune prints the traceback of a lost trial with this logger. The search says it in one line.
+TUNE_LOGGER = "ray.tune.execution.tune_controller"
 
 # Without the dashboard there is no State API, and Ray cannot clean up worker groups.
 # "local": without it Ray joins the cluster that RAY_ADDRESS names, or that `ray start` has started
@@ -81,6 +84,7 @@ def ray_connection(address: str | None) -> Iterator[str]:
         return
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    logging.getLogger(TUNE_LOGGER).setLevel(logging.CRITICAL)
     with contextlib.ExitStack() as resources:
         with _interrupted_by_signals(), _as_cluster_error(address):
             if address is None:
@@ -133,6 +137,12 @@ def _as_cluster_error(address: str | None) -> Iterator[None]:
     """Raise ClusterError if Ray does not start, or if no cluster answers."""
     try:
         yield
+    except AuthenticationError:
+        raise ClusterError(
+            f"--address {address}: the cluster asks for a token, and this process has none or "
+            "another one; set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to a file with the "
+            "token (`ray get-auth-token` prints it on the head node)"
+        ) from None
     except (ConnectionError, RuntimeError, ValueError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         if address is None:

@@ -12,8 +12,10 @@ from functools import partial
 from ray import tune
 
 from segtune.checks.notices import Tell, tell_nobody
+from segtune.cluster.live_metrics import SearchMetrics
+from segtune.cluster.node_watch import NodeWatch, placed_trials
 from segtune.cluster.picture_task import draw_pictures
-from segtune.cluster.placement import WAITING_BUNDLE, Placement, live_nodes, place_trials
+from segtune.cluster.placement import WAITING_BUNDLE, Placement, max_concurrent
 from segtune.cluster.ray_internals import WORKER_GROUPS, quiet_callbacks, warn_if_incomplete
 from segtune.cluster.ray_session import ray_connection
 from segtune.cluster.supervisor import (
@@ -64,11 +66,14 @@ def run_search(
     it has ended. Raise KeyboardInterrupt at a second Ctrl-C, and RunError if the disk of the run
     folder is full: the trials can then be resumed, too.
     """
-    with sampler_warmed_up(study.search, study.space), ray_connection(address) as dashboard:
+    with (
+        sampler_warmed_up(study.search, study.space),
+        ray_connection(address) as dashboard,
+        placed_trials(study, run, address) as (placement, nodes),
+    ):
         warn_if_incomplete()
         run.stop_request.unlink(missing_ok=True)
         run.end.unlink(missing_ok=True)
-        placement = place_trials(study.search, live_nodes())
         if on_placement:
             on_placement(placement, dashboard)
         if before_trials:
@@ -77,12 +82,13 @@ def run_search(
         # Before the searcher reads the verdicts.
         stop_interrupted_trials(run, scheduler.rule, replay_trials(scheduler, run))
         searcher = StudySearcher.from_run(study, run, scheduler.rule)
-        supervisor = Supervisor(study, run, searcher, tell)
+        searcher.room = placement.concurrent
+        supervisor = Supervisor(study, run, searcher, tell, nodes)
         try:
             if searcher.has_work:
-                num_slots, num_workers = placement.concurrent, placement.workers
+                num_slots = partial(_most_slots, placement, nodes)
                 supervisor.begin_forecast(placement)
-                with stop_on_signals(supervisor), recorded(run, num_slots, num_workers):
+                with stop_on_signals(supervisor), recorded(run, num_slots, placement.workers):
                     _tuner(study, run, scheduler, placement, supervisor).fit()
                     supervisor.end_forecast()
         finally:
@@ -97,6 +103,11 @@ def run_search(
         if not is_stopped:
             draw_pictures(study, run, placement)
         return is_stopped
+
+
+def _most_slots(placement: Placement, nodes: NodeWatch | None) -> int:
+    """Return for how many trials at the same time there has been room, at most."""
+    return nodes.most_room if nodes else placement.concurrent
 
 
 def _keeps_processes(placement: Placement) -> bool:
@@ -126,6 +137,7 @@ def _tuner(
         run=str(run.path),
         placement=placement,
         pause_epochs=tuple(rule.pause_epochs) if isinstance(rule, PausingRule) else (),
+        check_node=supervisor.nodes.late_check if supervisor.nodes else None,
     )
     bundle = placement.resources if placement.workers == 1 else WAITING_BUNDLE
     return tune.Tuner(
@@ -136,7 +148,8 @@ def _tuner(
             search_alg=searcher,
             scheduler=scheduler,
             num_samples=_max_starts(study, searcher),
-            max_concurrent_trials=placement.concurrent,
+            # The searcher holds back trials for which there is no room at the moment.
+            max_concurrent_trials=max_concurrent(study.search),
             trial_dirname_creator=lambda trial: trial.trial_id,
             # Importing torch takes longer than many a trial.
             reuse_actors=_keeps_processes(placement),
@@ -145,7 +158,7 @@ def _tuner(
             name=f"tune-{time.time_ns()}",
             storage_path=str(run.ray),
             verbose=0,
-            callbacks=[supervisor, *quiet_callbacks()],
+            callbacks=[supervisor, SearchMetrics(supervisor, placement), *quiet_callbacks()],
             stop=StopWhenAsked(supervisor),
         ),
     )

@@ -27,6 +27,7 @@ from segtune.checks.notices import Notice, Tell, UnhealthyShare, tell_nobody
 from segtune.checks.pause import explain
 from segtune.checks.search_limits import SearchLimits, write_end
 from segtune.cluster.messages import DrawnTrial
+from segtune.cluster.node_watch import NodeWatch
 from segtune.cluster.placement import Placement
 from segtune.cluster.ray_internals import kill_trial, release_orphans
 from segtune.cluster.slot_tasks import costs_in_all_slots
@@ -83,9 +84,16 @@ class Supervisor(tune.Callback):
     """Looks after a search while Tune runs it. Tune calls it after every step of its own loop."""
 
     def __init__(
-        self, study: Study, run: SearchDir, searcher: StudySearcher, tell: Tell = tell_nobody
+        self,
+        study: Study,
+        run: SearchDir,
+        searcher: StudySearcher,
+        tell: Tell = tell_nobody,
+        nodes: NodeWatch | None = None,
     ) -> None:
+        """`nodes` watches the nodes of a cluster; None if the only node is this machine."""
         self.study = study
+        self.nodes = nodes
         self.run = run
         self.searcher = searcher
         self.stopping = False
@@ -93,7 +101,7 @@ class Supervisor(tune.Callback):
         self.at_limit = False  # whether a limit has ended the search, and not the user
         self.hang_detector = HangDetector()
         trials = read_trials(run)
-        self._best = best_trial(trials)
+        self.best = best_trial(trials)
         self._front_trials = self._of_front(trials)
         self._kept = self._kept_checkpoints(trials)
         is_new = not any(trial.state != RUNNING for trial in trials)
@@ -128,6 +136,9 @@ class Supervisor(tune.Callback):
             return
         self._last_check = time.monotonic()
         release_orphans()
+        if self.nodes:
+            self.nodes.update(len(self.searcher.numbers) + self.searcher.remaining)
+            self.searcher.room = self.nodes.room
         self._sweep()
         for tune_trial in trials:
             if tune_trial.status == Trial.RUNNING and tune_trial.trial_id in self.searcher.numbers:
@@ -149,9 +160,9 @@ class Supervisor(tune.Callback):
         ended = read_trial(self.run.trial(DrawnTrial.from_config(trial.config).number))
         if ended.number == 0 and self.study.search.guards.class_iou_drop is not None:
             self._judge_again()
-        best = best_trial([ended, *([self._best] if self._best else [])])
-        if best is not self._best:
-            self._best = best
+        best = best_trial([ended, *([self.best] if self.best else [])])
+        if best is not self.best:
+            self.best = best
             write_best(self.study, self.run, best)
         self._front_trials |= self._of_front([ended])
         write_front(self.study, self.run, front_of(self.study, self._front_trials.values()))
@@ -175,9 +186,9 @@ class Supervisor(tune.Callback):
     def _judge_again(self) -> None:
         """Choose among all trials again: trial 0 has ended, and guards compare with it."""
         trials = read_trials(self.run)
-        self._best = best_trial(trials)
+        self.best = best_trial(trials)
         self._front_trials = self._of_front(trials)
-        write_best(self.study, self.run, self._best)
+        write_best(self.study, self.run, self.best)
         self._kept = self._kept_checkpoints(trials)
 
     def _of_front(self, trials: Iterable[TrialResult]) -> dict[int, TrialResult]:
@@ -193,6 +204,8 @@ class Supervisor(tune.Callback):
 
         Then no worker writes any more, and the checkpoints that are not kept can go.
         """
+        if self.nodes:
+            self.nodes.close()
         deadline = time.monotonic() + timeout_s
         while ray.is_initialized() and release_orphans() and time.monotonic() < deadline:
             time.sleep(0.2)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from segtune.cluster.messages import DrawnTrial, Measurement, TrialReport, TrialTask
+from segtune.cluster.node_watch import LateNodeCheck, UnfitNodeError
 from segtune.cluster.placement import Placement
 from segtune.cluster.ray_internals import WORKER_GROUPS, train_errors
 from segtune.cluster.worker import release_memory, train_rank
@@ -18,7 +19,7 @@ from segtune.config.yaml_io import write_yaml
 from segtune.errors import FULL_DISK_ERRORS, LOST_DISK_ERRORS, SegtuneError, place_problem
 from segtune.runs.atomic import write_atomic
 from segtune.runs.rundir import SearchDir, TrialDir
-from segtune.runs.verdict import DISK, Verdict
+from segtune.runs.verdict import DISK, UNFIT_NODE, Verdict
 from segtune.tuning.study import Study
 
 
@@ -29,16 +30,20 @@ def run_trial(
     run: str,
     placement: Placement,
     pause_epochs: tuple[int, ...] = (),
+    check_node: LateNodeCheck | None = None,
 ) -> None:
     """Train one trial. Tune calls this function; `config` is that of a DrawnTrial.
 
-    `pause_epochs` are the epochs at which the search may pause the trial.
+    `pause_epochs` are the epochs at which the search may pause the trial. `check_node` checks a
+    node that has joined the cluster after the start of the search.
 
     An error ends in the trial's verdict and in its error.txt. It is not raised, because Tune would
     repeat the trial or stop the search.
     """
     drawn = DrawnTrial.from_config(config)
     trial = SearchDir(Path(run)).trial(drawn.number, drawn.attempt)
+    if check_node:
+        _leave_if_unfit(check_node, trial)
     try:
         trial.check_current()
         trial_config = study.trial_config(drawn.params)
@@ -62,6 +67,18 @@ def run_trial(
             trial.write_verdict(verdict)
     finally:
         release_memory()
+
+
+def _leave_if_unfit(check_node: LateNodeCheck, trial: TrialDir) -> None:
+    """End the trial if its node is not fit for trials.
+
+    The error is raised, so that Tune ends this process too and its slot can be reserved.
+    """
+    try:
+        check_node()
+    except UnfitNodeError as error:
+        trial.write_verdict(Verdict(state="failed", kind=UNFIT_NODE, evidence=str(error)[:500]))
+        raise
 
 
 def _measurement(study: Study, drawn: DrawnTrial) -> Measurement | None:

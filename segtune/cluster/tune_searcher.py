@@ -20,7 +20,7 @@ from segtune.errors import ConfigError
 from segtune.runs.atomic import write_atomic
 from segtune.runs.results import BAD_ENDS, miou_by_epoch, read_params, validated_epochs
 from segtune.runs.rundir import SearchDir, TrialDir
-from segtune.runs.verdict import DISK, Verdict
+from segtune.runs.verdict import DISK, UNFIT_NODE, Verdict
 from segtune.tuning import warm_start
 from segtune.tuning.measured import Measured, outcome_of, with_costs
 from segtune.tuning.optuna_study import OptunaStudyLog, recreate_study, to_frozen_trial
@@ -78,6 +78,7 @@ class StudySearcher(Searcher):
         self.stopping = False
         self.disk_problem = ""  # why no trial can write its files, with the way out
         self.num_started = 0  # trials that have a number
+        self.room: int | None = None  # how many trials may run at the same time; None: any number
         self.numbers: dict[str, int] = {}  # trial numbers of the running trials, by Tune's trial id
         self.unfinished: list[int] = []  # trials to be started again
         self.num_faults: Counter[int] = Counter()  # machine faults in this session, by trial number
@@ -116,6 +117,10 @@ class StudySearcher(Searcher):
         return self.study.num_trials - self.num_started + len(self.unfinished)
 
     @property
+    def _is_full(self) -> bool:
+        return self.room is not None and len(self.numbers) >= self.room
+
+    @property
     def has_work(self) -> bool:
         """Whether this session has a trial to start, new or not."""
         if self.remaining > 0:
@@ -128,7 +133,7 @@ class StudySearcher(Searcher):
         None means that there is no trial now, but perhaps later. FINISHED means that there will be
         no other trial.
         """
-        number = None if self.stopping else self._next_number()
+        number = None if self.stopping or self._is_full else self._next_number()
         if number is None:
             # A running trial may still be lost, and must then be started again. Or the scores to
             # come let a paused trial go on.
@@ -165,7 +170,8 @@ class StudySearcher(Searcher):
             self.stop()
         may_restart = self.num_faults[number] < self.study.search.retries and not self.stopping
         if verdict.is_machine_fault and may_restart:
-            self.num_faults[number] += 1
+            # It is not the trial's fault, and the node gets no other trial.
+            self.num_faults[number] += verdict.kind != UNFIT_NODE
             self.unfinished.append(number)
             log.info(
                 "trial %s: %s; it is started again from its last checkpoint",

@@ -11,11 +11,15 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from segtune.cluster.guarded import breaks_guard
 from segtune.cluster.messages import Finished, Ready, Reported, TrialReport, TrialTask
 from segtune.config.schema import ExperimentConfig
+
+if TYPE_CHECKING:
+    from segtune.cluster.live_metrics import TrialMetrics
+    from segtune.training.trainer import Trainer
 
 # How often a rank looks whether its trial has a verdict: a thousand trials share one file system.
 VERDICT_CHECK_S = 1.0
@@ -122,9 +126,21 @@ def train_rank(
     with contextlib.suppress(TrialCancelled):
         if task.measurement and breaks_guard(trainer, task.trial, task.measurement):
             return
+        metrics = _metrics_of(task, trainer)
         for record in trainer.epochs(should_cancel):
+            if metrics:
+                metrics.epoch_ended(record.step)
             if record.miou is not None:
                 report(TrialReport(record.epoch, record.miou, record.losses["loss"]))
+
+
+def _metrics_of(task: TrialTask, trainer: Trainer) -> TrialMetrics | None:
+    """Return what exports the progress of a trial; None on other ranks and outside a search."""
+    if task.attempt is None or not trainer.ranks.is_first:
+        return None
+    from segtune.cluster.live_metrics import TrialMetrics
+
+    return TrialMetrics(task.trial, trainer)
 
 
 def train_worker(config: dict[str, Any]) -> None:

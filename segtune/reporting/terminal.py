@@ -22,6 +22,7 @@ from rich.text import Text
 from segtune.checks.confirmed_best import confirmation_line
 from segtune.checks.forecast_record import read_forecast
 from segtune.checks.search_limits import limit_words
+from segtune.reporting.dashboard import dashboard_lines
 from segtune.reporting.forecast_lines import forecast_summary, left_words
 from segtune.reporting.format import (
     baseline_note,
@@ -260,12 +261,9 @@ class SearchPrinter:
         print_lines(self.console, labelled("warm start", earlier.summary))
 
     def on_placement(self, study: Study, placement: str, dashboard_url: str) -> None:
-        """Print how many trials run at the same time, and the address of the Ray dashboard."""
-        print_lines(
-            self.console,
-            labelled("trials", f"{study.num_trials}, {placement}"),
-            labelled("dashboard", dashboard_url),
-        )
+        """Print how many trials run at the same time, and how to reach the Ray dashboard."""
+        lines = {"trials": f"{study.num_trials}, {placement}", **dashboard_lines(dashboard_url)}
+        print_lines(self.console, *(labelled(label, text) for label, text in lines.items()))
 
     @contextmanager
     def watching(self, study: Study, run: SearchDir) -> Iterator[None]:

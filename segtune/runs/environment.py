@@ -6,6 +6,7 @@ environment variables and package versions are those in the lists below.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -64,7 +66,7 @@ class Environment:
             host=socket.gethostname(),
             platform=platform.platform(),
             python=platform.python_version(),
-            packages=dict(_versions()),
+            packages=package_versions(),
             revision=revision,
             is_changed=is_changed,
             gpus=gpus.splitlines(),
@@ -111,12 +113,22 @@ def read_environments(path: Path) -> list[Environment]:
     ]
 
 
-def _versions() -> Iterator[tuple[str, str]]:
+def package_versions() -> dict[str, str]:
+    """Return {distribution: version} of those PACKAGES that are installed. Imports none of them."""
+    versions = {}
     for name in PACKAGES:
-        try:
-            yield name, version(name)
-        except PackageNotFoundError:
-            continue
+        with suppress(PackageNotFoundError):
+            versions[name] = version(name)
+    return versions
+
+
+def source_digest() -> str:
+    """Return a digest of segtune's own Python files, which differs between two revisions."""
+    digest = hashlib.sha256()
+    for path in sorted(SOURCE.rglob("*.py")):
+        digest.update(f"{path.relative_to(SOURCE)}\0".encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def _source() -> tuple[str | None, bool | None]:

@@ -249,6 +249,7 @@ class SearchDir:
         self.environment = self.path / "environment.json"
         self.lock = self.path / ".lock"
         self.identity = self.path / ".identity"
+        self.node_token = self.path / ".node-token"  # by which nodes recognise the folder
         self.stop_request = self.path / "stop"
         self.confirmation = self.path / "confirmation.json"
         self.what_mattered = self.path / "what_mattered.json"

@@ -10,7 +10,7 @@ import json
 import math
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
@@ -27,7 +27,7 @@ class Session:
 
     began: float  # Unix time
     ended: float
-    concurrent: int  # slots: trials at the same time
+    concurrent: int  # slots: trials at the same time, at most
     workers: int  # per trial
 
     @property
@@ -103,13 +103,17 @@ class Timeline:
 
 
 @contextmanager
-def recorded(run: SearchDir, concurrent: int, workers: int) -> Iterator[None]:
-    """Record the block as a session of the search run, even if the block raises."""
+def recorded(run: SearchDir, num_slots: Callable[[], int], workers: int) -> Iterator[None]:
+    """Record the block as a session of the search run, even if the block raises.
+
+    `num_slots` is called at its end, because a cluster may grow. The most slots count, so the
+    busy share of a session on a cluster that has grown is a lower bound.
+    """
     began = time.time()
     try:
         yield
     finally:
-        sessions = [*read_sessions(run), Session(began, time.time(), concurrent, workers)]
+        sessions = [*read_sessions(run), Session(began, time.time(), num_slots(), workers)]
         write_atomic(run.sessions, "".join(json.dumps(asdict(s)) + "\n" for s in sessions))
 
 

@@ -9,7 +9,8 @@ from pydantic import Field
 from segtune.config.settings import Settings
 
 # The config is not at fault: a search starts such a trial again from its last checkpoint.
-MACHINE_FAULTS = ("lost", "hung")
+UNFIT_NODE = "unfit-node"  # the trial was placed on a node that lacks what trials need
+MACHINE_FAULTS = ("lost", "hung", UNFIT_NODE)
 # Kind of an interrupted trial: the disk of the run folder is full or read-only. Every other trial
 # would end the same way, so the search stops and can be resumed.
 DISK = "disk"

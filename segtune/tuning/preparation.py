@@ -28,7 +28,8 @@ log = logging.getLogger(__name__)
 # curves if there are many trials. The storage is filled from the run folder.
 FREE_ON_RESUME = (
     *("trials", "max_concurrent", "cpus_per_worker", "retries", "storage", "noise_floor"),
-    *("corner_steps", "pictures", "budget.hours", "budget.epochs", "stop_when.regret"),
+    *("wait_for_nodes_s", "corner_steps", "pictures"),
+    *("budget.hours", "budget.epochs", "stop_when.regret"),
     *("breaker.first", "breaker.recent", "breaker.share"),
     *("notify.command", "notify.webhook", "notify.events", "notify.unhealthy_share"),
     "notify.timeout_s",

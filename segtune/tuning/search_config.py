@@ -314,6 +314,13 @@ class SearchConfig(Settings):
         description="Largest number of trials at the same time. null: as many as fit on the "
         "cluster.",
     )
+    wait_for_nodes_s: float = Field(
+        default=0.0,
+        ge=0,
+        description="With --address, on a cluster that starts nodes by itself: request room for "
+        "max_concurrent trials, and wait so many seconds until the first one fits. Needs "
+        "gpus_per_worker. 0: use the nodes that are there.",
+    )
     retries: int = Field(
         default=2,
         ge=0,

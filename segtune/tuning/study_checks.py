@@ -153,6 +153,11 @@ def _worker_problems(study: Study) -> list[str]:
             f"search.gpus_per_worker: a fraction ({search.gpus_per_worker:g}) needs "
             f"workers_per_trial 1, got {search.workers_per_trial}; choose 1 or more GPUs"
         ]
+    if search.wait_for_nodes_s and search.gpus_per_worker is None:
+        return [
+            "search.wait_for_nodes_s: needs search.gpus_per_worker (0 for none), because a cluster "
+            "without nodes does not show whether its nodes will have GPUs"
+        ]
     return []
 
 

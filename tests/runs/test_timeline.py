@@ -194,9 +194,9 @@ def test_each_worker_of_a_group_counts(two_sessions: SearchDir) -> None:
 def test_a_session_is_recorded_even_if_it_raises(search_run: SearchDir) -> None:
     assert utilisation(search_run) is None
     assert timeline(search_run) is None
-    with pytest.raises(KeyboardInterrupt), recorded(search_run, 2, 1):
+    with pytest.raises(KeyboardInterrupt), recorded(search_run, lambda: 2, 1):
         raise KeyboardInterrupt
-    with recorded(search_run, 1, 4):
+    with recorded(search_run, lambda: 1, 4):
         pass
     sessions = read_sessions(search_run)
     assert [(session.concurrent, session.workers) for session in sessions] == [(2, 1), (1, 4)]
