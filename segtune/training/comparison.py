@@ -6,6 +6,7 @@ Writes the pictures of the report and the best trial's confusion matrix. Trains 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -32,6 +33,8 @@ from segtune.training.label_images import colours_of_classes
 from segtune.training.locate import find_checkpoint
 from segtune.training.prediction import load_model
 from segtune.training.tta import AugmentedInference
+
+log = logging.getLogger(__name__)
 
 # The longer side of a picture, in pixels. A report with six rows of four stays below 300 kB.
 SIDE = 256
@@ -70,9 +73,9 @@ def comparison_is_due(run: SearchDir) -> bool:
     best = best_trial(read_trials(run))
     if best is None:
         return False
-    record = run.read_pictures()
+    record = run.read_pictures() or {}
     try:
-        return record is None or record["best"] != _described(run, best)
+        return record.get("best") != _described(run, best)
     except CheckpointError:
         return False
 
@@ -81,7 +84,8 @@ def write_comparison(run: SearchDir, num_pictures: int, cpus: float | None = Non
     """Predict the validation images, and write the pictures and the confusion matrix.
 
     Each model predicts every image once. If the data or a checkpoint of the best trial are not
-    there, the record says so. `cpus` is the share of the cores, as in `ValLoader`.
+    there, the record says so, and pictures of an earlier call are kept. `cpus` is the share of the
+    cores, as in `ValLoader`.
     """
     trials = read_trials(run)
     best = best_trial(trials)
@@ -90,7 +94,10 @@ def write_comparison(run: SearchDir, num_pictures: int, cpus: float | None = Non
     try:
         _write(run, best, trials[0], num_pictures, cpus)
     except SegtuneError as error:
-        _write_record(run, {"problem": str(error)})
+        log.warning("no pictures in the report: %s", error)
+        record = run.read_pictures() or {}
+        note = {"note": f"they could not be drawn again: {error}"}
+        _write_record(run, record | note if "images" in record else {"problem": str(error)})
 
 
 def _write(

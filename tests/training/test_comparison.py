@@ -107,7 +107,7 @@ def test_without_a_checkpoint_of_the_config_itself_the_worst_images_are_shown(
 
 
 def test_absent_data_are_a_sentence_in_the_report(
-    run: SearchDir, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run: SearchDir, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     for trial in run.trial_dirs():
         moved = trial.config.read_text().replace("layout: shapes", "layout: folder")
@@ -118,6 +118,19 @@ def test_absent_data_are_a_sentence_in_the_report(
     page = run.report.read_text()
     assert "There are no pictures: " in page
     assert "<img" not in page
+    assert f"no pictures in the report: {problem}" in caplog.text
+    assert comparison_is_due(run)
+
+
+def test_pictures_are_kept_if_they_cannot_be_drawn_again(run: SearchDir, tmp_path: Path) -> None:
+    write_comparison(run, 1)
+    for trial in run.trial_dirs():
+        moved = trial.config.read_text().replace("layout: shapes", "layout: folder")
+        trial.config.write_text(moved.replace("root: ", f"root: {tmp_path}/gone"))
+    assert program(["report", str(run.path), "--pictures"]) == 0
+    page = run.report.read_text()
+    assert "They could not be drawn again: " in page
+    assert page.count("<img") == 4
 
 
 def test_report_command_draws_the_pictures(run: SearchDir) -> None:
