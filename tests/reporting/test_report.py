@@ -265,6 +265,12 @@ def test_classes_of_a_confirmed_trial_have_the_interval_of_its_seeds(
     text = text_of(page(study, run))
     assert "means of 2 and 2 fresh seeds" in text
     assert "Confirmation: trial 0001 is better." in text
+    # A trial that became the best afterwards has no fresh seeds, so the config uses none either.
+    rows[1]["trial"] = "0002"
+    write_atomic(run.confirmation, json.dumps(record))
+    html = page(study, run)
+    assert "IoU of each class in the best epoch" in text_of(html)
+    assert "background, the config itself: IoU 17.08<" in html
 
 
 @pytest.mark.parametrize(
