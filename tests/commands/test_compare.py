@@ -1,6 +1,7 @@
 """Laws of `segtune compare`: what it prints and draws of several searches."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -98,6 +99,8 @@ def test_command_prints_a_table_and_writes_a_page(
     assert "&lt;b&gt;second" in html
     assert "<b>second" not in html
     assert html.count("<svg role=") == 2
+    by_trials = html.split('aria-label="Best so far, by trials"')[1].split("</svg>")[0]
+    assert not re.findall(r">[0-9]+\.[0-9]+</text>", by_trials)
     assert len(html) < 200_000
 
 

@@ -200,6 +200,8 @@ def test_each_trial_has_a_curve_and_each_rung_a_line() -> None:
         *("s-completed", "s-completed", "baseline", "best"),
     ]
     assert ">rung 1</text>" in html
+    assert ">1</text>" in html
+    assert not re.findall(r">[0-9]+\.[0-9]+</text>", html)  # an epoch is a whole number
     assert marks(html, 2) == 0
     assert "the best, trial 0001, reaches mIoU 30.00 at epoch 1" in html
 
