@@ -10,7 +10,7 @@ import logging
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,24 @@ class Predicted:
     image: np.ndarray  # uint8 [h, w, 3]
     truth: np.ndarray  # [h, w]
     labels: np.ndarray  # [h, w]
+
+
+@dataclass(frozen=True)
+class Packed:
+    """What is kept of a prediction of every validation image: some kB, not half a megabyte."""
+
+    accuracy: float
+    png: np.ndarray  # the labels
+
+    @classmethod
+    def of(cls, predicted: Predicted) -> Packed:
+        """Pack a prediction."""
+        return cls(predicted.accuracy, _encoded(predicted.labels, ".png"))
+
+    def unpacked(self, other: Predicted) -> Predicted:
+        """Return the prediction; `other` is a prediction of the same image."""
+        labels = cv2.imdecode(self.png, cv2.IMREAD_UNCHANGED)
+        return replace(other, accuracy=self.accuracy, labels=labels)
 
 
 @dataclass(frozen=True)
@@ -105,12 +123,12 @@ def _write(
 ) -> None:
     device = Ranks.join().device
     record: dict[str, Any] = {"best": _described(run, best), "baseline": None, "note": ""}
-    earlier: dict[str, Predicted] = {}
+    earlier: dict[str, Packed] = {}
     if baseline.number == 0 and baseline.number != best.number:
         try:
             record["baseline"] = _described(run, baseline)
             model, config = _load(run, baseline, device)
-            earlier = {p.name: p for p in _predicted(model, config, device, cpus)}
+            earlier = {p.name: Packed.of(p) for p in _predicted(model, config, device, cpus)}
         except CheckpointError as error:
             record |= {"baseline": None, "note": f"no prediction of trial 0: {error}"}
     model, config = _load(run, best, device)
@@ -118,7 +136,8 @@ def _write(
     matrix = ConfusionMatrix(len(names), config.data.ignore_index)
     chosen = Chosen(num)
     for predicted in _predicted(model, config, device, cpus, matrix):
-        chosen.add(Compared(predicted, earlier.get(predicted.name)))
+        packed = earlier.pop(predicted.name, None)
+        chosen.add(Compared(predicted, packed.unpacked(predicted) if packed else None))
     colours = colours_of_classes(config.data, names, len(names))
     _write_pictures(run, chosen.rows(), colours, config.data.ignore_index, record)
     counts = matrix.matrix.cpu().tolist()
@@ -249,10 +268,15 @@ def _coloured(
 
 
 def _encode(path: Path, rgb: np.ndarray) -> None:
-    options = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY] if path.suffix == ".jpg" else []
-    done, data = cv2.imencode(path.suffix, np.ascontiguousarray(rgb[..., ::-1]), options)
-    assert done, "OpenCV encodes every uint8 image"
-    write_atomic(path, data.tobytes())
+    write_atomic(path, _encoded(np.ascontiguousarray(rgb[..., ::-1]), path.suffix).tobytes())
+
+
+def _encoded(array: np.ndarray, suffix: str) -> np.ndarray:
+    """Return an array of uint8, or uint16 for a PNG, as the bytes of a file."""
+    options = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY] if suffix == ".jpg" else []
+    done, data = cv2.imencode(suffix, array, options)
+    assert done, "OpenCV encodes every such array"
+    return data
 
 
 def _write_record(run: SearchDir, record: dict[str, Any]) -> None:

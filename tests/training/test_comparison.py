@@ -19,6 +19,7 @@ from segtune.runs.rundir import SearchDir
 from segtune.training.comparison import (
     Chosen,
     Compared,
+    Packed,
     Predicted,
     comparison_is_due,
     small_labels,
@@ -153,6 +154,18 @@ def test_two_thirds_of_the_pictures_are_gains_and_none_appears_twice() -> None:
     few = Chosen(6)
     few.add(compared("a", 0.9, 0.5))
     assert [row.best.name for row in few.rows()] == ["a"]
+
+
+def test_a_packed_prediction_is_small_and_has_the_same_labels() -> None:
+    labels = np.zeros((256, 256), np.uint16)
+    labels[:100, :100] = 1000
+    image = np.zeros((256, 256, 3), np.uint8)
+    predicted = Predicted("a", 0.25, image, labels, labels)
+    packed = Packed.of(predicted)
+    assert packed.png.nbytes < 5000
+    other = Predicted("a", 0.75, image, labels, np.zeros_like(labels))
+    assert packed.unpacked(other).accuracy == 0.25
+    assert (packed.unpacked(other).labels == labels).all()
 
 
 def test_labels_shrink_to_the_size_of_a_picture() -> None:
