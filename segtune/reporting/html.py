@@ -109,7 +109,8 @@ def write_report(study: Study, run: SearchDir, out: Path | None = None) -> Path:
     out = out or run.report
     mattered = mattered_record(study, run)
     try:
-        write_atomic(out, page(study, run, mattered))
+        # The name of an image may have bytes that are no UTF-8.
+        write_atomic(out, page(study, run, mattered).encode(errors="replace"))
     except OSError as error:
         raise RunError(
             f"{out}: the report cannot be written ({error.strerror}); "

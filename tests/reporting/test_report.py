@@ -440,6 +440,13 @@ def test_page_shows_the_pictures_and_the_confusion_matrix_of_the_best_trial(
     assert "Confusion matrix" not in text
 
 
+def test_name_that_is_no_utf8_does_not_end_the_report(study: Study, run: SearchDir) -> None:
+    write_pictures(run, "0001")
+    file = run.pictures / "pictures.json"
+    write_atomic(file, file.read_text().replace("<img>", "caf\\udce9.png"))
+    assert "caf?.png: " in text_of(write_report(study, run).read_text())
+
+
 def write_pictures(run: SearchDir, trial: str) -> None:
     names = ["00-image.jpg", "00-truth.png", "00-best.png", "00-baseline.png"]
     for name in names:
