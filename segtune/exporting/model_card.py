@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from segtune.checks.confirmed_best import confirmation_line
+from segtune.checks.confirmed_best import confirmation_words
 from segtune.config.short import short_text
 from segtune.config.yaml_io import write_yaml
 from segtune.data.class_coverage import LabelCounts
@@ -89,9 +89,8 @@ def _searched(search: SearchDir, run: TrialDir) -> list[str]:
             f"It is the best of them, with mIoU {100 * best.miou:.2f}; the config that the search "
             f"began with has {100 * itself:.2f}. The best of many is partly lucky."
         )
-    sentence = confirmation_line(search, best)
-    # The command that the line ends with names a folder of this machine.
-    return [*lines, f"Confirmed: {sentence.partition('; confirm it: ')[0]}."]
+    verdict, problem = confirmation_words(search, best)
+    return [*lines, f"Confirmed: {verdict}." if verdict else f"Not confirmed: {problem}."]
 
 
 def write_card(source: ExportSource, path: Path) -> str:
@@ -245,7 +244,8 @@ def _scores(source: ExportSource, card: Card) -> str:
         iou = scores.class_iou[label] if label < len(scores.class_iou) else None
         shown = "-" if iou is None else f"{100 * iou:.2f}"
         images = card.val.images[label] if card.val else "-"
-        lines.append(f"| {label} | {name} | {shown} | {images} |")
+        cell = name.replace("|", "\\|")
+        lines.append(f"| {label} | {cell} | {shown} | {images} |")
     return "\n".join(lines)
 
 

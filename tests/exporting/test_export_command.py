@@ -68,7 +68,7 @@ def test_best_trial_of_a_search_or_one_by_number(search: SearchDir, tmp_path: Pa
         card = tmp_path / f"{number}.md"
         segtune.export_model(search.path, card=card, trial=number)
         assert "Trial 0000 of a search of 2 trials over `optim.lr`." in card.read_text()
-        assert "Confirmed: no: one training run each" in card.read_text()
+        assert "Not confirmed: one training run each" in card.read_text()
         assert "segtune confirm" not in card.read_text()
 
 

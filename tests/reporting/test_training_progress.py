@@ -178,13 +178,23 @@ def test_file_gets_lines_whatever_the_environment_says(monkeypatch: pytest.Monke
     assert isinstance(training_progress(), ProgressLines)
 
 
+# The bar is drawn every half second, and the epochs of a tiny config may be shorter.
+TRAIN_AND_DRAW_AT_ONCE = """
+from segtune.reporting.training_progress import ProgressBarOfTraining
+from segtune.train import main
+
+ProgressBarOfTraining.interval_s = 0.0
+raise SystemExit(main())
+"""
+
+
 def train_on_terminal(config: ExperimentConfig, folder: Path, **environment: str) -> str:
     """Run `segtune train` on a terminal of 80 columns; return all that it has written there."""
     file = folder / "config.yaml"
     file.write_text(json.dumps(config.dump()))
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, COLUMNS, 0, 0))
-    command = [sys.executable, "-m", "segtune.train", "--config", str(file)]
+    command = [sys.executable, "-c", TRAIN_AND_DRAW_AT_ONCE, "--config", str(file)]
     plain = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "FORCE_COLOR", "COLUMNS")}
     process = subprocess.Popen(
         [*command, "--out", str(folder / "run")],
@@ -209,7 +219,6 @@ def train_on_terminal(config: ExperimentConfig, folder: Path, **environment: str
 def test_terminal_shows_a_bar_and_keeps_the_lines_of_epochs(
     tiny_config: ExperimentConfig, tmp_path: Path
 ) -> None:
-    # Slow enough for the bar to be drawn: many steps of a tiny batch.
     config = tiny_config.override({"schedule.batch_size": 2, "schedule.epochs": 3})
     written = train_on_terminal(config, tmp_path)
     text = CONTROL.sub("", written)
