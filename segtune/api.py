@@ -240,11 +240,10 @@ def check_study_data(study: Study) -> None:
     """Raise DataError if the config's training masks have fewer than two classes.
 
     Raise ConfigError if a guard names a class that the data set does not have, or if a package of
-    `log.to` is missing. Otherwise every
-    trial would fail with these messages, after reading all masks. Warn of an ignored
-    class, and of validation images that are also training images. Do nothing if this machine does
-    not have the data set, or if the study searches settings of the data set: then each trial checks
-    its own.
+    `log.to` is missing. Otherwise every trial would fail with these messages, after reading all
+    masks. Warn of an ignored class, and of validation images that are also training images. If this
+    machine does not have the data set, or if the study searches settings of the data set, check
+    only the packages: then each trial checks its own data.
     """
     check_trackers(study.config.log)
     data = study.config.data
@@ -460,7 +459,6 @@ def run_training_on_workers(
     from segtune.cluster.train_group import train_on_workers
 
     check_trackers(config.log)
-
     _check_start(resume, overwrite, init_from)
     trial = TrialDir(Path(out).absolute())
     # The trainer checks this too, but only after Ray has started, which takes seconds.

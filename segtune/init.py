@@ -33,6 +33,9 @@ log = logging.getLogger("segtune.init")  # under `python -m` __name__ is __main_
 # The labels of larger data sets are not all read at the end, because that takes minutes.
 MAX_AUDITED = 500
 SHAPES_ROOT = Path("data/shapes")
+VAL_SHARE = 0.2
+# Options that say something about the data or their model. The generated shapes leave no choice.
+OF_DATA = ("classes", "zero", "value_255", "leave_out", "val_share", "seed", "weights")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -89,11 +92,10 @@ def _add_answers(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--val-share",
         type=float,
-        default=0.2,
         metavar="F",
         help="fraction of the images for validation, if there is no split (default: 0.2)",
     )
-    group.add_argument("--seed", type=int, default=0, metavar="N", help="seed of this split")
+    group.add_argument("--seed", type=int, metavar="N", help="seed of this split (default: 0)")
     group.add_argument(
         "--weights",
         type=path_argument,
@@ -110,6 +112,7 @@ def _init(arguments: argparse.Namespace) -> int:
     from segtune.first_config.machine import Machine
     from segtune.first_config.proposal import propose_data, shapes_proposal, take_proposal
 
+    _refuse_answers_without_data(arguments)
     stem = _stem(arguments)
     config_path, study_path = stem.with_name(f"{stem.name}.yaml"), _study_path(stem)
     lists = [stem.with_name(f"{stem.name}_{split}.txt") for split in ("train", "val")]
@@ -129,6 +132,18 @@ def _init(arguments: argparse.Namespace) -> int:
     for command in _next_commands(config_path, study_path):
         print(f"  {command}")
     return DONE if sound else USER_ERROR
+
+
+def _refuse_answers_without_data(arguments: argparse.Namespace) -> None:
+    chosen = [name for name in OF_DATA if getattr(arguments, name) is not None]
+    if chosen and not arguments.data:
+        raise ConfigError(
+            [
+                f"--{name.replace('_', '-')}: needs DATA, a folder with images and masks; leave it "
+                "out for the generated shapes"
+                for name in chosen
+            ]
+        )
 
 
 def _asks(arguments: argparse.Namespace) -> bool:
@@ -164,10 +179,9 @@ def _answers(arguments: argparse.Namespace) -> Answers:
     from segtune.first_config.labels import WHITE, ZERO
     from segtune.first_config.proposal import Answers
 
-    if not 0 < arguments.val_share < 1:
-        raise ConfigError(
-            [f"--val-share: allowed is a number between 0 and 1; got {arguments.val_share:g}"]
-        )
+    val_share = VAL_SHARE if arguments.val_share is None else arguments.val_share
+    if not 0 < val_share < 1:
+        raise ConfigError([f"--val-share: allowed is a number between 0 and 1; got {val_share:g}"])
     meanings = {ZERO: arguments.zero, WHITE: arguments.value_255}
     classes = [name.strip() for name in (arguments.classes or "").split(",") if name.strip()]
     changes, _ = parse_assignments(arguments.set)
@@ -176,17 +190,26 @@ def _answers(arguments: argparse.Namespace) -> Answers:
         meanings={value: meaning for value, meaning in meanings.items() if meaning},
         classes=tuple(classes) or None,
         leave_out=None if arguments.leave_out is None else arguments.leave_out == "yes",
-        val_share=arguments.val_share,
-        seed=arguments.seed,
+        val_share=val_share,
+        seed=arguments.seed or 0,
         data=of_data,
     )
 
 
 def _ask(question: str, proposal: str, options: tuple[str, ...]) -> str:
-    """Ask on the terminal until the answer is one of the options; Enter takes the proposal."""
+    """Ask on the terminal until the answer is one of the options; Enter takes the proposal.
+
+    Raises ConfigError at the end of the input (Ctrl-D).
+    """
     shown = "/".join(option.upper() if option == proposal else option for option in options)
     while True:
-        answer = input(f"{question} [{shown}] ").strip().lower()
+        try:
+            answer = input(f"{question} [{shown}] ").strip().lower()
+        except EOFError:
+            problem = (
+                "the input has ended; --yes takes all proposals, and every answer is an option"
+            )
+            raise ConfigError([f"no answer to '{question}': {problem}"]) from None
         fitting = [option for option in options if answer and option.startswith(answer)]
         if not answer or len(fitting) == 1:
             return fitting[0] if fitting else proposal
@@ -205,7 +228,12 @@ def _weights(arguments: argparse.Namespace, encoder: str) -> str | None:
     if arguments.weights == "hub":
         return HUB_ID.format(encoder.replace("_", "-"))
     if arguments.weights not in (None, "none"):
-        return str(Path(arguments.weights).absolute())
+        path = Path(arguments.weights).absolute()
+        if not path.exists():
+            raise ConfigError(
+                [f"--weights {path}: no such file or folder; allowed are a path, hub and none"]
+            )
+        return str(path)
     found = None if arguments.weights else downloaded_weights(encoder)
     if found is None and arguments.weights is None:
         log.info(

@@ -80,7 +80,9 @@ def _seconds(text: str) -> float:
     except ValueError:
         seconds = 0.0
     if not 0 < seconds < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text}: expected a number of seconds above 0, such as 5")
+        raise argparse.ArgumentTypeError(
+            f"{text}: expected a number of seconds above 0, such as 5; the RUN comes before --watch"
+        )
     return seconds
 
 
@@ -93,10 +95,11 @@ def _status(arguments: argparse.Namespace) -> int:
             return DONE
     run = SearchDir.open(path)
     study, console = load_study(run.study), wide_console()
-    if arguments.watch and not prints_json(arguments):
+    if arguments.watch:
         from segtune.reporting.watching import watch
 
-        watch(study, run, console, arguments.watch, quiet=is_quiet(arguments))
+        shows_nothing = is_quiet(arguments) or prints_json(arguments)
+        watch(study, run, console, arguments.watch, quiet=shows_nothing)
     if arguments.json:
         from segtune.reporting.status_tree import search_tree
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import http.client
 import json
 import logging
 import os
@@ -111,6 +112,7 @@ class Notifier:
                 shell=True,
                 env=environment,
                 text=True,
+                errors="replace",
                 start_new_session=True,  # so that a timeout ends what the shell has started, too
                 stdin=pipe,
                 stdout=subprocess.DEVNULL,
@@ -124,7 +126,7 @@ class Notifier:
         except subprocess.TimeoutExpired:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
+            process.wait()  # not for stderr, which a process of another session may keep open
             self._warn("command", f"took longer than {self._config.timeout_s:g} s")
             return
         if process.returncode:
@@ -139,7 +141,7 @@ class Notifier:
         except urllib.error.HTTPError as error:
             self._warn("webhook", f"the server answered {error.code}")
         # The text of other errors may repeat the URL.
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, http.client.HTTPException) as error:
             reason = getattr(error, "reason", None)
             cause = reason if isinstance(reason, OSError) else error
             words = getattr(cause, "strerror", None) or type(cause).__name__

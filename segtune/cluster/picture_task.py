@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import ray
 from ray.exceptions import RayError
 
 from segtune.cluster.placement import Placement
-from segtune.runs.rundir import SearchDir
+from segtune.runs.rundir import SearchDir, search_of
 from segtune.tuning.study import Study
 
 log = logging.getLogger(__name__)
@@ -35,7 +36,8 @@ def draw_pictures(study: Study, run: SearchDir, placement: Placement) -> None:
     except (RayError, KeyboardInterrupt) as error:  # of TIMEOUT_S, too
         ray.cancel(reference, force=True)
         reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
-        later = f"segtune report {run.path} --pictures"
+        whole = search_of(run.path) or run  # its report has the pictures of a part, too
+        later = shlex.join(["segtune", "report", str(whole.path), "--pictures"])
         log.warning("no pictures in the report (%s); draw them: %s", reason, later)
 
 

@@ -105,7 +105,7 @@ class Settings(BaseModel):
             raise ConfigError(problems)
         tree = self.dump()
         for name, value in changes.items():
-            _set_value(tree, name, value)
+            set_value(tree, name, value)
         return self.parse(tree, source)
 
     def dump(self) -> Tree:
@@ -210,7 +210,7 @@ def _emptied_sections(
             yield name, next(iter(section.model_fields))
 
 
-def _set_value(tree: Tree, dotted: str, value: Any) -> None:
+def set_value(tree: Tree, dotted: str, value: Any) -> None:
     """Set the value of a dotted name in `tree`."""
     *parents, last = dotted.split(".")
     for parent in parents:

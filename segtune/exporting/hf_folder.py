@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from segtune.config.import_path import own_code
-from segtune.config.schema import ExperimentConfig
 from segtune.config.short import short_text
 from segtune.exporting.model_card import Card, card_text
 from segtune.exporting.preprocessing import image_processor
 from segtune.exporting.program import cases_for, check_difference
+from segtune.exporting.public_config import public_config
 from segtune.exporting.source import ExportSource
 from segtune.exporting.targets import new_folder
 from segtune.models.transformers_models import logits_of_folder, save, to_transformers
@@ -65,7 +65,8 @@ def _write_module(source: ExportSource, path: Path, card: Card) -> str:
     """Write a checkpoint of segtune with its config and a card."""
     model = source.config.model
     with new_folder(path, "segtune") as folder:
-        config = portable_config(source)
+        changes = {"data.classes": list(source.classes), "model.weights": None}
+        config = public_config(source.config).override(changes)
         manifest: dict[str, Any] = asdict(source.manifest)
         manifest |= {"config": config.dump(), "classes": source.classes}
         write_folder(folder, source.model.state_dict(), None, manifest)
@@ -76,18 +77,6 @@ def _write_module(source: ExportSource, path: Path, card: Card) -> str:
     return (
         f"for segtune, because transformers has no {model.name} with {model.encoder}: weights, "
         f"{CONFIG} and {CARD}; it loads with segtune{own}, see {path / CARD}"
-    )
-
-
-def portable_config(source: ExportSource) -> ExperimentConfig:
-    """Return the config without paths of this machine: the weights and classes lie beside it."""
-    return source.config.override(
-        {
-            "data.classes": list(source.classes),
-            "data.root": Path(source.config.data.root).name or "data",
-            "data.cache": "auto",
-            "model.weights": None,
-        }
     )
 
 

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from segtune.checks.confirmed_best import confirmation_line
-from segtune.config.schema import ExperimentConfig
+from segtune.checks.confirmed_best import confirmation_words
 from segtune.config.short import short_text
 from segtune.config.yaml_io import write_yaml
 from segtune.data.class_coverage import LabelCounts
@@ -17,6 +16,7 @@ from segtune.data.layouts import open_split
 from segtune.data.statistics import count_masks
 from segtune.errors import DataError
 from segtune.exporting.licence import OTHER, licence_of
+from segtune.exporting.public_config import data_set_name, public_config
 from segtune.exporting.source import ExportSource
 from segtune.exporting.targets import new_file
 from segtune.runs.records import ValidationScores
@@ -89,9 +89,8 @@ def _searched(search: SearchDir, run: TrialDir) -> list[str]:
             f"It is the best of them, with mIoU {100 * best.miou:.2f}; the config that the search "
             f"began with has {100 * itself:.2f}. The best of many is partly lucky."
         )
-    sentence = confirmation_line(search, best)
-    # The command that the line ends with names a folder of this machine.
-    return [*lines, f"Confirmed: {sentence.partition('; confirm it: ')[0]}."]
+    verdict, problem = confirmation_words(search, best)
+    return [*lines, f"Confirmed: {verdict}." if verdict else f"Not confirmed: {problem}."]
 
 
 def write_card(source: ExportSource, path: Path) -> str:
@@ -127,7 +126,7 @@ def card_text(
         "Licence": licence_of(source.config.model)[1]
         + "\nThe licence of the data set and yours for these weights have to be added here.",
         "Config": "The settings that differ from segtune's defaults:\n\n```yaml\n"
-        + short_text(source.config.override({"data.root": _name(source.config)}), {})
+        + short_text(public_config(source.config), {})
         + "```",
     }
     body = "\n\n".join(f"## {t}\n\n{text}" if t else text for t, text in sections.items())
@@ -152,7 +151,7 @@ def _front_matter(source: ExportSource, card: Card, name: str, library: Library)
             for (metric, value), words in zip(metrics.items(), ("mIoU", "aAcc"), strict=True)
         ]
         dataset = {
-            "name": _name(source.config),
+            "name": data_set_name(source.config),
             "type": "image-segmentation",
             "split": "validation",
         }
@@ -162,17 +161,12 @@ def _front_matter(source: ExportSource, card: Card, name: str, library: Library)
     return matter
 
 
-def _name(config: ExperimentConfig) -> str:
-    """Return the name of the data set: that of its folder, without the folders above it."""
-    return Path(config.data.root).name or config.data.layout
-
-
 def _summary(source: ExportSource, card: Card) -> str:
     model = source.config.model
     num_classes = len(source.classes)
     text = (
-        f"Semantic segmentation of {_name(source.config)} into {num_classes} classes: {model.name} "
-        f"with the encoder {model.encoder}, trained by segtune (checkpoint of epoch "
+        f"Semantic segmentation of {data_set_name(source.config)} into {num_classes} classes: "
+        f"{model.name} with the encoder {model.encoder}, trained by segtune (checkpoint of epoch "
         f"{source.manifest.epoch} of {source.config.schedule.epochs})."
     )
     if card.scores:
@@ -212,15 +206,15 @@ def _loading(source: ExportSource, place: str, library: Library) -> str:
 
 def _intended_use(source: ExportSource) -> str:
     return (
-        f"Images like those of {_name(source.config)}, as they come from the same source. Every "
-        f"pixel gets one of the classes {', '.join(source.classes)}; there is no answer for a "
-        "pixel of no class."
+        f"Images like those of {data_set_name(source.config)}, as they come from the same source. "
+        f"Every pixel gets one of the classes {', '.join(source.classes)}; there is no answer for "
+        "a pixel of no class."
     )
 
 
 def _data(source: ExportSource, card: Card) -> str:
     data = source.config.data
-    lines = [f"- data set: {_name(source.config)}, layout {data.layout}"]
+    lines = [f"- data set: {data_set_name(source.config)}, layout {data.layout}"]
     train = f"{', '.join(data.train)}"
     num_train = data.num_images or card.num_train
     lines.append(f"- training: {train}" + (f", {num_train} images" if num_train else ""))
@@ -250,7 +244,8 @@ def _scores(source: ExportSource, card: Card) -> str:
         iou = scores.class_iou[label] if label < len(scores.class_iou) else None
         shown = "-" if iou is None else f"{100 * iou:.2f}"
         images = card.val.images[label] if card.val else "-"
-        lines.append(f"| {label} | {name} | {shown} | {images} |")
+        cell = name.replace("|", "\\|")
+        lines.append(f"| {label} | {cell} | {shown} | {images} |")
     return "\n".join(lines)
 
 

@@ -10,10 +10,11 @@ from segtune.exporting.source import ExportSource
 from segtune.models.exportable import Sides
 
 WHITE = 255
+DETAILS = "segtune"  # the key of the JSON
 
 
 def description(source: ExportSource, sides: Sides, output: str) -> dict[str, str]:
-    """Return the metadata of an exported network: plain words, and JSON under the key `segtune`."""
+    """Return the metadata of an exported network: plain words, and all of it as JSON."""
     from segtune import __version__
 
     long_side, short_side = max(source.config.data.resize), min(source.config.data.resize)
@@ -36,7 +37,7 @@ def description(source: ExportSource, sides: Sides, output: str) -> dict[str, st
         "classes": ", ".join(source.classes),
         "resize": f"scale to fit into {long_side} x {short_side} pixels (long side, short side), "
         "bilinear, aspect ratio kept",
-        "segtune": json.dumps(details),
+        DETAILS: json.dumps(details),
     }
 
 

@@ -5,7 +5,6 @@ Also compares exported networks with segtune's own on images of several sizes.
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 import tempfile
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from segtune.errors import RunError
-from segtune.exporting.preprocessing import description
+from segtune.exporting.preprocessing import DETAILS, description
 from segtune.exporting.source import ExportSource
 from segtune.exporting.targets import new_file
 from segtune.models.exportable import Sides, exportable, has_free_sizes, sides_of
@@ -149,9 +148,9 @@ def write_pt2(source: ExportSource, path: Path, program: ExportedProgram) -> str
 
     Return one line on the result. Raise RunError if it does not load or predicts something else.
     """
-    text = json.dumps(description(source, sides_of(source.model), "logits"), indent=1)
+    details = description(source, sides_of(source.model), "logits")[DETAILS]
     with new_file(path) as copy:
-        torch.export.save(program, copy, extra_files={METADATA: text})
+        torch.export.save(program, copy, extra_files={METADATA: details})
         words = check_difference(path, _difference_outside(copy, path, cases_for(source)))
     return f"torch.export, free batch and sizes, loads without segtune; {words}"
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from segtune.config.schema import ExperimentConfig
+from segtune.config.settings import set_value
 from segtune.config.yaml_io import Tree
 from segtune.data.shapes import CLASSES, ShapesSpec
 from segtune.errors import DataError, first_of
@@ -204,11 +205,7 @@ def config_text(
         tree = training_settings(Basis(machine, data.survey.sizes, len(data.split.train), weights))
     tree = {**tree, "data": {**data.settings, **tree["data"]}}
     for name, value in changes.items():
-        *sections, last = name.split(".")
-        place = tree
-        for section in sections:
-            place = place.setdefault(section, {})
-        place[last] = value
+        set_value(tree, name, value)
     tree = {"data": tree.pop("data"), **tree}
     return commented_yaml(tree, config_head(data.lines, str(machine)), CONFIG_COMMENTS)
 

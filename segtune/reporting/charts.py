@@ -49,7 +49,7 @@ def learning_curves(
     drawn = [trial for trial in trials if scores.get(trial.id)]
     epochs = [epoch for trial in drawn for epoch, _ in scores[trial.id]]
     mious = [100 * miou for trial in drawn for _, miou in scores[trial.id]]
-    x = replace(Axis.over(epochs, "epoch", margin=0.02), low=0.0)
+    x = Axis.over(epochs, "epoch", is_whole=True, from_zero=True, margin=0.02)
     plot = Plot(x, Axis.over(mious, "mIoU", from_zero=True), 1100, 400)
     for rung in rungs:
         plot.upright(rung, f"rung {rung}")
@@ -142,7 +142,8 @@ def setting_axis(dimension: Dimension, drawn: Sequence[Any], title: str = "") ->
         return Axis.categories(list(dict.fromkeys([*labels, *others])), title)
     numbers = [v for v in drawn if isinstance(v, int | float)]
     is_log = dimension.kind == "loguniform"
-    return Axis.over([*dimension.values, *numbers], title, is_log=is_log)
+    is_whole = dimension.kind == "int"
+    return Axis.over([*dimension.values, *numbers], title, is_log=is_log, is_whole=is_whole)
 
 
 def _labels(dimension: Dimension) -> list[str]:
@@ -193,7 +194,8 @@ def parallel_coordinates(trials: Sequence[TrialResult], dimensions: Sequence[Dim
         plot.line([(place, 0.0), (place, 1.0)], "axis")
         for value, label in axis.ticks(4):
             plot.text(place + 0.03, axis.at(value), shortened(label, 80), "start")
-    entries = {f"q{i}": f"{i + 1}. fifth of mIoU" for i in (0, NUM_SHADES // 2, NUM_SHADES - 1)}
+    fifths = zip((0, NUM_SHADES // 2, NUM_SHADES - 1), ("lowest", "middle", "highest"), strict=True)
+    entries = {f"q{i}": f"{which} fifth of mIoU" for i, which in fifths}
     entries |= {"bad": "cannot win", "baseline": CONFIG_ITSELF, "best": "best"}
     words = f"Parallel coordinates of {len(drawn)} trials and {len(axes)} settings"
     if best:

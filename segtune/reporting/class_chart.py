@@ -44,16 +44,19 @@ def class_iou(trial: TrialDir, best_epoch: int | None = None) -> Sequence[float 
     return ()
 
 
-def class_scores(run: SearchDir, trial: TrialResult | None) -> ClassScores:
-    """Return the scores of a trial: over the fresh seeds of its confirmation, or of the search."""
+def class_scores(run: SearchDir, trial: TrialResult | None, *, fresh: bool = True) -> ClassScores:
+    """Return the scores of a trial: over the fresh seeds of its confirmation, or of the search.
+
+    Without `fresh`, always those of the search.
+    """
     if trial is None:
         return ClassScores(())
-    record = run.read_confirmation() if not run.confirms else None
+    record = run.read_confirmation() if fresh and not run.confirms else None
     for row in (record["baseline"], *record["candidates"]) if record else ():
         if row["trial"] == trial.id:
-            fresh = [class_iou(TrialDir(run.path / path)) for path in _completed(row)]
-            if len(fresh) > 1 and all(len(of_seed) == len(fresh[0]) > 0 for of_seed in fresh):
-                return _over_seeds(fresh)
+            by_seed = [class_iou(TrialDir(run.path / path)) for path in _completed(row)]
+            if len(by_seed) > 1 and all(len(iou) == len(by_seed[0]) > 0 for iou in by_seed):
+                return _over_seeds(by_seed)
     return ClassScores(class_iou(run.trial(trial.number), trial.best_epoch))
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 from markupsafe import Markup
 
@@ -56,7 +55,8 @@ def _charts(searches: Sequence[ComparedSearch]) -> Iterator[Chart]:
 
 def _chart(searches: Sequence[ComparedSearch], curves: Sequence[Steps], title: str) -> Markup:
     places = [x for curve in curves for x, _ in curve]
-    x = replace(Axis.over(places, title, margin=0.02), low=0.0)
+    is_whole = title == "trials"
+    x = Axis.over(places, title, is_whole=is_whole, from_zero=True, margin=0.02)
     scores = [100 * y for curve in curves for _, y in curve]
     plot = Plot(x, Axis.over(scores, "best mIoU", from_zero=True), 1100, 380)
     words = []
@@ -66,6 +66,8 @@ def _chart(searches: Sequence[ComparedSearch], curves: Sequence[Steps], title: s
             last = curve[-1]
             words.append(f"{search.name}: {100 * last[1]:.2f} after {last[0]:.3g} {title}")
     names = {f"r{n}": search.name for n, search in enumerate(searches[:NUM_COLOURS])}
+    if more := ", ".join(search.name for search in searches[NUM_COLOURS:]):
+        names[f"r{NUM_COLOURS - 1}"] += f", {more}"
     chart = plot.svg(f"Best mIoU so far over {title}; {'; '.join(words)}")
     return legend(names) + scrolled(chart, f"Best so far, by {title}")
 

@@ -27,6 +27,7 @@ from segtune.tuning.study_reader import load_study
 
 # What differs between two searches without a meaning for the comparison.
 UNCOMPARED = ("search.storage", "search.pictures", "search.max_concurrent", "search.retries")
+UNCOMPARED_SECTION = "search.notify."
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,18 @@ class ComparedSearch:
         """The verdict of a confirmation on the best trial, or that there is none."""
         if self.best is None:
             return "-"
-        verdict, problem = confirmation_words(self.run, self.best)
+        verdict, problem = self._confirmation
         return verdict or f"no: {problem}"
+
+    @property
+    def lacks_confirmation(self) -> bool:
+        """Whether there is a best trial that was not confirmed."""
+        return self.best is not None and not self._confirmation[0]
+
+    @property
+    def _confirmation(self) -> tuple[str, str]:
+        assert self.best is not None
+        return confirmation_words(self.run, self.best)
 
     @property
     def cells(self) -> dict[str, str]:
@@ -133,7 +144,11 @@ def differing_settings(searches: Sequence[ComparedSearch]) -> list[tuple[str, li
     trees = [_flat(_tree(search.study)) for search in searches]
     names = list(dict.fromkeys(name for tree in trees for name in tree))
     rows = [(name, [tree.get(name, "-") for tree in trees]) for name in names]
-    return [(n, values) for n, values in rows if len(set(values)) > 1 and n not in UNCOMPARED]
+    return [(n, values) for n, values in rows if len(set(values)) > 1 and _is_compared(n)]
+
+
+def _is_compared(name: str) -> bool:
+    return name not in UNCOMPARED and not name.startswith(UNCOMPARED_SECTION)
 
 
 def _tree(study: Study) -> dict[str, Any]:
@@ -167,7 +182,7 @@ def warnings_of(searches: Sequence[ComparedSearch]) -> list[str]:
         )
     if len({search.study.epochs for search in searches}) > 1:
         sentences.append("The trials differ in their length, and longer ones reach more.")
-    if any(not search.confirmed.startswith("trial") for search in searches):
+    if any(search.lacks_confirmation for search in searches):
         sentences.append(
             "A winner that is not confirmed is partly lucky, the more so the more trials its "
             "search had; confirm each with segtune confirm RUN before comparing them."

@@ -109,7 +109,8 @@ def write_report(study: Study, run: SearchDir, out: Path | None = None) -> Path:
     out = out or run.report
     mattered = mattered_record(study, run)
     try:
-        write_atomic(out, page(study, run, mattered))
+        # The name of an image may have bytes that are no UTF-8.
+        write_atomic(out, page(study, run, mattered).encode(errors="replace"))
     except OSError as error:
         raise RunError(
             f"{out}: the report cannot be written ({error.strerror}); "
@@ -149,7 +150,7 @@ def page(study: Study, run: SearchDir, mattered: Mapping[str, Any] | None = None
         parts=parts,
         mattered=_mattered(study, run, mattered) if mattered else None,
         environment=environment_rows(run),
-        reproduction=reproduction(run, best_trial(trial_reader(run).read())),
+        reproduction=reproduction(run),
     )
 
 
@@ -206,4 +207,5 @@ def _part(study: Study, run: SearchDir, *, title: str = "", note: str = "") -> P
 def _ends(run: SearchDir) -> Iterator[str]:
     """Yield why the search has ended before its last trial, if a limit has ended it."""
     if end := read_end(run):
-        yield f"The search has ended before its last trial: {end.sentence}."
+        way_out = "" if end.options else f"; {end.way_out}"  # otherwise, a command says how
+        yield f"The search has ended before its last trial: {end.sentence}{way_out}."

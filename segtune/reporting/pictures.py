@@ -10,7 +10,7 @@ from typing import Any
 
 from segtune.checks.findings import percent
 from segtune.runs.results import TrialResult
-from segtune.runs.rundir import SearchDir
+from segtune.runs.rundir import SearchDir, search_of
 
 MIME = {".jpg": "image/jpeg", ".png": "image/png"}
 TITLES = {"image": "image", "truth": "truth", "baseline": "config itself", "best": "best trial"}
@@ -59,7 +59,8 @@ class Confusion:
 def read_pictures(run: SearchDir, best: TrialResult | None) -> Pictures:
     """Return the pictures, and a sentence if they are missing or of another trial."""
     record = run.read_pictures()
-    command = shlex.join(["segtune", "report", str(run.path), "--pictures"])
+    whole = search_of(run.path) or run  # its report has the pictures of a part, too
+    command = shlex.join(["segtune", "report", str(whole.path), "--pictures"])
     if record is None:
         return Pictures(f"There are no pictures yet; draw them with: {command}")
     if "problem" in record:

@@ -100,10 +100,12 @@ def _class_chart(study: Study, run: SearchDir, trials: Sequence[TrialResult]) ->
     if baseline is best:
         return
     before, after = class_scores(run, baseline), class_scores(run, best)
+    if not (before.margin and after.margin):  # only one of them has fresh seeds
+        before, after = (class_scores(run, trial, fresh=False) for trial in (baseline, best))
     if not before.iou or len(before.iou) != len(after.iou):
         return
     caption = "IoU of each class in the best epoch, for the config itself and for the best trial. "
-    if before.margin and after.margin:
+    if before.margin:
         caption = (
             f"IoU of each class: means of {before.num_seeds} and {after.num_seeds} fresh seeds of "
             "the confirmation. A bar is the 95 % interval of one mean, not corrected for the "

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from segtune.checks.confirmed_best import confirmation_words
+from segtune.checks.search_limits import read_end
 from segtune.reporting.format import (
     format_miou,
     format_value,
@@ -19,8 +20,9 @@ from segtune.reporting.format import (
 )
 from segtune.runs.chosen_trial import part_of_best
 from segtune.runs.environment import Environment, read_environments
-from segtune.runs.results import BAD_ENDS, TrialResult
+from segtune.runs.results import BAD_ENDS, RUNNING, TrialResult, best_trial
 from segtune.runs.rundir import SearchDir, search_of
+from segtune.tuning.confirm_study import trial_reader
 from segtune.tuning.study import Study
 
 # More changes than this are left to the table of trials.
@@ -128,7 +130,7 @@ def commands(
     whole = search_of(run.path) or run
     steps: dict[str, str] = {}
     if any(not has_ended(trial) for trial in trials) or len(trials) < study.num_trials:
-        steps["Continue the search"] = _resume(whole)
+        steps |= _how_to_go_on(run, whole, trials)
     # After a search on a proxy, the best config is one of those at full length.
     if best is None or run.confirms or part_of_best(run).path != run.path:
         return steps
@@ -159,13 +161,34 @@ def _segtune(command: str, run: SearchDir, *options: str) -> str:
     return shlex.join(["segtune", command, str(run.path), *options])
 
 
-def _resume(run: SearchDir) -> str:
+def _how_to_go_on(
+    run: SearchDir, whole: SearchDir, trials: Sequence[TrialResult]
+) -> dict[str, str]:
+    """Return the command that continues a search; none if its study has to be changed first."""
+    end = read_end(run)
+    if end and not end.options:
+        return {}
+    label = "Continue the search"
+    if end:
+        label += " with a larger budget"
+    elif any(trial.state == RUNNING for trial in trials):
+        label += ", unless it is still running"
+    return {label: _resume(whole, end.options if end else {})}
+
+
+def _resume(run: SearchDir, options: Mapping[str, str]) -> str:
     words = ["segtune", "search", "--space", str(run.study), "--out", str(run.path.parent)]
-    return shlex.join([*words, "--name", run.path.name, "--resume"])
+    changes = [word for option in options.items() for word in option]
+    return shlex.join([*words, "--name", run.path.name, *changes, "--resume"])
 
 
-def reproduction(run: SearchDir, best: TrialResult | None) -> dict[str, str]:
-    """Return {what it does: command} that repeats the search and its best trial."""
+def reproduction(run: SearchDir) -> dict[str, str]:
+    """Return {what it does: command} that repeats the search and its best trial.
+
+    After a search on a proxy, the best trial is one of those at full length.
+    """
+    part = part_of_best(run)
+    best = best_trial(trial_reader(part).read())
     sessions = [s for s in read_environments(run.environment) if s.command]
     steps: dict[str, str] = {}
     if sessions and sessions[0].command:
@@ -173,7 +196,7 @@ def reproduction(run: SearchDir, best: TrialResult | None) -> dict[str, str]:
     again = ["segtune", "search", "--space", str(run.study), "--name", f"{run.path.name}-again"]
     steps["Repeat the search"] = shlex.join(again)
     if best:
-        config = run.trial(best.number).config
+        config = part.trial(best.number).config
         words = ["segtune", "train", "--config", str(config), "--out", "repeated"]
         steps[f"Repeat trial {best.id} without Ray"] = shlex.join(words)
         words = ["segtune", "evaluate", "--checkpoint", str(run.path)]

@@ -25,6 +25,7 @@ class Axis:
     high: float = 1.0
     is_log: bool = False
     labels: Sequence[str] = ()
+    is_whole: bool = False  # only whole numbers have a mark
 
     @classmethod
     def over(
@@ -33,6 +34,7 @@ class Axis:
         title: str = "",
         *,
         is_log: bool = False,
+        is_whole: bool = False,
         from_zero: bool = False,
         margin: float = 0.05,
     ) -> Axis:
@@ -43,7 +45,8 @@ class Axis:
             factor = (high / low) ** margin if high > low else 2.0
             return cls(title, low / factor, high * factor, is_log=True)
         space = margin * (high - low) or 0.1 * abs(high) or 1.0
-        return cls(title, 0.0 if from_zero and low >= 0 else low - space, high + space)
+        low = 0.0 if from_zero and low >= 0 else low - space
+        return cls(title, low, high + space, is_whole=is_whole)
 
     @classmethod
     def categories(cls, labels: Sequence[str], title: str = "") -> Axis:
@@ -71,7 +74,8 @@ class Axis:
                 self.low, self.high
             )
         else:
-            values = ticker.MaxNLocator(number).tick_values(self.low, self.high)
+            locator = ticker.MaxNLocator(number, integer=self.is_whole)
+            values = locator.tick_values(self.low, self.high)
         inside = [float(v) for v in values if self.low <= v <= self.high]
         return [(value, f"{value:.6g}") for value in inside]
 
@@ -125,7 +129,10 @@ class Plot:
         self._marks.append(f'<polyline class="{kind}" points="{places}"{_of(trial)}/>')
 
     def point(self, x: float, y: float, kind: str, trial: int | None = None, tip: str = "") -> None:
-        """Draw a point: a star if `kind` has the word best, a cross for cross, or a circle."""
+        """Draw a star or a cross if `kind` has that word, otherwise a circle.
+
+        Only a circle shows `tip`.
+        """
         px, py = self.px(x), self.py(y)
         words = kind.split()
         if "star" in words or "cross" in words:

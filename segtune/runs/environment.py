@@ -152,11 +152,16 @@ def output_of(*command: str) -> str | None:
 
 
 def _command(argv: list[str]) -> list[str] | None:
-    """Return the command line if it is one of segtune, with `***` for users and passwords."""
+    """Return the command line if it is one of segtune, without passwords."""
     program = Path(argv[0] or ".")
     if program.stem != "segtune" and program.resolve().parent != SOURCE:
         return None
-    return [PASSWORD.sub("***", word) for word in argv]
+    return [without_passwords(word) for word in argv]
+
+
+def without_passwords(text: str) -> str:
+    """Return a text with `***` for users and passwords of URLs."""
+    return PASSWORD.sub("***", text)
 
 
 def _shown(value: object) -> str:

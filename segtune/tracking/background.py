@@ -10,6 +10,7 @@ from functools import partial
 
 import numpy as np
 
+from segtune.runs.environment import without_passwords
 from segtune.runs.verdict import Verdict
 from segtune.tracking.tracker import Axis, TrackedRun, Tracker
 
@@ -60,20 +61,23 @@ class BackgroundTracker(Tracker):
 
     def end(self, summary: Mapping[str, float], verdict: Verdict | None) -> None:
         """Wait until everything is passed on, but not for longer than the time limit."""
-        self._later(partial(self._tracker.end, summary, verdict))
-        self._later(None)
+        if not (self._later(partial(self._tracker.end, summary, verdict)) and self._later(None)):
+            return  # it is too slow: the thread ends after its call
         self._thread.join(END_TIMEOUT_S)
         if self._thread.is_alive():
             self._fail("does not answer")
 
-    def _later(self, call: Callable[[], None] | None) -> None:
+    def _later(self, call: Callable[[], None] | None) -> bool:
+        """Add a call, or the end of the thread (None); return False if too many are waiting."""
         try:
             self._calls.put_nowait(call)
         except queue.Full:
             self._fail("is too slow")
+            return False
+        return True
 
     def _work(self) -> None:
-        while (call := self._calls.get()) is not None:
+        while not self._has_failed and (call := self._calls.get()) is not None:
             self._try(call)
 
     def _try(self, call: Callable[[], None]) -> None:
@@ -82,7 +86,7 @@ class BackgroundTracker(Tracker):
         try:
             call()
         except Exception as error:  # whatever it is: curves elsewhere are worth no training run
-            message = f"{type(error).__name__}: {error}"
+            message = without_passwords(f"{type(error).__name__}: {error}")
             self._fail(f"has failed: {' '.join(message.split())[:MAX_MESSAGE]}")
 
     def _fail(self, what: str) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 
 from segtune.config.log_config import SQLITE, LogConfig
 from segtune.config.settings import values_by_name
+from segtune.runs.environment import without_passwords
 from segtune.runs.rundir import search_of
 from segtune.runs.verdict import Verdict
 from segtune.tracking.tracker import Axis, TrackedRun, Tracker, as_hyperparameter
@@ -54,7 +55,8 @@ class MlflowRun(Tracker):
         self._id = run.tracker_id(NAME) or self._create(run)
         self._client.update_run(self._id, status="RUNNING")
         run.keep_tracker_id(NAME, self._id)
-        log.info("mlflow: run %s of experiment %s in %s", self._id, run.config.log.project, uri)
+        project, place = run.config.log.project, without_passwords(uri)
+        log.info("mlflow: run %s of experiment %s in %s", self._id, project, place)
 
     def _create(self, run: TrackedRun) -> str:
         from mlflow.entities import Param
@@ -64,7 +66,7 @@ class MlflowRun(Tracker):
             tags |= {"segtune.search": run.group, "segtune.trial": run.name}
         name = f"{run.group}/{run.name}" if run.group else run.name
         created = self._client.create_run(self._experiment, tags=tags, run_name=name)
-        values = values_by_name(run.config.dump()) | dict(run.hyperparameters)
+        values = values_by_name(run.settings) | dict(run.hyperparameters)
         params = [
             Param(name, str(as_hyperparameter(value))[:MAX_VALUE]) for name, value in values.items()
         ]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from segtune.config.log_config import LogConfig
 from segtune.errors import ConfigError
+from segtune.runs.environment import without_passwords
 from segtune.runs.rundir import SearchDir
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def prepare_trackers(config: LogConfig, run: SearchDir) -> None:
     try:
         tracking_places(config, run.path)
     except Exception as error:  # whatever it is: the trials say so, too, and train without MLflow
-        log.warning("log.to: mlflow has no database: %s", error)
+        log.warning("log.to: mlflow has no database: %s", without_passwords(str(error)))
 
 
 def recorders(config: LogConfig) -> list[TrainingListener]:

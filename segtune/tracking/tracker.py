@@ -14,7 +14,9 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from segtune.config.schema import ExperimentConfig
+from segtune.config.yaml_io import Tree
 from segtune.runs.atomic import write_atomic
+from segtune.runs.environment import without_passwords
 from segtune.runs.rundir import TrialDir
 from segtune.runs.verdict import Verdict
 
@@ -33,6 +35,13 @@ class TrackedRun:
     out: TrialDir
     epoch: int  # finished before; points after it are recorded again
     step: int  # made before
+
+    @property
+    def settings(self) -> Tree:
+        """The config as plain values, without the password of a server."""
+        uri = self.config.log.mlflow_uri
+        shown = uri if uri is None else without_passwords(uri)
+        return self.config.override({"log.mlflow_uri": shown}).dump()
 
     def tracker_id(self, tracker: str) -> str | None:
         """Return the id that an earlier session has kept for this training run; None if new."""

@@ -36,7 +36,7 @@ class WandbRun(Tracker):
             id=identifier,
             resume="allow",
             dir=str(run.out.path),
-            config=run.config.dump(),
+            config=run.settings,
             job_type="trial" if run.group else "train",
             reinit="create_new",  # several trials share a process
             # The terminal belongs to segtune.

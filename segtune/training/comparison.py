@@ -6,10 +6,11 @@ Writes the pictures of the report and the best trial's confusion matrix. Trains 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,8 @@ from segtune.training.locate import find_checkpoint
 from segtune.training.prediction import load_model
 from segtune.training.tta import AugmentedInference
 
+log = logging.getLogger(__name__)
+
 # The longer side of a picture, in pixels. A report with six rows of four stays below 300 kB.
 SIDE = 256
 JPEG_QUALITY = 80
@@ -53,6 +56,24 @@ class Predicted:
 
 
 @dataclass(frozen=True)
+class Packed:
+    """What is kept of a prediction of every validation image: some kB, not half a megabyte."""
+
+    accuracy: float
+    png: np.ndarray  # the labels
+
+    @classmethod
+    def of(cls, predicted: Predicted) -> Packed:
+        """Pack a prediction."""
+        return cls(predicted.accuracy, _encoded(predicted.labels, ".png"))
+
+    def unpacked(self, other: Predicted) -> Predicted:
+        """Return the prediction; `other` is a prediction of the same image."""
+        labels = cv2.imdecode(self.png, cv2.IMREAD_UNCHANGED)
+        return replace(other, accuracy=self.accuracy, labels=labels)
+
+
+@dataclass(frozen=True)
 class Compared:
     """The prediction of the best trial, and that of the config itself if it has a checkpoint."""
 
@@ -70,9 +91,9 @@ def comparison_is_due(run: SearchDir) -> bool:
     best = best_trial(read_trials(run))
     if best is None:
         return False
-    record = run.read_pictures()
+    record = run.read_pictures() or {}
     try:
-        return record is None or record["best"] != _described(run, best)
+        return record.get("best") != _described(run, best)
     except CheckpointError:
         return False
 
@@ -81,7 +102,8 @@ def write_comparison(run: SearchDir, num_pictures: int, cpus: float | None = Non
     """Predict the validation images, and write the pictures and the confusion matrix.
 
     Each model predicts every image once. If the data or a checkpoint of the best trial are not
-    there, the record says so. `cpus` is the share of the cores, as in `ValLoader`.
+    there, the record says so, and pictures of an earlier call are kept. `cpus` is the share of the
+    cores, as in `ValLoader`.
     """
     trials = read_trials(run)
     best = best_trial(trials)
@@ -90,7 +112,10 @@ def write_comparison(run: SearchDir, num_pictures: int, cpus: float | None = Non
     try:
         _write(run, best, trials[0], num_pictures, cpus)
     except SegtuneError as error:
-        _write_record(run, {"problem": str(error)})
+        log.warning("no pictures in the report: %s", error)
+        record = run.read_pictures() or {}
+        note = {"note": f"they could not be drawn again: {error}"}
+        _write_record(run, record | note if "images" in record else {"problem": str(error)})
 
 
 def _write(
@@ -98,12 +123,12 @@ def _write(
 ) -> None:
     device = Ranks.join().device
     record: dict[str, Any] = {"best": _described(run, best), "baseline": None, "note": ""}
-    earlier: dict[str, Predicted] = {}
+    earlier: dict[str, Packed] = {}
     if baseline.number == 0 and baseline.number != best.number:
         try:
             record["baseline"] = _described(run, baseline)
             model, config = _load(run, baseline, device)
-            earlier = {p.name: p for p in _predicted(model, config, device, cpus)}
+            earlier = {p.name: Packed.of(p) for p in _predicted(model, config, device, cpus)}
         except CheckpointError as error:
             record |= {"baseline": None, "note": f"no prediction of trial 0: {error}"}
     model, config = _load(run, best, device)
@@ -111,7 +136,8 @@ def _write(
     matrix = ConfusionMatrix(len(names), config.data.ignore_index)
     chosen = Chosen(num)
     for predicted in _predicted(model, config, device, cpus, matrix):
-        chosen.add(Compared(predicted, earlier.get(predicted.name)))
+        packed = earlier.pop(predicted.name, None)
+        chosen.add(Compared(predicted, packed.unpacked(predicted) if packed else None))
     colours = colours_of_classes(config.data, names, len(names))
     _write_pictures(run, chosen.rows(), colours, config.data.ignore_index, record)
     counts = matrix.matrix.cpu().tolist()
@@ -242,10 +268,15 @@ def _coloured(
 
 
 def _encode(path: Path, rgb: np.ndarray) -> None:
-    options = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY] if path.suffix == ".jpg" else []
-    done, data = cv2.imencode(path.suffix, np.ascontiguousarray(rgb[..., ::-1]), options)
-    assert done, "OpenCV encodes every uint8 image"
-    write_atomic(path, data.tobytes())
+    write_atomic(path, _encoded(np.ascontiguousarray(rgb[..., ::-1]), path.suffix).tobytes())
+
+
+def _encoded(array: np.ndarray, suffix: str) -> np.ndarray:
+    """Return an array of uint8, or uint16 for a PNG, as the bytes of a file."""
+    options = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY] if suffix == ".jpg" else []
+    done, data = cv2.imencode(suffix, array, options)
+    assert done, "OpenCV encodes every such array"
+    return data
 
 
 def _write_record(run: SearchDir, record: dict[str, Any]) -> None:

@@ -89,9 +89,8 @@ class Trainer(TrainingState):
         self.bundle = BundleWriter(config, out, ranks, self.train_data, self.classes)
         self._check_data()
         with seeded(config.seed, ranks.device):
-            self.network = build_network(
-                config, len(self.classes), ranks
-            )  # without DDP; `model` is the network in DDP
+            # Without DDP; `model` is the network in DDP.
+            self.network = build_network(config, len(self.classes), ranks)
         self.first_weight_norm = weight_norm(self.network)
         self.optimizer = build_optimizer(self.network, config.optim, head_parameters(self.network))
 
@@ -175,10 +174,11 @@ class Trainer(TrainingState):
         try:
             self.listeners.on_start(self._as_run())
             self.verdict = yield from self._epochs(should_stop)
+            if self.ranks.is_first:
+                # Before the listeners end: a tracker may take a minute to send the rest.
+                self.out.write_verdict(self.verdict)
         finally:  # also if the caller stops iterating before the last epoch
             self.listeners.on_end(self.verdict)
-        if self.ranks.is_first and self.verdict:
-            self.out.write_verdict(self.verdict)
         # No rank may read the files of the training run before they are complete.
         self.ranks.barrier()
 

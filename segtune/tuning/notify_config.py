@@ -23,9 +23,10 @@ def _check_webhook(url: str) -> str:
         return url
     try:
         parts = urlsplit(url)
-    except ValueError:
-        parts = urlsplit("")
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+        is_url = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # of brackets or of a port above 65535
+        is_url = False
+    if not is_url:
         raise ValueError("expected http://… or https://…, or a variable such as ${SLACK_URL}")
     return url
 
@@ -39,8 +40,8 @@ def hide_secrets(url: str) -> str:
     if VARIABLE.search(url):
         return url
     parts = urlsplit(url)
-    port = f":{parts.port}" if parts.port else ""
-    return f"{parts.scheme}://{parts.hostname}{port}/{HIDDEN}"
+    host_and_port = parts.netloc.rpartition("@")[2]  # an IPv6 address keeps its brackets
+    return f"{parts.scheme}://{host_and_port}/{HIDDEN}"
 
 
 class NotifyConfig(Settings):

@@ -13,14 +13,14 @@ import pytest
 from packaging.requirements import Requirement
 
 from segtune import doctor
-from segtune.checks.machine import limits
+from segtune.checks.machine import limits, packages
 from segtune.checks.machine.disks import (
     check_disks,
     check_home,
     check_shared_memory,
     check_space,
 )
-from segtune.checks.machine.gpus import match_of
+from segtune.checks.machine.gpus import check_gpus, match_of
 from segtune.checks.machine.network import check_collectives, check_ports, check_proxy
 from segtune.checks.machine.packages import check_packages, check_python, declared
 from segtune.checks.machine.ray_folder import check_leftovers
@@ -223,3 +223,29 @@ def test_a_proxy_needs_an_exception_for_this_machine() -> None:
     assert check_proxy({}).state == "ok"
     assert check_proxy(proxy).state == "warning"
     assert check_proxy({**proxy, "no_proxy": "localhost,127.0.0.1"}).state == "ok"
+
+
+def test_a_gpu_that_cannot_be_used_is_a_line_of_the_report(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(number: int) -> tuple[int, int]:
+        raise RuntimeError("CUDA error: out of memory\nmore")
+
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    monkeypatch.setattr("torch.cuda.mem_get_info", refuse)
+    *_, outcome = check_gpus()
+    assert (outcome.check, outcome.state) == ("gpu memory", "warning")
+    assert outcome.text == "GPU 0 cannot be used: CUDA error: out of memory"
+
+
+def test_another_project_file_beside_the_package_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "pyproject.toml"
+    file.write_text('[project]\nname = "other"\nrequires-python = ">=99"\ndependencies = []\n')
+    monkeypatch.setattr(packages, "CHECKOUT", file)
+    monkeypatch.setattr(packages, "requires", lambda name: ["numpy>=1"])
+    monkeypatch.setattr(packages, "metadata", lambda name: {"Requires-Python": ">=3.11"})
+    python, (needed,) = declared()
+    assert (python, needed.name) == (">=3.11", "numpy")

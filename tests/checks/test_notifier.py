@@ -26,7 +26,7 @@ SECRET = "T0ken-of-the-team"
 
 
 class Server(ThreadingHTTPServer):
-    """Keeps what it receives. Answers /fail with 500, and /slow after the test."""
+    """Keeps what it receives. Answers /fail with 500, /slow after the test, /odd with no HTTP."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
@@ -46,6 +46,9 @@ class Handler(BaseHTTPRequestHandler):
         self.server.received.append((self.path, json.loads(body)))
         if self.path.startswith("/slow"):
             self.server.over.wait(60)
+        if self.path.startswith("/odd"):
+            self.wfile.write(b"no HTTP\r\n")
+            return
         self.send_response(500 if self.path.startswith("/fail") else 200)
         self.end_headers()
 
@@ -127,6 +130,8 @@ def test_after_a_pause_no_end_is_told(server: Server, run: SearchDir) -> None:
         ("http://user:{secret}@127.0.0.1:1/{secret}", "Connection refused"),
         ("http://absent.invalid/{secret}?key={secret}", ""),
         ("{url}/slow/{secret}", "imed out"),
+        ("{url}/odd/{secret}", "BadStatusLine"),
+        ("{url}/a blank/{secret}", "InvalidURL"),
         ("${{ABSENT_VARIABLE}}", "the variable ABSENT_VARIABLE is not set"),
         ("https://hooks.example.com/***", "write it as ${NAME}"),
     ],
@@ -150,6 +155,8 @@ def test_a_failing_webhook_warns_once_without_its_secret(
     [
         ("echo no such team >&2; exit 3", "ended with code 3: no such team"),
         ("sleep 100", "took longer than 0.3 s"),
+        ("setsid sleep 20 & sleep 100", "took longer than 0.3 s"),  # keeps stderr open
+        (r"printf '\377' >&2; exit 3", "ended with code 3"),  # no UTF-8
         ("exec 0<&-; exit 0", None),  # reads nothing of what it is sent
     ],
 )
@@ -169,6 +176,7 @@ def test_a_failing_command_warns_once(
     [
         ("https://hooks.slack.com/services/T0/B1/abc", "https://hooks.slack.com/***"),
         ("http://me:pw@host:8080/x?key=1", "http://host:8080/***"),
+        ("http://me@[::1]:8080/x", "http://[::1]:8080/***"),
         ("https://host/${TOKEN}", "https://host/${TOKEN}"),
         ("${SLACK_URL}", "${SLACK_URL}"),
     ],
@@ -177,7 +185,9 @@ def test_what_may_be_secret_in_a_url_is_hidden(url: str, shown: str) -> None:
     assert hide_secrets(url) == shown
 
 
-@pytest.mark.parametrize("url", ["hooks.slack.com/x", "ftp://host/x", "http://", "http://[x"])
+@pytest.mark.parametrize(
+    "url", ["hooks.slack.com/x", "ftp://host/x", "http://", "http://[x", "http://h:99999/x"]
+)
 def test_a_url_that_is_none_is_refused(url: str) -> None:
     with pytest.raises(ConfigError, match=r"webhook: .*expected http"):
         NotifyConfig.parse({"webhook": url})

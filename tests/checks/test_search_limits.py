@@ -203,7 +203,7 @@ def test_the_end_is_shown_in_words_and_in_the_report(
     write_end(run, end)
     assert read_end(run) == end
     assert limit_words(study, run) == {"ended": end.sentence}
-    assert f"The search has ended before its last trial: {end.sentence}." in page(study, run)
+    assert f"The search has ended before its last trial: {end.sentence}" in page(study, run)
     run.end.write_text("{")
     assert read_end(run) is None
 

@@ -1,7 +1,9 @@
 """Laws of `segtune compare`: what it prints and draws of several searches."""
 
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,10 +25,14 @@ from segtune.tuning.study_reader import load_study
 
 
 def write_search(
-    config: ExperimentConfig, path: Path, space: dict, mious: list[list[float]]
+    config: ExperimentConfig,
+    path: Path,
+    space: dict,
+    mious: list[list[float]],
+    **search: Any,
 ) -> SearchDir:
     """Write a search whose trials, one after the other, have an hour for each epoch."""
-    tree = {"config": config.dump(), "space": space, "search": {"trials": len(mious)}}
+    tree = {"config": config.dump(), "space": space, "search": {"trials": len(mious)} | search}
     study_file = path.parent / f"{path.name}.yaml"
     study_file.write_text(write_yaml(tree))
     run = SearchDir(path)
@@ -73,6 +79,18 @@ def test_only_what_differs_is_listed(runs: list[SearchDir]) -> None:
     assert not any("Not comparable" in sentence for sentence in warnings_of(searches))
 
 
+def test_notices_do_not_make_searches_differ(tiny_config: ExperimentConfig, tmp_path: Path) -> None:
+    lr = {"optim.lr": {"loguniform": [1e-5, 1e-1]}}
+    hooks = ("https://a.example.com/token", "https://b.example.com/token")
+    runs = [
+        write_search(tiny_config, tmp_path / str(n), lr, [], trials=1, notify={"webhook": hook})
+        for n, hook in enumerate(hooks)
+    ]
+    searches = open_searches([run.path for run in runs])
+    assert differing_settings(searches) == []
+    assert warnings_of(searches) == []  # without a winner, there is nothing to confirm
+
+
 def test_searches_on_other_data_are_not_called_comparable(
     runs: list[SearchDir], tiny_config: ExperimentConfig, tmp_path: Path
 ) -> None:
@@ -98,6 +116,8 @@ def test_command_prints_a_table_and_writes_a_page(
     assert "&lt;b&gt;second" in html
     assert "<b>second" not in html
     assert html.count("<svg role=") == 2
+    by_trials = html.split('aria-label="Best so far, by trials"')[1].split("</svg>")[0]
+    assert not re.findall(r">[0-9]+\.[0-9]+</text>", by_trials)
     assert len(html) < 200_000
 
 

@@ -1,5 +1,6 @@
 """`segtune init`: folders as users have them become configs that train, and nothing is guessed."""
 
+import io
 import os
 import pty
 import subprocess
@@ -326,3 +327,40 @@ def test_a_terminal_is_asked_what_the_masks_leave_open(
     options = {"cwd": root.parent, "env": environment, "check": True}
     subprocess.run(words, stdin=terminal, stdout=terminal, **options)
     assert class_names(load_config(root.parent / "x.yaml").data) == names
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--weights", "absent.pth"], "--weights"),
+        (["--set", "model.weights.x=1"], "--set: model.weights"),
+    ],
+)
+def test_what_cannot_be_in_a_config_is_one_message(
+    options: list[str], message: str, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(4):
+        save(root, f"images/{number}.png", f"masks/{number}.png", number, grey([0, 1, 2]))
+    assert init.main([str(root), "--out", str(root.parent), "--no-check", *options]) == 2
+    assert f"error: {message}" in capsys.readouterr().err
+    assert not list(root.parent.glob("*.yaml"))
+
+
+@pytest.mark.parametrize("options", [["--classes", "a,b"], ["--weights", "hub"], ["--seed", "1"]])
+def test_answers_about_data_need_the_data(
+    options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert init.main(["--out", str(tmp_path), "--no-check", *options]) == 2
+    assert f"{options[0]}: needs DATA" in capsys.readouterr().err
+
+
+def test_end_of_input_instead_of_an_answer_is_one_message(
+    monkeypatch: pytest.MonkeyPatch, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(4):
+        save(root, f"images/{number}.png", f"masks/{number}.png", number, grey([0, 1, 2]))
+    (root / "classes.txt").write_text("car\ntree\n")
+    monkeypatch.setattr(init, "_asks", lambda arguments: True)
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    assert init.main([str(root), "--out", str(root.parent), "--no-check"]) == 2
+    assert "--yes takes all proposals" in capsys.readouterr().err

@@ -157,6 +157,29 @@ def test_watch_prints_a_line_for_each_change_and_ends_with_the_driver(
     assert watcher.returncode == 0
 
 
+def test_watch_with_json_prints_the_state_at_the_end(
+    run: SearchDir,
+    driver: subprocess.Popen[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def end_driver(seconds: float) -> None:
+        driver.stdin.close()
+        driver.wait()
+
+    monkeypatch.setattr("segtune.reporting.watching.time.sleep", end_driver)
+    assert status.main([str(run.path), "--watch", "--json"]) == 0
+    assert not json.loads(capsys.readouterr().out)["driver"]["running"]
+
+
+def test_watch_before_the_run_says_where_the_run_belongs(
+    run: SearchDir, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        status.main(["--watch", str(run.path)])
+    assert "the RUN comes before --watch" in capsys.readouterr().err
+
+
 def test_watch_on_a_terminal_redraws_and_ctrl_c_leaves_the_search_alone(
     run: SearchDir, driver: subprocess.Popen[str]
 ) -> None:

@@ -11,9 +11,11 @@ from safetensors.torch import load_file, save_file
 import segtune
 from segtune.__main__ import main as program
 from segtune.config.model_config import ModelConfig
+from segtune.config.schema import ExperimentConfig
 from segtune.errors import CheckpointError, RunError
 from segtune.exporting.licence import licence_of
 from segtune.exporting.model_card import collect
+from segtune.exporting.public_config import public_config
 from segtune.exporting.source import open_source
 from segtune.exporting.targets import MARK
 from segtune.runs.atomic import write_atomic
@@ -66,7 +68,7 @@ def test_best_trial_of_a_search_or_one_by_number(search: SearchDir, tmp_path: Pa
         card = tmp_path / f"{number}.md"
         segtune.export_model(search.path, card=card, trial=number)
         assert "Trial 0000 of a search of 2 trials over `optim.lr`." in card.read_text()
-        assert "Confirmed: no: one training run each" in card.read_text()
+        assert "Not confirmed: one training run each" in card.read_text()
         assert "segtune confirm" not in card.read_text()
 
 
@@ -188,6 +190,26 @@ def test_copied_checkpoint_still_has_its_classes(run: Path, tmp_path: Path) -> N
     assert "No validation of this checkpoint is recorded." in text
     assert "how it was chosen is unknown" in text
     assert "background, disc" in text
+
+
+def test_public_config_has_no_paths_and_servers_of_this_machine(tmp_path: Path) -> None:
+    config = ExperimentConfig().override(
+        {
+            "data.root": str(tmp_path / "camvid"),
+            "data.cache": str(tmp_path),
+            "data.images": "leftImg8bit",
+            "model.weights": "/disk/mit_b2.pth",
+            "log.mlflow_uri": "http://user:secret@server:5000",
+            "optim.lr": 0.5,
+        }
+    )
+    public = public_config(config)
+    assert (public.data.root, public.data.images) == ("camvid", "leftImg8bit")
+    assert (public.model.weights, public.optim.lr) == ("mit_b2.pth", 0.5)
+    text = str(public.dump())
+    assert not [word for word in (str(tmp_path), "/disk", "secret") if word in text]
+    of_hub = config.override({"model.weights": "nvidia/mit-b2"})
+    assert public_config(of_hub).model.weights == "nvidia/mit-b2"
 
 
 @pytest.mark.parametrize(

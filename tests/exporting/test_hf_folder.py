@@ -74,7 +74,7 @@ def test_pipeline_and_predict_give_the_same_labels(
     (written,) = segtune.export_model(run, hf=tmp_path / "hf")
     assert written.path == tmp_path / "hf"
     assert re.fullmatch(
-        rf"for transformers: {name}; logits differ .* at most \d.\de-\d+", written.sentence
+        rf"for transformers: {name}; logits differ .* at most \d\.\de[-+]\d+", written.sentence
     )
     ours = segtune_labels(run, image, tmp_path / "labels")
     theirs = pipeline_labels(tmp_path / "hf", image)

@@ -1,15 +1,20 @@
 """ONNX and torch.export: free sizes, the same predictions, and a description in the file."""
 
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from pages import blocks
+from shipped import ROOT
 from torch import nn
 
 from segtune import api_export
 from segtune.api_export import export_model
+from segtune.api_predict import predict_labels
 from segtune.config.schema import ExperimentConfig
 from segtune.errors import RunError
 from segtune.exporting import program as programs
@@ -25,8 +30,7 @@ from segtune.exporting.program import (
 from segtune.exporting.source import ExportSource, open_source
 from segtune.models.build import build_model
 from segtune.models.exportable import PoolByMatmul, Sides, exportable
-from segtune.training import checkpoint
-from segtune.training.evaluation import predict_labels
+from segtune.training import checkpoint, evaluation
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -41,13 +45,27 @@ def normalised(num: int, height: int, width: int) -> torch.Tensor:
     return torch.randn(num, 3, height, width, generator=torch.Generator().manual_seed(7))
 
 
+def run_page(word: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Run the block of Python in docs/export.md that has a word; return its variables."""
+    page = blocks(ROOT / "docs" / "export.md")
+    (block,) = (b for b in page if b.language == "python" and word in b.text)
+    variables: dict[str, Any] = {}
+    monkeypatch.chdir(folder)
+    exec(compile(block.text, str(block), "exec"), variables)
+    return variables
+
+
 @pytest.mark.slow
 def test_onnx_file_predicts_the_same_at_any_size_and_describes_itself(
-    segformer_source: ExportSource, program: torch.export.ExportedProgram, tmp_path: Path
+    segformer_source: ExportSource,
+    program: torch.export.ExportedProgram,
+    image: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    sentence = write_onnx(segformer_source, tmp_path / "a.onnx", program)
+    sentence = write_onnx(segformer_source, tmp_path / "model.onnx", program)
     assert sentence.startswith(f"ONNX, opset {OPSET}, free batch and sizes, output logits; logits ")
-    model = onnx.load(tmp_path / "a.onnx")
+    model = onnx.load(tmp_path / "model.onnx")
     onnx.checker.check_model(model)
     assert {entry.domain or "ai.onnx": entry.version for entry in model.opset_import} == {
         "ai.onnx": OPSET
@@ -57,7 +75,7 @@ def test_onnx_file_predicts_the_same_at_any_size_and_describes_itself(
     assert details["classes"] == list(segformer_source.classes)
     assert details["mean"] == [123.675, 116.28, 103.53]
     assert details["resize"] == {"long_side": 96, "short_side": 64}
-    session = onnxruntime.InferenceSession(tmp_path / "a.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
     (images,) = session.get_inputs()
     assert images.shape == ["batch", 3, "height", "width"]
     for size in [(1, 65, 200), (5, 128, 64)]:
@@ -66,6 +84,11 @@ def test_onnx_file_predicts_the_same_at_any_size_and_describes_itself(
             expected = segformer_source.model(batch)
         (logits,) = session.run(None, {images.name: batch.numpy()})
         assert np.abs(logits - expected.numpy()).max() < 1e-4
+    shutil.copy(image, tmp_path / "image.png")
+    labels = run_page("onnxruntime", tmp_path, monkeypatch)["labels"]
+    (expected,) = predict_labels(segformer_source.checkpoint, [image])
+    assert labels.shape == (64, 64)
+    assert (labels != expected).mean() < 1e-3
 
 
 @pytest.mark.slow
@@ -77,23 +100,29 @@ def test_onnx_labels_are_those_of_segtune(upernet: Path, tmp_path: Path) -> None
     batch = normalised(2, 70, 101)
     (labels,) = session.run(None, {"images": batch.numpy()})
     with torch.no_grad():
-        expected = predict_labels([source.model(batch)], (70, 101))
+        expected = evaluation.predict_labels([source.model(batch)], (70, 101))
     assert (labels.shape, labels.dtype) == ((2, 70, 101), np.int64)
     assert (labels != expected.numpy()).mean() < 1e-3
 
 
 @pytest.mark.slow
 def test_pt2_file_loads_without_segtune(
-    segformer_source: ExportSource, program: torch.export.ExportedProgram, tmp_path: Path
+    segformer_source: ExportSource,
+    program: torch.export.ExportedProgram,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    sentence = write_pt2(segformer_source, tmp_path / "a.pt2", program)
+    sentence = write_pt2(segformer_source, tmp_path / "model.pt2", program)
     assert "loads without segtune; logits differ from segtune's by at most" in sentence
     extra = {programs.METADATA: ""}
-    loaded = torch.export.load(tmp_path / "a.pt2", extra_files=extra)
-    assert json.loads(extra[programs.METADATA])["output"].startswith("logits: float32")
+    loaded = torch.export.load(tmp_path / "model.pt2", extra_files=extra)
+    assert json.loads(extra[programs.METADATA])["output"] == "logits"
     batch = normalised(3, 64, 131)
     with torch.no_grad():
         assert torch.allclose(loaded.module()(batch), segformer_source.model(batch), atol=1e-5)
+    variables = run_page("torch.export.load", tmp_path, monkeypatch)
+    assert variables["labels"].shape == (1, 128, 160)
+    assert variables["about"]["classes"] == list(segformer_source.classes)
 
 
 @pytest.mark.slow

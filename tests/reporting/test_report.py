@@ -15,13 +15,15 @@ import pytest
 from generated_run import write_search, write_trial
 
 from segtune.__main__ import main as program
+from segtune.checks.search_limits import SearchEnd, write_end
 from segtune.config.schema import ExperimentConfig
 from segtune.config.yaml_io import write_yaml
 from segtune.reporting import charts
 from segtune.reporting.class_chart import ClassScores, class_chart, class_scores, drawn_classes
 from segtune.reporting.html import page, write_report
 from segtune.reporting.pair_chart import pair_chart
-from segtune.reporting.summary import causes
+from segtune.reporting.pictures import read_pictures
+from segtune.reporting.summary import causes, reproduction
 from segtune.runs.atomic import write_atomic
 from segtune.runs.results import TrialResult, best_trial, read_trials
 from segtune.runs.rundir import SearchDir
@@ -200,6 +202,8 @@ def test_each_trial_has_a_curve_and_each_rung_a_line() -> None:
         *("s-completed", "s-completed", "baseline", "best"),
     ]
     assert ">rung 1</text>" in html
+    assert ">1</text>" in html
+    assert not re.findall(r">[0-9]+\.[0-9]+</text>", html)  # an epoch is a whole number
     assert marks(html, 2) == 0
     assert "the best, trial 0001, reaches mIoU 30.00 at epoch 1" in html
 
@@ -265,6 +269,12 @@ def test_classes_of_a_confirmed_trial_have_the_interval_of_its_seeds(
     text = text_of(page(study, run))
     assert "means of 2 and 2 fresh seeds" in text
     assert "Confirmation: trial 0001 is better." in text
+    # A trial that became the best afterwards has no fresh seeds, so the config uses none either.
+    rows[1]["trial"] = "0002"
+    write_atomic(run.confirmation, json.dumps(record))
+    html = page(study, run)
+    assert "IoU of each class in the best epoch" in text_of(html)
+    assert "background, the config itself: IoU 17.08<" in html
 
 
 @pytest.mark.parametrize(
@@ -372,8 +382,45 @@ def test_summary_says_what_won_what_it_changed_and_what_to_do(study: Study, run:
     assert f"segtune confirm {run.path}" in text
     assert "Continue the search" not in text
     run.trial(1).verdict.unlink()
-    resume = f"segtune search --space {run.study} --out {run.path.parent} --name a-1 --resume"
-    assert resume in text_of(page(study, run))
+    resume = f"segtune search --space {run.study} --out {run.path.parent} --name a-1"
+    text = text_of(page(study, run))
+    assert f"Continue the search, unless it is still running {resume} --resume" in text
+
+
+@pytest.mark.parametrize(
+    ("end", "words"),
+    [
+        (
+            SearchEnd("budget.epochs", 9, 9, 4, 8),
+            "Continue the search with a larger budget segtune search --space {run.study} "
+            "--out {run.path.parent} --name a-1 --budget-epochs 18 --resume",
+        ),
+        (
+            SearchEnd("stop_when.regret", 0.01, 0.005, 4, 8),
+            "4 of 8 trials have ended; to go on, lower or remove search.stop_when.regret in the "
+            "study, and resume it.",
+        ),
+    ],
+)
+def test_search_that_a_limit_has_ended_goes_on_without_that_limit(
+    study: Study, run: SearchDir, end: SearchEnd, words: str
+) -> None:
+    write_end(run, end)
+    text = text_of(page(replace(study, search=study.search.override({"trials": 8})), run))
+    assert words.format(run=run) in text
+    assert ("Continue the search" in text) == bool(end.options)
+
+
+def test_after_a_search_on_a_proxy_the_trial_at_full_length_is_repeated(
+    study: Study, run: SearchDir
+) -> None:
+    write_trial(run.full.trial(0), 1000.0, [0.4], Verdict(state="completed"), **{"optim.lr": 1e-3})
+    write_atomic(run.full.best, "")
+    steps = reproduction(run)
+    config = run.full.trial(0).config
+    assert f"--config {config} " in steps["Repeat trial 0000 without Ray"]
+    full = read_pictures(run.full, None)
+    assert full.note.endswith(f"segtune report {run.path} --pictures")
 
 
 def test_page_shows_the_pictures_and_the_confusion_matrix_of_the_best_trial(
@@ -391,6 +438,13 @@ def test_page_shows_the_pictures_and_the_confusion_matrix_of_the_best_trial(
     text = text_of(page(study, run))
     assert "Trial 0001 was the best then; draw them again with:" in text
     assert "Confusion matrix" not in text
+
+
+def test_name_that_is_no_utf8_does_not_end_the_report(study: Study, run: SearchDir) -> None:
+    write_pictures(run, "0001")
+    file = run.pictures / "pictures.json"
+    write_atomic(file, file.read_text().replace("<img>", "caf\\udce9.png"))
+    assert "caf?.png: " in text_of(write_report(study, run).read_text())
 
 
 def write_pictures(run: SearchDir, trial: str) -> None:

@@ -32,7 +32,8 @@ from segtune.reporting.training_progress import (
 )
 from segtune.runs.records import EpochRecord
 from segtune.runs.rundir import TrialDir
-from segtune.training.listener import TrainingRun
+from segtune.runs.verdict import Verdict
+from segtune.training.listener import TrainingListener, TrainingRun
 from segtune.training.train_step import StepResult
 
 COLUMNS = 80
@@ -177,13 +178,23 @@ def test_file_gets_lines_whatever_the_environment_says(monkeypatch: pytest.Monke
     assert isinstance(training_progress(), ProgressLines)
 
 
+# The bar is drawn every half second, and the epochs of a tiny config may be shorter.
+TRAIN_AND_DRAW_AT_ONCE = """
+from segtune.reporting.training_progress import ProgressBarOfTraining
+from segtune.train import main
+
+ProgressBarOfTraining.interval_s = 0.0
+raise SystemExit(main())
+"""
+
+
 def train_on_terminal(config: ExperimentConfig, folder: Path, **environment: str) -> str:
     """Run `segtune train` on a terminal of 80 columns; return all that it has written there."""
     file = folder / "config.yaml"
     file.write_text(json.dumps(config.dump()))
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, COLUMNS, 0, 0))
-    command = [sys.executable, "-m", "segtune.train", "--config", str(file)]
+    command = [sys.executable, "-c", TRAIN_AND_DRAW_AT_ONCE, "--config", str(file)]
     plain = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "FORCE_COLOR", "COLUMNS")}
     process = subprocess.Popen(
         [*command, "--out", str(folder / "run")],
@@ -208,7 +219,6 @@ def train_on_terminal(config: ExperimentConfig, folder: Path, **environment: str
 def test_terminal_shows_a_bar_and_keeps_the_lines_of_epochs(
     tiny_config: ExperimentConfig, tmp_path: Path
 ) -> None:
-    # Slow enough for the bar to be drawn: many steps of a tiny batch.
     config = tiny_config.override({"schedule.batch_size": 2, "schedule.epochs": 3})
     written = train_on_terminal(config, tmp_path)
     text = CONTROL.sub("", written)
@@ -239,7 +249,6 @@ def test_listener_of_the_caller_sees_every_event_in_order(
     tiny_config: ExperimentConfig, tmp_path: Path
 ) -> None:
     from segtune.runs.verdict import Verdict
-    from segtune.training.listener import TrainingListener
 
     class Events(TrainingListener):
         def __init__(self) -> None:
@@ -273,3 +282,18 @@ def test_listener_of_the_caller_sees_every_event_in_order(
         *("validated 7", "record 1", "end completed"),
     ]
     assert not TrialDir(tmp_path).tensorboard.exists()
+
+
+def test_verdict_is_on_disk_before_a_listener_may_wait_at_the_end(
+    tiny_config: ExperimentConfig, tmp_path: Path
+) -> None:
+    class Impatient(TrainingListener):
+        """Stands for Ctrl-C while a tracker sends the rest."""
+
+        def on_end(self, verdict: Verdict | None) -> None:
+            raise KeyboardInterrupt
+
+    config = tiny_config.override({"schedule.epochs": 1, "log.to": []})
+    with pytest.raises(KeyboardInterrupt):
+        run_training(config, tmp_path, listeners=[Impatient()])
+    assert json.loads((tmp_path / "verdict.json").read_text())["state"] == "completed"

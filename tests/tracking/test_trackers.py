@@ -17,6 +17,7 @@ from segtune.api import run_study, run_training
 from segtune.config.schema import ExperimentConfig, absolute_paths
 from segtune.errors import ConfigError
 from segtune.runs.rundir import SearchDir, TrialDir
+from segtune.tracking import background
 from segtune.tracking import open as trackers
 from segtune.tracking.background import BackgroundTracker
 from segtune.tracking.hyperparameters import group_name
@@ -301,3 +302,43 @@ def test_slow_tracker_does_not_hold_up_the_steps(tmp_path: Path) -> None:
     slow.released.set()
     tracker.end({}, None)
     assert slow.positions == [1, 2, 3]
+
+
+def test_end_does_not_wait_for_a_tracker_that_was_too_slow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(background, "MAX_WAITING", 2)
+    slow = Slow()
+    tracker = BackgroundTracker("mlflow", slow)
+    tracker.begin(TrackedRun("r", "", ExperimentConfig(), {}, TrialDir(tmp_path), 0, 0))
+    for step in range(1, 6):
+        tracker.add({}, "step", step)
+    assert "mlflow is too slow" in caplog.text
+    monkeypatch.setattr(background, "END_TIMEOUT_S", None)  # to wait would be for ever
+    tracker.end({}, None)
+    slow.released.set()
+    tracker._thread.join(10)
+    assert not tracker._thread.is_alive()
+    assert len(slow.positions) <= 1
+
+
+def test_password_of_a_server_is_in_no_message(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    uri = "http://me:Pass-of-the-team@127.0.0.1:9"
+
+    class Refused(Tracker):
+        def begin(self, run: TrackedRun) -> None:
+            raise ConnectionError(f"API request to {uri}/api failed")
+
+    tracker = BackgroundTracker("mlflow", Refused())
+    tracker.begin(TrackedRun("r", "", ExperimentConfig(), {}, TrialDir(tmp_path), 0, 0))
+    tracker.end({}, None)
+    assert "API request to http://***@127.0.0.1:9/api failed" in caplog.text
+
+
+def test_settings_that_trackers_receive_have_no_password(tmp_path: Path) -> None:
+    config = ExperimentConfig().override({"log.mlflow_uri": "http://me:secret@server:5000"})
+    run = TrackedRun("r", "", config, {}, TrialDir(tmp_path), 0, 0)
+    assert run.settings["log"]["mlflow_uri"] == "http://***@server:5000"
+    assert run.settings["optim"] == config.dump()["optim"]

@@ -19,6 +19,7 @@ from segtune.runs.rundir import SearchDir
 from segtune.training.comparison import (
     Chosen,
     Compared,
+    Packed,
     Predicted,
     comparison_is_due,
     small_labels,
@@ -107,7 +108,7 @@ def test_without_a_checkpoint_of_the_config_itself_the_worst_images_are_shown(
 
 
 def test_absent_data_are_a_sentence_in_the_report(
-    run: SearchDir, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run: SearchDir, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     for trial in run.trial_dirs():
         moved = trial.config.read_text().replace("layout: shapes", "layout: folder")
@@ -118,6 +119,19 @@ def test_absent_data_are_a_sentence_in_the_report(
     page = run.report.read_text()
     assert "There are no pictures: " in page
     assert "<img" not in page
+    assert f"no pictures in the report: {problem}" in caplog.text
+    assert comparison_is_due(run)
+
+
+def test_pictures_are_kept_if_they_cannot_be_drawn_again(run: SearchDir, tmp_path: Path) -> None:
+    write_comparison(run, 1)
+    for trial in run.trial_dirs():
+        moved = trial.config.read_text().replace("layout: shapes", "layout: folder")
+        trial.config.write_text(moved.replace("root: ", f"root: {tmp_path}/gone"))
+    assert program(["report", str(run.path), "--pictures"]) == 0
+    page = run.report.read_text()
+    assert "They could not be drawn again: " in page
+    assert page.count("<img") == 4
 
 
 def test_report_command_draws_the_pictures(run: SearchDir) -> None:
@@ -140,6 +154,18 @@ def test_two_thirds_of_the_pictures_are_gains_and_none_appears_twice() -> None:
     few = Chosen(6)
     few.add(compared("a", 0.9, 0.5))
     assert [row.best.name for row in few.rows()] == ["a"]
+
+
+def test_a_packed_prediction_is_small_and_has_the_same_labels() -> None:
+    labels = np.zeros((256, 256), np.uint16)
+    labels[:100, :100] = 1000
+    image = np.zeros((256, 256, 3), np.uint8)
+    predicted = Predicted("a", 0.25, image, labels, labels)
+    packed = Packed.of(predicted)
+    assert packed.png.nbytes < 5000
+    other = Predicted("a", 0.75, image, labels, np.zeros_like(labels))
+    assert packed.unpacked(other).accuracy == 0.25
+    assert (packed.unpacked(other).labels == labels).all()
 
 
 def test_labels_shrink_to_the_size_of_a_picture() -> None:

@@ -20,15 +20,23 @@ def check_gpus() -> Iterator[Outcome]:
     usable = torch.cuda.is_available()
     num_gpus = torch.cuda.device_count() if usable else 0
     yield match_of(shown, num_gpus, torch.__version__, torch.version.cuda)
-    for number in range(num_gpus):
+    yield from map(_check_memory, range(num_gpus))
+
+
+def _check_memory(number: int) -> Outcome:
+    """Check the free memory of a GPU."""
+    import torch
+
+    remedy = "other processes use it: nvidia-smi lists them; CUDA_VISIBLE_DEVICES hides it"
+    try:
         free, total = (size / 1e9 for size in torch.cuda.mem_get_info(number))
         name = torch.cuda.get_device_name(number)
-        yield graded(
-            "gpu memory",
-            f"GPU {number}, {name}: {free:.1f} of {total:.1f} GB free",
-            warning=free < min(MIN_FREE_GB, 0.5 * total),
-            remedy="other processes use it: nvidia-smi lists them; CUDA_VISIBLE_DEVICES hides it",
-        )
+    except RuntimeError as error:  # a full GPU, or one that is another process's alone
+        reason = (str(error).splitlines() or ["no reason"])[0]
+        return Outcome("gpu memory", "warning", f"GPU {number} cannot be used: {reason}", remedy)
+    text = f"GPU {number}, {name}: {free:.1f} of {total:.1f} GB free"
+    is_little = free < min(MIN_FREE_GB, 0.5 * total)
+    return graded("gpu memory", text, warning=is_little, remedy=remedy)
 
 
 def match_of(shown: Sequence[str], num_usable: int, torch: str, cuda: str | None) -> Outcome:

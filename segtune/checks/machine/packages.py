@@ -18,8 +18,9 @@ CHECKOUT = Path(__file__).parents[3] / "pyproject.toml"
 
 def declared() -> tuple[str, list[Requirement]]:
     """Return the versions of Python and the packages that segtune declares, without extras."""
-    if CHECKOUT.is_file():
-        project = tomllib.loads(CHECKOUT.read_text())["project"]
+    project = tomllib.loads(CHECKOUT.read_text()).get("project", {}) if CHECKOUT.is_file() else {}
+    # Beside an installed segtune, the file is one that another package has left there.
+    if project.get("name") == "segtune":
         return project["requires-python"], [Requirement(text) for text in project["dependencies"]]
     needed = [Requirement(text) for text in requires("segtune") or ()]
     python = metadata("segtune")["Requires-Python"] or ""
