@@ -22,7 +22,7 @@ from segtune.cluster.ray_session import ray_connection
 from segtune.cluster.run import run_search
 from segtune.config.schema import ExperimentConfig, load_config
 from segtune.config.yaml_io import write_yaml
-from segtune.errors import ClusterError, RunError
+from segtune.errors import ClusterError, ConfigError, RunError
 from segtune.runs.atomic import write_atomic
 from segtune.runs.records import EpochRecord, ValidationScores
 from segtune.runs.results import best_trial, read_trials
@@ -135,6 +135,13 @@ def test_trial_that_can_never_start_is_refused() -> None:
     message = r"one trial needs 4 CPUs and 0 GPUs \(4 workers\), the cluster has 2 and 0"
     with pytest.raises(ClusterError, match=message):
         place_trials(SearchConfig(workers_per_trial=4), [{"CPU": 2}])
+
+
+def test_waiting_for_nodes_needs_the_gpus_of_a_worker(study_file: Path) -> None:
+    with pytest.raises(ConfigError, match=r"wait_for_nodes_s: needs search.gpus_per_worker"):
+        load_study(study_file, search={"wait_for_nodes_s": 60.0})
+    study = load_study(study_file, search={"wait_for_nodes_s": 60.0, "gpus_per_worker": 0.0})
+    assert study.search.wait_for_nodes_s == 60
 
 
 def test_address_of_a_ray_client_is_refused_with_the_way_out() -> None:
