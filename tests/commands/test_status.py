@@ -35,7 +35,7 @@ from segtune.runs.timeline import recorded
 from segtune.runs.verdict import Verdict
 
 run = SearchDir.open(sys.argv[1])
-with run.locked(), recorded(run, 1, 1):
+with run.locked(), recorded(run, lambda: 1, 1):
     print("running", flush=True)
     for line in sys.stdin:
         trial = run.trial(int(line))
@@ -213,7 +213,7 @@ def test_another_machine_knows_a_running_search_by_its_files(
     assert read_activity(run).running
     time.sleep(0.05)  # the session is recorded later than the lock, also by a coarse clock
     driver.stdin.close()
-    driver.wait()
+    assert driver.wait() == 0
     assert not read_activity(run).running
 
 
