@@ -23,10 +23,10 @@ def watch(
     activity = read_activity(run)
     if not activity.running:
         return
-    if not quiet:
-        print_lines(console, labelled("watching", f"{run.path}, {_driver(activity)}"))
     shown = live_table(study, run, console, began=activity.began, refresh_s=refresh_s)
     with nullcontext() if quiet else shown:
+        if not quiet:  # from here on, each trial that ends is shown
+            print_lines(console, labelled("watching", f"{run.path}, {_driver(activity)}"))
         while read_activity(run).running:
             time.sleep(refresh_s)
 
