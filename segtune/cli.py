@@ -275,7 +275,7 @@ def run_command(command: Callable[[], int], arguments: argparse.Namespace) -> in
     style = "%(asctime)s %(name)s: %(message)s" if verbosity == "verbose" else "%(message)s"
     logging.basicConfig(level=logging.WARNING, format=style, handlers=[handler])
     # Warnings and notes are the same on all ranks.
-    level = LEVELS[verbosity] if _is_rank_0() else logging.ERROR
+    level = LEVELS[verbosity] if is_rank_0() else logging.ERROR
     logging.getLogger("segtune").setLevel(level)
     _print_every_name()
     if threading.current_thread() is threading.main_thread():
@@ -322,7 +322,7 @@ class _Once(logging.Filter):
         return is_new
 
 
-def _is_rank_0() -> bool:
+def is_rank_0() -> bool:
     """Whether this process is rank 0 of torchrun, or was not started by torchrun."""
     return os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK", "0") == "0"
 

@@ -14,6 +14,7 @@ from segtune.cli import (
     add_config_arguments,
     add_training_arguments,
     check_training_arguments,
+    is_rank_0,
     path_argument,
     run_command,
 )
@@ -66,7 +67,8 @@ def _train(arguments: argparse.Namespace) -> int:
     if result.verdict.state != "completed":
         log.error("%s: %s", result.verdict.state, result.verdict.reason)
         return UNHEALTHY
-    print(f"best mIoU {100 * result.best_miou:.2f}; checkpoint {result.checkpoint}")
+    if is_rank_0():
+        print(f"best mIoU {100 * result.best_miou:.2f}; checkpoint {result.checkpoint}")
     return DONE
 
 

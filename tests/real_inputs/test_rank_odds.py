@@ -159,7 +159,7 @@ def test_three_ranks_train_three_images_and_validate_one(
         "steps: 4 images / 3 per batch (3 workers) = 1 per epoch",
         "best mIoU",
     ):
-        assert result.stderr.count(message) == 1
+        assert (result.stdout + result.stderr).count(message) == 1
 
 
 @pytest.mark.parametrize(
