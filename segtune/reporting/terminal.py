@@ -31,8 +31,6 @@ from segtune.reporting.format import (
     format_profile,
     format_value,
     has_ended,
-    kind_of,
-    measured_columns,
     next_steps,
     num_ended,
     reason_of,
@@ -41,6 +39,7 @@ from segtune.reporting.format import (
     tensorboard_command,
 )
 from segtune.reporting.rung_lines import rung_lines
+from segtune.reporting.trials_table import trials_table
 from segtune.runs.pareto import pareto_front
 from segtune.runs.results import (
     RUNNING,
@@ -48,7 +47,6 @@ from segtune.runs.results import (
     TrialResult,
     best_trial,
     miou_by_epoch,
-    ranked,
     read_trials,
     validated_epochs,
 )
@@ -59,16 +57,6 @@ from segtune.tuning.proxy_check import check, full_length_study
 from segtune.tuning.study import Study
 from segtune.tuning.warm_start import WarmStart
 
-# Styles of rich; the page has colours of its own, see `charts.STATE_COLOURS`.
-STATE_STYLES = {
-    "completed": "green",
-    "pruned": "yellow",
-    "paused": "yellow",
-    "unhealthy": "red",
-    "failed": "red",
-    "interrupted": "magenta",
-    RUNNING: "cyan",
-}
 REFRESH_S = 1.0
 # Wait at least 20 times as long as the last scan of all trials took, so that scanning uses at most
 # 5 % of the time. A scan of thousands of trials takes a part of a second.
@@ -114,7 +102,7 @@ def print_outcome(study: Study, run: SearchDir, console: Console) -> None:
 def print_summary(study: Study, run: SearchDir, console: Console) -> None:
     """Print the table of trials, the reasons of those that went wrong, and the best trial."""
     trials = trial_reader(run).read()
-    console.print(trials_table(trials, study.space.names, study.epochs))
+    console.print(trials_table(trials, study.space.names, study.epochs, console.width))
     for trial in trials:
         if reason := reason_of(trial):
             state = f" {trial.state}:" if trial.reason else ""
@@ -221,33 +209,6 @@ def _best_line(trials: Sequence[TrialResult], winner: TrialResult) -> str:
         if trial.number == 0 and trial.miou is not None:
             line += f"; the config itself (trial 0, *): {format_miou(trial.miou)}"
     return line
-
-
-def trials_table(
-    trials: Sequence[TrialResult], names: Sequence[str], epochs: int, limit: int | None = None
-) -> Table:
-    """Return the trials by rank, at most `limit` of them; `names` are the searched settings."""
-    table = Table(header_style="bold", expand=False)
-    measured = measured_columns(trials)
-    for title in ("rank", "trial", "mIoU", *measured, "epoch", "status"):
-        table.add_column(title, justify="left" if title == "status" else "right")
-    for title in short_names(names).values():
-        table.add_column(title, justify="right", overflow="fold")
-    order = ranked(trials)
-    for rank, trial in enumerate(order[:limit], 1):
-        status = trial.state + (f" ({kind})" if (kind := kind_of(trial)) else "")
-        table.add_row(
-            str(rank) if trial.may_win else "-",
-            trial.id + (" *" if trial.number == 0 else ""),
-            format_miou(trial.miou),
-            *(show(trial.profile) for show in measured.values()),
-            f"{trial.epoch}/{epochs}",
-            Text(status, style=STATE_STYLES.get(trial.state, "")),
-            *(format_value(trial.params[name]) if name in trial.params else "" for name in names),
-        )
-    if limit and len(order) > limit:
-        table.caption = f"and {len(order) - limit} more"
-    return table
 
 
 class SearchPrinter:
@@ -381,7 +342,7 @@ def _redraw(
         trials = reader.read()
         ended = num_ended(trials)
         limit = max(MIN_TABLE_ROWS, console.height - LINES_AROUND_TABLE)
-        table = trials_table(trials, study.space.names, study.epochs, limit)
+        table = trials_table(trials, study.space.names, study.epochs, console.width, limit)
         bar = ProgressBar(total=progress.num_trials, completed=ended, width=40)
         return Group(table, bar, Text(progress.line(ended)))
 
