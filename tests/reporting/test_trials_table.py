@@ -39,7 +39,7 @@ def test_table_fits_the_terminal_and_names_the_settings_that_do_not(width: int) 
 
 
 def test_narrow_terminal_keeps_short_settings_behind_a_long_one() -> None:
-    head = printed(88)[1]
+    head = printed(84)[1]
     assert " lr " in head
     assert "transforms" not in head
     assert " weight " in head
