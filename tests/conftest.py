@@ -58,7 +58,7 @@ def ray_internals(
         yield request.param
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny_config(shapes_root: Path) -> ExperimentConfig:
     """Return a config that trains two epochs of mit_nano in about a second."""
     return ExperimentConfig().override(

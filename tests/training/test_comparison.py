@@ -30,26 +30,10 @@ from segtune.tuning.study_reader import load_study
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory, shapes_root: Path) -> Path:
+def trained(tmp_path_factory: pytest.TempPathFactory, tiny_config: ExperimentConfig) -> Path:
     """Return a search run of two trials: the config itself, hardly trained, and a better one."""
     folder = tmp_path_factory.mktemp("comparison")
-    config = ExperimentConfig().override(
-        {
-            "data.layout": "shapes",
-            "data.root": str(shapes_root),
-            "data.classes": "shapes",
-            "data.resize": [64, 64],
-            "data.crop": [64, 64],
-            "data.num_loaders": 0,
-            "model.encoder": "mit_nano",
-            "optim.lr": 1e-6,
-            "optim.head_lr_mult": 1.0,
-            "schedule.epochs": 2,
-            "schedule.batch_size": 8,
-            "schedule.warmup_epochs": 0.5,
-            "schedule.val_every": 1,
-        }
-    )
+    config = tiny_config.override({"optim.lr": 1e-6})
     space = {"optim.lr": {"loguniform": [1e-6, 1e-1]}}
     tree = {"config": config.dump(), "space": space, "search": {"trials": 2}}
     (folder / "s.yaml").write_text(write_yaml(tree))
