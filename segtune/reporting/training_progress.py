@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
@@ -40,7 +41,7 @@ def training_progress() -> TrainingListener:
     return ProgressBarOfTraining(console) if has_bar else ProgressLines()
 
 
-class _Progress(TrainingListener):
+class _Progress(TrainingListener, ABC):
     """Keeps the pace of a training run, and shows it when it is due."""
 
     interval_s = 0.0
@@ -86,8 +87,8 @@ class _Progress(TrainingListener):
             self._shown = now
             self._show()
 
-    def _show(self) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _show(self) -> None: ...
 
 
 class ProgressLines(_Progress):
