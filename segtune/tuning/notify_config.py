@@ -62,16 +62,17 @@ class NotifyConfig(Settings):
     )
     events: tuple[NoticeEvent, ...] = Field(
         default=("end", "pause", "unhealthy", "error"),
-        description="What is told. end: the search has ended. pause: it has paused because trials "
-        "end for one cause. unhealthy: unhealthy_share of the trials have ended unhealthy or "
-        "failed, told once per session. error: the driver has ended with an error.",
+        description="The events of which the search tells. end: the search has ended. pause: it "
+        "has paused because trials end for one cause. unhealthy: unhealthy_share of the trials "
+        "have ended unhealthy or failed; sent once per session. error: the driver has ended with "
+        "an error.",
     )
     unhealthy_share: float = Field(
         default=0.3,
         gt=0,
         le=1,
-        description="For the event unhealthy: share of the trials that have ended. At least 5 must "
-        "have.",
+        description="For the event unhealthy: share of the trials that have ended. It is not sent "
+        "before 5 trials have ended.",
     )
     timeout_s: float = Field(
         default=10.0,
